@@ -1,0 +1,64 @@
+"""Files that appear whole or not at all: written beside their place, synced, then renamed over it.
+
+A crash, a full disk or Ctrl-C leaves whatever was there before untouched and no half-written file behind. Directories
+are not covered: a folder of many files is made in a temporary folder and renamed by whoever needs that.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from negprompt_cli.errors import NegPromptError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it replaces `path`, on failure it is removed.
+
+    The folder of `path` is made where it is missing. The temporary name keeps the suffix of `path`, because some
+    writers choose the format by it. What the body raises is passed on, except that an OSError becomes the clear
+    message below.
+
+    Args:
+        path: where the file shall be.
+
+    Raises:
+        NegPromptError: the file cannot be written (disk full, read-only, a folder in its place); names `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise NegPromptError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Free space or choose another place; what was there before is unchanged."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all.
+
+    Raises:
+        NegPromptError: the file cannot be written; names `path`.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    r"""Write `text` to `path` as UTF-8 with `\n` line ends, whole or not at all.
+
+    Raises:
+        NegPromptError: the file cannot be written; names `path`.
+    """
+    atomic_write_bytes(path, text.encode("utf-8"))
