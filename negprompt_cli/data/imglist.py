@@ -1,0 +1,180 @@
+"""Lists of images in a text file: imglists, plain lists of paths, and NegPrompt's protocol CSV files.
+
+* imglist (OpenOOD, CoOp): `relative/path label` per line, split on the first space; -1 is OOD.
+* plain list: one path per line.
+* protocol CSV (official NegPrompt; suffix .csv): `path,label` without a header; -1 is a known unknown, which is
+  ignored, -2 is unknown, which is OOD.
+
+Blank lines and '#' comments are skipped. A path with spaces is understood where its last word is the label.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from negprompt_cli.data.classnames import imagenet_wnids, is_wnid
+from negprompt_cli.data.layouts import Role, Source
+from negprompt_cli.data.spec import read_lines
+from negprompt_cli.errors import UsageError
+
+_LABEL = re.compile(r"[+-]?\d+")
+_OOD = -1
+_CSV_IGNORED, _CSV_OOD = -1, -2
+_PARENTS = 3  # how far above a list its images may be rooted
+
+
+@dataclass(frozen=True)
+class Line:
+    """One image of a list; `label` is None where the line has none."""
+
+    path: str
+    label: int | None
+
+
+def parse_line(line: str) -> Line:
+    """Parse one line of an imglist or of a plain list of paths."""
+    path, _, rest = line.partition(" ")
+    if _LABEL.fullmatch(rest.strip()):
+        return Line(path, int(rest))
+    path, _, last = line.rpartition(" ")
+    if path and _LABEL.fullmatch(last):
+        return Line(path.strip(), int(last))
+    return Line(line, None)
+
+
+def read_list(path: Path) -> list[Line]:
+    """Read an imglist, a plain list or (by its suffix) a protocol CSV.
+
+    Raises:
+        UsageError: unreadable, empty, or a CSV line that is not `path,label`; names the line.
+    """
+    lines = read_lines(path)
+    if not lines:
+        raise UsageError(f"{path} lists no image. Write one path per line, with a label after a space if there is one.")
+    if path.suffix.lower() != ".csv":
+        return [parse_line(line) for line in lines]
+    parsed = []
+    for line in lines:
+        name, _, label = line.rpartition(",")
+        if not name or not _LABEL.fullmatch(label.strip()):
+            raise UsageError(f"{path}: the line {line!r} is not 'path,label' (a protocol CSV has no header).")
+        parsed.append(Line(name.strip().strip('"'), int(label)))
+    return parsed
+
+
+def format_list(paths: Sequence[str], labels: Sequence[int]) -> str:
+    """Write an imglist, one `path label` per line. Inverse of `parse_line` for paths that do not end in a number."""
+    return "".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True))
+
+
+def list_source(
+    file: Path,
+    role: Role,
+    *,
+    data_root: Path,
+    prefixes: Sequence[str] = (),
+    root: Path | None = None,
+    class_names: Path | None = None,
+) -> Source:
+    """The source of `role` from a list file.
+
+    Images are looked for below `root` where it is given, otherwise below the list's own folder, the folders above it,
+    the data root, and `prefixes` below that: the first under which the first image exists. Classes are keyed by the
+    images' class folders where each label has its own; else by line `label` of `class_names`; else an ImageNet-1k label
+    (names like ILSVRC2012_val_...) by wnid. A list without labels takes the class folders.
+
+    For role "ood" images labelled OOD are taken where there are any, otherwise all; for the others images with a class.
+
+    Raises:
+        UsageError: nothing listed for the role, the first image is found nowhere (says where it was looked for), or
+            labels that nothing names.
+    """
+    lines = read_list(file)
+    ood = _CSV_OOD if file.suffix.lower() == ".csv" else _OOD
+    chosen = [line for line in lines if _wanted(line, role, ood)]
+    if role == "ood" and not chosen:
+        chosen = [line for line in lines if file.suffix.lower() != ".csv" or line.label != _CSV_IGNORED]
+    if not chosen:
+        raise UsageError(f"{file} lists no image for {role}: all {len(lines)} labels are those of OOD images.")
+    folder = root or _find_root(file, chosen[0].path, data_root, prefixes)
+    layout = f"list {file} of images below {folder}"
+    notes = (f"{file} lists {len(lines)} images; {len(chosen)} are for {role}",) if len(chosen) < len(lines) else ()
+    keyed = _key_labels(chosen, class_names)
+    if keyed is None and role != "ood":
+        raise UsageError(
+            f"{file}: nothing names its classes. Put the images of each class into a folder of its own, or give "
+            "--class-names FILE with one name per line in label order."
+        )
+    if keyed is None:
+        paths = sorted({line.path for line in chosen})
+        why = f"{file} has no class labels"
+        return Source(folder, (), lambda _: paths, layout, {}, notes=notes, no_classes=why)
+    by_class: dict[str, set[str]] = {}
+    for key, line in zip(keyed.keys, chosen, strict=True):
+        by_class.setdefault(key, set()).add(line.path)
+    return Source(
+        folder,
+        tuple(sorted(by_class)),
+        lambda key: sorted(by_class.get(key, ())),
+        f"{layout}, classes by {keyed.kind}",
+        keyed.names,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """The class key of each line, what the keys are, and names that came with them."""
+
+    keys: list[str]
+    kind: str
+    names: dict[str, str]
+
+
+def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | None:
+    """Key the classes of `lines`; None where nothing tells the classes apart or nothing names them."""
+    parents = [PurePosixPath(line.path).parent.name for line in lines]
+    labels = [line.label for line in lines if line.label is not None and line.label >= 0]
+    by_folder = _Keyed(parents, "class folder", {})
+    if all(is_wnid(parent) for parent in parents):
+        return by_folder
+    if len(labels) < len(lines):
+        unlabelled = all(line.label is None for line in lines)
+        return by_folder if unlabelled and "" not in parents and len(set(parents)) > 1 else None
+    pairs = set(zip(labels, parents, strict=True))
+    if len(pairs) == len(set(labels)) == len(set(parents)) > 1 and "" not in parents:
+        return by_folder
+    named = _names_by_index(class_names) if class_names else []
+    if named and max(labels) < len(named):
+        keys = [named[label][0] for label in labels]
+        return _Keyed(keys, f"line of {class_names}", dict(named[label] for label in set(labels)))
+    wnids = imagenet_wnids()
+    if all("ILSVRC2012_val_" in line.path for line in lines) and max(labels) < len(wnids):
+        return _Keyed([wnids[label] for label in labels], "ImageNet-1k index", {})
+    return None
+
+
+def _names_by_index(file: Path) -> list[tuple[str, str]]:
+    """(key, name) of each line: `key<TAB>name`, CoOp's `wnid name`, or only the name (keyed by its line)."""
+    named = []
+    for i, line in enumerate(read_lines(file)):
+        first, _, rest = line.partition("\t" if "\t" in line else " ")
+        keyed = rest.strip() and ("\t" in line or is_wnid(first))
+        named.append((first.strip(), rest.strip()) if keyed else (f"{i:05d}", line))
+    return named
+
+
+def _wanted(line: Line, role: Role, ood: int) -> bool:
+    return line.label == ood if role == "ood" else line.label is None or line.label >= 0
+
+
+def _find_root(file: Path, first: str, data_root: Path, prefixes: Sequence[str]) -> Path:
+    parent = file.absolute().parent
+    folders = [parent, *list(parent.parents)[:_PARENTS], data_root, *(data_root / prefix for prefix in prefixes)]
+    folders = list(dict.fromkeys(folders))
+    found = next((folder for folder in folders if (folder / first).exists()), None)
+    if found is None:
+        places = "\n  ".join(str(folder / first) for folder in folders)
+        raise UsageError(f"{file}: its first image is not found. Tried:\n  {places}\nGive the paths from one of these.")
+    return found
