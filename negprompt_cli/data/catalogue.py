@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints, ValidationError, model_validator
 
+from negprompt_cli.data.torchsets import READABLE
 from negprompt_cli.errors import UsageError, did_you_mean
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -38,6 +39,8 @@ class Layout(_Fact):
     """The evaluation folder."""
     imglist: str | None = None
     """A list of the images that belong to the set; their paths start from `images`."""
+    count: int | None = Field(default=None, gt=0)
+    """How many evaluation images there are in this layout, where it is not the whole set."""
 
     @model_validator(mode="after")
     def _some_place(self) -> "Layout":
@@ -70,7 +73,14 @@ class Subset(_Fact):
     def _one_way(self) -> "Subset":
         if (self.protocol is None) == (self.classes is None):
             raise ValueError("a subset has either 'protocol' or 'classes'")
+        if self.protocol is not None and self.protocol not in protocols():
+            raise ValueError(f"no protocol {self.protocol!r}.{did_you_mean(self.protocol, protocols())}")
         return self
+
+    @property
+    def ranges(self) -> str:
+        """The index ranges, wherever they come from."""
+        return self.classes or protocols()[self.protocol or ""].part(self.part)
 
 
 class Download(_Fact):
@@ -81,10 +91,8 @@ class Download(_Fact):
     """Integrity, not security."""
     size: int | None = Field(default=None, gt=0)
     """Bytes, where known."""
-    unpack_to: str = "."
-    """Folder below the data root to unpack into."""
     makes: str
-    """Folder below the data root that is there once it is unpacked."""
+    """Folder below the data root that the archive is unpacked as."""
 
 
 class Entry(_Fact):
@@ -114,6 +122,8 @@ class Entry(_Fact):
             raise ValueError("an entry needs 'layouts', 'torchvision' or 'subset'")
         if self.class_list not in (None, "imagenet"):
             raise ValueError("'class_list' can only be 'imagenet'")
+        if self.torchvision is not None and self.torchvision not in READABLE:
+            raise ValueError(f"'torchvision' can be {', '.join(READABLE)}")
         return self
 
 
@@ -143,9 +153,16 @@ class Catalogue(_Fact):
     """Folders below the data root that the paths of an imglist may start from."""
     sets: dict[Name, Entry]
 
-    def entry(self, name: str) -> Entry | None:
-        """The entry called `name`, in any case, or None."""
-        return self.sets.get(name) or self.sets.get(name.lower())
+    def entry(self, name: str) -> Entry:
+        """The entry called `name`, in any case.
+
+        Raises:
+            UsageError: there is none; offers the nearest names.
+        """
+        found = self.sets.get(name) or self.sets.get(name.lower())
+        if found is None:
+            raise UsageError(f"No data set {name!r} in the catalogue.{self.suggestion(name)}")
+        return found
 
     def suggestion(self, name: str) -> str:
         """A did-you-mean over the names."""
@@ -209,4 +226,18 @@ def load_catalogue(data_root: Path, file: Path | None = None) -> Catalogue:
             list_prefixes=tuple(dict.fromkeys([*catalogue.list_prefixes, *extra.list_prefixes])),
             sets={**catalogue.sets, **extra.sets},
         )
+    _check_subsets(catalogue)
     return catalogue
+
+
+def _check_subsets(catalogue: Catalogue) -> None:
+    """Refuse subsets of sets that do not exist, and of themselves over however many steps."""
+    for name, entry in catalogue.sets.items():
+        chain = [name]
+        while entry.subset is not None:
+            if entry.subset.of not in catalogue.sets:
+                raise UsageError(f"Catalogue: {chain[-1]} is a subset of {entry.subset.of!r}, which does not exist.")
+            if entry.subset.of in chain:
+                raise UsageError(f"Catalogue: {' of '.join([*chain, entry.subset.of])} is a subset of itself.")
+            chain.append(entry.subset.of)
+            entry = catalogue.sets[entry.subset.of]

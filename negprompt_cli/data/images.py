@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from negprompt_cli.data.torchsets import is_item, open_item
 from negprompt_cli.errors import NegPromptError
 
 
@@ -38,10 +39,8 @@ def open_rgb(path: Path) -> Image.Image:
     Raises:
         BrokenImage: missing, empty, truncated, not an image, or too large; names the file.
     """
-    if path.parent.parent.suffix == ".torchvision":
-        from negprompt_cli.data.torchsets import open_item
-
-        return open_item(path)
+    if is_item(path):
+        return to_rgb(open_item(path))
     try:
         with Image.open(path) as image:
             return to_rgb(image)

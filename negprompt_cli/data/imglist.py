@@ -1,6 +1,7 @@
 """Lists of images in a text file: imglists, plain lists of paths, and NegPrompt's protocol CSV files.
 
-* imglist (OpenOOD, CoOp): `relative/path label` per line, split on the first space; -1 is OOD.
+* imglist (OpenOOD, CoOp): `relative/path label` per line, split on the first space; -1 is OOD. Words after the label
+  are the class's name.
 * plain list: one path per line.
 * protocol CSV (official NegPrompt; suffix .csv): `path,label` without a header; -1 is a known unknown, which is
   ignored, -2 is unknown, which is OOD.
@@ -16,9 +17,11 @@ from pathlib import Path, PurePosixPath
 from negprompt_cli.data.classnames import imagenet_wnids, is_wnid
 from negprompt_cli.data.layouts import Role, Source
 from negprompt_cli.data.spec import read_lines
+from negprompt_cli.data.torchsets import item_exists
 from negprompt_cli.errors import UsageError
 
 _LABEL = re.compile(r"[+-]?\d+")
+_LABEL_AND_NAME = re.compile(r"([+-]?\d+)(?:\s+(\S.*))?")
 _OOD = -1
 _CSV_IGNORED, _CSV_OOD = -1, -2
 _PARENTS = 3  # how far above a list its images may be rooted
@@ -30,13 +33,15 @@ class Line:
 
     path: str
     label: int | None
+    name: str = ""
+    """The class's name, where the line gives it."""
 
 
 def parse_line(line: str) -> Line:
     """Parse one line of an imglist or of a plain list of paths."""
     path, _, rest = line.partition(" ")
-    if _LABEL.fullmatch(rest.strip()):
-        return Line(path, int(rest))
+    if match := _LABEL_AND_NAME.fullmatch(rest.strip()):
+        return Line(path, int(match[1]), match[2] or "")
     path, _, last = line.rpartition(" ")
     if path and _LABEL.fullmatch(last):
         return Line(path.strip(), int(last))
@@ -136,7 +141,8 @@ def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | Non
     """Key the classes of `lines`; None where nothing tells the classes apart or nothing names them."""
     parents = [PurePosixPath(line.path).parent.name for line in lines]
     labels = [line.label for line in lines if line.label is not None and line.label >= 0]
-    by_folder = _Keyed(parents, "class folder", {})
+    given = {parent: line.name for parent, line in zip(parents, lines, strict=True) if line.name}
+    by_folder = _Keyed(parents, "class folder", given)
     if all(is_wnid(parent) for parent in parents):
         return by_folder
     if len(labels) < len(lines):
@@ -152,6 +158,9 @@ def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | Non
     wnids = imagenet_wnids()
     if all("ILSVRC2012_val_" in line.path for line in lines) and max(labels) < len(wnids):
         return _Keyed([wnids[label] for label in labels], "ImageNet-1k index", {})
+    if all(line.name for line in lines):
+        keys = [f"{label:05d}" for label in labels]
+        return _Keyed(keys, "label number", {key: line.name for key, line in zip(keys, lines, strict=True)})
     return None
 
 
@@ -173,7 +182,7 @@ def _find_root(file: Path, first: str, data_root: Path, prefixes: Sequence[str])
     parent = file.absolute().parent
     folders = [parent, *list(parent.parents)[:_PARENTS], data_root, *(data_root / prefix for prefix in prefixes)]
     folders = list(dict.fromkeys(folders))
-    found = next((folder for folder in folders if (folder / first).exists()), None)
+    found = next((folder for folder in folders if (folder / first).exists() or item_exists(folder / first)), None)
     if found is None:
         places = "\n  ".join(str(folder / first) for folder in folders)
         raise UsageError(f"{file}: its first image is not found. Tried:\n  {places}\nGive the paths from one of these.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from negprompt_cli.data.flatlabels import FLAT_LABEL_FILES, find_flat_labels
+from negprompt_cli.data.spec import some_of
 from negprompt_cli.errors import NegPromptError, UsageError
 
 Role = Literal["train", "eval", "ood"]
@@ -132,7 +133,8 @@ def find_splits(given: Path) -> Splits:
         evaluation = next((named[name] for name in _EVALUATION if name in named), None)
         return Splits(root=base, layout="", train=named.get("train"), evaluation=evaluation)
     name = given.absolute().name
-    beside = _split_folders(given.absolute().parent) if name in ("train", *_EVALUATION) else {}
+    parent = given.absolute().parent
+    beside = _split_folders(parent) if name in ("train", *_EVALUATION) and os.access(parent, os.R_OK) else {}
     if name == "train" and any(other in beside for other in _EVALUATION):
         return Splits(root=base, layout="", train=base, counterpart="val")
     if name in _EVALUATION and "train" in beside:
@@ -196,7 +198,9 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
         others = [path for path in (splits.train, splits.evaluation) if path]
         keys = tuple(sorted({*folders, *(name for path in others for name in list_entries(path)[1])} - {"images"}))
     unknown = sorted(set(folders) - set(keys))
-    notes = (f"{len(unknown)} folders in {folder} are no class of this data set: {_some(unknown)}",) if unknown else ()
+    notes = (
+        (f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}",) if unknown else ()
+    )
     present = frozenset(folders)
 
     def list_class(key: str) -> list[str]:
@@ -225,13 +229,8 @@ def _flat(
             by_class.setdefault(labels[name], []).append(prefix + name)
     keys = known or tuple(sorted({*by_class, *(list_entries(splits.train)[1] if splits.train else ())}))
     missing = [name for name in images if name not in labels]
-    notes = (f"{len(missing)} images in {folder} have no label in {file}: left out ({_some(missing)})",)
+    notes = (f"{len(missing)} images in {folder} have no label in {file}: left out ({some_of(missing)})",)
     layout = f"flat folder {folder} with labels from {file}"
     return Source(
         splits.root, keys, lambda key: by_class.get(key, []), layout, names={}, notes=notes if missing else ()
     )
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of `names`, and how many more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -162,3 +162,8 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UsageError(f"{file}: {unknown[0]!r}{more} is no class of {spec.base}.{did_you_mean(unknown[0], index)}")
     return tuple(sorted({index[name] for name in wanted}))
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first few of `names` for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
