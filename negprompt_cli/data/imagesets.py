@@ -20,19 +20,21 @@ from negprompt_cli.data.catalogue import built_in, load_catalogue
 from negprompt_cli.data.classnames import ClassLabel, label_classes, read_class_names
 from negprompt_cli.data.imagepaths import ImagePaths
 from negprompt_cli.data.layouts import IMAGE_SUFFIXES, Role, Source
-from negprompt_cli.data.sources import class_name_file, find_source
+from negprompt_cli.data.sources import class_name_file, find_source, path_name
 from negprompt_cli.data.spec import Spec, parse_spec, select_indices, some_of, split_specs
 from negprompt_cli.data.torchsets import is_item
 from negprompt_cli.errors import NegPromptError, UsageError
 
 __all__ = [
     "ClassLabel",
+    "EmptyClasses",
     "ImageSet",
     "Role",
     "default_ood",
     "files_digest",
     "load_image_set",
     "match_classes",
+    "path_name",
     "split_specs",
 ]
 
