@@ -1,0 +1,20 @@
+"""The command line: one Typer app, one file per subcommand; parse, call, print.
+
+Importing this package imports neither torch nor open_clip: commands import the steps they run when they run. Errors of the
+package become one message and an exit code here, for every command alike: 0 done, 1 failed at run time, 2 usage error or
+bad input, 130 interrupted.
+"""
+
+import sys
+
+from negprompt_cli.cli.app import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command line; `--debug` works anywhere on the line."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    app(arguments, prog_name="negprompt")

@@ -1,0 +1,38 @@
+"""`negprompt cache ls|clear`: image features on disk."""
+
+import json
+from typing import Annotated
+
+import typer
+
+cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_help=True)
+
+
+@cache_app.command("ls")
+def ls(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
+    """List what is cached, one line per model and precision."""
+    from negprompt_cli.data.cache_folder import cache_folder, list_stores
+
+    stores = list_stores()
+    if as_json:
+        document = {
+            "schema": "negprompt/cache/1",
+            "folder": str(cache_folder()),
+            "stores": [{**store.__dict__, "folder": str(store.folder)} for store in stores],
+        }
+        typer.echo(json.dumps(document, indent=1))
+        return
+    typer.echo(f"{cache_folder()}", err=True)
+    for store in stores:
+        typer.echo(f"{store.size / 2**20:10.1f} MiB  {store.files:4d} files  {store.model}  {store.precision}")
+    if not stores:
+        typer.echo("nothing cached", err=True)
+
+
+@cache_app.command("clear")
+def clear() -> None:
+    """Remove all cached image features; they are computed again when needed."""
+    from negprompt_cli.data.cache_folder import cache_folder, clear_cache
+
+    freed = clear_cache()
+    typer.echo(f"freed {freed / 2**20:.1f} MiB in {cache_folder()}", err=True)

@@ -1,0 +1,33 @@
+"""`negprompt config ls|show`: the presets that ship with the package, and resolved configurations."""
+
+from typing import Annotated
+
+import typer
+
+from negprompt_cli.cli.options import OUTPUT, option
+
+config_app = typer.Typer(help="Show presets and resolved configurations.", no_args_is_help=True)
+
+
+@config_app.command("ls")
+def ls() -> None:
+    """List the presets, each with its first line."""
+    from negprompt_cli.data.config import preset_names, preset_text
+
+    for name in preset_names():
+        about = preset_text(name).splitlines()[0].lstrip("# ")
+        typer.echo(f"{name:<12} {about}")
+
+
+@config_app.command("show")
+def show(
+    name: Annotated[str | None, typer.Argument(help="A preset or a YAML file; nothing for the defaults.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        option("--set", help="Set a key: key=value. May be repeated.", panel=OUTPUT, metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Print a configuration with every default filled in, in the format --config reads."""
+    from negprompt_cli.data.config import load_config
+
+    typer.echo(load_config(name, assignments=assignments or ()).to_yaml(), nl=False)

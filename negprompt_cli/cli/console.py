@@ -1,0 +1,114 @@
+"""How a command talks: progress, notices and tables on stderr, results on stdout.
+
+On a terminal, tasks are live bars with rate and time left; elsewhere they are plain lines, few enough to read in a log.
+With -q only warnings and errors are shown besides the path that was made.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_SECONDS = 10.0
+"""How often a plain log hears of a task of many small units."""
+
+
+class _Bar:
+    def __init__(self, progress: Progress, title: str, total: int, unit: str) -> None:
+        self._progress, self._unit, self._started = progress, unit, time.monotonic()
+        self._done = 0
+        self._task = progress.add_task(title, total=total, rate="", note="")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Move the bar on."""
+        self._done += count
+        rate = self._done / max(1e-9, time.monotonic() - self._started)
+        self._progress.update(self._task, advance=count, rate=f"{rate:.3g} {self._unit}/s", note=note)
+
+
+class _Lines:
+    def __init__(self, console: Console, title: str, total: int, unit: str) -> None:
+        self._console, self._title, self._total, self._unit = console, title, total, unit
+        self._started = self._last = time.monotonic()
+        self._done = 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Write a line for each epoch, for each stretch of time, and at the end."""
+        self._done += count
+        now = time.monotonic()
+        if note or self._done >= self._total or now - self._last >= PLAIN_SECONDS:
+            self._last = now
+            rate = self._done / max(1e-9, now - self._started)
+            left = (self._total - self._done) / rate
+            text = f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.3g}/s, {left:.0f} s left"
+            self._console.print(Text(f"{text}  {note}".rstrip()), soft_wrap=True)
+
+
+class _Nothing:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Say nothing."""
+
+
+class Talk:
+    """A step's listener on the command line, and the place results are printed from."""
+
+    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+        self.quiet, self.as_json = quiet, as_json
+        self._err = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """One line of information on stderr."""
+        if not self.quiet:
+            self._err.print(Text(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """One warning on stderr, quiet or not."""
+        self._err.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[_Bar | _Lines | _Nothing]:
+        """A bar on a terminal, lines elsewhere."""
+        if self.quiet:
+            yield _Nothing()
+        elif not self._err.is_terminal:
+            yield _Lines(self._err, title, total, unit)
+        else:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            with Progress(*columns, console=self._err) as progress:
+                yield _Bar(progress, title, total, unit)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stderr; columns after the first are right-aligned where they hold numbers."""
+        if self.quiet:
+            return
+        table = Table(title=Text(title), title_justify="left")
+        for i, column in enumerate(columns):
+            numeric = bool(rows) and all(row[i].replace(".", "").replace("-", "").isdigit() for row in rows)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self._err.print(table)
+
+    def result(self, path: Path, document: dict[str, Any]) -> None:
+        """What was made, on stdout: the document with --json, else the path."""
+        typer.echo(json.dumps(document, indent=1) if self.as_json else str(path))
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent with one decimal, or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,85 @@
+"""`negprompt env`: what a bug report needs."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from negprompt_cli import __version__
+from negprompt_cli.cli.options import HARDWARE, MODEL, OUTPUT, option
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+    "typer",
+    "pydantic",
+    "rich",
+)
+VARIABLES = ("NEGPROMPT_DATA_ROOT", "NEGPROMPT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME")
+
+
+def environment(
+    model: Annotated[
+        str | None, option("--model", help="Also load this model and say how its text is encoded.", panel=MODEL)
+    ] = None,
+    pretrained: Annotated[
+        str | None, option("--pretrained", help="open_clip tag or weights file.", panel=MODEL)
+    ] = None,
+    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=HARDWARE)] = "auto",
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
+) -> None:
+    """Print versions, devices and settings for a bug report."""
+    import torch
+
+    from negprompt_cli.data.cache_folder import cache_folder
+    from negprompt_cli.engine.devices import choose_compute
+
+    compute = choose_compute(device)
+    facts: dict[str, Any] = {
+        "negprompt": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in PACKAGES},
+        "device": compute.reason,
+        "threads": torch.get_num_threads(),
+        "cuda devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cache": str(cache_folder()),
+        **{name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+    if model is not None:
+        from negprompt_cli.data.config import ModelConfig
+        from negprompt_cli.data.models import load_clip
+
+        clip = load_clip(ModelConfig(name=model, pretrained=pretrained), compute)
+        facts |= {
+            "model": str(clip.identity),
+            "weights_sha256": clip.identity.weights_sha256,
+            "text path": clip.plan.path,
+            "text path reason": clip.plan.reason,
+            "context length": clip.plan.context_length,
+            "text width": clip.plan.width,
+            "logit scale": clip.logit_scale,
+            "preprocessing": clip.preprocessing,
+        }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {', '.join(value) or 'none' if isinstance(value, list) else value}")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

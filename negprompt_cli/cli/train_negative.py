@@ -1,0 +1,85 @@
+"""`negprompt train-negative`: stage 2."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, option
+from negprompt_cli.data.runs import NEGATIVE, POSITIVE
+
+
+@dataclass(frozen=True)
+class NegativeOptions:
+    """Options of stage 2 that belong to the configuration."""
+
+    shots: Annotated[
+        int | None,
+        option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, key="data.shots", min=0),
+    ] = None
+    train_classes: Annotated[
+        str | None,
+        option("--train-classes", help="Part of the classes, e.g. 10%.", panel=TRAINING, key="data.train_classes"),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        option("--epochs", help="Passes over the images.", panel=TRAINING, key="negative.schedule.epochs", min=1),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        option("--batch-size", help="Images per step.", panel=TRAINING, key="negative.schedule.batch_size", min=1),
+    ] = None
+    lr: Annotated[float | None, option("--lr", help="Learning rate.", panel=TRAINING, key="negative.schedule.lr")] = (
+        None
+    )
+    keep: Annotated[
+        str | None,
+        option(
+            "--keep", help="Epoch kept: last, or best on held-out ID.", panel=TRAINING, key="negative.schedule.keep"
+        ),
+    ] = None
+    negatives: Annotated[
+        int | None, option("--negatives", help="Negatives per class.", panel=LOSS, key="negative.count", min=1)
+    ] = None
+    loss: Annotated[
+        str | None,
+        option("--loss", help="separation, quoted or official.", panel=LOSS, key="negative.loss.name"),
+    ] = None
+    beta: Annotated[
+        float | None,
+        option("--beta", help="Weight of negative-positive distance.", panel=LOSS, key="negative.loss.beta"),
+    ] = None
+    gamma: Annotated[
+        float | None,
+        option("--gamma", help="Weight of negative-negative distance.", panel=LOSS, key="negative.loss.gamma"),
+    ] = None
+
+
+def train_negative(
+    common: Common,
+    options: NegativeOptions,
+    positive: Annotated[
+        str | None,
+        option(
+            "--positive", help="Positive artifact, or zero-shot (default <run>/positive.safetensors).", panel=TRAINING
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, option("--out", help="Artifact (default <run>/negative.safetensors).", panel=OUTPUT)
+    ] = None,
+) -> None:
+    """Learn negative prompts with ID images only (stage 2).
+
+    Reads positive.safetensors of the run folder and writes negative.safetensors beside it.
+    """
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    config = common.resolve(options)
+    folder = common.run_folder(config)
+    source = positive or str(folder / POSITIVE)
+    from negprompt_cli.cli.training import print_training
+    from negprompt_cli.steps.base import artifact_base
+    from negprompt_cli.steps.train_negative import run_train_negative
+
+    config = common.resolve(options, base=artifact_base(Path(source), sections=("model", "positive")))
+    path = out or folder / NEGATIVE
+    print_training(talk, run_train_negative(config, path, positive=source, overwrite=common.overwrite, progress=talk))

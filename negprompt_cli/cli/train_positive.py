@@ -1,0 +1,87 @@
+"""`negprompt train-positive`: stage 1."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, option
+from negprompt_cli.data.runs import POSITIVE
+
+
+@dataclass(frozen=True)
+class PositiveOptions:
+    """Options of stage 1 that belong to the configuration."""
+
+    shots: Annotated[
+        int | None,
+        option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, key="data.shots", min=0),
+    ] = None
+    train_classes: Annotated[
+        str | None,
+        option("--train-classes", help="Part of the classes, e.g. 10%.", panel=TRAINING, key="data.train_classes"),
+    ] = None
+    context_init: Annotated[
+        str | None,
+        option("--context-init", help="words or random.", panel=TRAINING, key="positive.context.init"),
+    ] = None
+    context_words: Annotated[
+        str | None,
+        option("--context-words", help="Words the context starts from.", panel=TRAINING, key="positive.context.words"),
+    ] = None
+    context_length: Annotated[
+        int | None,
+        option(
+            "--context-length",
+            help="Vectors of a random context.",
+            panel=TRAINING,
+            key="positive.context.length",
+            min=1,
+        ),
+    ] = None
+    class_specific: Annotated[
+        bool | None,
+        option(
+            "--class-specific/--class-shared",
+            help="A context for each class, or one for all (which transfers).",
+            panel=TRAINING,
+            key="positive.context.class_specific",
+        ),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        option("--epochs", help="Passes over the images.", panel=TRAINING, key="positive.schedule.epochs", min=1),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        option("--batch-size", help="Images per step.", panel=TRAINING, key="positive.schedule.batch_size", min=1),
+    ] = None
+    lr: Annotated[float | None, option("--lr", help="Learning rate.", panel=TRAINING, key="positive.schedule.lr")] = (
+        None
+    )
+    keep: Annotated[
+        str | None,
+        option(
+            "--keep", help="Epoch kept: last, or best on held-out ID.", panel=TRAINING, key="positive.schedule.keep"
+        ),
+    ] = None
+
+
+def train_positive(
+    common: Common,
+    options: PositiveOptions,
+    out: Annotated[
+        Path | None, option("--out", help="Artifact (default <run>/positive.safetensors).", panel=OUTPUT)
+    ] = None,
+) -> None:
+    """Learn positive prompts from a few ID images per class (stage 1).
+
+    Writes positive.safetensors into the run folder; `negprompt train-negative` goes on from there.
+    """
+    config = common.resolve(options)
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    from negprompt_cli.cli.training import print_training
+    from negprompt_cli.steps.train_positive import run_train_positive
+
+    path = out or common.run_folder(config) / POSITIVE
+    print_training(talk, run_train_positive(config, path, overwrite=common.overwrite, progress=talk))

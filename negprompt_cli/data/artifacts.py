@@ -1,0 +1,221 @@
+"""Prompt artifacts: what one step learned, as one safetensors file that explains itself.
+
+Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
+model's token embeddings. Metadata (strings): schema, kind, classes, model identity, resolved configuration, seed, the
+parents' sha256 and a summary of the training. Nothing in a file is executed, and a file is believed only after its shapes
+and classes fit together. Leaves out: text features, which follow from the contexts and the model.
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from negprompt_cli import __version__
+from negprompt_cli.data.atomic import atomic_write_bytes
+from negprompt_cli.data.config import Config
+from negprompt_cli.data.imagesets import ClassLabel
+from negprompt_cli.engine.clip import ModelIdentity
+from negprompt_cli.errors import UsageError
+
+SCHEMA = "negprompt/prompts/1"
+MAX_HEADER_BYTES = 64 << 20
+Kind = Literal["positive", "negative", "transferred"]
+
+
+class Parent(BaseModel):
+    """An artifact this one was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+    sha256: str
+
+
+class TrainingSummary(BaseModel):
+    """What training came to: images used, sha256 of the list of their relative paths and sizes, epoch kept, last terms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    images: int
+    files_sha256: str
+    epoch: int
+    terms: dict[str, float]
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A prompt artifact in memory.
+
+    `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes
+    the contexts were trained with, 0 for zero-shot. `sha256`: digest of the file it was read from or written to.
+    """
+
+    kind: Kind
+    positive: Tensor
+    negative: Tensor | None
+    classes: tuple[ClassLabel, ...]
+    model: ModelIdentity
+    config: Config
+    learned_on: int
+    parents: tuple[Parent, ...] = ()
+    training: tuple[TrainingSummary, ...] = ()
+    sha256: str = field(default="", compare=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names as words, in label order."""
+        return [c.name for c in self.classes]
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether each class has contexts of its own."""
+        return self.positive.dim() == 4
+
+    @property
+    def negatives_per_class(self) -> int:
+        """Number p of negatives per class."""
+        return 0 if self.negative is None else int(self.negative.shape[0])
+
+    def parent(self) -> Parent:
+        """This artifact as a parent of another."""
+        return Parent(kind=self.kind, sha256=self.sha256)
+
+
+def save_prompts(prompts: Prompts, path: Path) -> Prompts:
+    """Write an artifact, whole or not at all; return it with its digest.
+
+    Raises:
+        NegPromptError: the file cannot be written.
+    """
+    tensors = {"positive": prompts.positive.detach().cpu().float().contiguous()}
+    if prompts.negative is not None:
+        tensors["negative"] = prompts.negative.detach().cpu().float().contiguous()
+    metadata = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "torch": torch.__version__,
+        "kind": prompts.kind,
+        "classes": json.dumps([asdict(c) for c in prompts.classes], ensure_ascii=False),
+        "model": json.dumps(asdict(prompts.model)),
+        "config": prompts.config.to_yaml(),
+        "seed": str(prompts.config.seed),
+        "learned_on": str(prompts.learned_on),
+        "parents": json.dumps([p.model_dump() for p in prompts.parents]),
+        "training": json.dumps([t.model_dump() for t in prompts.training]),
+    }
+    data = _canonical(save(tensors, metadata))
+    atomic_write_bytes(path, data)
+    return replace(prompts, sha256=hashlib.sha256(data).hexdigest())
+
+
+def load_prompts(path: Path) -> Prompts:
+    """Read an artifact.
+
+    Raises:
+        UsageError: missing, truncated, not an artifact, of a later schema, or inconsistent; the message names the file.
+    """
+    if not path.is_file():
+        raise UsageError(f"No prompt artifact at {path}.")
+    try:
+        with path.open("rb") as file:
+            (header,) = struct.unpack("<Q", file.read(8))
+        if header > MAX_HEADER_BYTES:
+            raise UsageError(f"{path} is not a prompt artifact: its header claims {header} bytes.")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, struct.error, ValueError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is not a readable prompt artifact ({error}). It may be truncated: make it again, or copy it again."
+        ) from None
+    if metadata.get("schema") != SCHEMA:
+        raise UsageError(
+            f"{path} is not a prompt artifact of schema {SCHEMA} (found: {metadata.get('schema', 'none')})."
+        )
+    try:
+        prompts = Prompts(
+            kind=TypeAdapter(Kind).validate_python(metadata["kind"]),
+            positive=tensors["positive"],
+            negative=tensors.get("negative"),
+            classes=tuple(TypeAdapter(list[ClassLabel]).validate_json(metadata["classes"])),
+            model=TypeAdapter(ModelIdentity).validate_json(metadata["model"]),
+            config=_config(metadata["config"]),
+            learned_on=int(metadata["learned_on"]),
+            parents=tuple(TypeAdapter(list[Parent]).validate_json(metadata["parents"])),
+            training=tuple(TypeAdapter(list[TrainingSummary]).validate_json(metadata["training"])),
+            sha256=digest,
+        )
+    except (KeyError, ValidationError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path} is not a sound prompt artifact: {type(error).__name__}: {reason}") from None
+    _check_shapes(prompts, path)
+    return prompts
+
+
+def check_model(prompts: Prompts, model: ModelIdentity, width: int, path: Path) -> None:
+    """Refuse prompts that were learned for other weights.
+
+    Raises:
+        UsageError: weights or context width differ; both models are named.
+    """
+    if prompts.model.weights_sha256 != model.weights_sha256:
+        raise UsageError(
+            f"{path} was learned for {prompts.model}, but the model at hand is {model}. "
+            "Pass the --model and --pretrained it was learned for, or train again."
+        )
+    if prompts.positive.shape[-1] != width:
+        raise UsageError(f"{path} holds contexts of width {prompts.positive.shape[-1]}; the model's is {width}.")
+
+
+def _config(text: str) -> Config:
+    import yaml
+
+    return Config.model_validate(yaml.safe_load(text))
+
+
+def _check_shapes(prompts: Prompts, path: Path) -> None:
+    positive, negative, classes = prompts.positive, prompts.negative, len(prompts.classes)
+
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"{path} is not a sound prompt artifact: {what}.")
+
+    if not classes:
+        raise wrong("it has no classes")
+    if len({c.key for c in prompts.classes}) != classes:
+        raise wrong("a class key occurs twice")
+    if prompts.kind != "positive" and negative is None:
+        raise wrong("its negatives are missing")
+    for name, tensor in (("positive", positive), ("negative", negative)):
+        if tensor is None:
+            continue
+        if tensor.dim() not in (3, 4) or 0 in tensor.shape or not tensor.is_floating_point():
+            raise wrong(f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype}")
+        if tensor.dim() == 4 and tensor.shape[1] != classes:
+            raise wrong(f"{name} is for {tensor.shape[1]} classes, but {classes} are listed")
+        if not torch.isfinite(tensor).all():
+            raise wrong(f"{name} holds numbers that are not finite")
+        if tensor.shape[-1] != positive.shape[-1]:
+            raise wrong("positive and negative contexts differ in width")
+    if positive.shape[0] != 1:
+        raise wrong(f"{positive.shape[0]} positive contexts, not one")
+
+
+def _canonical(data: bytes) -> bytes:
+    """Order a safetensors file's metadata by key: the writer's own order differs from run to run."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # Tensor data must start at a multiple of eight bytes; the format allows trailing spaces for that.
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]

@@ -1,0 +1,60 @@
+"""Where the cache is, what is in it, and how it is emptied. Imports no torch, so that `negprompt cache` is quick."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from negprompt_cli.errors import NegPromptError
+
+VARIABLE = "NEGPROMPT_CACHE"
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """One store of image features: its folder, the model it is of, and its size on disk."""
+
+    folder: Path
+    model: str
+    precision: str
+    files: int
+    size: int
+
+
+def cache_folder() -> Path:
+    """The cache's folder: NEGPROMPT_CACHE, else the user's cache folder (XDG_CACHE_HOME is honoured)."""
+    chosen = os.environ.get(VARIABLE)
+    return Path(chosen).expanduser() if chosen else user_cache_path("negprompt", appauthor=False)
+
+
+def list_stores() -> list[StoreInfo]:
+    """List the stores of image features, by folder name."""
+    stores = []
+    for folder in sorted(p for p in (cache_folder() / "features").glob("*") if p.is_dir()):
+        files = [p for p in folder.glob("*.safetensors") if p.is_file()]
+        try:
+            known = json.loads((folder / "store.json").read_text("utf-8"))
+            model, precision = str(known["model"]), str(known["precision"])
+        except (OSError, ValueError, KeyError, TypeError):
+            model, precision = "unknown", "unknown"
+        stores.append(StoreInfo(folder, model, precision, len(files), sum(p.stat().st_size for p in files)))
+    return stores
+
+
+def clear_cache() -> int:
+    """Remove all cached features; return the bytes freed.
+
+    Raises:
+        NegPromptError: a file cannot be removed.
+    """
+    freed = sum(store.size for store in list_stores())
+    folder = cache_folder() / "features"
+    if folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise NegPromptError(f"Cannot clear the cache at {folder}: {error.strerror or error}.") from error
+    return freed

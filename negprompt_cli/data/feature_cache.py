@@ -1,0 +1,139 @@
+"""Image features on disk, so that no image is ever encoded twice by the same model.
+
+One folder per model, weights, preprocessing and precision ("store"); in it, shards of safetensors holding features and the
+keys of the images they are of: digests of absolute path, size and modification time. Lists of images may overlap in any
+way (other seeds, other shots, --limit): what is known is reused, the rest is encoded and added as a new shard, so an
+interrupted run goes on where it stopped and processes that share a store never write to the same file. A shard whose
+checksum does not fit is dropped with a notice and its images are encoded again.
+
+Leaves out: eviction; `negprompt cache clear` empties the cache.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from negprompt_cli.data.atomic import atomic_write_bytes, atomic_write_text
+from negprompt_cli.data.cache_folder import cache_folder
+from negprompt_cli.data.progress import Progress
+
+SCHEMA = "negprompt/features/1"
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What features depend on besides the image file."""
+
+    model: str
+    weights_sha256: str
+    preprocessing: str
+    precision: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the store's folder."""
+        text = "\n".join((SCHEMA, self.model, self.weights_sha256, self.preprocessing, self.precision))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def image_keys(paths: Sequence[Path]) -> list[bytes]:
+    """Keys of N image files as they are now: digests of absolute path, size in bytes and modification time in ns.
+
+    Raises:
+        OSError: a file is gone.
+    """
+    keys = []
+    for path in paths:
+        stat = path.stat()
+        text = f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - a Path per file is slow
+        keys.append(hashlib.sha256(os.fsencode(text)).digest()[:KEY_BYTES])
+    return keys
+
+
+class FeatureStore:
+    """Features known for one model; `get` looks up, `add` remembers.
+
+    Args:
+        key: what the features depend on.
+        progress: told about damaged shards.
+        root: the cache's folder, by default the user's.
+    """
+
+    def __init__(self, key: StoreKey, *, progress: Progress, root: Path | None = None) -> None:
+        self._folder = (root or cache_folder()) / "features" / key.folder
+        self._key, self._progress = key, progress
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._shards: list[Tensor] = []
+        for path in sorted(self._folder.glob("*.safetensors")):
+            self._read(path)
+
+    def get(self, keys: Sequence[bytes]) -> tuple[Tensor | None, np.ndarray]:
+        """Look up N images.
+
+        Returns:
+            features (N, F) with rows of zeros where unknown, or None where nothing is known; and known (N,) bool.
+        """
+        known = np.fromiter((key in self._places for key in keys), dtype=bool, count=len(keys))
+        if not known.any():
+            return None, known
+        features = torch.zeros(len(keys), self._shards[0].shape[1])
+        shards: dict[int, tuple[list[int], list[int]]] = {}
+        for row in np.flatnonzero(known).tolist():
+            shard, place = self._places[keys[row]]
+            rows, places = shards.setdefault(shard, ([], []))
+            rows.append(row)
+            places.append(place)
+        for shard, (rows, places) in shards.items():
+            features[rows] = self._shards[shard][places]
+        return features, known
+
+    def add(self, keys: Sequence[bytes], features: Tensor) -> None:
+        """Remember features (n, F) of n images, on disk and for this process.
+
+        Raises:
+            NegPromptError: the shard cannot be written.
+        """
+        table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy())
+        tensors = {"keys": table, "features": features.contiguous()}
+        data = save(tensors, {"schema": SCHEMA, "sha256": _checksum(table, features)})
+        if not (self._folder / "store.json").exists():
+            atomic_write_text(self._folder / "store.json", json.dumps(self._key.__dict__, indent=1))
+        atomic_write_bytes(self._folder / f"{hashlib.sha256(data).hexdigest()[:24]}.safetensors", data)
+        self._remember(table, features)
+
+    def _read(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+                table, features = opened.get_tensor("keys"), opened.get_tensor("features")
+            sound = metadata.get("schema") == SCHEMA and metadata.get("sha256") == _checksum(table, features)
+        except (SafetensorError, OSError, ValueError):
+            sound = False
+        if not sound:
+            self._progress.warn(f"Damaged feature cache file {path} is dropped; its images are encoded again.")
+            path.unlink(missing_ok=True)
+            return
+        self._remember(table, features)
+
+    def _remember(self, table: Tensor, features: Tensor) -> None:
+        shard = len(self._shards)
+        self._shards.append(features)
+        raw = table.numpy().tobytes()
+        for place in range(len(table)):
+            self._places[raw[place * KEY_BYTES : (place + 1) * KEY_BYTES]] = (shard, place)
+
+
+def _checksum(table: Tensor, features: Tensor) -> str:
+    digest = hashlib.sha256(table.numpy().data)
+    digest.update(features.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,22 @@
+"""Names of run folders and of the files in them. Imports no torch."""
+
+from pathlib import Path
+
+POSITIVE = "positive.safetensors"
+NEGATIVE = "negative.safetensors"
+EVALUATION = "evaluation.json"
+
+
+def default_run_folder(spec: str) -> Path:
+    """runs/<data name>: the catalogue name or the last part of a path, with its selector."""
+    from negprompt_cli.data.sources import path_name
+    from negprompt_cli.data.spec import parse_spec
+
+    parsed = parse_spec(spec)
+    path = Path(parsed.base).expanduser()
+    return Path("runs") / ((path_name(path) if path.exists() else parsed.base) + parsed.label)
+
+
+def transfer_name(stem: str) -> str:
+    """transfer-<stem>.safetensors, for the stem of the class list's file name."""
+    return f"transfer-{stem}.safetensors"

@@ -1,0 +1,161 @@
+"""A frozen CLIP: model, preprocessing, tokenizer and identity in one object that is never taken apart.
+
+Wraps any open_clip dual encoder. Image and prompt features come out L2-normalised in float32. Model and preprocessing
+travel together, because features of another preprocessing are silently wrong (as in `clip.load`, Radford et al., 2021).
+Leaves out: loading (see `data.models`).
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from negprompt_cli.engine.devices import Compute
+from negprompt_cli.engine.prompt_encoder import PromptEncoder
+from negprompt_cli.engine.tokens import Tokenizer, tokenize_prompts
+from negprompt_cli.engine.towers import TowerPlan, plan_text_path
+from negprompt_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a model is, as written into artifacts and results.
+
+    `weights_sha256`: digest of all parameters and buffers, so the same weights are the same model wherever they lie.
+    """
+
+    name: str
+    pretrained: str | None
+    weights_sha256: str
+
+    def __str__(self) -> str:
+        tag = f" {self.pretrained}" if self.pretrained else ""
+        return f"{self.name}{tag} (weights {self.weights_sha256[:12]})"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A frozen CLIP on its devices.
+
+    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys. `replicas` holds one
+    copy of the model per device of `compute`, the first being `model`.
+    """
+
+    model: nn.Module
+    preprocess: Callable[[Any], Tensor]
+    preprocessing: str
+    tokenizer: Tokenizer
+    identity: ModelIdentity
+    compute: Compute
+    plan: TowerPlan
+    replicas: tuple[nn.Module, ...] = field(repr=False, default=())
+
+    @classmethod
+    def wrap(
+        cls,
+        model: nn.Module,
+        *,
+        preprocess: Callable[[Any], Tensor],
+        preprocessing: str,
+        tokenizer: Tokenizer,
+        identity: ModelIdentity,
+        compute: Compute,
+    ) -> "Clip":
+        """Freeze a float32 model and put it on its devices."""
+        model.eval().requires_grad_(False)
+        model.visual.to(memory_format=torch.channels_last)
+        copies = [copy.deepcopy(model) for _ in compute.devices[1:]]
+        replicas = tuple(m.to(d) for m, d in zip([model, *copies], compute.devices, strict=True))
+        return cls(model, preprocess, preprocessing, tokenizer, identity, compute, plan_text_path(model), replicas)
+
+    @property
+    def device(self) -> torch.device:
+        """Where text is encoded and prompts are trained."""
+        return self.compute.device
+
+    @property
+    def logit_scale(self) -> float:
+        """CLIP's logit scale s, the factor on cosines in its softmax."""
+        scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
+        return float(scale.detach().exp())
+
+    def encode_images(self, pixels: Tensor, *, replica: int = 0) -> Tensor:
+        """Encode preprocessed images.
+
+        Args:
+            pixels: (B, 3, H, W) as `preprocess` makes them, on any device.
+            replica: which device's copy of the model does the work.
+
+        Returns:
+            (B, F) float32 features, L2-normalised, on that device.
+        """
+        device, dtype = self.compute.devices[replica], self.compute.dtype
+        pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            features: Tensor = self.replicas[replica].encode_image(pixels)  # type: ignore[operator]
+            return F.normalize(features.float(), dim=-1)
+
+    def prompt_encoder(
+        self,
+        names: Sequence[str],
+        *,
+        context: int,
+        budget: int,
+        template: str = "{}.",
+        notice: Callable[[str], None] | None = None,
+    ) -> PromptEncoder:
+        """Make the encoder of prompts '<context> template(name)' for K class names (see `PromptEncoder`).
+
+        Args:
+            names: K class names as words.
+            context: number M of context vectors, 0 for none.
+            budget: bytes the activations of one call may take.
+            template: the text behind the context, with {} for the name.
+            notice: called with one line when chunks had to be made smaller.
+        """
+        tokens = tokenize_prompts(names, self.tokenizer, self.plan, context=context, template=template)
+        return PromptEncoder(self.model, self.plan, tokens, device=self.device, budget=budget, notice=notice)
+
+    def word_context(self, words: str) -> Tensor:
+        """Embed words as a context: (M, D), one vector per token.
+
+        Raises:
+            UsageError: `words` has no tokens.
+        """
+        if not words.strip():
+            raise UsageError("A context initialised from words needs at least one word.")
+        tokens = tokenize_prompts([words], self.tokenizer, self.plan, context=0, template="{}")
+        ids = [t for t in tokens.rest[0] if t != tokens.pad]
+        if self.plan.pool in ("argmax", "eos"):
+            ids = ids[:-1]
+        vectors: Tensor = self.plan.embedding(torch.tensor(ids, device=self.device))
+        return vectors.detach().float()
+
+    def encode_template(self, names: Sequence[str], *, template: str, budget: int) -> Tensor:
+        """Encode plain text prompts, `template` with {} replaced by each of K names: (K, F), L2-normalised."""
+        before, found, _ = template.partition("{}")
+        if not found:
+            raise UsageError(f"The template '{template}' has no {{}} for the class name.")
+        words = before.strip()
+        context = self.word_context(words) if words else torch.empty(0, self.plan.width, device=self.device)
+        behind = template[len(before) :]
+        encoder = self.prompt_encoder(names, context=len(context), budget=budget, template=behind)
+        with torch.no_grad():
+            return encoder(context[None])[0]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 over the names, types, shapes and values of a model's parameters and buffers, in name order.
+
+    Independent of the file format the weights came in and of the device they are on.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""The losses of both stages: each term a function, each preset a sum of terms.
+
+Notation (k classes, p negatives per class, B images): f (B, F) image features, P (k, F) positive and N (k, p, F)
+negative prompt features, all L2-normalised; s is CLIP's logit scale. NIS, NPD and NND are the paper's names (Li et al.,
+CVPR 2024, section 3.3): negative-image separation, negative-positive distance, negative-negative distance.
+
+Presets for stage 2, L = NIS + beta * NPD + gamma * NND:
+
+    separation   NIS pushes every negative away from ID images, NPD away from the own positive, NND apart on cosines
+    quoted       as independent notes quote the paper's equations 4 to 7: uniform target over the negatives, NPD attractive
+    official     the published code's default branch: multi-label soft margin over positives and negatives, NND on norms
+
+Leaves out: anything that looks at OOD images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LossName = Literal["separation", "quoted", "official"]
+Terms = dict[str, Tensor]
+
+
+def positive_loss(f: Tensor, labels: Tensor, positives: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of softmax(s * f P^T) against ID labels (B,): stage 1, CoOp's equation 3."""
+    return F.cross_entropy(scale * f @ positives.T, labels)
+
+
+def nis_separation(f: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    """Mean over images and negatives of softplus(s * <N_ij, f>): every negative is pushed away from every ID image."""
+    return F.softplus(scale * f @ negatives.flatten(0, 1).T).mean()
+
+
+def nis_uniform(f: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of a uniform target against softmax over the k * p negatives of s * N f (paper's Eq. 4, quoted)."""
+    return -F.log_softmax(scale * f @ negatives.flatten(0, 1).T, dim=-1).mean()
+
+
+def nis_soft_margin(f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    """Multi-label soft margin over positives and negatives; target 1 for both kinds of the true class (official code)."""
+    classes, count, _ = negatives.shape
+    logits = scale * torch.cat([f @ positives.T, f @ negatives.flatten(0, 1).T], dim=1)
+    own = F.one_hot(labels, classes).to(logits)
+    target = torch.cat([own, own.repeat_interleave(count, dim=1)], dim=1)
+    loss: Tensor = F.multilabel_soft_margin_loss(logits, target)
+    return loss
+
+
+def own_similarity(positives: Tensor, negatives: Tensor) -> Tensor:
+    """Mean over i, j of <N_ij, P_i>: how near negatives are to their own positive."""
+    return torch.einsum("kpf,kf->kp", negatives, positives).mean()
+
+
+def nnd_cosine(negatives: Tensor) -> Tensor:
+    """Mean over i and j != l of <N_ij, N_il>: how alike the negatives of one class are; 0 when p = 1."""
+    classes, count, _ = negatives.shape
+    if count == 1:
+        return negatives.new_zeros(())
+    # The sum over all pairs is the squared norm of the sum; the diagonal is the squared norms.
+    pairs = negatives.sum(1).square().sum(-1) - negatives.square().sum(-1).sum(1)
+    return pairs.sum() / (classes * count * (count - 1))
+
+
+def nnd_norm(negatives: Tensor) -> Tensor:
+    """Mean over i of ||mean_j N_ij|| - 1: what the official code computes in place of cosines."""
+    return torch.linalg.vector_norm(negatives.mean(1), dim=-1).mean() - 1
+
+
+def _separation(f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:
+    return {
+        "nis": nis_separation(f, negatives, scale),
+        "npd": own_similarity(positives, negatives),
+        "nnd": nnd_cosine(negatives),
+    }
+
+
+def _quoted(f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:
+    return {
+        "nis": nis_uniform(f, negatives, scale),
+        "npd": -own_similarity(positives, negatives),
+        "nnd": nnd_cosine(negatives),
+    }
+
+
+def _official(f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:
+    return {
+        "nis": nis_soft_margin(f, labels, positives, negatives, scale),
+        "npd": own_similarity(positives, negatives),
+        "nnd": nnd_norm(negatives),
+    }
+
+
+_PRESETS: dict[LossName, Callable[[Tensor, Tensor, Tensor, Tensor, float], Terms]] = {
+    "separation": _separation,
+    "quoted": _quoted,
+    "official": _official,
+}
+
+
+@dataclass(frozen=True)
+class NegativeLoss:
+    """Stage 2's loss: a preset with its weights.
+
+    `beta` weighs NPD, `gamma` NND; both are at least 0.
+    """
+
+    name: LossName
+    beta: float
+    gamma: float
+
+    def __call__(self, f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:
+        """Compute the terms nis, npd, nnd and their weighted sum 'loss', each a scalar.
+
+        Args:
+            f: (B, F) image features.
+            labels: (B,) ID labels.
+            positives: (k, F).
+            negatives: (k, p, F).
+            scale: CLIP's logit scale.
+        """
+        terms = _PRESETS[self.name](f, labels, positives, negatives, scale)
+        return {"loss": terms["nis"] + self.beta * terms["npd"] + self.gamma * terms["nnd"], **terms}

@@ -1,0 +1,61 @@
+"""What must be there before a step can start, checked first and reported all at once.
+
+A person who starts a step without its data and without the artifact of the step before hears of both in one message.
+"""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from negprompt_cli.errors import UsageError
+
+ZERO_SHOT = "zero-shot"
+"""Value of --positive for positives that are not trained."""
+
+
+def together(*checks: Callable[[], object]) -> None:
+    """Run checks and raise one error with everything they complain of.
+
+    Raises:
+        UsageError: at least one check raised one.
+    """
+    messages: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UsageError as error:
+            if str(error) not in messages:
+                messages.append(str(error))
+    if messages:
+        raise UsageError("\n".join(messages))
+
+
+def require_positive(positive: str | Path, spec: str) -> None:
+    """Stop with the command that makes the positive artifact, if it is not there.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    path = Path(positive)
+    if str(positive) != ZERO_SHOT and not path.is_file():
+        raise UsageError(
+            f"No positive prompts at {path}. Learn them first:\n"
+            f"  negprompt train-positive --data {shlex.quote(spec)} --run {shlex.quote(str(path.parent))}\n"
+            "or pass --positive zero-shot to use 'a photo of a <class>' untrained, or --positive PATH."
+        )
+
+
+def require_prompts(path: Path, spec: str) -> None:
+    """Stop with the commands that make a prompt artifact, if it is not there.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    if not path.is_file():
+        where = f"--data {shlex.quote(spec)} --run {shlex.quote(str(path.parent))}"
+        raise UsageError(
+            f"No prompt artifact at {path}. Learn one first:\n"
+            f"  negprompt train-positive {where}\n"
+            f"  negprompt train-negative {where}\n"
+            "or pass --prompts PATH."
+        )

@@ -1,0 +1,114 @@
+"""Stage 1: learn the positive context from few-shot ID images, or take words for it (zero-shot)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from negprompt_cli.data.artifacts import Prompts, save_prompts
+from negprompt_cli.data.config import Config, ContextConfig
+from negprompt_cli.data.imagesets import ClassLabel
+from negprompt_cli.data.progress import Progress
+from negprompt_cli.engine.contexts import positive_context, random_context
+from negprompt_cli.engine.training import EpochReport, train_positive
+from negprompt_cli.steps.outputs import refuse_existing, write_config, write_history
+from negprompt_cli.steps.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.workbench import Workbench
+
+INIT_STREAM, ORDER_STREAM, NEGATIVE_STREAM = 1, 2, 3
+"""Numbers that keep the random streams of one seed apart."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training step made."""
+
+    path: Path
+    prompts: Prompts
+    history: tuple[EpochReport, ...]
+
+
+def stream(seed: int, number: int) -> torch.Generator:
+    """A generator for one purpose: streams of one seed do not overlap, and no global state is touched."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+
+
+def run_train_positive(
+    config: Config, out: Path, *, overwrite: bool, progress: Progress, bench: Workbench | None = None
+) -> TrainingResult:
+    """Train the positive context and write `out`, its configuration and its epochs.
+
+    Raises:
+        UsageError: `out` exists, the data are not there or do not fit, a name is too long.
+        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    bench = bench or Workbench(config, progress)
+    _ = bench.compute
+    images = find_training_images(bench)
+    start = start_context(bench, config.positive.context, len(images.classes))
+    encoder = bench.clip.prompt_encoder(
+        [c.name for c in images.classes], context=start.shape[-2], budget=bench.budget, notice=progress.warn
+    )
+    data = encode_training_images(bench, images)
+    schedule = config.positive.schedule
+    train, held_out = data.split(schedule, seed=config.seed)
+    with progress.task("Training positive prompts", schedule.epochs, "epochs") as task:
+        trained = train_positive(
+            start,
+            encoder,
+            train,
+            scale=bench.clip.logit_scale,
+            schedule=schedule_of(schedule),
+            generator=stream(config.seed, ORDER_STREAM),
+            keep=schedule.keep,
+            held_out=held_out,
+            on_epoch=lambda report: task.advance(1, describe(report)),
+        )
+    prompts = Prompts(
+        kind="positive",
+        positive=trained.contexts,
+        negative=None,
+        classes=data.classes,
+        model=bench.clip.identity,
+        config=config,
+        learned_on=len(data.classes),
+        training=(data.summary("positive", trained),),
+    )
+    prompts = save_prompts(prompts, out)
+    write_config(config, out)
+    write_history(trained.history, out)
+    return TrainingResult(out, prompts, trained.history)
+
+
+def start_context(bench: Workbench, config: ContextConfig, classes: int) -> torch.Tensor:
+    """The initial positive context: (1, M, D), or (1, K, M, D) when class-specific."""
+    clip = bench.clip
+    if config.init == "words":
+        start = clip.word_context(config.words)
+    else:
+        generator = stream(bench.config.seed, INIT_STREAM)
+        start = random_context(config.length, clip.plan.width, generator=generator).to(clip.device)
+    return positive_context(start, classes=classes if config.class_specific else None)
+
+
+def zero_shot_positive(bench: Workbench, classes: tuple[ClassLabel, ...]) -> Prompts:
+    """Positives that were not trained: the configured words in front of the class names."""
+    context = bench.config.positive.context
+    start = bench.clip.word_context(context.words)
+    return Prompts(
+        kind="positive",
+        positive=positive_context(start, classes=len(classes) if context.class_specific else None),
+        negative=None,
+        classes=classes,
+        model=bench.clip.identity,
+        config=bench.config,
+        learned_on=0,
+    )
+
+
+def describe(report: EpochReport) -> str:
+    """One epoch in a few words: loss terms, ID accuracy, held-out objective."""
+    terms = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
+    held = "" if report.held_out is None else f" held-out {report.held_out:.4f}"
+    return f"{terms} ID accuracy {report.accuracy:.1%}{held}"

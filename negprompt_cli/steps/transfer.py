@@ -1,0 +1,123 @@
+"""Transfer: learned contexts in front of class names they were never trained on; nothing is trained.
+
+The paper's open-vocabulary setting (section 3.4): context vectors shared by all classes carry over to any name.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts, save_prompts
+from negprompt_cli.data.config import Config
+from negprompt_cli.data.imagesets import ClassLabel
+from negprompt_cli.data.progress import Progress
+from negprompt_cli.engine.tokens import tokenize_prompts
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.outputs import refuse_existing, write_config
+from negprompt_cli.steps.preflight import require_prompts
+from negprompt_cli.steps.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class NovelNames:
+    """Class names read from a list.
+
+    `classes`: the distinct names in order. `duplicates`: names that came again and were dropped. `skipped_lines`: empty
+    and comment lines.
+    """
+
+    classes: tuple[ClassLabel, ...]
+    duplicates: tuple[str, ...]
+    skipped_lines: int
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What a transfer made: the artifact, and which of the names were already among the learned classes."""
+
+    path: Path
+    prompts: Prompts
+    known: tuple[str, ...]
+
+
+def read_class_list(text: str, where: str) -> NovelNames:
+    """Read class names, one per line; '#' starts a comment line.
+
+    Raises:
+        UsageError: there is no name.
+    """
+    seen: dict[str, ClassLabel] = {}
+    duplicates, skipped = [], 0
+    for line in text.removeprefix("\ufeff").splitlines():
+        name = " ".join(line.split())
+        if not name or name.startswith("#"):
+            skipped += 1
+        elif name.casefold() in seen:
+            duplicates.append(name)
+        else:
+            seen[name.casefold()] = ClassLabel(key=name, name=name, wnid=None)
+    if not seen:
+        raise UsageError(f"{where} holds no class names: write one per line (lines starting with # are comments).")
+    return NovelNames(tuple(seen.values()), tuple(duplicates), skipped)
+
+
+def run_transfer(
+    config: Config,
+    out: Path,
+    *,
+    prompts_path: Path,
+    names: NovelNames,
+    extend: bool,
+    overwrite: bool,
+    progress: Progress,
+    bench: Workbench | None = None,
+) -> TransferResult:
+    """Put the contexts of `prompts_path` in front of new class names and write `out`.
+
+    Args:
+        config: the resolved configuration; its model must be the artifact's. The artifact keeps the configuration it
+            was trained with.
+        out: the artifact to write.
+        prompts_path: an artifact with negatives.
+        names: the new classes.
+        extend: keep the artifact's classes in front of the new ones.
+        overwrite: whether `out` may be replaced.
+        progress: told what was dropped or known already.
+        bench: a workbench to share the model with other steps.
+
+    Raises:
+        UsageError: `out` exists, the artifact is missing, has no negatives or class-specific contexts, or does not fit
+            the model; a name is too long for the text tower.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    require_prompts(prompts_path, config.data.spec)
+    source = load_prompts(prompts_path)
+    if source.negative is None:
+        raise UsageError(f"{prompts_path} holds positive prompts only. Run `negprompt train-negative` first.")
+    if source.class_specific:
+        raise UsageError(
+            f"{prompts_path} was trained with class-specific contexts, which belong to its own classes and do not "
+            "transfer. Train with shared contexts (positive.context.class_specific: false)."
+        )
+    bench = bench or Workbench(config, progress)
+    if names.duplicates:
+        progress.warn(f"{len(names.duplicates)} names given more than once were dropped: {_some(names.duplicates)}")
+    old = {c.name.casefold(): c for c in source.classes}
+    known = tuple(c.name for c in names.classes if c.name.casefold() in old)
+    if known:
+        how = "kept once" if extend else "transferred all the same"
+        progress.warn(f"{len(known)} names are among the learned classes already, {how}: {_some(known)}")
+    # A name that is known keeps its key and wnid, so that images still match it by wnid.
+    given = tuple(old.get(c.name.casefold(), c) for c in names.classes)
+    if extend:
+        given = (*source.classes, *(c for c in given if c.name.casefold() not in old))
+    clip = bench.clip
+    check_model(source, clip.identity, clip.plan.width, prompts_path)
+    tokenize_prompts([c.name for c in given], clip.tokenizer, clip.plan, context=source.positive.shape[-2])
+    made = replace(source, kind="transferred", classes=given, parents=(source.parent(),))
+    made = save_prompts(made, out)
+    write_config(made.config, out)
+    return TransferResult(out, made, known)
+
+
+def _some(names: tuple[str, ...], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
