@@ -262,7 +262,7 @@ def area_under_threshold_curves(curve: AcceptanceCurve) -> float:
     """Return the AUTC of a curve: over thresholds in [0, 1] both areas are plain means of the scaled scores."""
     # A resampled curve may hold no sample at its outermost thresholds.
     present = np.flatnonzero(np.diff(curve.accepted_id) + np.diff(curve.accepted_ood))
-    high, low = curve.thresholds[present[0]], curve.thresholds[present[-1]]
+    high, low = float(curve.thresholds[present[0]]), float(curve.thresholds[present[-1]])
     if high == low:
         raise ValueError("AUTC is undefined where all scores are equal")
     if not np.isfinite(high - low):

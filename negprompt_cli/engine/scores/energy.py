@@ -1,0 +1,16 @@
+"""Energy score: the negative free energy of the logits s <P_i,f>.
+
+    S(f) = log sum_i exp(s <P_i,f>)
+
+Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020, with their temperature T = 1. The logits carry
+the model's logit scale s, as in training; the temperature of the softmax scores plays no part.
+"""
+
+from torch import Tensor
+
+from negprompt_cli.engine.scores.block import Block
+
+
+def energy(block: Block) -> Tensor:
+    """Return (B,) scores of the block's images."""
+    return block.log_sum_exp("positives", block.setup.bank.logit_scale)

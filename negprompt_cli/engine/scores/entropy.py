@@ -1,0 +1,24 @@
+"""Entropy score: the negative entropy of the class probabilities.
+
+    S(f) = sum_i p_i log p_i,  p = softmax_i(<P_i,f>/tau)
+
+Chan et al., "Entropy maximization and meta classification for out-of-distribution detection in semantic segmentation",
+ICCV 2021. In [-log K, 0]. At tau = 1 all images lie close to -log K, so the sum is taken as mean - log-sum of the
+exponents b * (cosine - highest cosine), which loses nothing to cancellation with large terms.
+"""
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.engine.scores.block import Block
+
+
+def entropy(block: Block) -> Tensor:
+    """Return (B,) scores of the block's images."""
+    exact = block.setup.exact
+    exponents = torch.sub(block.cosines("positives"), block.highest("positives")[:, None])
+    exponents.div_(block.setup.temperature)
+    weights = exponents.exp()
+    total = weights.sum(dim=1, dtype=exact)
+    mean = exponents.mul_(weights).sum(dim=1, dtype=exact) / total
+    return mean - total.log()

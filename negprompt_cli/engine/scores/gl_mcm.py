@@ -1,0 +1,24 @@
+"""Global and local maximum concept matching: MCM of the image plus the best MCM of a patch.
+
+    S(f) = mcm(f) + w max_r mcm(f_r),  f_r the feature of patch r
+
+Miyai et al., "GL-MCM: global and local maximum concept matching for zero-shot out-of-distribution detection", IJCV 2025
+(w = 1 in its first version). Over the learned positive prompts, as LoCoOp uses it. In (0, 1 + w].
+"""
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.engine.scores.block import Block
+
+
+def gl_mcm(block: Block) -> Tensor:
+    """Return (B,) scores of the block's images; the block must have local features."""
+    if block.local_features is None:
+        raise ValueError("gl-mcm needs local features")
+    images, patches, _ = block.local_features.shape
+    # A block whose images are the patches of this one: (B * R, D).
+    local = Block(block.setup, block.local_features.flatten(0, 1), None)
+    best_patch = local.log_max_softmax("positives").view(images, patches).amax(dim=1)
+    weight = block.setup.options.local_weight
+    return torch.add(block.log_max_softmax("positives").exp(), best_patch.exp(), alpha=weight)

@@ -1,0 +1,22 @@
+"""Maximum logit: the highest cosine.
+
+    S(f) = max_i <P_i,f>
+
+Hendrycks et al., "Scaling out-of-distribution detection for real-world settings", ICML 2022. Without the logit scale,
+which would change no ranking. In [-1, 1]. `max_logit` takes the learned positive prompts, `max_logit_zero_shot` the
+zero-shot prompts.
+"""
+
+from torch import Tensor
+
+from negprompt_cli.engine.scores.block import Block
+
+
+def max_logit(block: Block) -> Tensor:
+    """Return (B,) scores over the positive prompts."""
+    return block.highest("positives")
+
+
+def max_logit_zero_shot(block: Block) -> Tensor:
+    """Return (B,) scores over the zero-shot prompts."""
+    return block.highest("zero_shot")

@@ -1,0 +1,21 @@
+"""Maximum concept matching: the highest softmax probability of the cosines.
+
+    S(f) = max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)
+
+Ming et al., "Delving into out-of-distribution detection with vision-language representations", NeurIPS 2022; tau = 1 on
+cosines. In (0, 1]. `mcm` takes the learned positive prompts, `mcm_zero_shot` the zero-shot prompts, as in the paper.
+"""
+
+from torch import Tensor
+
+from negprompt_cli.engine.scores.block import Block
+
+
+def mcm(block: Block) -> Tensor:
+    """Return (B,) scores over the positive prompts."""
+    return block.log_max_softmax("positives").exp()
+
+
+def mcm_zero_shot(block: Block) -> Tensor:
+    """Return (B,) scores over the zero-shot prompts."""
+    return block.log_max_softmax("zero_shot").exp()

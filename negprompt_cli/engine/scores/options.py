@@ -1,0 +1,34 @@
+"""The free constants of the scores; importing it needs no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Constants of single scores, apart from the temperature that all softmax scores share.
+
+    Attributes:
+        word_groups: into how many groups of equal size `neglabel` splits its words; 1 is no grouping.
+        neighbours: k of `knn`, for few-shot training features; the paper takes 50 to 1000 for full training sets.
+        shrinkage: in [0, 1], how far `mahalanobis` and `mahalanobis-relative` pull the covariance towards a multiple of
+            the identity; None is the optimal value of Ledoit and Wolf (2004) for the training features.
+        local_weight: weight of the local part of `gl-mcm`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    word_groups: int = 1
+    neighbours: int = 5
+    shrinkage: float | None = None
+    local_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.word_groups < 1:
+            raise ValueError(f"word_groups must be at least 1, got {self.word_groups}")
+        if self.neighbours < 1:
+            raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
+        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
+            raise ValueError(f"shrinkage must be in [0, 1], got {self.shrinkage}")
+        if not self.local_weight >= 0:
+            raise ValueError(f"local_weight must not be negative, got {self.local_weight}")
