@@ -153,16 +153,16 @@ class Catalogue(_Fact):
     """Folders below the data root that the paths of an imglist may start from."""
     sets: dict[Name, Entry]
 
-    def entry(self, name: str) -> Entry:
-        """The entry called `name`, in any case.
+    def named(self, name: str) -> tuple[str, Entry]:
+        """The entry called `name`, in any case, with its name as it stands in the catalogue.
 
         Raises:
             UsageError: there is none; offers the nearest names.
         """
-        found = self.sets.get(name) or self.sets.get(name.lower())
-        if found is None:
+        proper = name if name in self.sets else name.lower()
+        if proper not in self.sets:
             raise UsageError(f"No data set {name!r} in the catalogue.{self.suggestion(name)}")
-        return found
+        return proper, self.sets[proper]
 
     def suggestion(self, name: str) -> str:
         """A did-you-mean over the names."""

@@ -1,0 +1,200 @@
+"""`negprompt data ls|check|download|sample`: the data sets that are known, and one's own."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
+
+DataRoot = Annotated[
+    Path, typer.Option("--data-root", envvar="NEGPROMPT_DATA_ROOT", help="Where named data sets lie.", metavar="DIR")
+]
+CatalogueFile = Annotated[
+    Path | None, typer.Option("--catalogue", help="YAML catalogue of your own data sets.", metavar="FILE")
+]
+ClassNames = Annotated[
+    Path | None, typer.Option("--class-names", help="File naming the classes; wins over folder names.", metavar="FILE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only names or paths, on stdout.")]
+
+SHOWN = 10
+"""Files named on the console for one problem; --json has all."""
+
+
+@data_app.command("ls")
+def ls(
+    data_root: DataRoot = Path("data"),
+    catalogue: CatalogueFile = None,
+    count: Annotated[bool, typer.Option("--count", help="Count the images on disk instead of quoting.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the data sets of the catalogue, and which of them are on disk."""
+    from negprompt_cli.cli.console import Talk
+    from negprompt_cli.data.catalogue import load_catalogue
+    from negprompt_cli.data.listing import list_sets
+
+    talk = Talk(quiet=quiet, as_json=as_json)
+    rows = list_sets(load_catalogue(data_root, catalogue), data_root, catalogue=catalogue, count=count)
+    if as_json:
+        document = {"schema": "negprompt/data/1", "data_root": str(data_root), "sets": [asdict(row) for row in rows]}
+        typer.echo(json.dumps(document, indent=1))
+        return
+    if quiet:
+        for row in rows:
+            if row.here:
+                typer.echo(row.name)
+        return
+
+    def number(value: int | None) -> str:
+        return "-" if value is None else str(value)
+
+    cells = [
+        [row.name, "yes" if row.here else row.how, number(row.train), number(row.eval), number(row.classes), row.title]
+        for row in rows
+    ]
+    counted = "as counted" if count else "as published"
+    talk.table(f"Data sets below {data_root} ({counted})", ["name", "here", "train", "eval", "classes", ""], cells)
+
+
+@data_app.command("check")
+def check(
+    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    ood: Annotated[
+        str | None, typer.Option("--ood", help="OOD sets to compare with, separated by commas.", metavar="SPECS")
+    ] = None,
+    data_root: DataRoot = Path("data"),
+    catalogue: CatalogueFile = None,
+    class_names: ClassNames = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Decode at most N images per part.", min=1)] = None,
+    no_decode: Annotated[
+        bool, typer.Option("--no-decode", help="Decode no image: counts, sizes and names only.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", help="Threads that read images.", min=1)] = 4,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check counts, files, class names and ID/OOD overlap; exit status 1 where there is a problem."""
+    from negprompt_cli.cli.console import Talk
+    from negprompt_cli.data.check import check_data
+    from negprompt_cli.data.imagesets import split_specs
+
+    talk = Talk(quiet=quiet or as_json, as_json=as_json)
+    report = check_data(
+        spec,
+        data_root=data_root,
+        ood=split_specs(ood) if ood else (),
+        catalogue=catalogue,
+        class_names=class_names,
+        limit=limit,
+        decode=not no_decode,
+        workers=workers,
+        progress=talk,
+    )
+    if as_json:
+        document = {"schema": "negprompt/data-check/1", "clean": not report.problems, **asdict(report)}
+        typer.echo(json.dumps(document, indent=1))
+    else:
+        parts = [
+            [p.role, str(p.images), "-" if p.expected_images is None else str(p.expected_images), str(p.classes)]
+            for p in report.parts
+        ]
+        talk.say(report.layout)
+        talk.table(report.spec, ["part", "images", "expected", "classes"], parts)
+        for finding in report.findings:
+            (talk.warn if finding.level == "problem" else talk.say)(
+                f"{finding.level}: {finding.kind}: {finding.message}"
+            )
+            for item in finding.items[:SHOWN]:
+                talk.say(f"  {item}")
+            if len(finding.items) > SHOWN:
+                talk.say(f"  and {len(finding.items) - SHOWN} more (--json lists all)")
+        verdict = f"{len(report.problems)} problems" if report.problems else "clean"
+        talk.say(f"{report.spec}: {verdict}, {report.decoded} images decoded")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@data_app.command("download")
+def download(
+    names: Annotated[list[str], typer.Argument(help="Names from the catalogue.", metavar="NAME...")],
+    data_root: DataRoot = Path("data"),
+    catalogue: CatalogueFile = None,
+    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Keep the archive after unpacking.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download data sets whose address is known, check them and unpack them below the data root."""
+    from negprompt_cli.cli.console import Talk
+    from negprompt_cli.data.catalogue import load_catalogue
+    from negprompt_cli.data.download import download_set
+
+    talk = Talk(quiet=quiet or as_json, as_json=as_json)
+    sets = load_catalogue(data_root, catalogue)
+    for name in names:
+        sets.named(name)
+    made = []
+    for name in names:
+        entry = sets.named(name)[1]
+        for title, text in (("", entry.title), ("licence: ", entry.licence), ("cite: ", entry.citation)):
+            if text:
+                talk.say(f"{title}{text}")
+        if entry.notes:
+            talk.say(entry.notes)
+        done = download_set(name, data_root=data_root, sets=sets, progress=talk, keep_archive=keep_archive)
+        if done is None:
+            talk.say(f"{name} is there already; `negprompt data check {name}` looks at it.")
+            continue
+        made.append(done)
+        talk.say(f"{done.folder}: md5 {done.md5}, sha256 {done.sha256}")
+        if not as_json:
+            typer.echo(str(done.folder))
+    if as_json:
+        facts = [{**asdict(done), "folder": str(done.folder)} for done in made]
+        typer.echo(json.dumps({"schema": "negprompt/data-download/1", "downloaded": facts}, indent=1))
+
+
+@data_app.command("sample")
+def sample(
+    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    out: Annotated[Path, typer.Option("--out", help="The imglist to write.", metavar="FILE")],
+    shots: Annotated[int, typer.Option("--shots", help="Images per class.", min=1)] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Drives the draw.", min=0)] = 0,
+    data_root: DataRoot = Path("data"),
+    catalogue: CatalogueFile = None,
+    class_names: ClassNames = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a few-shot sample of the training images as an imglist, which is a SPEC itself."""
+    from negprompt_cli.cli.console import Talk
+    from negprompt_cli.data.imagesets import load_image_set
+    from negprompt_cli.data.sample_file import write_sample
+    from negprompt_cli.errors import UsageError
+
+    talk = Talk(quiet=quiet, as_json=as_json)
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists. Choose another --out, or replace it with --overwrite.")
+    images = load_image_set(spec, role="train", data_root=data_root, class_names=class_names, catalogue=catalogue)
+    for note in images.notes:
+        talk.say(note)
+    written = write_sample(images, shots=shots, seed=seed, out=out, data_root=data_root)
+    for key, count in written.short.items():
+        talk.warn(f"class {key} has only {count} images; all are used")
+    talk.say(f"{written.images} images of {written.classes} classes; class names in {written.names}")
+    document = {
+        "schema": "negprompt/data-sample/1",
+        "path": str(written.path),
+        "names": str(written.names),
+        "images": written.images,
+        "classes": written.classes,
+        "shots": shots,
+        "seed": seed,
+        "short": written.short,
+    }
+    talk.result(written.path, document)
