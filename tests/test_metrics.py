@@ -259,8 +259,9 @@ def test_other_unusable_arguments_are_refused():
         metrics.accuracy([], [])
 
 
-def test_bootstrap_equals_resampling_the_scores_themselves():
-    id_scores, ood_scores, correct = _samples("few distinct values")
+@pytest.mark.parametrize("kind", ["few distinct values", "random"])
+def test_bootstrap_equals_resampling_the_scores_themselves(kind):
+    id_scores, ood_scores, correct = _samples(kind)
     names = [field.name for field in dataclasses.fields(OodMetrics)]
     found = bootstrap_ci(
         id_scores, ood_scores, correct, metrics=names, n=40, level=0.8, generator=np.random.default_rng(3)
