@@ -108,19 +108,10 @@ def read_class_names(path: Path, keys: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: unreadable, a key twice, an empty name, or neither form fits.
     """
-    lines = read_lines(path)
-    known = set(keys)
-    longest = max((key.count(" ") for key in keys), default=0)
-    names: dict[str, str] = {}
-    for line in lines:
-        key, name = _key_and_name(line, known, longest)
-        if key is None:
-            continue
-        if key in names and names[key] != name:
-            raise UsageError(f"{path} names class {key!r} twice: {names[key]!r} and {name!r}. Keep one line.")
-        names[key] = name
+    names = keyed_names(path, keys)
     if names:
         return names
+    lines = read_lines(path)
     if len(lines) == len(keys):
         return dict(zip(keys, lines, strict=True))
     hint = did_you_mean(lines[0].split()[0], keys) if lines and len(keys) <= 1000 else ""
@@ -128,6 +119,25 @@ def read_class_names(path: Path, keys: Sequence[str]) -> dict[str, str]:
         f"{path}: {len(lines)} lines, none of which starts with the folder name of one of the {len(keys)} classes. "
         f"Write 'folder name' per line, or exactly one name per class in sorted folder order.{hint}"
     )
+
+
+def keyed_names(path: Path, keys: Sequence[str]) -> dict[str, str]:
+    """The names of the lines `key name` whose key is one of `keys`; empty where the file is not of that form.
+
+    Raises:
+        UsageError: unreadable, or a key with two different names.
+    """
+    known = set(keys)
+    longest = max((key.count(" ") for key in keys), default=0)
+    names: dict[str, str] = {}
+    for line in read_lines(path):
+        key, name = _key_and_name(line, known, longest)
+        if key is None:
+            continue
+        if key in names and names[key] != name:
+            raise UsageError(f"{path} names class {key!r} twice: {names[key]!r} and {name!r}. Keep one line.")
+        names[key] = name
+    return names
 
 
 def _key_and_name(line: str, known: set[str], longest: int) -> tuple[str | None, str]:

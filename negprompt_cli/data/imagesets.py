@@ -180,7 +180,7 @@ def _named(
     if file is None:
         return label_classes(keys, source.names), []
     # The whole class list is the reference, so that a selector does not change which form of file fits.
-    names = read_class_names(file, source.keys) if class_names or not source.names else {}
+    names = source.names if file == source.named_by else read_class_names(file, source.keys)
     unnamed = [key for key in keys if key not in names and key not in source.names]
     notes = [f"class names from {file}"]
     if unnamed:

@@ -6,7 +6,7 @@
 * protocol CSV (official NegPrompt; suffix .csv): `path,label` without a header; -1 is a known unknown, which is
   ignored, -2 is unknown, which is OOD.
 
-Blank lines and '#' comments are skipped. A path with spaces is understood where its last word is the label.
+Blank lines and '#' comments are skipped. A path may contain spaces where it ends in an image suffix.
 """
 
 import re
@@ -14,14 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from negprompt_cli.data.classnames import imagenet_wnids, is_wnid
-from negprompt_cli.data.layouts import Role, Source
+from negprompt_cli.data.classnames import imagenet_wnids, is_wnid, keyed_names
+from negprompt_cli.data.layouts import IMAGE_SUFFIXES, Role, Source
 from negprompt_cli.data.spec import read_lines
 from negprompt_cli.data.torchsets import item_exists
 from negprompt_cli.errors import UsageError
 
 _LABEL = re.compile(r"[+-]?\d+")
-_LABEL_AND_NAME = re.compile(r"([+-]?\d+)(?:\s+(\S.*))?")
+_SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
+_LISTED = re.compile(rf"(.+?(?:{_SUFFIXES}))\s+([+-]?\d+)(?:\s+(\S.*))?", re.IGNORECASE)
+_FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?\d+)(?:\s+(\S.*))?")
 _OOD = -1
 _CSV_IGNORED, _CSV_OOD = -1, -2
 _PARENTS = 3  # how far above a list its images may be rooted
@@ -38,14 +40,15 @@ class Line:
 
 
 def parse_line(line: str) -> Line:
-    """Parse one line of an imglist or of a plain list of paths."""
-    path, _, rest = line.partition(" ")
-    if match := _LABEL_AND_NAME.fullmatch(rest.strip()):
-        return Line(path, int(match[1]), match[2] or "")
-    path, _, last = line.rpartition(" ")
-    if path and _LABEL.fullmatch(last):
-        return Line(path.strip(), int(last))
-    return Line(line, None)
+    """Parse one line of an imglist or of a plain list of paths.
+
+    The path ends with the first image suffix that a label follows; a path without such a suffix ends at the first
+    space.
+    """
+    match = _LISTED.fullmatch(line) or _FIRST_SPACE.fullmatch(line)
+    if match is None:
+        return Line(line, None)
+    return Line(match[1], int(match[2]), (match[3] or "").strip())
 
 
 def read_list(path: Path) -> list[Line]:
@@ -125,6 +128,7 @@ def list_source(
         f"{layout}, classes by {keyed.kind}",
         keyed.names,
         notes=notes,
+        named_by=keyed.named_by,
     )
 
 
@@ -135,6 +139,7 @@ class _Keyed:
     keys: list[str]
     kind: str
     names: dict[str, str]
+    named_by: Path | None = None
 
 
 def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | None:
@@ -150,11 +155,16 @@ def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | Non
         return by_folder if unlabelled and "" not in parents and len(set(parents)) > 1 else None
     pairs = set(zip(labels, parents, strict=True))
     if len(pairs) == len(set(labels)) == len(set(parents)) > 1 and "" not in parents:
-        return by_folder
+        if class_names is None or keyed_names(class_names, parents):
+            return by_folder
+        by_label = [name for _, name in _names_by_index(class_names)]  # one name per line: in the order of labels
+        if max(labels) >= len(by_label):
+            return by_folder
+        return _Keyed(parents, "class folder", {parent: by_label[label] for label, parent in pairs}, class_names)
     named = _names_by_index(class_names) if class_names else []
     if named and max(labels) < len(named):
         keys = [named[label][0] for label in labels]
-        return _Keyed(keys, f"line of {class_names}", dict(named[label] for label in set(labels)))
+        return _Keyed(keys, f"line of {class_names}", dict(named[label] for label in set(labels)), class_names)
     wnids = imagenet_wnids()
     if all("ILSVRC2012_val_" in line.path for line in lines) and max(labels) < len(wnids):
         return _Keyed([wnids[label] for label in labels], "ImageNet-1k index", {})

@@ -56,6 +56,8 @@ class Source:
     halve: bool = False
     """No separate training and evaluation images: each class is to be split in two."""
     notes: tuple[str, ...] = ()
+    named_by: Path | None = None
+    """The class-name file that keys and `names` come from already, if they do."""
     no_classes: str = ""
     """Why there are no classes, where there are none."""
 
@@ -86,14 +88,16 @@ def list_entries(folder: Path | str) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(folders)
 
 
-def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
+def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
     images, folders = list_entries(folder)
     yield from (prefix + name for name in images)
-    if folders:
-        above |= {os.path.realpath(folder)}
+    if not folders:
+        return
+    above = (*above, os.path.realpath(folder) + "/")
     for name in folders:
         inner = f"{folder}/{name}"
-        if os.path.realpath(inner) not in above:  # a link back to a folder above would never end
+        real = os.path.realpath(inner) + "/"
+        if not any(path.startswith(real) for path in above):  # a link back to a folder above would never end
             yield from _walk(inner, f"{prefix}{name}/", above)
 
 
@@ -103,12 +107,12 @@ def list_images(folder: Path, *, prefix: str = "") -> list[str]:
     Raises:
         NegPromptError: a folder that cannot be listed.
     """
-    return sorted(_walk(str(folder), prefix, frozenset()))
+    return sorted(_walk(str(folder), prefix, ()))
 
 
 def has_images(folder: Path) -> bool:
     """Whether there is an image at any depth below `folder`; stops at the first."""
-    return next(_walk(str(folder), "", frozenset()), None) is not None
+    return next(_walk(str(folder), "", ()), None) is not None
 
 
 def step_into(folder: Path) -> Path:

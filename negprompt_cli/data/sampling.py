@@ -135,12 +135,13 @@ def select_train_classes(classes: Sequence[ClassLabel], text: str) -> tuple[int,
         return parse_ranges(wanted, count=len(classes), what="the data set")
     share, _, rest = wanted.partition("%")
     try:
-        count = int(Fraction(share) * len(classes) / 100)
+        part = Fraction(share) / 100
+        count = int(part * len(classes))
         seed = int(rest.removeprefix(":random:")) if rest else None
     except (ValueError, ZeroDivisionError):
         message = "Write 10%, 10%:random:SEED, index ranges such as 0-99, or all."
         raise UsageError(f"Training classes {text!r} are not understood. {message}") from None
-    if not 1 <= count <= len(classes):
+    if count < 1 or part > 1:
         raise UsageError(
             f"Training classes {text!r} are {count} of {len(classes)} classes. Take at least one, at most all."
         )
