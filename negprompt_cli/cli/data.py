@@ -174,6 +174,7 @@ def sample(
     """Write a few-shot sample of the training images as an imglist, which is a SPEC itself."""
     from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.imagesets import load_image_set
+    from negprompt_cli.data.imglist import list_part
     from negprompt_cli.data.sample_file import write_sample
     from negprompt_cli.errors import UsageError
 
@@ -187,6 +188,10 @@ def sample(
     for key, count in written.short.items():
         talk.warn(f"class {key} has only {count} images; all are used")
     talk.say(f"{written.images} images of {written.classes} classes; class names in {written.names}")
+    if list_part(out) != "train":
+        talk.warn(
+            f"training on {out} would take half of it; a name such as {out.stem}-train{out.suffix} keeps it whole"
+        )
     document = {
         "schema": "negprompt/data-sample/1",
         "path": str(written.path),

@@ -5,6 +5,7 @@ are accepted, and their sizes must fit on the disk. Everything is unpacked besid
 the target is there whole or not at all. Owners, permissions and times in the archive are ignored.
 """
 
+import gzip
 import lzma
 import shutil
 import stat
@@ -21,6 +22,15 @@ from negprompt_cli.data.progress import Progress
 from negprompt_cli.errors import NegPromptError
 
 _BLOCK = 1 << 20
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # an encrypted member, or a compression that zipfile does not know
+)
 _SPARE = 64 << 20
 """Bytes of disk space that are left free."""
 
@@ -48,7 +58,11 @@ class _Tar:
 
     def members(self) -> list[_Member]:
         with tarfile.open(self._path) as tar:
-            return [_Member(m.name, m.size, m.isdir(), "" if m.isfile() or m.isdir() else _tar_kind(m)) for m in tar]
+            members = [_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in tar]
+            # gzip's own checksum stands behind the last member and is only looked at when that is read.
+            while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
+                pass
+            return members
 
     def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
         with tarfile.open(self._path) as tar:
@@ -74,6 +88,8 @@ class _Zip:
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:
+    if member.isfile() or member.isdir():
+        return ""
     return "a link" if member.issym() or member.islnk() else "a device or pipe"
 
 
@@ -133,7 +149,7 @@ def _open(archive: Path) -> _Archive:
 def _clear_errors(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise NegPromptError(f"{archive} is damaged: {error}. Remove it and download again.") from error
     except OSError as error:
         raise NegPromptError(f"Unpacking {archive} failed: {error.strerror or error}. Nothing was kept.") from error
@@ -157,7 +173,7 @@ def _check(archive: Path, members: Iterable[_Member]) -> str:
 
 def _place(folder: Path, name: str, top: str) -> Path:
     path = PurePosixPath(name)
-    return folder / (path.relative_to(top) if top else path)
+    return folder.joinpath(*path.parts[1 if top else 0 :])
 
 
 def check_space(folder: Path, needed: int, *, what: str) -> None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from negprompt_cli.data.classnames import imagenet_wnids, is_wnid, keyed_names
 from negprompt_cli.data.layouts import IMAGE_SUFFIXES, Role, Source
@@ -93,10 +94,12 @@ def list_source(
     (names like ILSVRC2012_val_...) by wnid. A list without labels takes the class folders.
 
     For role "ood" images labelled OOD are taken where there are any, otherwise all; for the others images with a class.
+    A list of images in train/ and in val/ (or test/) serves each role with its own. Otherwise a list with the word train,
+    val or test in its name serves that role as a whole, and any other is to be halved.
 
     Raises:
-        UsageError: nothing listed for the role, the first image is found nowhere (says where it was looked for), or
-            labels that nothing names.
+        UsageError: nothing listed for the role, a list for the other role by its name, the first image is found nowhere
+            (says where it was looked for), or labels that nothing names.
     """
     lines = read_list(file)
     ood = _CSV_OOD if file.suffix.lower() == ".csv" else _OOD
@@ -105,6 +108,11 @@ def list_source(
         chosen = [line for line in lines if file.suffix.lower() != ".csv" or line.label != _CSV_IGNORED]
     if not chosen:
         raise UsageError(f"{file} lists no image for {role}: all {len(lines)} labels are those of OOD images.")
+    kind = list_part(file)
+    if kind is not None and role in ("train", "eval") and role != kind:
+        words = "training" if kind == "train" else "evaluation"
+        raise UsageError(f"{file} is a list of {words} images by its name. Give the other list, or rename this one.")
+    chosen, apart = _part_of_role(chosen, role)
     folder = root or _find_root(file, chosen[0].path, data_root, prefixes)
     layout = f"list {file} of images below {folder}"
     notes = (f"{file} lists {len(lines)} images; {len(chosen)} are for {role}",) if len(chosen) < len(lines) else ()
@@ -114,6 +122,7 @@ def list_source(
             f"{file}: nothing names its classes. Put the images of each class into a folder of its own, or give "
             "--class-names FILE with one name per line in label order."
         )
+    halve = role != "ood" and not apart and kind is None
     if keyed is None:
         paths = sorted({line.path for line in chosen})
         why = f"{file} has no class labels"
@@ -127,6 +136,7 @@ def list_source(
         lambda key: sorted(by_class.get(key, ())),
         f"{layout}, classes by {keyed.kind}",
         keyed.names,
+        halve=halve,
         notes=notes,
         named_by=keyed.named_by,
     )
@@ -186,6 +196,31 @@ def _names_by_index(file: Path) -> list[tuple[str, str]]:
 
 def _wanted(line: Line, role: Role, ood: int) -> bool:
     return line.label == ood if role == "ood" else line.label is None or line.label >= 0
+
+
+def list_part(file: Path) -> Literal["train", "eval"] | None:
+    """Which part a list is for, by the words of its name: train_imagenet.txt, p1-val.csv."""
+    tokens = set(re.findall("[a-z]+", file.stem.lower()))
+    if "train" in tokens:
+        return None if tokens & {"val", "test"} else "train"
+    return "eval" if tokens & {"val", "test"} else None
+
+
+def _part_of_role(lines: list[Line], role: Role) -> tuple[list[Line], bool]:
+    """The lines for `role` where some images stand in train/ and others in val/ or test/, and whether they do."""
+    parts = [_part_of_path(line.path) for line in lines]
+    if not {"train", "eval"} <= set(parts):
+        return lines, False
+    wanted = "train" if role == "train" else "eval"
+    return [line for line, part in zip(lines, parts, strict=True) if part == wanted], True
+
+
+def _part_of_path(path: str) -> str | None:
+    """The split folder nearest to an image, at most three levels up."""
+    for name in path.split("/")[-2:-5:-1]:
+        if name in ("train", "val", "test"):
+            return "train" if name == "train" else "eval"
+    return None
 
 
 def _find_root(file: Path, first: str, data_root: Path, prefixes: Sequence[str]) -> Path:

@@ -2,7 +2,7 @@
 
 `FILE` holds `path label` lines, `FILE`.classnames.txt (in place of the suffix) `key<TAB>name` in label order. Paths
 start from the data root where the images lie below it, else from the list's folder, else they are absolute; that is
-where `imglist` looks for them again.
+where `imglist` looks for them again. Only a list with the word train in its name is used as a whole for training.
 """
 
 from dataclasses import dataclass
