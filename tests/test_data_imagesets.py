@@ -3,6 +3,8 @@
 import hashlib
 import os
 import pickle
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -358,6 +360,29 @@ def test_image_paths_are_a_sequence_of_paths(names: list[str]) -> None:
     assert list(pickle.loads(pickle.dumps(paths))) == plain
     with pytest.raises(IndexError):
         paths[len(names)]
+
+
+def test_listing_many_files_opens_none_and_keeps_little(tmp_path: Path) -> None:
+    count, folders = 10_000, 50
+    for c in range(folders):
+        (tmp_path / f"class_{c:02d}").mkdir()
+        for i in range(count // folders):
+            os.close(os.open(tmp_path / f"class_{c:02d}" / f"image_{i:08d}.jpg", os.O_CREAT | os.O_WRONLY))
+
+    audited: list[str] = []
+    sys.addaudithook(lambda event, given: audited.append(str(given[0])) if event == "open" and audited else None)
+    load(tmp_path / "class_00")  # facts and modules that are loaded once are not the listing's
+    audited.append("from here on")
+    tracemalloc.start()
+    images = load(tmp_path)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    opened = list(audited)
+    audited.clear()
+    assert not [name for name in opened if name.endswith(".jpg")]
+    assert len(images) == count
+    assert kept < 60 * count, "a path takes the length of its name, an end and a label"
+    assert peak < 200 * count
 
 
 # --- one's own catalogue

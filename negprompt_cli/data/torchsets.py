@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from negprompt_cli.data.classnames import words
 from negprompt_cli.data.layouts import Role, Source
 from negprompt_cli.errors import NegPromptError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIX = ".torchvision"
 """Suffix of the pseudo folder in the path of an image that is no file."""
@@ -89,26 +91,34 @@ def torchvision_source(dataset: str, role: Role, *, roots: Sequence[Path], tried
     data = _dataset(dataset, root, part)
     reader = _READERS[dataset]
     labels = np.asarray(_attribute(data, reader.labels), dtype=np.int64)
-    keys = _class_names(data)
+    keys = _class_names(data, dataset, role)
     number = {key: i for i, key in enumerate(keys)}
     files = None if reader.files is None else [Path(file) for file in _attribute(data, reader.files)]
 
     def list_class(key: str) -> list[str]:
-        members = np.flatnonzero(labels == number[key]).tolist()
+        members = np.flatnonzero(labels == number[key]).tolist() if keys else range(len(labels))
         if files is None:
             return [f"{dataset}{SUFFIX}/{part}/{i:06d}" for i in members]
         return sorted(files[i].relative_to(root).as_posix() for i in members)
 
     where = "test part" if part == "eval" else "training part"
     layout = f"torchvision layout: {where} of {dataset} in {root}"
-    return Source(root, keys, list_class, layout, names={key: words(key) for key in keys})
+    why = "" if keys else f"torchvision does not name the classes of {dataset}"
+    return Source(root, keys, list_class, layout, names={key: words(key) for key in keys}, no_classes=why)
 
 
-def _class_names(data: Any) -> tuple[str, ...]:
-    """The library's class names; SVHN has none, but its classes are MNIST's."""
-    from torchvision.datasets import MNIST
+def _class_names(data: Any, dataset: str, role: Role) -> tuple[str, ...]:
+    """The library's class names. SVHN has none, but its classes are MNIST's; older Flowers102 had none either."""
+    import torchvision
 
-    return tuple(getattr(data, "classes", MNIST.classes))
+    if dataset == "SVHN":
+        return tuple(torchvision.datasets.MNIST.classes)
+    if hasattr(data, "classes"):
+        return tuple(data.classes)
+    if role == "ood":
+        return ()
+    version = torchvision.__version__
+    raise UsageError(f"torchvision {version} does not name the classes of {dataset}. Update torchvision.")
 
 
 def torchvision_root(dataset: str, role: Role, roots: Sequence[Path]) -> Path | None:
@@ -134,6 +144,13 @@ def is_item(path: Path) -> bool:
     return path.parent.parent.suffix == SUFFIX
 
 
+def stored_in(path: Path) -> Path:
+    """The file or folder on disk that holds an image: `path` itself, or what torchvision reads the set from."""
+    if not is_item(path):
+        return path
+    return path.parents[2] / _needs(path.parent.parent.stem, path.parent.name)
+
+
 def item_exists(path: Path) -> bool:
     """Whether a path addresses an image inside a torchvision set that is there."""
     dataset, part = path.parent.parent.stem, path.parent.name
@@ -141,7 +158,7 @@ def item_exists(path: Path) -> bool:
     return known and (path.parents[2] / _needs(dataset, part)).exists()
 
 
-def open_item(path: Path) -> Image.Image:
+def open_item(path: Path) -> "Image.Image":
     """Open an image inside a torchvision set.
 
     Raises:
