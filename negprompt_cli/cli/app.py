@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import __version__
-from negprompt_cli.cli import cache, config, environment, evaluate, train_negative, train_positive, transfer
+from negprompt_cli.cli import cache, config, demo, environment, evaluate, train_negative, train_positive, transfer
 from negprompt_cli.cli.data import data_app
 from negprompt_cli.cli.guard import GuardedGroup, show_tracebacks
 from negprompt_cli.cli.options import command
@@ -40,6 +40,7 @@ command(app, "train-positive")(train_positive.train_positive)
 command(app, "train-negative")(train_negative.train_negative)
 command(app, "evaluate")(evaluate.evaluate)
 command(app, "transfer")(transfer.transfer)
+command(app, "demo")(demo.demo)
 app.add_typer(data_app, name="data")
 app.add_typer(config.config_app, name="config")
 app.add_typer(cache.cache_app, name="cache")

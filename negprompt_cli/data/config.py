@@ -227,7 +227,7 @@ def _preset_folder() -> Any:
 
 def _read(source: str) -> dict[str, Any]:
     path = Path(source)
-    if not path.exists():
+    if not path.is_file():
         if source in preset_names():
             return _mapping(_parse_yaml(preset_text(source), source), source)
         raise UsageError(

@@ -97,3 +97,11 @@ class Workbench:
             batch_size=asked.batch_size, workers=asked.workers, on_error=self.config.data.on_error, cache=asked.cache
         )
         return encode_images(self.clip, images, options, self.progress)
+
+    def reconfigured(self, config: Config) -> "Workbench":
+        """A workbench for another configuration of the same model and hardware, which are not loaded again."""
+        if (config.model, config.compute) != (self.config.model, self.config.compute):
+            raise ValueError("another model or other hardware needs a workbench of its own")
+        other = Workbench(config, self.progress)
+        other.__dict__ |= {name: self.__dict__[name] for name in ("compute", "clip", "budget") if name in self.__dict__}
+        return other

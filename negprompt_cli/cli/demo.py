@@ -1,0 +1,52 @@
+"""`negprompt demo`: everything once, offline, in under a minute."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.options import OUTPUT, option
+
+
+def demo(
+    run: Annotated[Path, option("--run", help="Folder for everything it makes (default demo).", panel=OUTPUT)] = Path("demo"),
+    seed: Annotated[int, option("--seed", help="Drives sampling, starts and batches.", panel=OUTPUT, min=0)] = 0,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace an earlier demonstration.", panel=OUTPUT)] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False,
+) -> None:
+    """Run train-positive, train-negative, evaluate and transfer on a small drawn world.
+
+    Offline, on the CPU, with a small CLIP that ships with the package. It shows how the pieces fit; its figures say
+    nothing about real images.
+    """
+    talk = Talk(quiet=quiet, as_json=as_json)
+    from negprompt_cli.cli.evaluate import print_evaluation
+    from negprompt_cli.steps.demo import run_demo
+    from negprompt_cli.steps.histogram import draw_histograms
+
+    made = run_demo(run, seed=seed, overwrite=overwrite, progress=talk)
+    picture = draw_histograms(made.evaluation, run / "scores.png", scores=("negprompt", "mcm", "max-logit"))
+    talk.say("\nLearned classes:")
+    print_evaluation(talk, made.evaluation)
+    talk.say("\nNovel names, nothing trained for them:")
+    print_evaluation(talk, made.transferred)
+    talk.say(
+        "\nThis is a demonstration on drawn shapes and a CLIP of two million weights; its figures are not evidence about "
+        f"real images.\nScore histograms: {picture}\n\nTry next:"
+    )
+    model, folder = shlex.quote(made.model), shlex.quote(str(run))
+    shapes, near = shlex.quote(str(made.world.shapes)), shlex.quote(str(made.world.near))
+    talk.say(f"  negprompt train-negative --model {model} --data {shapes} --run {folder} --negatives 4 --overwrite")
+    talk.say(f"  negprompt evaluate --data {shapes} --run {folder} --ood {near} --scores negprompt,mcm,energy --overwrite")
+    talk.say("  negprompt train-positive --data PATH/TO/YOUR/CLASS_FOLDERS --run runs/mine")
+    talk.result(
+        run,
+        {
+            "schema": "negprompt/demo/1",
+            "folder": str(run),
+            "picture": str(picture),
+            "evaluation": made.evaluation.document,
+            "transferred": made.transferred.document,
+        },
+    )
