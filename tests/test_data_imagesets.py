@@ -312,6 +312,7 @@ def test_names_that_occur_twice_never_merge() -> None:
     images = labelled(("n04008634", "missile", "n04008634"), ("n03773504", "missile", "n03773504"))
     twice = [ClassLabel("0", "missile", None), ClassLabel("1", "missile", None)]
     assert match_classes(images, twice).labels.tolist() == [0, 1]
+    assert match_classes(labelled(("x", "missile", None)), twice).labels.tolist() == [0]
     by_wnid = [ClassLabel(w, "missile", w) for w in ("n03773504", "n04008634")]
     assert match_classes(images, by_wnid).labels.tolist() == [1, 0]
     with pytest.raises(UsageError, match="missile"):

@@ -36,7 +36,7 @@ def _devkit(path: Path, images: Sequence[str]) -> dict[str, str]:
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
-    wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
+    wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     truth = [int(line) for line in read_lines(path)]
     numbered = ((name, _VAL_NUMBER.match(name)) for name in images)
     numbers = {name: int(match[1]) for name, match in numbered if match}

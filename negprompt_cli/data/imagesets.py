@@ -7,8 +7,7 @@ halved, classes get their names, and a limit is applied. Nothing is opened or de
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -201,8 +200,8 @@ def default_ood(spec: str) -> str | None:
 def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     """Relabel an image set to the classes of an artifact.
 
-    A class is matched by wnid where both sides know it, else by name (upper and lower case alike). A name that occurs
-    more than once must occur equally often on both sides, and is matched in order.
+    A class is matched by wnid where both sides know it, else by name (upper and lower case alike). Classes of one name
+    are matched in order and never merged: the artifact must have as many of that name.
 
     Args:
         images: labelled images.
@@ -217,24 +216,19 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     by_wnid = {c.wnid: i for i, c in enumerate(classes) if c.wnid}
     target = np.full(len(images.classes), -1, dtype=np.int64)
     for i, c in enumerate(images.classes):
-        if c.wnid in by_wnid:
-            target[i] = by_wnid[c.wnid]
-    fold: Callable[[str], str] = lambda name: " ".join(name.casefold().split())  # noqa: E731
-    open_here = [i for i, c in enumerate(images.classes) if target[i] < 0]
+        target[i] = by_wnid.get(c.wnid, -1) if c.wnid else -1
     taken = set(target.tolist())
     by_name: dict[str, list[int]] = {}
     for i, c in enumerate(classes):
         if i not in taken:
-            by_name.setdefault(fold(c.name), []).append(i)
-    asked = Counter(fold(images.classes[i].name) for i in open_here)
-    for i in open_here:
+            by_name.setdefault(_folded(c.name), []).append(i)
+    for i in np.flatnonzero(target < 0).tolist():
         label = images.classes[i]
-        places = by_name.get(fold(label.name), [])
+        places = by_name.get(_folded(label.name), [])
         fitting = [place for place in places if not (label.wnid and classes[place].wnid)]
-        if fitting and asked[fold(label.name)] == len(fitting):
+        if fitting:
             target[i] = fitting[0]
             places.remove(fitting[0])
-            asked[fold(label.name)] -= 1
     unmatched = [
         c.name if c.name == c.key else f"{c.name} ({c.key})" for i, c in enumerate(images.classes) if target[i] < 0
     ]
@@ -246,6 +240,10 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
         )
     labels = np.where(images.labels >= 0, target[images.labels], -1) if len(target) else images.labels
     return replace(images, labels=labels.astype(np.int64), classes=tuple(classes))
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
 
 
 def files_digest(paths: Iterable[Path], root: Path) -> str:
