@@ -67,24 +67,33 @@ class ContextConfig(_Section):
 class ScheduleConfig(_Section):
     """SGD on context vectors.
 
-    `lr` belongs to `batch_size`. `warmup` is the share of all steps with a rising rate. `keep` is the epoch kept: the last
-    or the best on the held-out share of the ID training images.
+    `epochs` are added until `min_steps` steps are taken, since a few images make few batches. `lr` belongs to `batch_size`.
+    `warmup` is the share of all steps with a rising rate. `keep` is the epoch kept: the last or the best on the held-out
+    share of the ID training images.
     """
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    lr: Annotated[float, Field(gt=0)]
+    epochs: Annotated[int, Field(ge=1)] = 10
+    min_steps: Annotated[int, Field(ge=0)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     keep: Literal["last", "best"] = "last"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
 
 
+class PositiveSchedule(ScheduleConfig):
+    """Stage 1's schedule."""
+
+    lr: Annotated[float, Field(gt=0)] = 0.002
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+
 class PositiveConfig(_Section):
     """Stage 1."""
 
     context: ContextConfig = ContextConfig()
-    schedule: ScheduleConfig = ScheduleConfig(epochs=10, batch_size=256, lr=0.002, warmup=0.05)
+    schedule: PositiveSchedule = PositiveSchedule()
 
 
 class LossConfig(_Section):
@@ -101,16 +110,33 @@ class NegativeConfig(_Section):
     count: Annotated[int, Field(ge=1, le=64)] = 2
     noise: Annotated[float, Field(ge=0)] = 0.02
     loss: LossConfig = LossConfig()
-    schedule: ScheduleConfig = ScheduleConfig(epochs=10, batch_size=256, lr=0.1, warmup=0.0)
+    schedule: ScheduleConfig = ScheduleConfig()
 
 
 class EvaluateConfig(_Section):
-    """Evaluation: OOD sets (SPECs), scores by name, the scores' temperature tau, and the zero-shot template."""
+    """Evaluation: OOD sets (SPECs), scores by name, and what the scores and metrics leave open.
+
+    `temperature`: tau of the softmax scores, on cosines. `template`: the zero-shot prompt with {} for the name, or the name
+    of an ensemble ('openai-80', 'openai-7'). `words`: file of negative words for neglabel, WordNet's nouns without one;
+    the `word_count` words farthest from the class names are kept, in `word_groups` groups. `neighbours`: k of knn.
+    `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 %
+    at which FPR is given. `ci`: whether intervals at `level` are bootstrapped from `resamples` resamples of the images.
+    """
 
     ood: tuple[str, ...] = ()
     scores: tuple[str, ...] = ("negprompt", "mcm", "mcm-zero-shot", "max-logit", "energy")
     temperature: Annotated[float, Field(gt=0)] = 1.0
     template: str = "a photo of a {}."
+    words: str | None = None
+    word_count: Annotated[int, Field(ge=1)] = 10_000
+    word_groups: Annotated[int, Field(ge=1)] = 1
+    neighbours: Annotated[int, Field(ge=1)] = 5
+    shrinkage: Annotated[float, Field(ge=0, le=1)] | None = None
+    local_weight: Annotated[float, Field(ge=0)] = 1.0
+    recalls: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    ci: bool = False
+    resamples: Annotated[int, Field(ge=1)] = 1000
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
 class ComputeConfig(_Section):

@@ -77,10 +77,11 @@ def run_train_negative(
         positives = encoder(positive_contexts)[0]
     settings = config.negative
     train, held_out = data.split(settings.schedule, seed=config.seed)
+    schedule = schedule_of(settings.schedule, len(train))
     start = negative_contexts(
         positive_contexts, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
     )
-    with progress.task("Training negative prompts", settings.schedule.epochs, "epochs") as task:
+    with progress.task("Training negative prompts", schedule.epochs, "epochs") as task:
         trained = train_negative(
             start,
             encoder,
@@ -88,7 +89,7 @@ def run_train_negative(
             positives=positives,
             loss=NegativeLoss(settings.loss.name, settings.loss.beta, settings.loss.gamma),
             scale=clip.logit_scale,
-            schedule=schedule_of(settings.schedule),
+            schedule=schedule,
             generator=stream(config.seed, ORDER_STREAM),
             keep=settings.schedule.keep,
             held_out=held_out,

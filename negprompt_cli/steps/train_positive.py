@@ -51,17 +51,18 @@ def run_train_positive(
         [c.name for c in images.classes], context=start.shape[-2], budget=bench.budget, notice=progress.warn
     )
     data = encode_training_images(bench, images)
-    schedule = config.positive.schedule
-    train, held_out = data.split(schedule, seed=config.seed)
+    settings = config.positive.schedule
+    train, held_out = data.split(settings, seed=config.seed)
+    schedule = schedule_of(settings, len(train))
     with progress.task("Training positive prompts", schedule.epochs, "epochs") as task:
         trained = train_positive(
             start,
             encoder,
             train,
             scale=bench.clip.logit_scale,
-            schedule=schedule_of(schedule),
+            schedule=schedule,
             generator=stream(config.seed, ORDER_STREAM),
-            keep=schedule.keep,
+            keep=settings.keep,
             held_out=held_out,
             on_epoch=lambda report: task.advance(1, describe(report)),
         )

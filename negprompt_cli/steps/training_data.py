@@ -1,6 +1,7 @@
 """The ID images a stage trains on: few-shot sample, features, held-out share."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -98,10 +99,11 @@ def encode_training_images(bench: Workbench, images: ImageSet) -> TrainingData:
     )
 
 
-def schedule_of(config: ScheduleConfig) -> Schedule:
-    """The engine's schedule of a configuration."""
+def schedule_of(config: ScheduleConfig, images: int) -> Schedule:
+    """The engine's schedule of a configuration for a number of training images."""
+    per_epoch = math.ceil(images / config.batch_size)
     return Schedule(
-        epochs=config.epochs,
+        epochs=max(config.epochs, math.ceil(config.min_steps / per_epoch)),
         batch_size=config.batch_size,
         lr=config.lr,
         momentum=config.momentum,
@@ -111,8 +113,6 @@ def schedule_of(config: ScheduleConfig) -> Schedule:
 
 def _only(images: ImageSet, chosen: tuple[int, ...]) -> ImageSet:
     """An image set with only the chosen classes, relabelled in their order."""
-    from dataclasses import replace
-
     places = np.full(len(images.classes), -1, dtype=np.int64)
     places[list(chosen)] = np.arange(len(chosen))
     kept = images.take(np.flatnonzero((images.labels >= 0) & (places[images.labels] >= 0)))
