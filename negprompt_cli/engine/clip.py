@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from negprompt_cli.engine.devices import Compute
 from negprompt_cli.engine.prompt_encoder import PromptEncoder
-from negprompt_cli.engine.tokens import Tokenizer, tokenize_prompts
+from negprompt_cli.engine.tokens import Tokenizer, tokenize_prompts, word_ids
 from negprompt_cli.engine.towers import TowerPlan, plan_text_path
 from negprompt_cli.errors import UsageError
 
@@ -129,10 +129,7 @@ class Clip:
         """
         if not words.strip():
             raise UsageError("A context initialised from words needs at least one word.")
-        tokens = tokenize_prompts([words], self.tokenizer, self.plan, context=0, template="{}")
-        ids = [t for t in tokens.rest[0] if t != tokens.pad]
-        if self.plan.pool in ("argmax", "eos"):
-            ids = ids[:-1]
+        ids = word_ids(words, self.tokenizer, self.plan)
         vectors: Tensor = self.plan.embedding(torch.tensor(ids, device=self.device))
         return vectors.detach().float()
 

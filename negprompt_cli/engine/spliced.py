@@ -8,7 +8,6 @@ own code. The cost is a whole sequence per class.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negprompt_cli.engine.tokens import PromptTokens
@@ -34,12 +33,11 @@ def encode_spliced(
     start = len(tokens.start)
     rows = [list(tokens.rest[c]) for c in classes]
     longest = start + count + max(len(r) for r in rows)
-    length = longest if plan.path == "truncated" else plan.context_length
-    # Any id that is neither padding nor an end token will do where the context goes: its embedding is overwritten.
-    filler = tokens.rest[0][0]
+    masked = plan.path == "truncated" and tokens.pad == plan.ignored_id
+    length = longest if masked else plan.context_length
     ids = torch.full((len(rows), length), tokens.pad)
     for i, row in enumerate(rows):
-        whole = [*tokens.start, *([filler] * count), *row]
+        whole = [*tokens.start, *([tokens.filler] * count), *row]
         ids[i, : len(whole)] = torch.tensor(whole)
     ids = ids.to(contexts.device)
     features = []
@@ -51,12 +49,7 @@ def encode_spliced(
 
         handle = plan.embedding.register_forward_hook(splice)
         try:
-            features.append(model.encode_text(ids))  # type: ignore[operator]
+            features.append(model.encode_text(ids, normalize=False))  # type: ignore[operator]
         finally:
             handle.remove()
     return torch.stack(features)
-
-
-def normalise(features: Tensor) -> Tensor:
-    """L2-normalise the last axis."""
-    return F.normalize(features, dim=-1)

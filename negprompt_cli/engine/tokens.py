@@ -23,13 +23,15 @@ class PromptTokens:
     """Token ids of K prompts around a gap for M context vectors.
 
     `start`: ids before the gap, the same for all classes (S of them). `rest`: for each class the ids behind the gap, up to
-    and with the token that is read out. `pad`: the id that fills a sequence to full length.
+    and with the token that is read out. `pad`: the id that fills a sequence to full length. `filler`: the id of an
+    ordinary word, which holds the gap where a model's own code sees ids and not vectors.
     """
 
     names: tuple[str, ...]
     start: tuple[int, ...]
     rest: tuple[tuple[int, ...], ...]
     pad: int
+    filler: int
 
     def __len__(self) -> int:
         return len(self.rest)
@@ -52,7 +54,8 @@ def tokenize_prompts(
         template: the text behind the context, with {} for the name.
 
     Raises:
-        UsageError: a prompt would be longer than the tower reads; every such class is named with its length.
+        UsageError: a prompt would be longer than the tower reads (such classes are named with their length), or the
+            tower reads out an end token that its tokenizer does not write.
     """
     limit = plan.context_length
     texts = [template.format(name.replace("_", " ")) for name in names]
@@ -73,15 +76,34 @@ def tokenize_prompts(
     if plan.path == "prefix" and plan.pool == "last":
         # The read-out token sits behind the padding, which a causal tower lets it attend to.
         rest = [r + (pad,) * (room - len(r)) for r in rest]
-    return PromptTokens(tuple(names), tuple(probe_a[:start]), tuple(rest), pad)
+    return PromptTokens(tuple(names), tuple(probe_a[:start]), tuple(rest), pad, filler=probe_a[start])
+
+
+def word_ids(words: str, tokenizer: Tokenizer, plan: TowerPlan) -> list[int]:
+    """Ids of some words alone, without the start, end and padding a tokenizer puts around them."""
+    rows = tokenizer([words, "a", "the"], context_length=4 * plan.context_length).tolist()
+    ids, a, the = (_strip(row, rows[-1][-1]) for row in rows)
+    start = next(i for i, (x, y) in enumerate(zip(a, the, strict=False)) if x != y)
+    end = next(i for i, (x, y) in enumerate(zip(reversed(a), reversed(the), strict=False)) if x != y)
+    return ids[start : len(ids) - end]
 
 
 def _up_to_end(row: list[int], plan: TowerPlan, pad: int) -> list[int]:
     """Cut a padded row behind its last meaningful token, the one a tower pools where it pools one."""
     if plan.pool == "argmax":
         return row[: row.index(max(row)) + 1]
-    if plan.pool == "eos" and plan.eos_id in row:
+    if plan.pool == "eos":
+        if plan.eos_id not in row:
+            raise UsageError(
+                f"The text tower reads out the end token {plan.eos_id}, which its tokenizer does not write: the model's "
+                "configuration (eos_id) is wrong."
+            )
         return row[: row.index(plan.eos_id) + 1]
+    return _strip(row, pad)
+
+
+def _strip(row: list[int], pad: int) -> list[int]:
+    """Cut the padding off a row."""
     end = len(row)
     while end and row[end - 1] == pad:
         end -= 1

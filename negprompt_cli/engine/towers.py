@@ -6,7 +6,8 @@ model, never at its name:
 
     prefix      causal attention in blocks this package knows: [start] + context is computed once per context, each class
                 adds only its own tokens (`shared_prefix`)
-    truncated   attention that ignores padding: sequences may be cut to the longest class of a chunk (`spliced`)
+    truncated   attention that ignores padding, and a pool that does too: sequences are cut to the longest class of a
+                chunk (`spliced`)
     full        everything else: full-length sequences through the model's own forward (`spliced`)
 
 Source: open_clip's `CLIP`, `CustomTextCLIP`, `CoCa`, `TextTransformer` and `HFTextEncoder` (3.x). Leaves out: towers of
@@ -21,12 +22,15 @@ from torch import Tensor, nn
 
 PathKind = Literal["prefix", "truncated", "full"]
 
+DEFAULT_CONTEXT_LENGTH = 77
+"""Tokens of a sequence where the tower sets no limit: CLIP's, and open_clip's default."""
+
 
 @dataclass(frozen=True)
 class CausalTower:
     """The parts of a causal text tower that shared-prefix encoding runs one by one.
 
-    Shapes: `positions` (L, D); `projection` maps (..., D) to (..., F). `pool` names the token that is read out.
+    Shapes: `positions` (L, D); `projection` maps (..., D) to (..., F), and is None where the tower has none.
     """
 
     token_embedding: nn.Embedding
@@ -52,7 +56,8 @@ class TowerPlan:
     """Which path a model's text tower takes and why, with what the path needs to know.
 
     `context_length` counts tokens, start and end included. `pool` is 'argmax', 'eos', 'last' or what the tower itself
-    does ('own'). `embedding` is the module that turns token ids into vectors.
+    does ('own'). `embedding` is the module that turns token ids into vectors. `ignored_id` is the id that attention
+    ignores on the 'truncated' path; a tokenizer that pads with another id gets full sequences.
     """
 
     path: PathKind
@@ -62,6 +67,7 @@ class TowerPlan:
     eos_id: int | None
     embedding: nn.Module
     causal: CausalTower | None = None
+    ignored_id: int | None = None
 
     @property
     def width(self) -> int:
@@ -99,7 +105,8 @@ def _plan_native(model: Any, text: Any) -> TowerPlan:
         return TowerPlan("full", "a class token behind the padding attends to the whole sequence", **common)
     if text.attn_mask is None:
         if getattr(text, "use_pad_mask", False) and pool in ("first", "eos", "argmax"):
-            return TowerPlan("truncated", "attention runs both ways but ignores padding", **common)
+            reason = "attention runs both ways but ignores padding"
+            return TowerPlan("truncated", reason, ignored_id=int(text.pad_id), **common)
         return TowerPlan("full", "attention runs both ways, so every token sees every other", **common)
     blocks = tuple(text.transformer.resblocks)
     unknown = next((why for block in blocks if (why := _unknown_block(block))), None)
@@ -117,14 +124,16 @@ def _plan_native(model: Any, text: Any) -> TowerPlan:
 def _plan_hugging_face(model: Any, text: Any) -> TowerPlan:
     embedding = text.transformer.get_input_embeddings()
     common = {
-        "context_length": int(getattr(model, "context_length", None) or text.config.max_position_embeddings),
+        # Towers with relative positions (T5) name no limit.
+        "context_length": int(getattr(model, "context_length", 0)) or DEFAULT_CONTEXT_LENGTH,
         "pool": "own",
         "eos_id": None,
         "embedding": embedding,
     }
     if not hasattr(text, "pooler"):
         return TowerPlan("full", f"text tower {type(text).__name__} is not one whose padding is known", **common)
-    return TowerPlan("truncated", "a Hugging Face tower that masks its padding", **common)
+    ignored = text.config.pad_token_id
+    return TowerPlan("truncated", "a Hugging Face tower that masks its padding", ignored_id=ignored, **common)
 
 
 def _unknown_block(block: Any) -> str | None:
