@@ -43,6 +43,15 @@ def test_good_data_are_clean(good: Path) -> None:
     assert report.decoded == 12
 
 
+def test_one_split_by_itself_is_not_compared_with_itself(good: Path) -> None:
+    report = check(good / "train")
+    assert not report.problems
+    assert [(p.role, p.images) for p in report.parts] == [("train", 6)]
+    file = write(good / "few-train.txt", b"train/cat/0.jpg 0\ntrain/dog/0.jpg 1\n")
+    assert not check(file).problems
+    assert [(p.role, p.images) for p in check(good / "val").parts] == [("eval", 6)]
+
+
 def test_broken_and_empty_files_are_named(good: Path) -> None:
     broken = write(good / "val" / "cat" / "1.jpg", jpeg(5, (300, 300))[:400])
     empty = write(good / "train" / "dog" / "2.jpg", b"")

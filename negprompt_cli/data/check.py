@@ -118,7 +118,7 @@ def check_data(
     entry = _entry(spec, data_root, catalogue)
     sets = _parts(spec, options, found)
     parts = tuple(_count(images, role, entry, found) for role, images in sets.items())
-    main = sets.get("eval") or sets["all"]
+    main = list(sets.values())[-1]
     for role, images in sets.items():
         for note in images.notes:
             found.warning("note", f"{role}: {note}")
@@ -142,7 +142,7 @@ def _entry(spec: str, data_root: Path, catalogue: Path | None) -> Entry | None:
 
 
 def _parts(spec: str, options: dict[str, Any], found: _Found) -> dict[str, ImageSet]:
-    """The images by role: "train" and "eval" where they are kept apart, else "all"."""
+    """The images by role: "train", "eval" or both where they are kept apart, else "all"."""
     everything = load_image_set(spec, role="ood", **options)
     if not everything.classes:
         return {"all": everything}
@@ -154,7 +154,10 @@ def _parts(spec: str, options: dict[str, Any], found: _Found) -> dict[str, Image
     except UsageError as error:
         found.warning("no-training-images", str(error).splitlines()[0])
         return {"eval": everything}
-    return {"all": everything} if train.halved else {"train": train, "eval": everything}
+    if train.halved:
+        return {"all": everything}
+    same = train.root == everything.root and list(train.paths.relatives()) == list(everything.paths.relatives())
+    return {"train": train} if same else {"train": train, "eval": everything}
 
 
 def _count(images: ImageSet, role: str, entry: Entry | None, found: _Found) -> Part:
