@@ -17,6 +17,9 @@ from negprompt_cli.engine.devices import Compute
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+# The models of the tests are so small that a second thread only gets in the way.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
