@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from negprompt_cli.cli.console import Talk, percent
 from negprompt_cli.cli.options import EVALUATION, OUTPUT, Common, option
+from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, seed_source
 from negprompt_cli.data.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.runs import NEGATIVE
 from negprompt_cli.engine.scores import score_names
+from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.evaluate import Evaluation
+    from negprompt_cli.steps.seeds import SeedsEvaluation
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,29 @@ class EvaluateOptions:
     ] = None
     template: Annotated[
         str | None,
-        option("--template", help="Zero-shot prompt with {} for the name.", panel=EVALUATION, key="evaluate.template"),
+        option(
+            "--template",
+            help="Zero-shot prompt with {} for the name, or an ensemble: openai-80, openai-7.",
+            panel=EVALUATION,
+            key="evaluate.template",
+        ),
+    ] = None
+    words: Annotated[
+        str | None,
+        option(
+            "--words",
+            help="Negative words of neglabel, one per line (default: nltk's WordNet nouns).",
+            panel=EVALUATION,
+            key="evaluate.words",
+            metavar="FILE",
+        ),
+    ] = None
+    neighbours: Annotated[
+        int | None, option("--neighbours", help="k of knn.", panel=EVALUATION, key="evaluate.neighbours", min=1)
+    ] = None
+    ci: Annotated[
+        bool | None,
+        option("--ci/--no-ci", help="Bootstrap intervals over the test images.", panel=EVALUATION, key="evaluate.ci"),
     ] = None
 
 
@@ -40,8 +65,17 @@ def evaluate(
         str | None,
         option("--scores", help=f"Comma separated, of: {', '.join(score_names())}.", panel=EVALUATION),
     ] = None,
+    recalls: Annotated[
+        str | None,
+        option("--recalls", help="FPR at these recalls too, comma separated: 0.9,0.99.", panel=EVALUATION),
+    ] = None,
     prompts: Annotated[
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=EVALUATION)
+    ] = None,
+    seeds: SeedsOption = None,
+    save_scores: Annotated[
+        Path | None,
+        option("--save-scores", help="Scores of every image: .csv, .jsonl or .parquet.", panel=OUTPUT, metavar="FILE"),
     ] = None,
     out: Annotated[Path | None, option("--out", help="Result (default <run>/evaluation.json).", panel=OUTPUT)] = None,
 ) -> None:
@@ -53,22 +87,37 @@ def evaluate(
     flags: dict[str, Any] = {
         "evaluate__ood": None if ood is None else [ood],
         "evaluate__scores": None if scores is None else [s.strip() for s in scores.split(",") if s.strip()],
+        "evaluate__recalls": None if recalls is None else _numbers(recalls),
     }
+    many = parse_seeds(seeds, common, prompts=prompts)
     config = common.resolve(options, **flags)
     folder = common.run_folder(config)
-    source = prompts or folder / NEGATIVE
+    source = seed_source(folder, many, NEGATIVE) if many else prompts or folder / NEGATIVE
+    path = out or folder / EVALUATION_FILE
     from negprompt_cli.steps.base import artifact_base
     from negprompt_cli.steps.evaluate import run_evaluate
+    from negprompt_cli.steps.score_file import check_score_file
+    from negprompt_cli.steps.score_file import save_scores as write_scores
+    from negprompt_cli.steps.seeds import evaluate_seeds
 
+    if save_scores:
+        check_score_file(save_scores, overwrite=common.overwrite)
     config = common.resolve(options, base=artifact_base(source, sections=("model",)), **flags)
-    result = run_evaluate(
-        config, out or folder / EVALUATION_FILE, prompts_path=source, overwrite=common.overwrite, progress=talk
-    )
+    result: Evaluation | SeedsEvaluation
+    if many:
+        over = evaluate_seeds(config, folder, path, seeds=many, overwrite=common.overwrite, progress=talk)
+        result, measured = over, over.measured
+    else:
+        single = run_evaluate(config, path, prompts_path=source, overwrite=common.overwrite, progress=talk)
+        result, measured = single, (single.measured,)
+    if save_scores:
+        write_scores(save_scores, measured)
+        talk.say(f"scores of every image: {save_scores}")
     print_evaluation(talk, result)
     talk.result(result.path, result.document)
 
 
-def print_evaluation(talk: Talk, result: "Evaluation") -> None:
+def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None:
     """The result as a table: a row per score, AUROC and FPR95 per OOD set, in per cent."""
     document = result.document
     rows = document["rows"]
@@ -76,22 +125,44 @@ def print_evaluation(talk: Talk, result: "Evaluation") -> None:
     cells = {(row["score"], row["ood"]): row for row in rows}
     columns = ["score", *sets]
     body = [
-        [
-            score,
-            *(f"{percent(cells[score, s]['auroc'])} / {percent(cells[score, s]['fpr95_id_positive'])}" for s in sets),
-        ]
+        [score, *(f"{_cell(cells[score, s], 'auroc')} / {_cell(cells[score, s], 'fpr95_id_positive')}" for s in sets)]
         for score in dict.fromkeys(row["score"] for row in rows)
     ]
-    ident, model = document["id"], document["model"]
+    ident, model, prompts = document["id"], document["model"], document["prompts"]
     limited = "  LIMITED: a trial, not a result to quote." if document["limited"] else ""
-    talk.table("AUROC / FPR95 (ID positive), per cent", columns, body)
+    spread = ""
+    if "seeds" in document:
+        spread = ", mean ± standard deviation over seeds"
+    elif any("ci" in row for row in rows):
+        level = next(row["ci_level"] for row in rows if "ci" in row)
+        spread = f", with {100 * level:g} % bootstrap intervals over images"
+    talk.table(f"AUROC / FPR95 (ID positive), per cent{spread}", columns, body)
+    which = ", ".join(str(s["seed"]) for s in document["seeds"]) if "seeds" in document else str(prompts["seed"])
     talk.say(
         f"ID {ident['name']}: {ident['images']} images, {ident['classes']} classes, "
         f"accuracy {percent(ident['accuracy'])} %. Model {model['name']} {model['pretrained'] or ''}".rstrip()
-        + f". Prompts: {document['prompts']['kind']}, loss {document['prompts']['loss']}, "
-        f"{document['prompts']['negatives']} negatives, {document['prompts']['shots']} shots, "
-        f"seed {document['prompts']['seed']}.{limited}"
+        + f". Prompts: {prompts['kind']}, loss {prompts['loss']}, {prompts['negatives']} negatives, "
+        f"{prompts['shots']} shots, seed{'s' if 'seeds' in document else ''} {which}.{limited}"
     )
     skipped = len(ident["skipped"]) + sum(len(files) for files in document["skipped"].values())
     if skipped:
         talk.warn(f"{skipped} broken images were skipped; they are named in {result.path}.")
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    text = percent(row[metric])
+    if "std" in row and row["std"][metric] is not None:
+        return f"{text} ± {percent(row['std'][metric])}"
+    if "ci" in row:
+        low, high = row["ci"][metric]
+        return f"{text} [{percent(low)}, {percent(high)}]"
+    return text
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(
+            f"--recalls {text}: write numbers in (0, 1] separated by commas, for example 0.9,0.99."
+        ) from None

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, option
+from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds, seed_source
 from negprompt_cli.data.runs import NEGATIVE, POSITIVE
 
 
@@ -67,6 +68,7 @@ def train_negative(
     out: Annotated[
         Path | None, option("--out", help="Artifact (default <run>/negative.safetensors).", panel=OUTPUT)
     ] = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Learn negative prompts with ID images only (stage 2).
 
@@ -75,11 +77,27 @@ def train_negative(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     config = common.resolve(options)
     folder = common.run_folder(config)
-    source = positive or str(folder / POSITIVE)
+    many = parse_seeds(seeds, common, out=out)
+    source = positive or str(seed_source(folder, many, POSITIVE) if many else folder / POSITIVE)
     from negprompt_cli.cli.training import print_training
     from negprompt_cli.steps.base import artifact_base
     from negprompt_cli.steps.train_negative import run_train_negative
 
     config = common.resolve(options, base=artifact_base(Path(source), sections=("model", "positive")))
+    if many:
+        from negprompt_cli.steps.seeds import train_negative_seeds
+
+        results = train_negative_seeds(
+            config,
+            folder,
+            NEGATIVE,
+            seeds=many,
+            positive=positive,
+            positive_name=POSITIVE,
+            overwrite=common.overwrite,
+            progress=talk,
+        )
+        print_training_seeds(talk, results)
+        return
     path = out or folder / NEGATIVE
     print_training(talk, run_train_negative(config, path, positive=source, overwrite=common.overwrite, progress=talk))

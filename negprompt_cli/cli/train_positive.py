@@ -6,6 +6,7 @@ from typing import Annotated
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, option
+from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
 from negprompt_cli.data.runs import POSITIVE
 
 
@@ -73,6 +74,7 @@ def train_positive(
     out: Annotated[
         Path | None, option("--out", help="Artifact (default <run>/positive.safetensors).", panel=OUTPUT)
     ] = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Learn positive prompts from a few ID images per class (stage 1).
 
@@ -80,6 +82,14 @@ def train_positive(
     """
     config = common.resolve(options)
     talk = Talk(quiet=common.quiet, as_json=common.json)
+    many = parse_seeds(seeds, common, out=out)
+    if many:
+        from negprompt_cli.steps.seeds import train_positive_seeds
+
+        folder = common.run_folder(config)
+        results = train_positive_seeds(config, folder, POSITIVE, seeds=many, overwrite=common.overwrite, progress=talk)
+        print_training_seeds(talk, results)
+        return
     from negprompt_cli.cli.training import print_training
     from negprompt_cli.steps.train_positive import run_train_positive
 

@@ -7,32 +7,47 @@ under names that say which class is positive. Leaves out: choosing anything; a r
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from negprompt_cli import __version__
 from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts
 from negprompt_cli.data.atomic import atomic_write_text
-from negprompt_cli.data.config import Config
+from negprompt_cli.data.config import Config, EvaluateConfig
 from negprompt_cli.data.features import EncodedSet
-from negprompt_cli.data.imagesets import ImageSet, default_ood, match_classes, split_specs
+from negprompt_cli.data.imagesets import ImageSet, default_ood, files_digest, match_classes, split_specs
 from negprompt_cli.data.progress import Progress
-from negprompt_cli.engine.metrics import OodMetrics, evaluate_scores
-from negprompt_cli.engine.scores import check_scores, find_score
+from negprompt_cli.engine.bootstrap import bootstrap_ci
+from negprompt_cli.engine.metrics import (
+    OodMetrics,
+    evaluate_scores,
+    fpr_at_recall_id_positive,
+    fpr_at_recall_ood_positive,
+)
+from negprompt_cli.engine.scores import ScoreOptions, check_scores, find_score
 from negprompt_cli.engine.scores.bank import PromptBank
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.local_scores import local_scores, require_local_features
+from negprompt_cli.steps.negative_words import encode_negative_words
 from negprompt_cli.steps.outputs import refuse_existing, write_config
 from negprompt_cli.steps.preflight import require_prompts, together
+from negprompt_cli.steps.templates import encode_zero_shot, template_texts
+from negprompt_cli.steps.training_sample import training_features
 from negprompt_cli.steps.workbench import Workbench
 
 SCHEMA = "negprompt/evaluation/1"
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive", "oscr")
+"""Metrics of every row, which the contract promises."""
+MORE_METRICS = ("detection_error", "autc")
+AVERAGE = "average"
+"""The name of the row that holds the means over the OOD sets."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +64,39 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Scores of an artifact on ID and OOD images, before any metric is taken."""
+
+    prompts: Prompts
+    bank: PromptBank
+    id_set: Scored
+    ood_sets: tuple[Scored, ...]
+    scores: tuple[str, ...]
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether the predicted class of each ID image is its own."""
+        hits: npt.NDArray[np.bool_] = self.id_set.table.predictions == self.id_set.encoded.labels.numpy()
+        return hits
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluation made: the document, and the scores behind it."""
 
     path: Path
     document: dict[str, Any]
-    id_set: Scored
-    ood_sets: tuple[Scored, ...]
+    measured: Measured
+
+    @property
+    def id_set(self) -> Scored:
+        """The ID images with their scores."""
+        return self.measured.id_set
+
+    @property
+    def ood_sets(self) -> tuple[Scored, ...]:
+        """The OOD images with their scores."""
+        return self.measured.ood_sets
 
 
 def ood_specs(config: Config) -> list[str]:
@@ -73,7 +114,7 @@ def ood_specs(config: Config) -> list[str]:
             f"No OOD set to compare {config.data.spec} with. Pass --ood, for example "
             "--ood inaturalist,sun,places,dtd or --ood path/to/images."
         )
-    return [own]
+    return split_specs(own)
 
 
 def run_evaluate(
@@ -97,15 +138,30 @@ def run_evaluate(
 
     Raises:
         UsageError: `out` exists, the artifact is missing or does not fit, data are not there, classes do not match,
-            an unknown score, or one that needs what the artifact does not have.
+            an unknown score, or one that needs what is not there.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
     refuse_existing(out, overwrite=overwrite)
-    names = list(dict.fromkeys(config.evaluate.scores))
+    bench = bench or Workbench(config, progress)
+    measured = measure(bench, prompts_path)
+    document = evaluation_document(bench, measured, prompts_path)
+    atomic_write_text(out, json.dumps(document, indent=1) + "\n")
+    write_config(config, out)
+    return Evaluation(out, document, measured)
+
+
+def measure(bench: Workbench, prompts_path: Path) -> Measured:
+    """Score the ID and OOD images of the workbench's configuration with an artifact.
+
+    Raises:
+        UsageError, NegPromptError: as `run_evaluate`, apart from what concerns its output.
+    """
+    config = bench.config
+    names = tuple(dict.fromkeys(config.evaluate.scores))
     for name in names:
         find_score(name)
+    template_texts(config.evaluate.template)
     specs = ood_specs(config)
-    bench = bench or Workbench(config, progress)
     _ = bench.compute
     # Everything that is missing is said at once, not one run at a time.
     together(
@@ -124,37 +180,76 @@ def run_evaluate(
     _refuse_same_names([id_images, *ood_images])
     clip = bench.clip
     check_model(prompts, clip.identity, clip.plan.width, prompts_path)
+    local = [name for name in names if "local_features" in find_score(name).requires]
+    if local:
+        require_local_features(bench, local)
     bank = make_bank(bench, prompts, names)
-    check_scores(names, bank)
+    check_scores(names, bank, has_local_features=True)
     id_set = _score(bench, id_images, bank, names)
     if (id_set.encoded.labels < 0).any():
         raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
-    ood_sets = tuple(_score(bench, images, bank, names) for images in ood_images)
-    document = _document(config, bench, prompts, prompts_path, id_set, ood_sets, names)
-    atomic_write_text(out, json.dumps(document, indent=1) + "\n")
-    write_config(config, out)
-    return Evaluation(out, document, id_set, ood_sets)
+    return Measured(prompts, bank, id_set, tuple(_score(bench, images, bank, names) for images in ood_images), names)
 
 
 def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> PromptBank:
-    """Encode an artifact's prompts, and the zero-shot prompts where a score asks for them."""
+    """Encode an artifact's prompts, and whatever else the scores asked for compare with.
+
+    Raises:
+        UsageError: a score needs words or training images that are not there.
+    """
     clip = bench.clip
+    needs = {need for name in scores for need in find_score(name).requires}
     encoder = clip.prompt_encoder(
         prompts.names, context=prompts.positive.shape[-2], budget=bench.budget, notice=bench.progress.warn
     )
     with torch.no_grad():
         positives = encoder(prompts.positive.to(clip.device))[0]
         negatives = None if prompts.negative is None else encoder(prompts.negative.to(clip.device)).transpose(0, 1)
-    zero_shot = None
-    if any("zero_shot" in find_score(name).requires for name in scores):
-        zero_shot = clip.encode_template(prompts.names, template=bench.config.evaluate.template, budget=bench.budget)
-    return PromptBank(positives, negatives, zero_shot, clip.logit_scale)
+    bank = PromptBank(positives, negatives, None, clip.logit_scale)
+    if "zero_shot" in needs:
+        template = bench.config.evaluate.template
+        bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))
+    if "words" in needs and bank.zero_shot is not None:
+        bank = replace(bank, words=encode_negative_words(bench, prompts.names, bank.zero_shot))
+    if "train_features" in needs:
+        features, labels = training_features(bench, prompts)
+        bank = replace(bank, train_features=features, train_labels=labels)
+    return bank
+
+
+def score_options(config: EvaluateConfig) -> ScoreOptions:
+    """The engine's options of a configuration."""
+    return ScoreOptions(
+        word_groups=config.word_groups,
+        neighbours=config.neighbours,
+        shrinkage=config.shrinkage,
+        local_weight=config.local_weight,
+    )
 
 
 def _score(bench: Workbench, images: ImageSet, bank: PromptBank, names: Sequence[str]) -> Scored:
+    settings = bench.config.evaluate
+    local = [name for name in names if "local_features" in find_score(name).requires]
     encoded = bench.encode(images)
-    features = encoded.features.to(bench.clip.device)
-    return Scored(encoded, compute_scores(features, bank, names, temperature=bench.config.evaluate.temperature))
+    table = compute_scores(
+        encoded.features.to(bench.clip.device),
+        bank,
+        [name for name in names if name not in local],
+        temperature=settings.temperature,
+        options=score_options(settings),
+    )
+    if local:
+        more = local_scores(
+            bench,
+            encoded.images,
+            bank,
+            local,
+            temperature=settings.temperature,
+            options=score_options(settings),
+        )
+        merged = {**table.scores, **more}
+        table = replace(table, scores={name: merged[name] for name in names})
+    return Scored(encoded, table)
 
 
 def _refuse_same_names(sets: Sequence[ImageSet]) -> None:
@@ -165,28 +260,20 @@ def _refuse_same_names(sets: Sequence[ImageSet]) -> None:
         seen[images.name] = images.spec
 
 
-def _document(
-    config: Config,
-    bench: Workbench,
-    prompts: Prompts,
-    path: Path,
-    id_set: Scored,
-    ood_sets: Sequence[Scored],
-    names: Sequence[str],
-) -> dict[str, Any]:
-    labels = id_set.encoded.labels.numpy()
-    correct = id_set.table.predictions == labels
-    rows = []
-    for name in names:
-        results = [
-            (s, evaluate_scores(id_set.table.scores[name], s.table.scores[name], id_correct=correct)) for s in ood_sets
-        ]
-        rows += [{"ood": s.name, "images": len(s.encoded), "score": name, **_figures(m)} for s, m in results]
-        means = {key: float(np.mean([_figures(m)[key] for _, m in results])) for key in METRICS}
-        rows.append({"ood": "average", "images": sum(len(s.encoded) for s in ood_sets), "score": name, **means})
+def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> dict[str, Any]:
+    """Take every metric and put it down with its provenance: the contract's evaluation document.
+
+    Raises:
+        UsageError: the scores of a set are not finite.
+    """
+    config, prompts = bench.config, measured.prompts
+    rows: list[dict[str, Any]] = []
+    for name in measured.scores:
+        own = [_row(config, measured, name, ood) for ood in measured.ood_sets]
+        rows += [*own, _average(own)]
     return {
         "schema": SCHEMA,
-        "limited": config.data.limit is not None,
+        "limited": config.data.limit is not None or prompts.config.data.limit is not None,
         "model": {
             "name": prompts.model.name,
             "pretrained": prompts.model.pretrained,
@@ -204,20 +291,93 @@ def _document(
             "learned_on_classes": prompts.learned_on,
         },
         "id": {
-            "name": id_set.name,
-            "images": len(id_set.encoded),
+            "name": measured.id_set.name,
+            "images": len(measured.id_set.encoded),
             "classes": len(prompts.classes),
-            "accuracy": float(correct.mean()),
-            "skipped": list(id_set.encoded.skipped),
+            "accuracy": float(measured.correct.mean()),
+            "files_sha256": _digest(measured.id_set),
+            "skipped": list(measured.id_set.encoded.skipped),
         },
-        "skipped": {s.name: list(s.encoded.skipped) for s in ood_sets if s.encoded.skipped},
+        "ood": {s.name: {"images": len(s.encoded), "files_sha256": _digest(s)} for s in measured.ood_sets},
+        "skipped": {s.name: list(s.encoded.skipped) for s in measured.ood_sets if s.encoded.skipped},
         "temperature": config.evaluate.temperature,
         "template": config.evaluate.template,
+        "options": _used_options(config.evaluate, measured.scores),
         "precision": str(bench.compute.dtype).removeprefix("torch."),
         "versions": {"negprompt": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "rows": rows,
     }
 
 
-def _figures(metrics: OodMetrics) -> dict[str, float]:
-    return {key: float(getattr(metrics, key)) for key in METRICS}
+def _row(config: Config, measured: Measured, name: str, ood: Scored) -> dict[str, Any]:
+    settings = config.evaluate
+    id_scores, ood_scores = measured.id_set.table.scores[name], ood.table.scores[name]
+    try:
+        metrics = evaluate_scores(id_scores, ood_scores, id_correct=measured.correct)
+    except ValueError as error:
+        raise UsageError(f"Score {name} on {ood.name} cannot be measured: {error}.") from error
+    row: dict[str, Any] = {"ood": ood.name, "images": len(ood.encoded), "score": name, **_figures(metrics)}
+    if settings.recalls:
+        row["fpr"] = {
+            f"{recall:g}": {
+                "id_positive": fpr_at_recall_id_positive(id_scores, ood_scores, recall),
+                "ood_positive": fpr_at_recall_ood_positive(id_scores, ood_scores, recall),
+            }
+            for recall in settings.recalls
+        }
+    if settings.ci:
+        intervals = bootstrap_ci(
+            id_scores,
+            ood_scores,
+            measured.correct,
+            generator=np.random.default_rng(config.seed),
+            metrics=METRICS,
+            n=settings.resamples,
+            level=settings.level,
+        )
+        row["ci"] = {key: [interval.low, interval.high] for key, interval in intervals.items()}
+        row["ci_level"] = settings.level
+    return row
+
+
+def _average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of means over the OOD sets; intervals do not average and are left out."""
+    made: dict[str, Any] = {
+        "ood": AVERAGE,
+        "images": sum(row["images"] for row in rows),
+        "score": rows[0]["score"],
+        **{key: float(np.mean([row[key] for row in rows])) for key in METRICS},
+    }
+    for key in MORE_METRICS:
+        values = [row[key] for row in rows]
+        made[key] = None if None in values else float(np.mean(values))
+    if "fpr" in rows[0]:
+        made["fpr"] = {
+            recall: {side: float(np.mean([row["fpr"][recall][side] for row in rows])) for side in sides}
+            for recall, sides in rows[0]["fpr"].items()
+        }
+    return made
+
+
+def _figures(metrics: OodMetrics) -> dict[str, float | None]:
+    return {key: getattr(metrics, key) for key in (*METRICS, *MORE_METRICS)}
+
+
+def _digest(scored: Scored) -> str:
+    """What tells one list of images from another, wherever it lies."""
+    return files_digest(scored.encoded.images.paths, scored.encoded.images.root)
+
+
+def _used_options(settings: EvaluateConfig, scores: Sequence[str]) -> dict[str, Any]:
+    """The constants of those scores that were computed."""
+    needs = {need for name in scores for need in find_score(name).requires}
+    used: dict[str, Any] = {}
+    if "words" in needs:
+        used |= {name: getattr(settings, name) for name in ("words", "word_count", "word_groups")}
+    if "knn" in scores:
+        used["neighbours"] = settings.neighbours
+    if any(name.startswith("mahalanobis") for name in scores):
+        used["shrinkage"] = settings.shrinkage
+    if "local_features" in needs:
+        used["local_weight"] = settings.local_weight
+    return used

@@ -1,0 +1,74 @@
+"""`--seeds 1,2,3`: one job for several seeds, what is printed of it, and which options it excludes. Imports no torch."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from negprompt_cli.steps.train_positive import TrainingResult
+
+SeedsOption = Annotated[
+    str | None,
+    option("--seeds", help="Comma separated seeds: one folder <run>/seed-N each, mean and deviation.", panel=OUTPUT),
+]
+
+
+def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int, ...] | None:
+    """The seeds asked for, or None.
+
+    Args:
+        text: value of --seeds.
+        common: the common options; --seed beside --seeds is refused.
+        excluded: options by name that name one file and so make no sense with several seeds.
+
+    Raises:
+        UsageError: not distinct non-negative integers, or an option that does not go with --seeds.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise UsageError(f"--seeds {text}: write non-negative integers separated by commas, for example --seeds 1,2,3.")
+    seeds = tuple(int(part) for part in parts)
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"--seeds {text}: a seed is given twice.")
+    given = [name for name, value in {"seed": common.seed, **excluded}.items() if value is not None]
+    if given:
+        raise UsageError(f"--{given[0]} does not go with --seeds: files go to <run>/seed-N/ under their usual names.")
+    return seeds
+
+
+def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> None:
+    """A row per seed on stderr; paths, or one JSON document, on stdout."""
+    rows = []
+    for result in results:
+        last = result.prompts.training[-1]
+        terms = " ".join(f"{name} {value:.4f}" for name, value in last.terms.items())
+        rows.append([str(result.prompts.config.seed), str(result.path), f"{percent(last.accuracy)} %", terms])
+    talk.table("prompts by seed", ("seed", "artifact", "ID accuracy in training", "loss terms"), rows)
+    document = {
+        "schema": "negprompt/training-seeds/1",
+        "seeds": [
+            {
+                "seed": result.prompts.config.seed,
+                "path": str(result.path),
+                "sha256": result.prompts.sha256,
+                "limited": result.prompts.config.data.limit is not None,
+                **result.prompts.training[-1].model_dump(),
+            }
+            for result in results
+        ],
+    }
+    typer.echo(json.dumps(document, indent=1) if talk.as_json else "\n".join(str(result.path) for result in results))
+
+
+def seed_source(run: Path, seeds: Sequence[int], name: str) -> Path:
+    """The first seed's file, whose model stands for all."""
+    return run / f"seed-{seeds[0]}" / name

@@ -1,0 +1,194 @@
+"""One job for several seeds: a folder per seed, one model for all, and figures as mean and standard deviation.
+
+Seed N's files lie in <run>/seed-N/ under their usual names. The standard deviation is that of a sample (n - 1), over
+training seeds: sampling of shots, starts and batch order all follow the seed. It says nothing of the choice of images.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from negprompt_cli.data.atomic import atomic_write_text
+from negprompt_cli.data.config import Config
+from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.runs import EVALUATION, NEGATIVE
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.evaluate import METRICS, MORE_METRICS, Evaluation, Measured, run_evaluate
+from negprompt_cli.steps.outputs import refuse_existing, write_config
+from negprompt_cli.steps.preflight import ZERO_SHOT, require_positive, require_prompts, together
+from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.train_negative import run_train_negative
+from negprompt_cli.steps.train_positive import TrainingResult, run_train_positive
+
+
+@dataclass(frozen=True)
+class SeedsEvaluation:
+    """What an evaluation over seeds made: the document of means, and each seed's own evaluation."""
+
+    path: Path
+    document: dict[str, Any]
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """The scores behind it, by seed."""
+        return tuple(e.measured for e in self.evaluations)
+
+
+def seed_folder(run: Path, seed: int) -> Path:
+    """Where the files of one seed lie."""
+    return run / f"seed-{seed}"
+
+
+def train_positive_seeds(
+    config: Config, run: Path, name: str, *, seeds: Sequence[int], overwrite: bool, progress: Progress
+) -> list[TrainingResult]:
+    """Stage 1 once for each seed, into <run>/seed-N/<name>; raises what `run_train_positive` raises."""
+    outs = [seed_folder(run, seed) / name for seed in seeds]
+    together(*(partial(refuse_existing, o, overwrite=overwrite) for o in outs))
+    bench = RememberingWorkbench(config.model_copy(update={"seed": seeds[0]}), progress)
+    results = []
+    for seed, out in zip(seeds, outs, strict=True):
+        progress.say(f"seed {seed}")
+        mine = config.model_copy(update={"seed": seed})
+        bench = with_config(bench, mine)
+        results.append(run_train_positive(mine, out, overwrite=overwrite, progress=progress, bench=bench))
+    return results
+
+
+def train_negative_seeds(
+    config: Config,
+    run: Path,
+    name: str,
+    *,
+    seeds: Sequence[int],
+    positive: str | None,
+    positive_name: str,
+    overwrite: bool,
+    progress: Progress,
+) -> list[TrainingResult]:
+    """Stage 2 once for each seed, from <run>/seed-N/<positive_name> unless `positive` says otherwise.
+
+    Raises what `run_train_negative` raises.
+    """
+    outs = [seed_folder(run, seed) / name for seed in seeds]
+    sources = [positive or str(seed_folder(run, seed) / positive_name) for seed in seeds]
+    missing = [s for s in sources if s != ZERO_SHOT and not Path(s).is_file()]
+    if missing and positive is None:
+        raise UsageError(
+            f"No positive prompts at {', '.join(missing)}. Run `negprompt train-positive` with the same --seeds and --run "
+            "first, or pass --positive."
+        )
+    together(
+        *(partial(refuse_existing, o, overwrite=overwrite) for o in outs),
+        lambda: require_positive(sources[0], config.data.spec),
+    )
+    bench = RememberingWorkbench(config.model_copy(update={"seed": seeds[0]}), progress)
+    results = []
+    for seed, source, out in zip(seeds, sources, outs, strict=True):
+        progress.say(f"seed {seed}")
+        mine = config.model_copy(update={"seed": seed})
+        bench = with_config(bench, mine)
+        results.append(
+            run_train_negative(mine, out, positive=source, overwrite=overwrite, progress=progress, bench=bench)
+        )
+    return results
+
+
+def evaluate_seeds(
+    config: Config,
+    run: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int],
+    prompts_name: str = NEGATIVE,
+    overwrite: bool,
+    progress: Progress,
+    bench: RememberingWorkbench | None = None,
+) -> SeedsEvaluation:
+    """Evaluate <run>/seed-N/<prompts_name> for every seed and write the means to `out`; images are encoded once.
+
+    Raises:
+        UsageError, NegPromptError: as `run_evaluate`; an artifact that was trained with another seed than its folder says.
+    """
+    sources = [seed_folder(run, seed) / prompts_name for seed in seeds]
+    outs = [seed_folder(run, seed) / (out.name if out.parent == run else EVALUATION) for seed in seeds]
+    missing = [str(s) for s in sources if not s.is_file()]
+    if missing:
+        raise UsageError(
+            f"No prompt artifact at {', '.join(missing)}. Run `negprompt train-positive` and `negprompt train-negative` "
+            "with the same --seeds and --run first."
+        )
+    together(
+        *(partial(refuse_existing, o, overwrite=overwrite) for o in (out, *outs)),
+        *(partial(require_prompts, s, config.data.spec) for s in sources),
+    )
+    bench = bench or RememberingWorkbench(config, progress)
+    made = []
+    for seed, source, own in zip(seeds, sources, outs, strict=True):
+        progress.say(f"seed {seed}: {source}")
+        result = run_evaluate(config, own, prompts_path=source, overwrite=overwrite, progress=progress, bench=bench)
+        found = result.document["prompts"]["seed"]
+        if found != seed:
+            raise UsageError(f"{source} was trained with seed {found}, but lies in the folder of seed {seed}.")
+        made.append(result)
+    document = aggregate([e.document for e in made])
+    atomic_write_text(out, json.dumps(document, indent=1) + "\n")
+    write_config(config, out)
+    return SeedsEvaluation(out, document, tuple(made))
+
+
+def aggregate(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The evaluation document of several seeds: means in the place of figures, `std` beside them.
+
+    Args:
+        documents: evaluation documents on the same images with the same scores.
+
+    Returns:
+        The contract's document; every row has `std` (metric to standard deviation, null for one seed), `id` has
+        `accuracy_std`, and `seeds` lists seed, prompts' sha256, path and accuracy of each.
+    """
+    first = documents[0]
+    columns = [{(row["score"], row["ood"]): row for row in document["rows"]} for document in documents]
+    rows = []
+    for row in first["rows"]:
+        cells = [column[row["score"], row["ood"]] for column in columns]
+        made = {key: row[key] for key in ("ood", "images", "score")}
+        made |= {key: _mean([cell[key] for cell in cells]) for key in (*METRICS, *MORE_METRICS)}
+        made["std"] = {key: _deviation([cell[key] for cell in cells]) for key in (*METRICS, *MORE_METRICS)}
+        if "fpr" in row:
+            made["fpr"] = {
+                recall: {side: _mean([cell["fpr"][recall][side] for cell in cells]) for side in sides}
+                for recall, sides in row["fpr"].items()
+            }
+        rows.append(made)
+    accuracies = [document["id"]["accuracy"] for document in documents]
+    return {
+        **first,
+        "limited": any(document["limited"] for document in documents),
+        "id": {**first["id"], "accuracy": _mean(accuracies), "accuracy_std": _deviation(accuracies)},
+        "seeds": [
+            {
+                "seed": document["prompts"]["seed"],
+                "path": document["prompts"]["path"],
+                "sha256": document["prompts"]["sha256"],
+                "accuracy": document["id"]["accuracy"],
+            }
+            for document in documents
+        ],
+        "rows": rows,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    numbers = [v for v in values if v is not None]
+    return statistics.fmean(numbers) if len(numbers) == len(values) else None
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    numbers = [v for v in values if v is not None]
+    return statistics.stdev(numbers) if len(numbers) == len(values) and len(numbers) > 1 else None

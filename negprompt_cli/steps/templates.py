@@ -1,0 +1,44 @@
+"""Zero-shot prompt templates: one text, or an ensemble whose features are averaged (Radford et al., 2021, section 3.1.4).
+
+An ensemble's feature of a class is the mean of its L2-normalised prompt features, normalised again, as in CLIP's own
+evaluation. The ensembles are open_clip's lists: the 80 templates made for ImageNet, and the 7 chosen from them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.errors import UsageError, did_you_mean
+
+ENSEMBLES = {"openai-80": "OPENAI_IMAGENET_TEMPLATES", "openai-7": "SIMPLE_IMAGENET_TEMPLATES"}
+"""Names of ensembles, and of open_clip's lists they stand for."""
+
+
+def template_texts(template: str) -> list[str]:
+    """The texts that `template` stands for, each with {} for the class name.
+
+    Raises:
+        UsageError: neither a text with {} nor the name of an ensemble.
+    """
+    if "{}" in template:
+        return [template]
+    if template not in ENSEMBLES:
+        raise UsageError(
+            f"--template '{template}' has no {{}} for the class name and is not an ensemble."
+            f"{did_you_mean(template, ENSEMBLES)}"
+        )
+    import open_clip
+
+    return [make("{}") for make in getattr(open_clip, ENSEMBLES[template])]
+
+
+def encode_zero_shot(clip: Clip, names: list[str], template: str, *, budget: int) -> Tensor:
+    """Features (K, F) of K class names in a template or an ensemble, L2-normalised.
+
+    Raises:
+        UsageError: as `template_texts`, or a prompt that is too long for the text tower.
+    """
+    texts = template_texts(template)
+    features = [clip.encode_template(names, template=text, budget=budget) for text in texts]
+    return features[0] if len(features) == 1 else F.normalize(torch.stack(features).mean(dim=0), dim=-1)
