@@ -25,6 +25,7 @@ from torch import Tensor
 from negprompt_cli.data.atomic import atomic_write_bytes, atomic_write_text
 from negprompt_cli.data.cache_folder import cache_folder
 from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.torchsets import stored_in
 
 SCHEMA = "negprompt/features/1"
 KEY_BYTES = 16
@@ -49,12 +50,14 @@ class StoreKey:
 def image_keys(paths: Sequence[Path]) -> list[bytes]:
     """Keys of N image files as they are now: digests of absolute path, size in bytes and modification time in ns.
 
+    Images that torchvision keeps together in one file have that file's size and time.
+
     Raises:
         OSError: a file is gone.
     """
     keys = []
     for path in paths:
-        stat = path.stat()
+        stat = stored_in(path).stat()
         text = f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - a Path per file is slow
         keys.append(hashlib.sha256(os.fsencode(text)).digest()[:KEY_BYTES])
     return keys
