@@ -21,7 +21,7 @@ from torch import Tensor
 
 from negprompt_cli import __version__
 from negprompt_cli.data.atomic import atomic_write_bytes
-from negprompt_cli.data.config import Config
+from negprompt_cli.data.config import Config, parse_config
 from negprompt_cli.data.imagesets import ClassLabel
 from negprompt_cli.engine.clip import ModelIdentity
 from negprompt_cli.errors import UsageError
@@ -149,7 +149,7 @@ def load_prompts(path: Path) -> Prompts:
             negative=tensors.get("negative"),
             classes=tuple(TypeAdapter(list[ClassLabel]).validate_json(metadata["classes"])),
             model=TypeAdapter(ModelIdentity).validate_json(metadata["model"]),
-            config=_config(metadata["config"]),
+            config=parse_config(metadata["config"], str(path)),
             learned_on=int(metadata["learned_on"]),
             parents=tuple(TypeAdapter(list[Parent]).validate_json(metadata["parents"])),
             training=tuple(TypeAdapter(list[TrainingSummary]).validate_json(metadata["training"])),
@@ -157,7 +157,7 @@ def load_prompts(path: Path) -> Prompts:
         )
     except (KeyError, ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{path} is not a sound prompt artifact: {type(error).__name__}: {reason}") from None
+        raise UsageError(f"{path} is not a sound prompt artifact ({type(error).__name__}: {reason}).") from None
     _check_shapes(prompts, path)
     return prompts
 
@@ -175,12 +175,6 @@ def check_model(prompts: Prompts, model: ModelIdentity, width: int, path: Path) 
         )
     if prompts.positive.shape[-1] != width:
         raise UsageError(f"{path} holds contexts of width {prompts.positive.shape[-1]}; the model's is {width}.")
-
-
-def _config(text: str) -> Config:
-    import yaml
-
-    return Config.model_validate(yaml.safe_load(text))
 
 
 def _check_shapes(prompts: Prompts, path: Path) -> None:

@@ -218,10 +218,24 @@ def load_config(
         if not found:
             raise UsageError(f"--set {assignment}: write key=value, for example --set negative.count=4.")
         _put(values, key.strip(), _parse_yaml(text, f"--set {assignment}"))
+    return _validate(values)
+
+
+def parse_config(text: str, where: str) -> Config:
+    """Read a configuration that `Config.to_yaml` wrote.
+
+    Args:
+        text: the YAML.
+        where: what messages call it.
+
+    Raises:
+        UsageError: not YAML, or not a configuration.
+    """
+    values = _mapping(_parse_yaml(text, where), where)
     try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(_explain(error)) from None
+        return _validate(values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def parse_bytes(text: str) -> int:
@@ -315,6 +329,13 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + name)
     return keys
+
+
+def _validate(values: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,0 +1,107 @@
+"""Configuration: what wins over what, what is refused, and that what is written is read back."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from negprompt_cli.data.config import Config, load_config, parse_bytes, preset_names, preset_text
+from negprompt_cli.errors import UsageError
+
+
+def test_base_then_file_then_flags_then_set(tmp_path: Path):
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 2\nnegative: {count: 3, noise: 0.5}\nmodel: {name: from-file}\n")
+    config = load_config(
+        str(file),
+        base={"model.name": "from-base", "model.pretrained": "from-base", "seed": 1},
+        flags={"negative.count": 4, "data.shots": 8},
+        assignments=["data.shots=9"],
+    )
+    assert config.model.pretrained == "from-base"
+    assert config.model.name == "from-file"
+    assert (config.seed, config.negative.noise) == (2, 0.5)
+    assert config.negative.count == 4
+    assert config.data.shots == 9
+
+
+def test_part_of_a_section_keeps_the_stage_defaults():
+    config = load_config(None, assignments=["positive.schedule.epochs=3", "negative.schedule.epochs=3"])
+    assert config.positive.schedule.lr == Config().positive.schedule.lr
+    assert config.negative.schedule.lr == Config().negative.schedule.lr
+
+
+@given(
+    seed=st.integers(0, 2**40),
+    shots=st.integers(0, 1000),
+    lr=st.floats(1e-6, 10),
+    words=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1),
+    ood=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), max_size=3),
+)
+def test_written_configurations_read_back(seed: int, shots: int, lr: float, words: str, ood: list[str]):
+    flags = {
+        "seed": seed,
+        "data.shots": shots,
+        "negative.schedule.lr": lr,
+        "positive.context.words": words,
+        "evaluate.ood": ood,
+    }
+    config = load_config(None, flags=flags)
+    assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_every_preset_is_valid_and_says_what_it_is():
+    assert {"paper", "quoted", "official", "demo"} <= set(preset_names())
+    for name in preset_names():
+        load_config(name)
+        assert preset_text(name).startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("negativ: {}", "negative"),
+        ("negative: {cout: 1}", "negative.count"),
+        ("negative: {count: 0}", "negative.count"),
+        ("seed: yes please", "seed"),
+        ("- a list", "mapping"),
+        ("a: &x [1]\nb: *x", "alias"),
+        ("{unclosed", "YAML"),
+        ("!!python/object/apply:os.system ['true']", "YAML"),
+        ("a: " + "[" * 100_000, "YAML"),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path: Path, text: str, says: str):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        load_config(str(file))
+
+
+def test_wrong_assignments_are_refused():
+    with pytest.raises(UsageError, match="key=value"):
+        load_config(None, assignments=["seed"])
+    with pytest.raises(UsageError, match="has no keys below"):
+        load_config(None, assignments=["seed=1", "seed.deeper=2"])
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_configuration_or_refused(text: str):
+    with suppress(UsageError):
+        assert isinstance(load_config(None, assignments=[f"negative={text}"]), Config)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1024", 1024), ("4GiB", 4 * 2**30), ("1.5 MiB", 3 * 2**19), ("2kb", 2000), ("3G", 3 * 2**30)]
+)
+def test_sizes(text: str, size: int):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-1GiB", "0", "4PiB", "1e400", "nan"])
+def test_wrong_sizes_are_refused(text: str):
+    with pytest.raises(UsageError):
+        parse_bytes(text)
