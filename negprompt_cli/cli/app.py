@@ -1,20 +1,82 @@
-"""The Typer app: its subcommands and the options that belong to none of them."""
+"""The Typer app: which subcommands there are, and the options that belong to none of them.
 
-from typing import Annotated
+Subcommands are imported when they are run: the list below is all that `negprompt --help` needs, so it answers at once
+however many commands there are. A module holds one function of the command's name, or a Typer app `<name>_app` for a group.
+"""
+
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from negprompt_cli import __version__
-from negprompt_cli.cli import cache, config, demo, environment, evaluate, train_negative, train_positive, transfer
-from negprompt_cli.cli.data import data_app
 from negprompt_cli.cli.guard import GuardedGroup, show_tracebacks
-from negprompt_cli.cli.options import command
+from negprompt_cli.errors import UsageError, did_you_mean
+
+SUBCOMMANDS = {
+    "train-positive": "Learn positive prompts from a few ID images per class (stage 1).",
+    "train-negative": "Learn negative prompts with ID images only (stage 2).",
+    "evaluate": "Measure how well prompts tell ID images from OOD images.",
+    "transfer": "Put learned contexts in front of new class names; nothing is trained.",
+    "compare": "Put evaluations side by side in one table.",
+    "inspect": "Show what a prompt artifact holds, and the words nearest to its contexts.",
+    "demo": "Run train-positive, train-negative, evaluate and transfer on a small drawn world.",
+    "data": "List, check, download and sample data sets.",
+    "config": "Show presets and resolved configurations.",
+    "cache": "List or clear cached image features.",
+    "env": "Print versions, devices and settings for a bug report.",
+}
+"""Every subcommand with the first line of its help, in the order of `--help`."""
+
+
+class LazyGroup(GuardedGroup):
+    """The root command: stand-ins for listing, the real subcommand for running and completing."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of `SUBCOMMANDS`."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in that knows its name and its summary."""
+        return TyperCommand(cmd_name, help=SUBCOMMANDS[cmd_name]) if cmd_name in SUBCOMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The subcommand that was asked for, imported now; an unknown name gets the nearest ones."""
+        name, *rest = args
+        if name not in SUBCOMMANDS and not name.startswith("-"):
+            raise UsageError(f"No such command '{name}'.{did_you_mean(name, SUBCOMMANDS)}")
+        if name in SUBCOMMANDS:
+            return name, load_subcommand(name), rest
+        return super().resolve_command(ctx, args)
+
+
+def load_subcommand(name: str) -> Any:
+    """Import one subcommand and build it.
+
+    Args:
+        name: a key of `SUBCOMMANDS`.
+    """
+    from negprompt_cli.cli.options import command
+
+    attribute = name.replace("-", "_")
+    module = import_module(f"negprompt_cli.cli.{attribute}")
+    group = getattr(module, f"{attribute}_app", None)
+    if group is None:
+        group = typer.Typer(add_completion=False, context_settings=app.info.context_settings)
+        command(group, name)(getattr(module, attribute))
+    built = get_command(group)
+    built.name = name
+    return built
+
 
 app = typer.Typer(
-    cls=GuardedGroup,
+    cls=LazyGroup,
     no_args_is_help=True,
-    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    # Drawing this one page with rich would take as long again as everything else; subcommands' pages are drawn.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -34,14 +96,3 @@ def root(
 ) -> None:
     """Detect out-of-distribution images with CLIP and learned negative prompts (NegPrompt, CVPR 2024)."""
     show_tracebacks(debug)
-
-
-command(app, "train-positive")(train_positive.train_positive)
-command(app, "train-negative")(train_negative.train_negative)
-command(app, "evaluate")(evaluate.evaluate)
-command(app, "transfer")(transfer.transfer)
-command(app, "demo")(demo.demo)
-app.add_typer(data_app, name="data")
-app.add_typer(config.config_app, name="config")
-app.add_typer(cache.cache_app, name="cache")
-command(app, "env")(environment.environment)

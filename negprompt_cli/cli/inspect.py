@@ -1,0 +1,90 @@
+"""`negprompt inspect`: what a prompt artifact holds."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negprompt_cli.cli.options import HARDWARE, MODEL, OUTPUT, option
+
+if TYPE_CHECKING:
+    from negprompt_cli.data.artifacts import Prompts
+    from negprompt_cli.engine.clip import Clip
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
+    words: Annotated[
+        bool,
+        option("--words/--no-words", help="Nearest vocabulary words of each vector (loads the model).", panel=OUTPUT),
+    ] = True,
+    top: Annotated[int, option("--top", help="Words per context vector.", panel=OUTPUT, min=1)] = 5,
+    model: Annotated[
+        str | None, option("--model", help="Where the artifact's model lies now, if it moved.", panel=MODEL)
+    ] = None,
+    pretrained: Annotated[
+        str | None, option("--pretrained", help="open_clip tag or weights file.", panel=MODEL)
+    ] = None,
+    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=HARDWARE)] = "auto",
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
+) -> None:
+    """Show what an artifact holds, and the words its context vectors are nearest to."""
+    from negprompt_cli.steps.inspect import inspect_artifact
+
+    def load(prompts: "Prompts") -> "Clip":
+        from negprompt_cli.data.artifacts import check_model
+        from negprompt_cli.data.config import ModelConfig
+        from negprompt_cli.data.models import load_clip
+        from negprompt_cli.engine.devices import choose_compute
+
+        recorded = prompts.model
+        tag = pretrained if model else pretrained or recorded.pretrained
+        clip = load_clip(ModelConfig(name=model or recorded.name, pretrained=tag), choose_compute(device))
+        check_model(prompts, clip.identity, clip.plan.width, artifact)
+        return clip
+
+    _, document = inspect_artifact(artifact, load=load if words else None, count=top)
+    if as_json:
+        typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    else:
+        _print(document)
+
+
+def _print(document: dict[str, Any]) -> None:
+    """The document for people, on stdout."""
+    classes = [c["name"] for c in document["classes"]]
+    more = f" and {len(classes) - 8} more" if len(classes) > 8 else ""
+    loss = document["loss"]
+    facts = {
+        "artifact": document["path"],
+        "sha256": document["sha256"],
+        "kind": document["kind"],
+        "model": " ".join(filter(None, (document["model"]["name"], document["model"]["pretrained"]))),
+        "weights": document["model"]["weights_sha256"],
+        "written with": ", ".join(f"{k} {v}" for k, v in document["written_with"].items()),
+        "data": f"{document['data']}, {document['shots'] or 'all'} shots, seed {document['seed']}"
+        + (", LIMITED" if document["limited"] else ""),
+        "classes": f"{len(classes)}: {', '.join(classes[:8])}{more}",
+        "learned on": f"{document['learned_on_classes']} classes",
+        "loss": "-" if loss is None else f"{loss['name']}, beta {loss['beta']:g}, gamma {loss['gamma']:g}",
+        "tensors": ", ".join(f"{name} {tuple(shape)}" for name, shape in document["tensors"].items()),
+        "parents": ", ".join(f"{p['kind']} {p['sha256'][:12]}" for p in document["parents"]) or "-",
+    }
+    for stage in document["training"]:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in stage["terms"].items())
+        facts[f"{stage['stage']} stage"] = f"{stage['images']} images, epoch {stage['epoch']}, {terms}"
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {value}")
+    if document["word_spacing"] is not None:
+        typer.echo(
+            "\nNearest words of the vocabulary, with Euclidean distances of token embeddings. Two neighbouring words are "
+            f"{document['word_spacing']:.3f} apart (median): a vector farther than that from every word means none of them."
+        )
+    for context in document["contexts"]:
+        typer.echo(f"\n{context['context']}")
+        for i, vector in enumerate(context["vectors"], start=1):
+            away = "" if vector["from_positive"] is None else f"  from positive {vector['from_positive']:.3f}"
+            near = "  ".join(f"{w['word']} {w['distance']:.3f}" for w in vector["words"])
+            typer.echo(f"  {i:2d}  norm {vector['norm']:.3f}{away}  {near}".rstrip())

@@ -1,0 +1,203 @@
+"""Many evaluations as one table, with what differs between them in sight.
+
+Figures are put side by side only where they were measured on the same images: other ID images, another OOD set under the
+same name, and limited trials are refused. Everything else that may explain a difference (backbone, shots, loss, ...) is
+either the same for all, and said once, or a column of its own. Leaves out: choosing a winner.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from negprompt_cli.data.evaluations import AVERAGE, EvaluationDocument, Row, evaluation_path, load_evaluation
+from negprompt_cli.data.published import Figure, published
+from negprompt_cli.data.runs import EVALUATION
+from negprompt_cli.errors import UsageError, did_you_mean
+
+FprConvention = Literal["id-positive", "ood-positive"]
+FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One score of one run: its figures by OOD set."""
+
+    run: str
+    score: str
+    accuracy: float
+    accuracy_std: float | None
+    facts: dict[str, str]
+    cells: dict[str, Row]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations on the same ID images.
+
+    `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
+    `differing`: names of facts that do not. `notes`: what a reader must know.
+    """
+
+    id_name: str
+    id_images: int
+    id_classes: int
+    fpr: FprConvention
+    sets: tuple[str, ...]
+    lines: tuple[Line, ...]
+    shared: dict[str, str]
+    differing: tuple[str, ...]
+    published: tuple[Figure, ...]
+    notes: tuple[str, ...]
+
+
+def compare_runs(
+    runs: Sequence[Path],
+    *,
+    scores: Sequence[str] | None = None,
+    fpr: FprConvention = "id-positive",
+    with_published: bool = False,
+) -> Comparison:
+    """Merge the evaluations of run folders or JSON files.
+
+    Args:
+        runs: run folders, or evaluation documents.
+        scores: only these scores; None for all.
+        fpr: the FPR95 convention to show.
+        with_published: put published figures beside, where there are any for these data.
+
+    Raises:
+        UsageError: no evaluation there, limited trials, different ID or OOD images, or an unknown score.
+    """
+    paths = [evaluation_path(run) for run in runs]
+    documents = [load_evaluation(path) for path in paths]
+    labels = run_labels(paths)
+    _refuse_limited(labels, documents)
+    _refuse_other_images(labels, documents)
+    names = list(dict.fromkeys(score for document in documents for score in document.scores))
+    for score in scores or ():
+        if score not in names:
+            raise UsageError(f"No run was evaluated with score {score!r}.{did_you_mean(score, names)}")
+    facts = [run_facts(document) for document in documents]
+    differing = tuple(key for key in facts[0] if len({f[key] for f in facts}) > 1)
+    same_sets = len({tuple(sorted(document.ood_names)) for document in documents}) == 1
+    sets = tuple(dict.fromkeys(name for document in documents for name in document.ood_names))
+    notes = []
+    if not same_sets:
+        notes.append("The runs were evaluated on different OOD sets, so no averages are shown.")
+    lines = tuple(
+        Line(
+            run=label,
+            score=score,
+            accuracy=document.id.accuracy,
+            accuracy_std=document.id.accuracy_std,
+            facts={key: mine[key] for key in differing},
+            cells={row.ood: row for row in document.rows if row.score == score},
+        )
+        for label, document, mine in zip(labels, documents, facts, strict=True)
+        for score in document.scores
+        if scores is None or score in scores
+    )
+    figures: tuple[Figure, ...] = ()
+    if with_published:
+        figures, said = _published(documents[0], same_sets, fpr)
+        notes += said
+    first = documents[0].id
+    return Comparison(
+        id_name=first.name,
+        id_images=first.images,
+        id_classes=first.classes,
+        fpr=fpr,
+        sets=(*sets, AVERAGE) if same_sets else sets,
+        lines=lines,
+        shared={key: value for key, value in facts[0].items() if key not in differing},
+        differing=differing,
+        published=figures,
+        notes=tuple(notes),
+    )
+
+
+def run_facts(document: EvaluationDocument) -> dict[str, str]:
+    """What may explain a difference between two evaluations, in words."""
+    prompts, model = document.prompts, document.model
+
+    def text(value: Any) -> str:
+        return "-" if value is None else str(value)
+
+    name = model.name.rstrip("/")
+    short = "local-dir:…/" + name.rsplit("/", 1)[-1] if name.startswith("local-dir:") and "/" in name else name
+    return {
+        "model": " ".join(filter(None, (short, model.pretrained, f"({model.weights_sha256[:8]})"))),
+        "prompts": prompts.kind,
+        "loss": text(prompts.loss),
+        "negatives": text(prompts.negatives),
+        "shots": "all" if prompts.shots == 0 else text(prompts.shots),
+        "context vectors": text(prompts.context),
+        "classes learned on": text(prompts.learned_on_classes),
+        "seeds": ",".join(str(s) for s in document.seed_list),
+        "tau": text(document.temperature),
+        "template": text(document.template),
+        "precision": text(document.precision),
+    }
+
+
+def run_labels(paths: Sequence[Path]) -> list[str]:
+    """Short names for evaluation documents, longer only as far as they must be to differ."""
+    full = [p.resolve().parent.parts if p.name == EVALUATION else p.resolve().with_suffix("").parts for p in paths]
+    labels = []
+    for mine in full:
+        depth = 1
+        others = [other for other in full if other != mine]
+        while depth < len(mine) and any(other[-depth:] == mine[-depth:] for other in others):
+            depth += 1
+        labels.append("/".join(mine[-depth:]))
+    return labels
+
+
+def _refuse_limited(labels: Sequence[str], documents: Sequence[EvaluationDocument]) -> None:
+    limited = [label for label, document in zip(labels, documents, strict=True) if document.limited]
+    if limited:
+        raise UsageError(
+            f"Limited trials cannot be compared: {', '.join(limited)}. Train and evaluate them again without --limit."
+        )
+
+
+def _refuse_other_images(labels: Sequence[str], documents: Sequence[EvaluationDocument]) -> None:
+    first = documents[0]
+    for label, document in zip(labels, documents, strict=True):
+        mine, other = first.id, document.id
+        same = (mine.name, mine.images, mine.classes) == (other.name, other.images, other.classes)
+        if not same or _differ(mine.files_sha256, other.files_sha256):
+            raise UsageError(
+                f"The ID images differ: {labels[0]} was measured on {mine.name} ({mine.images} images of {mine.classes} "
+                f"classes), {label} on {other.name} ({other.images} images of {other.classes} classes"
+                f"{', other files' if same else ''}). Only figures on the same ID images can be compared."
+            )
+        for earlier_label, earlier in zip(labels, documents, strict=True):
+            for name in set(document.ood) & set(earlier.ood):
+                one, two = document.ood[name], earlier.ood[name]
+                if one.images != two.images or _differ(one.files_sha256, two.files_sha256):
+                    raise UsageError(
+                        f"OOD set {name} is not the same images in {earlier_label} ({two.images}) and {label} "
+                        f"({one.images}). Evaluate both on the same files."
+                    )
+
+
+def _differ(one: str | None, two: str | None) -> bool:
+    return one is not None and two is not None and one != two
+
+
+def _published(
+    document: EvaluationDocument, same_sets: bool, fpr: FprConvention
+) -> tuple[tuple[Figure, ...], list[str]]:
+    facts = published()
+    name = facts.benchmark_of(document.id.name, document.ood_names) if same_sets else None
+    if name is None:
+        known = "; ".join(
+            f"{', '.join(b.id)} against {', '.join(b.ood)}" for b in facts.benchmarks.values() if len(b.id) == 1
+        )
+        return (), [f"No published figures for these ID and OOD sets. There are figures for {known}."]
+    notes = ["Published figures are means over the OOD sets, FPR95 with ID positive; their evidence marks are given."]
+    if fpr != "id-positive":
+        notes.append("Their FPR95 is left out: it is of the other convention.")
+    return tuple(facts.of(name)), notes

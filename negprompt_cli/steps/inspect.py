@@ -1,0 +1,166 @@
+"""What a prompt artifact holds, and what its context vectors are near to.
+
+For each context vector the nearest whole words of the model's vocabulary, by Euclidean distance of token embeddings, as CoOp
+looks at learned contexts (Zhou et al., IJCV 2022, section 4.4). Distances are to be read against `spacing`, the median
+distance of a vocabulary word from its own nearest neighbour: a vector farther from every word than words are from each
+other stands for none of them. Leaves out: parts of words, which no reader can interpret.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.data.artifacts import Prompts, load_prompts
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.errors import UsageError
+
+SAMPLE = 512
+"""Words whose nearest neighbour is looked up for the spacing: the median needs no more."""
+SHOWN_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Whole words of a model's vocabulary: W words and their token embeddings (W, D)."""
+
+    words: tuple[str, ...]
+    vectors: Tensor
+
+    def nearest(self, vectors: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """For each of M vectors (M, D) the nearest words with their Euclidean distances, nearest first."""
+        distances = torch.cdist(vectors.to(self.vectors), self.vectors)
+        values, places = distances.topk(min(count, len(self.words)), dim=1, largest=False)
+        return [
+            [(self.words[p], v) for p, v in zip(row, far, strict=True)]
+            for row, far in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+    def spacing(self) -> float:
+        """Median distance of a word from the word nearest to it, over an even sample of the vocabulary."""
+        step = max(1, len(self.words) // SAMPLE)
+        sample = self.vectors[::step]
+        # The nearest of all is the word itself.
+        return float(torch.cdist(sample, self.vectors).topk(2, dim=1, largest=False).values[:, 1].median())
+
+
+def read_vocabulary(clip: Clip) -> Vocabulary:
+    """The whole words that a model's tokenizer knows as one token.
+
+    Raises:
+        UsageError: a tokenizer whose vocabulary cannot be listed.
+    """
+    tokenizer: Any = clip.tokenizer
+    if hasattr(tokenizer, "decoder"):
+        # CLIP's byte-pair vocabulary marks the end of a word.
+        pairs = {word.removesuffix("</w>"): i for i, word in tokenizer.decoder.items() if word.endswith("</w>")}
+    elif hasattr(getattr(tokenizer, "tokenizer", None), "get_vocab"):
+        pairs = _whole_words(tokenizer.tokenizer.get_vocab())
+    else:
+        raise UsageError(f"The vocabulary of {type(tokenizer).__name__} cannot be listed. Pass --no-words.")
+    known = {word: i for word, i in pairs.items() if any(c.isalnum() for c in word)}
+    embedding: Tensor = clip.plan.embedding.weight.detach().float()  # type: ignore[operator]
+    return Vocabulary(tuple(known), embedding[torch.tensor(list(known.values()), device=embedding.device)])
+
+
+def inspect_artifact(
+    path: Path, *, load: Callable[[Prompts], Clip] | None, count: int = 5
+) -> tuple[Prompts, dict[str, Any]]:
+    """Describe an artifact.
+
+    Args:
+        path: a prompt artifact.
+        load: gives the artifact's model, for the nearest words; None leaves them out.
+        count: words per context vector.
+
+    Returns:
+        The artifact, and a document ("negprompt/inspection/1") with its contents and, per context set and vector, norm,
+        distance from the same vector of the positive context, and nearest words.
+
+    Raises:
+        UsageError: the artifact is missing or unsound, or belongs to another model than `load` gives.
+    """
+    prompts = load_prompts(path)
+    vocabulary = read_vocabulary(load(prompts)) if load else None
+    document: dict[str, Any] = {
+        "schema": "negprompt/inspection/1",
+        "path": str(path),
+        "sha256": prompts.sha256,
+        "bytes": path.stat().st_size,
+        "kind": prompts.kind,
+        "model": prompts.model.__dict__,
+        "written_with": _metadata(path),
+        "seed": prompts.config.seed,
+        "data": prompts.config.data.spec,
+        "shots": prompts.config.data.shots,
+        "limited": prompts.config.data.limit is not None,
+        "loss": None if prompts.negative is None else prompts.config.negative.loss.model_dump(),
+        "negatives": prompts.negatives_per_class,
+        "class_specific": prompts.class_specific,
+        "classes": [{"key": c.key, "name": c.name, "wnid": c.wnid} for c in prompts.classes],
+        "learned_on_classes": prompts.learned_on,
+        "tensors": {"positive": list(prompts.positive.shape)}
+        | ({} if prompts.negative is None else {"negative": list(prompts.negative.shape)}),
+        "parents": [p.model_dump() for p in prompts.parents],
+        "training": [t.model_dump() for t in prompts.training],
+        "word_spacing": vocabulary.spacing() if vocabulary else None,
+        "contexts": [
+            _describe(name, vectors, origin, vocabulary, count) for name, vectors, origin in _context_sets(prompts)
+        ],
+    }
+    return prompts, document
+
+
+def _whole_words(vocabulary: dict[str, int]) -> dict[str, int]:
+    """Tokens that start a word, in sentence-piece or word-piece vocabularies, without their mark."""
+    if any(token.startswith("▁") for token in vocabulary):
+        return {t.removeprefix("▁"): i for t, i in vocabulary.items() if t.startswith("▁") and len(t) > 1}
+    return {t: i for t, i in vocabulary.items() if not t.startswith(("##", "[", "<"))}
+
+
+def _context_sets(prompts: Prompts) -> list[tuple[str, Tensor, Tensor | None]]:
+    """Name, vectors (M, D) and the positive vectors (M, D) of each context set; the first classes' where they differ."""
+    sets: list[tuple[str, Tensor, Tensor | None]] = []
+    groups = [("positive", prompts.positive)]
+    if prompts.negative is not None:
+        groups.append(("negative", prompts.negative))
+    for kind, tensor in groups:
+        for j, context in enumerate(tensor):
+            name = kind if kind == "positive" else f"{kind} {j + 1}"
+            own = None if kind == "positive" else prompts.positive[0]
+            if context.dim() == 2:
+                sets.append((name, context, own))
+                continue
+            for i, label in enumerate(prompts.classes[:SHOWN_CLASSES]):
+                sets.append((f"{name}, {label.name}", context[i], None if own is None else own[i]))
+    return sets
+
+
+def _describe(
+    name: str, vectors: Tensor, origin: Tensor | None, vocabulary: Vocabulary | None, count: int
+) -> dict[str, Any]:
+    near = vocabulary.nearest(vectors, count) if vocabulary else [[] for _ in vectors]
+    return {
+        "context": name,
+        "vectors": [
+            {
+                "norm": float(vector.norm()),
+                "from_positive": None if origin is None else float((vector - origin[i]).norm()),
+                "words": [{"word": word, "distance": distance} for word, distance in near[i]],
+            }
+            for i, vector in enumerate(vectors)
+        ],
+    }
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The versions an artifact was written with."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        metadata = json.loads(file.read(length)).get("__metadata__", {})
+    return {"negprompt": metadata.get("version", "unknown"), "torch": metadata.get("torch", "unknown")}
