@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from negprompt_cli import __version__
 from negprompt_cli.cli import app
+from negprompt_cli.cli.app import SUBCOMMANDS, load_subcommand
 from negprompt_cli.demo.images import DemoWorld, write_world
 from negprompt_cli.demo.model import unpack_model
 
@@ -73,6 +74,15 @@ def test_help_version_and_imports_are_light():
     for name in ("train-positive", "train-negative", "evaluate", "transfer", "demo", "data", "config", "cache", "env"):
         assert name in commands
         assert run(name, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_the_list_of_commands_says_what_the_commands_say(name: str):
+    assert " ".join((load_subcommand(name).help or "").split()).startswith(SUBCOMMANDS[name])
+
+
+def test_an_unknown_command_gets_the_nearest():
+    refused("trian-positive", says=("train-positive",))
 
 
 def test_module_is_the_command():

@@ -1,7 +1,8 @@
 """How a command talks: progress, notices and tables on stderr, results on stdout.
 
 On a terminal, tasks are live bars with rate and time left; elsewhere they are plain lines, few enough to read in a log.
-With -q only warnings and errors are shown besides the path that was made.
+With -q only warnings and errors are shown besides the path that was made. rich is imported when something is drawn, so that
+`--help` does not wait for it.
 """
 
 import json
@@ -9,20 +10,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 PLAIN_SECONDS = 10.0
 """How often a plain log hears of a task of many small units."""
 
 
 class _Bar:
-    def __init__(self, progress: Progress, title: str, total: int, unit: str) -> None:
+    def __init__(self, progress: "Progress", title: str, total: int, unit: str) -> None:
         self._progress, self._unit, self._started = progress, unit, time.monotonic()
         self._done = 0
         self._task = progress.add_task(title, total=total, rate="", note="")
@@ -35,7 +36,7 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, console: Console, title: str, total: int, unit: str) -> None:
+    def __init__(self, console: "Console", title: str, total: int, unit: str) -> None:
         self._console, self._title, self._total, self._unit = console, title, total, unit
         self._started = self._last = time.monotonic()
         self._done = 0
@@ -49,7 +50,7 @@ class _Lines:
             rate = self._done / max(1e-9, now - self._started)
             left = (self._total - self._done) / rate
             text = f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.3g}/s, {left:.0f} s left"
-            self._console.print(Text(f"{text}  {note}".rstrip()), soft_wrap=True)
+            _print_plain(self._console, f"{text}  {note}".rstrip())
 
 
 class _Nothing:
@@ -62,16 +63,18 @@ class Talk:
 
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
         self.quiet, self.as_json = quiet, as_json
+        from rich.console import Console
+
         self._err = Console(stderr=True)
 
     def say(self, text: str) -> None:
         """One line of information on stderr."""
         if not self.quiet:
-            self._err.print(Text(text), soft_wrap=True)
+            _print_plain(self._err, text)
 
     def warn(self, text: str) -> None:
         """One warning on stderr, quiet or not."""
-        self._err.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+        _print_plain(self._err, f"warning: {text}", style="yellow")
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[_Bar | _Lines | _Nothing]:
@@ -81,6 +84,8 @@ class Talk:
         elif not self._err.is_terminal:
             yield _Lines(self._err, title, total, unit)
         else:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -96,6 +101,9 @@ class Talk:
         """A table on stderr; columns after the first are right-aligned where they hold numbers."""
         if self.quiet:
             return
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(title=Text(title), title_justify="left")
         for i, column in enumerate(columns):
             numeric = bool(rows) and all(row[i].replace(".", "").replace("-", "").isdigit() for row in rows)
@@ -107,6 +115,13 @@ class Talk:
     def result(self, path: Path, document: dict[str, Any]) -> None:
         """What was made, on stdout: the document with --json, else the path."""
         typer.echo(json.dumps(document, indent=1) if self.as_json else str(path))
+
+
+def _print_plain(console: "Console", text: str, style: str = "") -> None:
+    """Print text as it is: no markup, and no line broken where a path or a command would be."""
+    from rich.text import Text
+
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def percent(value: float | None) -> str:

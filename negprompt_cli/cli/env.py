@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +26,7 @@ PACKAGES = (
 VARIABLES = ("NEGPROMPT_DATA_ROOT", "NEGPROMPT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME")
 
 
-def environment(
+def env(
     model: Annotated[
         str | None, option("--model", help="Also load this model and say how its text is encoded.", panel=MODEL)
     ] = None,
@@ -79,6 +78,8 @@ def environment(
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:
