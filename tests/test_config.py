@@ -34,6 +34,13 @@ def test_part_of_a_section_keeps_the_stage_defaults():
     assert config.negative.schedule.lr == Config().negative.schedule.lr
 
 
+def test_a_loss_preset_brings_its_weights_unless_they_are_given():
+    quoted = load_config(None, flags={"negative.loss.name": "quoted"}).negative.loss
+    assert (quoted.beta, quoted.gamma) == (0.1, 0.05)
+    given = load_config(None, flags={"negative.loss.name": "quoted", "negative.loss.gamma": 2}).negative.loss
+    assert (given.beta, given.gamma) == (0.1, 2.0)
+
+
 @given(
     seed=st.integers(0, 2**40),
     shots=st.integers(0, 1000),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from negprompt_cli.errors import UsageError, did_you_mean
 
@@ -73,11 +73,11 @@ class ScheduleConfig(_Section):
     """
 
     epochs: Annotated[int, Field(ge=1)] = 10
-    min_steps: Annotated[int, Field(ge=0)] = 100
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    min_steps: Annotated[int, Field(ge=0)] = 60
+    batch_size: Annotated[int, Field(ge=1)] = 4096
+    lr: Annotated[float, Field(gt=0)] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.4
     keep: Literal["last", "best"] = "last"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
 
@@ -85,8 +85,9 @@ class ScheduleConfig(_Section):
 class PositiveSchedule(ScheduleConfig):
     """Stage 1's schedule."""
 
-    lr: Annotated[float, Field(gt=0)] = 0.002
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class PositiveConfig(_Section):
@@ -96,12 +97,24 @@ class PositiveConfig(_Section):
     schedule: PositiveSchedule = PositiveSchedule()
 
 
+LOSS_WEIGHTS = {"separation": (0.0, 1.0), "quoted": (0.1, 0.05), "official": (0.1, 0.05)}
+"""Weights (beta, gamma) that belong to each loss preset."""
+
+
 class LossConfig(_Section):
-    """Stage 2's loss preset; `beta` weighs NPD, `gamma` NND."""
+    """Stage 2's loss preset; `beta` weighs NPD, `gamma` NND, each the preset's own where not given."""
 
     name: Literal["separation", "quoted", "official"] = "separation"
     beta: Annotated[float, Field(ge=0)] = 0.0
     gamma: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_weights(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") in LOSS_WEIGHTS:
+            beta, gamma = LOSS_WEIGHTS[values["name"]]
+            return {"beta": beta, "gamma": gamma, **values}
+        return values
 
 
 class NegativeConfig(_Section):
