@@ -24,8 +24,9 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
         UsageError: unknown model or tag (nearest names offered), no such folder, or a QuickGELU mismatch.
         NegPromptError: the weights cannot be fetched or read.
     """
-    # open_clip and timm announce every step on the root logger and through warnings; errors come as exceptions.
-    logging.getLogger("timm").setLevel(logging.ERROR)
+    # open_clip, timm and the hub's client announce every step and every retry; what fails comes as an exception.
+    for chatty in ("timm", "huggingface_hub"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import open_clip

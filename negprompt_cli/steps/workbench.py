@@ -52,6 +52,8 @@ class Workbench:
             NegPromptError: the weights cannot be had.
         """
         compute = self.compute
+        named = self.config.model
+        self.progress.say(f"loading {named.name} {named.pretrained or ''}".rstrip())
         clip = load_clip(self.config.model, compute)
         self.progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
         return clip
