@@ -21,6 +21,8 @@ SUBCOMMANDS = {
     "evaluate": "Measure how well prompts tell ID images from OOD images.",
     "transfer": "Put learned contexts in front of new class names; nothing is trained.",
     "compare": "Merge evaluations on the same images into one table; refuse to mix what cannot be compared.",
+    "report": "Write an HTML page and pictures about evaluated runs.",
+    "reproduce": "Run one of the paper's experiments and put its figures beside the published ones.",
     "inspect": "Show what an artifact holds, and the words its context vectors are nearest to.",
     "demo": "Run train-positive, train-negative, evaluate and transfer on a small drawn world.",
     "data": "List, check, download and sample data sets.",

@@ -1,0 +1,69 @@
+"""`negprompt report`: one HTML page and pictures of evaluated runs."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.options import DATA, HARDWARE, OUTPUT, option
+
+
+class Map(StrEnum):
+    """How images and prompts are laid out."""
+
+    TSNE = "tsne"
+    PCA = "pca"
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
+    out: Annotated[
+        Path | None, option("--out", help="Folder to write (default <first run>/report).", panel=OUTPUT)
+    ] = None,
+    score: Annotated[
+        str | None,
+        option("--score", help="Score of thumbnails and class tables (default negprompt).", panel=OUTPUT),
+    ] = None,
+    scores: Annotated[
+        str | None, option("--scores", help="Scores of the pictures (default all evaluated).", panel=OUTPUT)
+    ] = None,
+    formats: Annotated[
+        str, option("--formats", help="Picture files: png,svg,pdf (default all).", panel=OUTPUT)
+    ] = "png,svg,pdf",
+    layout: Annotated[
+        Map, option("--map", help="Map of images and prompts: tsne (default) or pca.", panel=OUTPUT)
+    ] = Map.TSNE,
+    data_root: Annotated[
+        str | None,
+        option(
+            "--data-root", help="Where named data sets lie, if they moved.", panel=DATA, envvar="NEGPROMPT_DATA_ROOT"
+        ),
+    ] = None,
+    device: Annotated[str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=HARDWARE)] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a report that exists.", panel=OUTPUT)] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False,
+) -> None:
+    """Write one self-contained HTML page about evaluated runs, and its pictures as PNG, SVG and PDF."""
+    talk = Talk(quiet=quiet, as_json=as_json)
+    from negprompt_cli.steps.report import ReportOptions, run_report
+
+    def names(text: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    options = ReportOptions(
+        score=score,
+        scores=None if scores is None else names(scores),
+        formats=names(formats),
+        map_kind=layout.value,
+        device=device,
+        data_root=data_root,
+    )
+    first = runs[0] if runs[0].is_dir() else runs[0].parent
+    page = run_report(runs, out or first / "report", options, overwrite=overwrite, progress=talk)
+    pictures = sorted(str(p) for p in (page.parent / "figures").iterdir())
+    document = {"schema": "negprompt/report/1", "path": str(page), "pictures": pictures}
+    typer.echo(json.dumps(document, indent=1) if as_json else str(page))

@@ -1,0 +1,330 @@
+"""The paper's experiments from end to end: train, transfer where asked, evaluate, and put the published figures beside.
+
+An experiment is planned as jobs, each one subcommand with one output; `--dry-run` prints them as the commands they are. A
+job is finished when its output was made with the same settings from the same inputs, and is skipped then. Rows, as in the
+paper's tables: MCM on zero-shot prompts, on learned positives (CoOp) and the plain maximum cosine of these, and NegPrompt
+with each of the three loss presets. Leaves out: other papers' methods, whose published figures `negprompt compare` knows.
+"""
+
+import json
+import shlex
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from negprompt_cli.data.artifacts import load_prompts
+from negprompt_cli.data.atomic import atomic_write_text
+from negprompt_cli.data.config import Config
+from negprompt_cli.data.evaluations import AVERAGE, EvaluationDocument, load_evaluation
+from negprompt_cli.data.experiments import Experiment, ExperimentBenchmark, ExperimentTask
+from negprompt_cli.data.imagesets import split_specs
+from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.published import Figure, published
+from negprompt_cli.data.runs import POSITIVE
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.evaluate import run_evaluate
+from negprompt_cli.steps.outputs import refuse_existing
+from negprompt_cli.steps.preflight import together
+from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.train_negative import run_train_negative
+from negprompt_cli.steps.train_positive import run_train_positive
+from negprompt_cli.steps.transfer import NovelNames, run_transfer
+
+SUMMARY = "reproduction.json"
+PRESETS: Mapping[str, str | None] = {"separation": None, "quoted": "quoted", "official": "official"}
+"""Loss presets, and the shipped configuration that sets each; the default needs none."""
+BASELINES: Mapping[str, str] = {"mcm": "mcm-zero-shot", "coop + mcm": "mcm", "max-logit": "max-logit"}
+"""Rows without negatives, and the scores they are; measured once, with the default preset's artifact."""
+
+Configure = Callable[[str | None, Mapping[str, Any]], Config]
+"""Resolves a configuration from a shipped preset and dotted keys, below what the caller was asked for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One subcommand with one output.
+
+    `source`: the artifact it starts from, if any. `config`: its resolved configuration; for a transfer, that of the
+    experiment, whose `data.spec` names the classes.
+    """
+
+    kind: Literal["train-positive", "train-negative", "transfer", "evaluate"]
+    out: Path
+    config: Config
+    source: Path | None = None
+
+    def arguments(self) -> list[str]:
+        """The command's arguments, the program's name first."""
+        words = ["negprompt", self.kind, "--data", self.config.data.spec]
+        for key, value in _changed(self.config.model_dump(mode="json"), Config().model_dump(mode="json")):
+            if key != "data.spec":
+                text = yaml.safe_dump(value, default_flow_style=True, width=10**6).strip().removesuffix("\n...")
+                words += ["--set", f"{key}={text}"]
+        if self.source is not None:
+            words += ["--positive" if self.kind == "train-negative" else "--prompts", str(self.source)]
+        if self.kind == "transfer":
+            words += ["--classes", str(class_list(self.out))]
+        return [*words, "--out", str(self.out)]
+
+    def command(self) -> str:
+        """The command as one line for a shell."""
+        return shlex.join(self.arguments())
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task of a benchmark with its jobs, and the evaluation of each loss preset."""
+
+    benchmark: ExperimentBenchmark
+    task: ExperimentTask
+    jobs: tuple[Job, ...]
+    evaluations: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class MethodFigures:
+    """One method on one benchmark: means over its tasks (fractions), and the published figure, if there is one."""
+
+    method: str
+    benchmark: str
+    auroc: float
+    fpr95: float
+    accuracy: float
+    published: Figure | None
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What a reproduction came to."""
+
+    path: Path
+    document: dict[str, Any]
+    figures: tuple[MethodFigures, ...]
+
+
+def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> list[Planned]:
+    """The jobs of an experiment, in order; nothing is opened.
+
+    Args:
+        experiment: what to do.
+        run: the folder for everything.
+        configure: gives the configuration of a preset with keys set.
+    """
+    planned = []
+    for b, benchmark in enumerate(experiment.benchmarks, start=1):
+        for t, task in enumerate(benchmark.tasks, start=1):
+            folder = run / f"{b}.{t}-{_file_name(task.id)}"
+            planned.append(_plan_task(experiment, benchmark, task, folder, configure))
+    return planned
+
+
+def check_data(planned: Sequence[Planned], bench: RememberingWorkbench) -> None:
+    """Resolve every data set that the jobs need; opens no image.
+
+    Raises:
+        UsageError: with all that is missing.
+    """
+    together(*(partial(bench.image_set, spec, role) for spec, role in needed_data(planned)))
+
+
+def needed_data(planned: Sequence[Planned]) -> list[tuple[str, Literal["train", "eval", "ood"]]]:
+    """The data sets that the jobs need, each with its role, once."""
+    needs: dict[tuple[str, Literal["train", "eval", "ood"]], None] = {}
+    for one in planned:
+        needs[one.task.id, "train"] = None
+        needs[one.task.id, "eval"] = None
+        for text in one.task.ood:
+            for spec in split_specs(text):
+                needs[spec, "ood"] = None
+    return list(needs)
+
+
+def run_reproduce(
+    name: str, experiment: Experiment, run: Path, *, configure: Configure, overwrite: bool, progress: Progress
+) -> Reproduction:
+    """Run what is not finished of an experiment, and put its figures beside the published ones.
+
+    Args:
+        name: the experiment's name, for the document.
+        experiment: what to do.
+        run: the folder for everything; reproduction.json is written into it.
+        configure: gives the configuration of a preset with keys set.
+        overwrite: make everything again; without it finished work is skipped.
+        progress: told how it goes.
+
+    Raises:
+        UsageError: data are missing (all of them are named), or an output was made with other settings.
+        NegPromptError: a job failed.
+    """
+    planned = plan_experiment(experiment, run, configure)
+    bench = RememberingWorkbench(planned[0].jobs[0].config, progress)
+    check_data(planned, bench)
+    for one in planned:
+        for job in one.jobs:
+            if not overwrite and finished(job, bench):
+                progress.say(f"finished already: {job.out}")
+                continue
+            progress.say(f"{job.kind}: {job.out}")
+            run_job(job, bench, overwrite=overwrite, progress=progress)
+    documents = [{preset: load_evaluation(path) for preset, path in one.evaluations.items()} for one in planned]
+    figures = tuple(_figures(experiment, planned, documents))
+    document = {
+        "schema": "negprompt/reproduction/1",
+        "experiment": name,
+        "title": experiment.title,
+        "limited": any(d.limited for by_preset in documents for d in by_preset.values()),
+        "model": planned[0].jobs[0].config.model.model_dump(),
+        "seed": planned[0].jobs[0].config.seed,
+        "fpr95": "ID positive",
+        "evaluations": [str(path) for one in planned for path in one.evaluations.values()],
+        "rows": [
+            {
+                "method": f.method,
+                "benchmark": f.benchmark,
+                "auroc": f.auroc,
+                "fpr95_id_positive": f.fpr95,
+                "accuracy": f.accuracy,
+                "published": f.published.model_dump(mode="json") if f.published else None,
+            }
+            for f in figures
+        ],
+    }
+    path = run / SUMMARY
+    atomic_write_text(path, json.dumps(document, indent=1) + "\n")
+    return Reproduction(path, document, figures)
+
+
+def finished(job: Job, bench: RememberingWorkbench) -> bool:
+    """Whether a job's output is there, made with the same settings from the same inputs.
+
+    Raises:
+        UsageError: it was made with other settings or from something else.
+    """
+    if not job.out.is_file():
+        return False
+    other = UsageError(
+        f"{job.out} was made with other settings or from other inputs than this reproduction's. Pass --overwrite to make "
+        "everything again, or --run for another folder."
+    )
+    if job.kind == "transfer":
+        made = load_prompts(job.out)
+        same = made.parents == (_parent(job),) and made.classes == _classes(job, bench)
+    else:
+        record = job.out.with_name(f"{job.out.stem}.config.yaml")
+        same = record.is_file() and _decisive(Config.model_validate(yaml.safe_load(record.read_text("utf-8")))) == (
+            _decisive(job.config)
+        )
+        if same and job.source is not None:
+            if job.kind == "train-negative":
+                same = load_prompts(job.out).parents == (_parent(job),)
+            else:
+                same = load_evaluation(job.out).prompts.sha256 == load_prompts(job.source).sha256
+    if not same:
+        raise other
+    return True
+
+
+def run_job(job: Job, bench: RememberingWorkbench, *, overwrite: bool, progress: Progress) -> None:
+    """Do one job with the step its subcommand runs; raises what the step raises."""
+    # Loaded before it is shared, so that whichever job comes first loads it for all.
+    _ = bench.clip
+    mine = with_config(bench, job.config)
+    refuse_existing(job.out, overwrite=overwrite)
+    more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "bench": mine}
+    if job.kind == "train-positive":
+        run_train_positive(job.config, job.out, **more)
+    elif job.kind == "train-negative":
+        run_train_negative(job.config, job.out, positive=_source(job), **more)
+    elif job.kind == "evaluate":
+        run_evaluate(job.config, job.out, prompts_path=_source(job), **more)
+    else:
+        classes = _classes(job, mine)
+        atomic_write_text(class_list(job.out), "".join(f"{c.name}\n" for c in classes))
+        # Classes go by wnid, because two pairs of ImageNet's share their names.
+        names = NovelNames(classes, duplicates=(), skipped_lines=0)
+        run_transfer(job.config, job.out, prompts_path=_source(job), names=names, extend=False, **more)
+
+
+def class_list(artifact: Path) -> Path:
+    """The class list written beside a transferred artifact."""
+    return artifact.with_name("classes.txt")
+
+
+def _plan_task(
+    experiment: Experiment, benchmark: ExperimentBenchmark, task: ExperimentTask, folder: Path, configure: Configure
+) -> Planned:
+    whole = {"data.spec": task.id}
+    trained = {**whole, "data.train_classes": experiment.train_classes}
+    positive = folder / POSITIVE
+    jobs = [Job("train-positive", positive, configure(None, trained))]
+    evaluations = {}
+    for preset, file in PRESETS.items():
+        prompts = folder / f"negative-{preset}.safetensors"
+        jobs.append(Job("train-negative", prompts, configure(file, trained), positive))
+        if experiment.train_classes != "all":
+            jobs.append(Job("transfer", folder / f"transfer-{preset}.safetensors", configure(None, whole), prompts))
+            prompts = jobs[-1].out
+        scores = ["negprompt", *(BASELINES.values() if file is None else ())]
+        asked = {**whole, "evaluate.ood": list(task.ood), "evaluate.scores": scores}
+        evaluations[preset] = folder / f"evaluation-{preset}.json"
+        jobs.append(Job("evaluate", evaluations[preset], configure(None, asked), prompts))
+    return Planned(benchmark, task, tuple(jobs), evaluations)
+
+
+def _figures(
+    experiment: Experiment, planned: Sequence[Planned], documents: Sequence[Mapping[str, EvaluationDocument]]
+) -> Iterator[MethodFigures]:
+    """A row per method and benchmark, means over the benchmark's tasks."""
+    methods = {name: ("separation", score) for name, score in BASELINES.items()}
+    methods |= {f"negprompt {preset}": (preset, "negprompt") for preset in PRESETS}
+    for benchmark in experiment.benchmarks:
+        mine = [d for one, d in zip(planned, documents, strict=True) if one.benchmark is benchmark]
+        known = {figure.method: figure for figure in published().of(benchmark.figures or "")}
+        for method, (preset, score) in methods.items():
+            rows = [row for d in mine if (row := d[preset].row(score, AVERAGE)) is not None]
+            yield MethodFigures(
+                method=method,
+                benchmark=benchmark.name,
+                auroc=statistics.fmean(row.auroc for row in rows),
+                fpr95=statistics.fmean(row.fpr95_id_positive for row in rows),
+                accuracy=statistics.fmean(d[preset].id.accuracy for d in mine),
+                published=known.get(benchmark.published.get(method, "")),
+            )
+
+
+def _classes(job: Job, bench: RememberingWorkbench) -> Any:
+    return bench.image_set(job.config.data.spec, "eval").classes
+
+
+def _source(job: Job) -> Path:
+    if job.source is None:
+        raise ValueError(f"{job.kind} needs a source")
+    return job.source
+
+
+def _parent(job: Job) -> Any:
+    return load_prompts(_source(job)).parent()
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """What decides a result: everything but the hardware."""
+    return config.model_dump(mode="json", exclude={"compute"})
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys whose values are not the defaults."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _changed(value, defaults[key], f"{prefix}{key}.")
+        elif value != defaults[key]:
+            yield prefix + key, value
+
+
+def _file_name(spec: str) -> str:
+    """The last part of a SPEC as part of a folder's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.rsplit("/", 1)[-1])
