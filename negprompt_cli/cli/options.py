@@ -164,6 +164,20 @@ class Common:
         return self.run or default_run_folder(config.data.spec)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Options of both training stages: which ID images are trained on."""
+
+    shots: Annotated[
+        int | None,
+        option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, key="data.shots", min=0),
+    ] = None
+    train_classes: Annotated[
+        str | None,
+        option("--train-classes", help="Part of the classes, e.g. 10%.", panel=TRAINING, key="data.train_classes"),
+    ] = None
+
+
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a subcommand, option groups among its parameters taken apart."""
 

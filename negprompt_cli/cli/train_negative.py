@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, option
+from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, Sampling, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds, seed_source
 from negprompt_cli.data.runs import NEGATIVE, POSITIVE
 
@@ -14,14 +14,6 @@ from negprompt_cli.data.runs import NEGATIVE, POSITIVE
 class NegativeOptions:
     """Options of stage 2 that belong to the configuration."""
 
-    shots: Annotated[
-        int | None,
-        option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, key="data.shots", min=0),
-    ] = None
-    train_classes: Annotated[
-        str | None,
-        option("--train-classes", help="Part of the classes, e.g. 10%.", panel=TRAINING, key="data.train_classes"),
-    ] = None
     epochs: Annotated[
         int | None,
         option("--epochs", help="Passes over the images.", panel=TRAINING, key="negative.schedule.epochs", min=1),
@@ -58,6 +50,7 @@ class NegativeOptions:
 
 def train_negative(
     common: Common,
+    sampling: Sampling,
     options: NegativeOptions,
     positive: Annotated[
         str | None,
@@ -75,7 +68,7 @@ def train_negative(
     Reads positive.safetensors of the run folder and writes negative.safetensors beside it.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    config = common.resolve(options)
+    config = common.resolve(sampling, options)
     folder = common.run_folder(config)
     many = parse_seeds(seeds, common, out=out)
     source = positive or str(seed_source(folder, many, POSITIVE) if many else folder / POSITIVE)
@@ -83,7 +76,7 @@ def train_negative(
     from negprompt_cli.steps.base import artifact_base
     from negprompt_cli.steps.train_negative import run_train_negative
 
-    config = common.resolve(options, base=artifact_base(Path(source), sections=("model", "positive")))
+    config = common.resolve(sampling, options, base=artifact_base(Path(source), sections=("model", "positive")))
     if many:
         from negprompt_cli.steps.seeds import train_negative_seeds
 

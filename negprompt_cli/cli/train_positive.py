@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, option
+from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, Sampling, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
 from negprompt_cli.data.runs import POSITIVE
 
@@ -14,14 +14,6 @@ from negprompt_cli.data.runs import POSITIVE
 class PositiveOptions:
     """Options of stage 1 that belong to the configuration."""
 
-    shots: Annotated[
-        int | None,
-        option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, key="data.shots", min=0),
-    ] = None
-    train_classes: Annotated[
-        str | None,
-        option("--train-classes", help="Part of the classes, e.g. 10%.", panel=TRAINING, key="data.train_classes"),
-    ] = None
     context_init: Annotated[
         str | None,
         option("--context-init", help="words or random.", panel=TRAINING, key="positive.context.init"),
@@ -70,6 +62,7 @@ class PositiveOptions:
 
 def train_positive(
     common: Common,
+    sampling: Sampling,
     options: PositiveOptions,
     out: Annotated[
         Path | None, option("--out", help="Artifact (default <run>/positive.safetensors).", panel=OUTPUT)
@@ -80,7 +73,7 @@ def train_positive(
 
     Writes positive.safetensors into the run folder; `negprompt train-negative` goes on from there.
     """
-    config = common.resolve(options)
+    config = common.resolve(sampling, options)
     talk = Talk(quiet=common.quiet, as_json=common.json)
     many = parse_seeds(seeds, common, out=out)
     if many:

@@ -62,7 +62,9 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
     bench = Workbench(config, progress)
     positive, negative = folder / POSITIVE, folder / NEGATIVE
     run_train_positive(config, positive, overwrite=overwrite, progress=progress, bench=bench)
-    trained = run_train_negative(config, negative, positive=positive, overwrite=overwrite, progress=progress, bench=bench)
+    trained = run_train_negative(
+        config, negative, positive=positive, overwrite=overwrite, progress=progress, bench=bench
+    )
     evaluation = run_evaluate(
         config, folder / EVALUATION, prompts_path=negative, overwrite=overwrite, progress=progress, bench=bench
     )
