@@ -26,6 +26,7 @@ from negprompt_cli.data.progress import Progress
 from negprompt_cli.engine.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics import (
     OodMetrics,
+    acceptance_curve,
     evaluate_scores,
     fpr_at_recall_id_positive,
     fpr_at_recall_ood_positive,
@@ -33,6 +34,7 @@ from negprompt_cli.engine.metrics import (
 from negprompt_cli.engine.scores import ScoreOptions, check_scores, find_score
 from negprompt_cli.engine.scores.bank import PromptBank
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
+from negprompt_cli.engine.trapezoid import trapezoid_aupr
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.local_scores import local_scores, require_local_features
 from negprompt_cli.steps.negative_words import encode_negative_words
@@ -45,7 +47,8 @@ from negprompt_cli.steps.workbench import Workbench
 SCHEMA = "negprompt/evaluation/1"
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive", "oscr")
 """Metrics of every row, which the contract promises."""
-MORE_METRICS = ("detection_error", "autc")
+MORE_METRICS = ("detection_error", "autc", "aupr_in_trapezoid", "aupr_out_trapezoid")
+"""Metrics beyond the contract; the trapezoid AUPR is that of pytorch-ood and OpenOOD, aupr_in and aupr_out are step sums."""
 AVERAGE = "average"
 """The name of the row that holds the means over the OOD sets."""
 
@@ -317,6 +320,9 @@ def _row(config: Config, measured: Measured, name: str, ood: Scored) -> dict[str
     except ValueError as error:
         raise UsageError(f"Score {name} on {ood.name} cannot be measured: {error}.") from error
     row: dict[str, Any] = {"ood": ood.name, "images": len(ood.encoded), "score": name, **_figures(metrics)}
+    curve = acceptance_curve(id_scores, ood_scores)
+    row["aupr_in_trapezoid"] = trapezoid_aupr(curve)
+    row["aupr_out_trapezoid"] = trapezoid_aupr(curve.mirrored())
     if settings.recalls:
         row["fpr"] = {
             f"{recall:g}": {
@@ -360,7 +366,7 @@ def _average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _figures(metrics: OodMetrics) -> dict[str, float | None]:
-    return {key: getattr(metrics, key) for key in (*METRICS, *MORE_METRICS)}
+    return {key: getattr(metrics, key) for key in (*METRICS, "detection_error", "autc")}
 
 
 def _digest(scored: Scored) -> str:

@@ -1,0 +1,102 @@
+"""A tiny trained run for tests of evaluation: three ID classes and an OOD set of random images, a random tiny CLIP."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from negprompt_cli.data.config import Config, load_config
+from negprompt_cli.data.progress import Silent
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.steps.sharing import RememberingWorkbench
+from negprompt_cli.steps.train_negative import run_train_negative
+from negprompt_cli.steps.train_positive import run_train_positive
+
+CLASSES = ("cat", "dog", "red fox")
+TRAIN, EVAL, OOD = 4, 5, 7
+
+
+class Recorder(Silent):
+    """A listener that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warned: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders of images, and a run folder with positive.safetensors and negative.safetensors."""
+
+    folder: Path
+    clip: Clip
+    config: Config
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def prompts(self) -> Path:
+        return self.run / "negative.safetensors"
+
+    def bench(self, progress: Silent | None = None, **evaluate: object) -> RememberingWorkbench:
+        """A workbench with the tiny model, with keys of the evaluation section set."""
+        settings = self.config.evaluate.model_copy(update=evaluate)
+        return workbench(self.config.model_copy(update={"evaluate": settings}), self.clip, progress)
+
+
+def workbench(config: Config, clip: Clip, progress: Silent | None = None) -> RememberingWorkbench:
+    """A workbench that finds its model loaded already."""
+    bench = RememberingWorkbench(config, progress or Silent())
+    vars(bench)["clip"] = clip
+    return bench
+
+
+def images(folder: Path, count: int, seed: int) -> None:
+    """Write random images of coarse blocks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    for i in range(count):
+        blocks = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize((32, 32), Image.Resampling.NEAREST).save(folder / f"{i}.png")
+
+
+def make_world(folder: Path, clip: Clip) -> World:
+    """Draw the images and train both stages for one step."""
+    for i, name in enumerate(CLASSES):
+        images(folder / "pets" / "train" / name, TRAIN, 10 * i)
+        images(folder / "pets" / "val" / name, EVAL, 10 * i + 1)
+    images(folder / "noise", OOD, 99)
+    schedule = {"epochs": 1, "min_steps": 0, "batch_size": 4}
+    config = load_config(
+        flags={
+            "data.spec": str(folder / "pets"),
+            "data.shots": 3,
+            "evaluate.ood": [str(folder / "noise")],
+            "compute.cache": False,
+            "compute.workers": 0,
+            **{f"{stage}.schedule.{k}": v for stage in ("positive", "negative") for k, v in schedule.items()},
+        }
+    )
+    world = World(folder, clip, config)
+    train(world, world.run)
+    return world
+
+
+def train(world: World, run: Path, *, seed: int = 0) -> None:
+    """Train both stages into a run folder."""
+    config = world.config.model_copy(update={"seed": seed})
+    bench = workbench(config, world.clip)
+    positive = run / "positive.safetensors"
+    run_train_positive(config, positive, overwrite=True, progress=Silent(), bench=bench)
+    run_train_negative(
+        config, run / "negative.safetensors", positive=positive, overwrite=True, progress=Silent(), bench=bench
+    )
