@@ -88,7 +88,7 @@ def test_absurdly_long_names_are_refused_too() -> None:
 
 
 def test_an_end_token_that_the_tokenizer_does_not_write_is_refused() -> None:
-    plan = TowerPlan("prefix", "", 77, "eos", 2, PLAN.embedding)
+    plan = TowerPlan("prefix", "", 77, "eos", 2, PLAN.embedding, 2)
     with pytest.raises(UsageError, match=r"end token 2.*eos_id"):
         tokenize_prompts(["cat"], TOKENIZER, plan, context=4)
 
@@ -113,7 +113,7 @@ class Bert:
 
 @pytest.mark.parametrize("bare", [False, True])
 def test_other_tokenizers_start_end_and_padding_are_found(bare: bool) -> None:
-    plan = TowerPlan("truncated", "", 40, "own", None, PLAN.embedding, ignored_id=3)
+    plan = TowerPlan("truncated", "", 40, "own", None, PLAN.embedding, 2, ignored_id=3)
     tokens = tokenize_prompts(["ox", "cat"], Bert(bare=bare), plan, context=2)
     assert tokens.start == (() if bare else (101,))
     assert tokens.rest == ((1111, 1120, 1046, 102), (1099, 1097, 1116, 1046, 102))

@@ -143,7 +143,7 @@ def test_rates_rise_to_the_full_rate_and_fall_from_it() -> None:
 
 
 def test_training_equals_momentum_sgd_by_hand(encoder: PromptEncoder, context: Tensor) -> None:
-    """v = m v + g, c = c - lr v, over shuffled batches, the last one smaller."""
+    """Each step is v = m v + g, c = c - lr v, over shuffled batches, the last one smaller."""
     data, schedule = random_features(22), Schedule(epochs=2, batch_size=8, lr=0.2, momentum=0.7, warmup=0.2)
     with torch.no_grad():
         positives = encoder(context)[0]

@@ -1,10 +1,10 @@
 """Contexts in, prompt features out: the one place that knows paths, chunks and memory.
 
 The encoder is built once for a list of class names and called at every training step with the current contexts. It splits
-the classes into chunks whose activations fit a budget. If everything fits, autograd keeps the activations; if not, each
-chunk is recomputed in the backward pass (`torch.utils.checkpoint`), so that memory is bounded by one chunk whatever the
-number of classes, at the price of a second forward. A chunk that does not fit the device after all is halved, once for
-good, and said.
+the classes into chunks whose activations fit a budget. One chunk's activations are kept by autograd; all others are
+recomputed in the backward pass (`torch.utils.checkpoint`), so that memory is bounded by one chunk whatever the number of
+classes, at the price of a second forward of the classes beyond the budget. A chunk that does not fit the device after all
+is halved, once for good, and said.
 
 Leaves out: sharding classes over several processes.
 """
@@ -22,19 +22,23 @@ from negprompt_cli.engine.spliced import encode_spliced
 from negprompt_cli.engine.tokens import PromptTokens
 from negprompt_cli.engine.towers import TowerPlan
 
-FLOATS_PER_TOKEN_AND_LAYER = 24
-"""Activations autograd keeps for one token in one block, in units of the tower's width.
+FLOATS_PER_TOKEN_AND_LAYER = 14
+"""Activations one token takes in one block, in units of the tower's width.
 
-Measured: norms 2, queries to values 3, attention and its weights about 4, the four-fold hidden layer before and after its
-activation 8, residuals 2; rounded up because allocators hold more than they hand out."""
+Autograd keeps about 11 in a frozen tower (the two norms' inputs 2, queries to values 3, the four-fold hidden layer before
+its activation 4, attention's output and copies 2); the rest is for what lives only while a block runs and for memory that
+allocators hold without handing it out. Attention weights come on top, see `_bytes_per_token`."""
+ATTENTION_COPIES = 3
+"""Attention weights kept of each token, in units of heads x tokens attended to."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Classes encoded together: their indices, and on the prefix path their token layout."""
+    """Classes encoded together: their indices, on the prefix path their token layout, and the bytes they should take."""
 
     classes: tuple[int, ...]
     sequences: Ragged | None
+    size: int
 
 
 class PromptEncoder:
@@ -61,7 +65,7 @@ class PromptEncoder:
     ) -> None:
         self._model, self._plan, self._tokens = model, plan, tokens
         self._device, self._budget, self._notice = device, budget, notice
-        self._layouts: dict[tuple[int, bool], tuple[list[_Chunk], bool]] = {}
+        self._layouts: dict[tuple[int, ...], list[_Chunk]] = {}
 
     @property
     def tokens(self) -> PromptTokens:
@@ -89,9 +93,11 @@ class PromptEncoder:
         Raises:
             torch.OutOfMemoryError: the budget is already too small for a single class.
         """
-        if self._budget < 2**20:
+        chunks = [chunk for layout in self._layouts.values() for chunk in layout]
+        if all(len(chunk.classes) == 1 for chunk in chunks):
             raise torch.OutOfMemoryError("not even one class's prompts fit the device")
-        self._budget //= 2
+        # Half of a budget that was never filled would change nothing.
+        self._budget = max(chunk.size for chunk in chunks) // 2
         self._layouts.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -99,15 +105,16 @@ class PromptEncoder:
             self._notice(f"out of memory: text is now encoded in chunks of at most {self._budget / 2**20:.0f} MiB")
 
     def _encode(self, contexts: Tensor) -> Tensor:
-        own = contexts.dim() == 4
-        chunks, recompute = self._chunks(contexts.shape[0], contexts.shape[-2] if own else 0)
         learning = torch.is_grad_enabled() and contexts.requires_grad
+        chunks = self._chunks(tuple(contexts.shape))
         parts = []
-        for chunk in chunks:
-            if learning and recompute:
+        for chunk in chunks[:-1]:
+            if learning:
                 parts.append(checkpoint(self._encode_chunk, contexts, chunk, use_reentrant=False))
             else:
                 parts.append(self._encode_chunk(contexts, chunk))
+        # Encoded last, so that its activations are used up by the backward pass before any other chunk's are made again.
+        parts.append(self._encode_chunk(contexts, chunks[-1]))
         features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         places = torch.tensor([c for chunk in chunks for c in chunk.classes], device=features.device)
         return F.normalize(features[:, torch.argsort(places)], dim=-1)
@@ -132,35 +139,42 @@ class PromptEncoder:
             token += count + behind
         return encode_shared_prefix(causal, start, chunk.sequences, torch.cat(pieces, dim=1))
 
-    def _chunks(self, contexts: int, own: int) -> tuple[list[_Chunk], bool]:
-        """Split the classes for C contexts, `own` of whose vectors belong to each class; say whether to recompute."""
-        key = (contexts, bool(own))
-        if key not in self._layouts:
-            prefix = self._plan.path == "prefix"
-            lengths = [n + own for n in self._tokens.lengths()]
-            if not prefix:
-                lengths = [self._plan.context_length] * len(lengths)
-            order = sorted(range(len(lengths)), key=lengths.__getitem__)
-            per_token = contexts * self._bytes_per_token()
-            recompute = per_token * sum(lengths) > self._budget
+    def _chunks(self, shape: tuple[int, ...]) -> list[_Chunk]:
+        """Split the classes for contexts of a shape; all chunks but the first made, which comes last, may be smaller."""
+        if shape not in self._layouts:
+            costs = self._costs(shape)
             groups: list[list[int]] = [[]]
             used = 0
-            for c in order:
-                if groups[-1] and used + lengths[c] * per_token > self._budget:
+            for c in sorted(range(len(costs)), key=costs.__getitem__):
+                if groups[-1] and used + costs[c] > self._budget:
                     groups.append([])
                     used = 0
                 groups[-1].append(c)
-                used += lengths[c] * per_token
-            filler = (0,) * own
-            chunks = [
-                _Chunk(
-                    tuple(g), Ragged.of([filler + self._tokens.rest[c] for c in g], self._device) if prefix else None
-                )
-                for g in groups
-            ]
-            self._layouts[key] = (chunks, recompute)
-        return self._layouts[key]
+                used += costs[c]
+            filler = (0,) * (shape[-2] if len(shape) == 4 else 0)
+            chunks = []
+            for group in reversed(groups):
+                rows = [filler + self._tokens.rest[c] for c in group]
+                sequences = Ragged.of(rows, self._device) if self._plan.path == "prefix" else None
+                chunks.append(_Chunk(tuple(group), sequences, sum(costs[c] for c in group)))
+            self._layouts[shape] = chunks
+        return self._layouts[shape]
 
-    def _bytes_per_token(self) -> int:
-        layers = len(self._plan.causal.blocks) if self._plan.causal else 12
-        return FLOATS_PER_TOKEN_AND_LAYER * self._plan.width * max(layers, 1) * 4
+    def _costs(self, shape: tuple[int, ...]) -> list[int]:
+        """Bytes of activations each class takes for contexts of a shape."""
+        contexts, count, own = shape[0], shape[-2], len(shape) == 4
+        shared = len(self._tokens.start) + count
+        lengths = self._tokens.lengths()
+        causal, width = self._plan.causal, self._plan.width
+        if causal is None:
+            full = self._plan.path == "full"
+            tokens = [self._plan.context_length if full else shared + n for n in lengths]
+            floats = [n * FLOATS_PER_TOKEN_AND_LAYER * width for n in tokens]
+        else:
+            tokens = [n + count if own else n for n in lengths]
+            heads = ATTENTION_COPIES * causal.heads
+            attended = [shared + n for n in lengths]
+            floats = [
+                n * (FLOATS_PER_TOKEN_AND_LAYER * width + heads * a) for n, a in zip(tokens, attended, strict=True)
+            ]
+        return [4 * contexts * self._plan.layers * f for f in floats]

@@ -56,8 +56,8 @@ class TowerPlan:
     """Which path a model's text tower takes and why, with what the path needs to know.
 
     `context_length` counts tokens, start and end included. `pool` is 'argmax', 'eos', 'last' or what the tower itself
-    does ('own'). `embedding` is the module that turns token ids into vectors. `ignored_id` is the id that attention
-    ignores on the 'truncated' path; a tokenizer that pads with another id gets full sequences.
+    does ('own'). `embedding` is the module that turns token ids into vectors, `layers` counts blocks. `ignored_id` is the
+    id that attention ignores on the 'truncated' path; a tokenizer that pads with another id gets full sequences.
     """
 
     path: PathKind
@@ -66,6 +66,7 @@ class TowerPlan:
     pool: str
     eos_id: int | None
     embedding: nn.Module
+    layers: int
     causal: CausalTower | None = None
     ignored_id: int | None = None
 
@@ -100,6 +101,7 @@ def _plan_native(model: Any, text: Any) -> TowerPlan:
         "pool": pool,
         "eos_id": eos_id,
         "embedding": text.token_embedding,
+        "layers": len(text.transformer.resblocks),
     }
     if getattr(text, "cls_emb", None) is not None:
         return TowerPlan("full", "a class token behind the padding attends to the whole sequence", **common)
@@ -129,6 +131,7 @@ def _plan_hugging_face(model: Any, text: Any) -> TowerPlan:
         "pool": "own",
         "eos_id": None,
         "embedding": embedding,
+        "layers": int(getattr(text.config, "num_hidden_layers", 12)),
     }
     if not hasattr(text, "pooler"):
         return TowerPlan("full", f"text tower {type(text).__name__} is not one whose padding is known", **common)
