@@ -2,8 +2,9 @@
 
 Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
 model's token embeddings. Metadata (strings): schema, kind, classes, model identity, resolved configuration, seed, the
-parents' sha256 and a summary of the training. Nothing in a file is executed, and a file is believed only after its shapes
-and classes fit together. Leaves out: text features, which follow from the contexts and the model.
+parents' sha256, a summary of the training and, once calibrated, the threshold. Nothing in a file is executed, and a file
+is believed only after its shapes and classes fit together. Leaves out: text features, which follow from the contexts and
+the model.
 """
 
 import hashlib
@@ -11,10 +12,10 @@ import json
 import struct
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -51,12 +52,36 @@ class TrainingSummary(BaseModel):
     accuracy: float
 
 
+class Calibration(BaseModel):
+    """A threshold on an ID score, chosen on held-out ID images: an image is ID where its score is at least `threshold`.
+
+    `score`, `temperature` and `template` say which score; `acceptance` is the share of ID images asked for, `accepted` of
+    the `images` held-out ones were; [`low`, `high`] is the interval, at `confidence`, of the share of new ID images that
+    are accepted. `data` and `files_sha256` name the held-out images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    score: str
+    temperature: Annotated[float, Field(gt=0)]
+    template: str
+    threshold: float
+    acceptance: Annotated[float, Field(gt=0, lt=1)]
+    accepted: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=1)]
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(ge=0, le=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    data: str
+    files_sha256: str
+
+
 @dataclass(frozen=True)
 class Prompts:
     """A prompt artifact in memory.
 
     `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes
-    the contexts were trained with, 0 for zero-shot. `sha256`: digest of the file it was read from or written to.
+    the contexts were trained with, 0 for zero-shot. `calibration`: the threshold, where one was chosen. `sha256`: digest
+    of the file it was read from or written to.
     """
 
     kind: Kind
@@ -68,6 +93,7 @@ class Prompts:
     learned_on: int
     parents: tuple[Parent, ...] = ()
     training: tuple[TrainingSummary, ...] = ()
+    calibration: Calibration | None = None
     sha256: str = field(default="", compare=False)
 
     @property
@@ -112,6 +138,8 @@ def save_prompts(prompts: Prompts, path: Path) -> Prompts:
         "parents": json.dumps([p.model_dump() for p in prompts.parents]),
         "training": json.dumps([t.model_dump() for t in prompts.training]),
     }
+    if prompts.calibration is not None:
+        metadata["calibration"] = prompts.calibration.model_dump_json()
     data = _canonical(save(tensors, metadata))
     atomic_write_bytes(path, data)
     return replace(prompts, sha256=hashlib.sha256(data).hexdigest())
@@ -153,6 +181,9 @@ def load_prompts(path: Path) -> Prompts:
             learned_on=int(metadata["learned_on"]),
             parents=tuple(TypeAdapter(list[Parent]).validate_json(metadata["parents"])),
             training=tuple(TypeAdapter(list[TrainingSummary]).validate_json(metadata["training"])),
+            calibration=(
+                Calibration.model_validate_json(metadata["calibration"]) if "calibration" in metadata else None
+            ),
             sha256=digest,
         )
     except (KeyError, ValidationError, ValueError) as error:

@@ -113,7 +113,8 @@ def run_transfer(
     clip = bench.clip
     check_model(source, clip.identity, clip.plan.width, prompts_path)
     tokenize_prompts([c.name for c in given], clip.tokenizer, clip.plan, context=source.positive.shape[-2])
-    made = replace(source, kind="transferred", classes=given, parents=(source.parent(),))
+    # A threshold belongs to the scores over the old classes.
+    made = replace(source, kind="transferred", classes=given, parents=(source.parent(),), calibration=None)
     made = save_prompts(made, out)
     write_config(made.config, out)
     return TransferResult(out, made, known)

@@ -1,0 +1,74 @@
+"""`negprompt calibrate`: the threshold that accepts a chosen share of ID images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.data.runs import NEGATIVE
+
+if TYPE_CHECKING:
+    from negprompt_cli.data.artifacts import Calibration
+    from negprompt_cli.steps.calibrate import Calibrated
+
+CALIBRATION = "Calibration"
+
+
+def calibrate(
+    common: Common,
+    prompts: Annotated[
+        Path | None,
+        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=CALIBRATION),
+    ] = None,
+    acceptance: Annotated[
+        float, option("--acceptance", help="Share of ID images to accept (default 0.95).", panel=CALIBRATION)
+    ] = 0.95,
+    confidence: Annotated[
+        float, option("--confidence", help="Confidence of its interval (default 0.95).", panel=CALIBRATION)
+    ] = 0.95,
+    score: Annotated[
+        str | None,
+        option("--score", help="ID score (default negprompt; max-logit without negatives).", panel=CALIBRATION),
+    ] = None,
+    out: Annotated[Path | None, option("--out", help="Artifact (default: the one calibrated).", panel=OUTPUT)] = None,
+) -> None:
+    """Choose the threshold that accepts a share of held-out ID images, and store it in the artifact.
+
+    The images are the evaluation images of --data: val/ or test/, or the half that training leaves out.
+    """
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    config = common.resolve()
+    source = prompts or common.run_folder(config) / NEGATIVE
+    from negprompt_cli.steps.base import artifact_base
+    from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
+    from negprompt_cli.steps.workbench import Workbench
+
+    config = common.resolve(base=artifact_base(source, sections=("model",)))
+    result = run_calibrate(
+        Workbench(config, talk),
+        out or source,
+        prompts_path=source,
+        options=CalibrateOptions(acceptance, confidence, score),
+        overwrite=common.overwrite,
+    )
+    print_calibration(talk, result.calibration)
+    talk.result(result.path, calibration_document(result))
+
+
+def print_calibration(talk: Talk, made: "Calibration") -> None:
+    """A threshold and what it promises, on stderr."""
+    talk.say(
+        f"An image is ID where {made.score} is at least {made.threshold:.6g}: {made.accepted} of {made.images} held-out ID "
+        f"images ({100 * made.accepted / made.images:.1f} %). Of new ID images between {100 * made.low:.1f} and "
+        f"{100 * made.high:.1f} % will be accepted, at {100 * made.confidence:g} % confidence."
+    )
+
+
+def calibration_document(result: "Calibrated") -> dict[str, object]:
+    """The calibration as a JSON document."""
+    return {
+        "schema": "negprompt/calibration/1",
+        "path": str(result.path),
+        "sha256": result.prompts.sha256,
+        **result.calibration.model_dump(),
+    }

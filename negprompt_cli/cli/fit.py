@@ -1,0 +1,67 @@
+"""`negprompt fit`: from a folder of images by class to a detector."""
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from negprompt_cli.cli.calibrate import CALIBRATION, print_calibration
+from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.options import TRAINING, Common, option
+from negprompt_cli.errors import UsageError
+
+
+def fit(
+    common: Common,
+    folder: Annotated[
+        str | None, typer.Argument(help="Folder of class folders, or any --data.", metavar="[FOLDER]")
+    ] = None,
+    shots: Annotated[
+        int | None, option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, min=0)
+    ] = None,
+    acceptance: Annotated[
+        float, option("--acceptance", help="Share of ID images to accept (default 0.95).", panel=CALIBRATION)
+    ] = 0.95,
+    confidence: Annotated[
+        float, option("--confidence", help="Confidence of its interval (default 0.95).", panel=CALIBRATION)
+    ] = 0.95,
+    score: Annotated[
+        str | None, option("--score", help="ID score of the threshold (default negprompt).", panel=CALIBRATION)
+    ] = None,
+) -> None:
+    """Learn prompts and a threshold from a folder of images by class, in one go.
+
+    A folder with one subfolder of images per class is enough. Ends with the command that scores other images.
+    """
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    if folder is not None and common.data is not None:
+        raise UsageError("The folder and --data are the same thing; give one of them.")
+    config = common.resolve(data__spec=folder, data__shots=shots)
+    place = common.run_folder(config)
+    from negprompt_cli.steps.calibrate import CalibrateOptions
+    from negprompt_cli.steps.fit import run_fit
+
+    options = CalibrateOptions(acceptance, confidence, score)
+    result = run_fit(config, place, options=options, overwrite=common.overwrite, progress=talk)
+    made = result.prompts
+    last = made.training[-1]
+    talk.say(
+        f"{len(made.classes)} classes, {last.images} training images, {made.negatives_per_class} negatives per class, ID "
+        f"accuracy in training {percent(last.accuracy)} %"
+    )
+    if made.calibration:
+        print_calibration(talk, made.calibration)
+    # Artifacts know their model, so the command needs no --model.
+    talk.say(f"Now score other images:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
+    talk.result(
+        result.path,
+        {
+            "schema": "negprompt/fit/1",
+            "path": str(result.path),
+            "sha256": made.sha256,
+            "classes": made.names,
+            "limited": made.config.data.limit is not None,
+            "training": last.model_dump(),
+            "calibration": made.calibration.model_dump() if made.calibration else None,
+        },
+    )

@@ -1,0 +1,266 @@
+"""Rows about images, written as they come: CSV, JSON lines or Parquet.
+
+On standard output rows are flushed batch by batch. A file grows beside its place as `<name>.part` and takes its place when
+all rows are in, so FILE is whole or not there; what an interrupted run leaves is gone on with by appending. Appending also
+adds to a whole file. A last line cut short by a crash is dropped then, and images that have a row are known by a 64-bit
+digest of their path: eight bytes each.
+
+Leaves out: appending to Parquet, whose index stands at its end.
+"""
+
+import csv
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from negprompt_cli.errors import NegPromptError, UsageError
+
+FORMATS = ("csv", "jsonl", "parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image. Of a broken image only `path` and `error` are known.
+
+    `prediction`: key of the class, `prediction_name` its words. `probability`: of that class. `score`: ID score, higher =
+    more ID. `is_ood`: whether it is below the threshold; None without one. `nearest_negative`: class name and number of the
+    nearest negative prompt, `negative_similarity` its cosine; None without negatives.
+    """
+
+    path: str
+    prediction: str | None = None
+    prediction_name: str | None = None
+    probability: float | None = None
+    score: float | None = None
+    is_ood: bool | None = None
+    nearest_negative: str | None = None
+    negative_similarity: float | None = None
+    error: str | None = None
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+class Sink(Protocol):
+    """Somewhere rows go."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Take some rows."""
+
+
+class TextSink:
+    """CSV or JSON lines on a binary stream; numbers read back exactly."""
+
+    def __init__(self, stream: BinaryIO, form: str, *, header: bool = True) -> None:
+        self._stream, self._form = stream, form
+        if form == "csv" and header:
+            self._put(",".join(COLUMNS) + "\n")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write and flush."""
+        if self._form == "csv":
+            buffer = io.StringIO()
+            csv.writer(buffer, lineterminator="\n").writerows([_csv(v) for v in asdict(row).values()] for row in rows)
+            self._put(buffer.getvalue())
+        else:
+            self._put("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+
+    def _put(self, text: str) -> None:
+        # File names need not be UTF-8; their bytes are passed through.
+        self._stream.write(text.encode("utf-8", "surrogateescape"))
+        self._stream.flush()
+
+
+class KnownPaths:
+    """Which paths a file has rows for already."""
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self._digests = np.sort(np.fromiter((_digest(path) for path in paths), dtype=np.uint64))
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __contains__(self, path: str) -> bool:
+        place = int(np.searchsorted(self._digests, np.uint64(_digest(path))))
+        return place < len(self._digests) and int(self._digests[place]) == _digest(path)
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file that takes rows, and which images it has rows for already."""
+
+    sink: Sink
+    known: KnownPaths
+
+
+def form_of(path: Path | None, form: str | None) -> str:
+    """The format of an output: `form`, else by the suffix of `path`, else CSV.
+
+    Raises:
+        UsageError: another suffix, Parquet without a file or without pyarrow.
+    """
+    chosen = form or ("csv" if path is None else path.suffix.lower().removeprefix("."))
+    if chosen not in FORMATS:
+        raise UsageError(f"{path}: the name must end in .csv, .jsonl or .parquet, or say --format.")
+    if chosen == "parquet" and path is None:
+        raise UsageError("Parquet is written to a file: pass --out FILE.parquet.")
+    if chosen == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or write .csv or .jsonl.")
+    return chosen
+
+
+def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> None:
+    """Refuse, before any work, an output that could not be written.
+
+    Raises:
+        UsageError: it exists or is unfinished and neither `append` nor `overwrite` is given; appending to Parquet.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give a file name.")
+    if append and form == "parquet":
+        raise UsageError("A Parquet file cannot be appended to. Write .csv or .jsonl, which can.")
+    if append or overwrite:
+        return
+    if path.exists():
+        raise UsageError(f"{path} exists. Pass --append to add the images it lacks, or --overwrite to replace it.")
+    if form != "parquet" and part_of(path).exists():
+        raise UsageError(
+            f"{part_of(path)} is what an interrupted run left. Pass --append to go on with it, or --overwrite to start anew."
+        )
+
+
+def part_of(path: Path) -> Path:
+    """Where the rows of `path` grow until they are all there."""
+    return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
+    """Open `path` for rows; it appears, or is replaced, when the body is through. After an error the part is kept.
+
+    Raises:
+        NegPromptError: it cannot be written.
+        UsageError: appending to a file that does not hold such rows.
+    """
+    part = part_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if form == "parquet":
+            with _parquet(part) as sink:
+                yield RowFile(sink, KnownPaths())
+        else:
+            if not append:
+                part.unlink(missing_ok=True)
+            elif path.exists() and not part.exists():
+                shutil.copyfile(path, part)
+            with part.open("a+b") as stream:
+                known = _resume(stream, form, path)
+                yield RowFile(TextSink(stream, form, header=stream.tell() == 0), known)
+                os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise NegPromptError(
+            f"Cannot write {path}: {error.strerror or error}. Free space or choose another place; with --append a later "
+            f"run goes on from {part}."
+        ) from error
+
+
+def _resume(stream: BinaryIO, form: str, path: Path) -> KnownPaths:
+    """Cut off an unfinished last row, leave the stream at its end, and read which images are there."""
+    end, offset, quotes = 0, 0, 0
+    stream.seek(0)
+    for line in stream:
+        offset += len(line)
+        # A line end between quotes belongs to a CSV field.
+        quotes += line.count(b'"') if form == "csv" else 0
+        if line.endswith(b"\n") and quotes % 2 == 0:
+            end = offset
+    stream.truncate(end)
+    stream.seek(0)
+    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+    try:
+        known = KnownPaths(_paths(text, form, path))
+    finally:
+        text.detach()
+    stream.seek(0, os.SEEK_END)
+    return known
+
+
+def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
+    wrong = UsageError(f"{path} does not hold rows of `negprompt score` in the format {form}; choose another --out.")
+    if form == "csv":
+        rows = csv.reader(text)
+        header = next(rows, None)
+        if header not in (None, list(COLUMNS)):
+            raise wrong
+        yield from (row[0] for row in rows if row)
+        return
+    for line in text:
+        with suppress(ValueError, TypeError, KeyError):
+            yield str(json.loads(line)["path"])
+            continue
+        raise wrong
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Sink]:
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {"probability": "float64", "score": "float64", "negative_similarity": "float64", "is_ood": "bool_"}
+    schema = pyarrow.schema([(name, getattr(pyarrow, kinds.get(name, "string"))()) for name in COLUMNS])
+    sink = _ParquetSink(schema)
+    with parquet.ParquetWriter(path, schema) as writer:
+        sink.writer = writer
+        yield sink
+        sink.flush()
+
+
+class _ParquetSink:
+    """Collects rows to groups of a size that readers like."""
+
+    GROUP = 8192
+
+    def __init__(self, schema: Any) -> None:
+        self.writer: Any = None
+        self._schema, self._rows = schema, list[Row]()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep rows until there is a group of them."""
+        self._rows += rows
+        if len(self._rows) >= self.GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        import pyarrow
+
+        if self._rows:
+            # Parquet strings are UTF-8; other bytes of file names are written as escapes.
+            values = [{k: _utf8(v) for k, v in asdict(row).items()} for row in self._rows]
+            self.writer.write_table(pyarrow.Table.from_pylist(values, schema=self._schema))
+            self._rows = []
+
+
+def _csv(value: Any) -> Any:
+    return {None: "", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
+
+
+def _utf8(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _digest(path: str) -> int:
+    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest())

@@ -1,0 +1,138 @@
+"""Calibration: a threshold from held-out ID images, stored in the artifact with the score it belongs to."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from negprompt_cli.data.artifacts import Calibration, Prompts, save_prompts
+from negprompt_cli.data.imagesets import files_digest, match_classes
+from negprompt_cli.engine.calibration import choose_threshold, images_for_precision, images_needed
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.outputs import refuse_existing
+from negprompt_cli.steps.preflight import require_prompts, together
+from negprompt_cli.steps.scorer import Scorer, make_scorer, open_prompts
+from negprompt_cli.steps.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """`acceptance`: share of ID images to accept. `confidence`: of its interval. `score`: by name, None to choose."""
+
+    acceptance: float = 0.95
+    confidence: float = 0.95
+    score: str | None = None
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration made: the artifact with its threshold."""
+
+    path: Path
+    prompts: Prompts
+    calibration: Calibration
+
+
+def run_calibrate(
+    bench: Workbench, out: Path, *, prompts_path: Path, options: CalibrateOptions, overwrite: bool
+) -> Calibrated:
+    """Choose a threshold on the evaluation images of the configured ID data and write the artifact with it.
+
+    Args:
+        bench: the configuration; its data are held-out ID images of the artifact's classes.
+        out: the artifact to write, usually `prompts_path` itself.
+        prompts_path: any prompt artifact.
+        options: what to aim for.
+        overwrite: whether a calibration, or another file at `out`, may be replaced.
+
+    Raises:
+        UsageError: too few images, classes that do not match, the artifact is calibrated already, is missing or does
+            not fit, or the score cannot be computed.
+        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+    """
+    if out != prompts_path:
+        refuse_existing(out, overwrite=overwrite)
+    spec = bench.config.data.spec
+    together(
+        lambda: require_prompts(prompts_path, spec),
+        lambda: bench.image_set(spec, "eval"),
+    )
+    prompts = open_prompts(bench, prompts_path)
+    if prompts.calibration is not None:
+        if not overwrite:
+            raise UsageError(
+                f"{prompts_path} is calibrated already (score {prompts.calibration.score}, acceptance "
+                f"{prompts.calibration.acceptance:g}). Pass --overwrite to choose another threshold."
+            )
+        prompts = replace(prompts, calibration=None)
+    images = match_classes(bench.image_set(spec, "eval"), prompts.classes)
+    require_enough(len(images), options, spec)
+    scorer = make_scorer(bench, prompts, score=options.score)
+    encoded = bench.encode(images)
+    limited = " (limited)" if bench.config.data.limit is not None else ""
+    calibration = calibrate_scorer(
+        scorer,
+        scorer.judge(encoded.features).scores,
+        options,
+        data=spec + limited,
+        files_sha256=files_digest(encoded.images.paths, encoded.images.root),
+    )
+    if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
+        precise = images_for_precision(options.acceptance, confidence=options.confidence)
+        bench.progress.warn(
+            f"{calibration.images} images leave the acceptance uncertain: between {100 * calibration.low:.1f} and "
+            f"{100 * calibration.high:.1f} %. About {precise} would keep it above {100 * floor:g} %."
+        )
+    return Calibrated(out, save_prompts(replace(prompts, calibration=calibration), out), calibration)
+
+
+def calibrate_scorer(
+    scorer: Scorer,
+    scores: npt.NDArray[np.float64],
+    options: CalibrateOptions,
+    *,
+    data: str,
+    files_sha256: str = "",
+) -> Calibration:
+    """Choose a threshold from the scores (n,) of held-out ID images.
+
+    Args:
+        scorer: what the scores are from.
+        scores: higher = more ID.
+        options: what to aim for.
+        data: what the images are called.
+        files_sha256: digest of the list of image files, where there are files.
+
+    Raises:
+        UsageError: too few images.
+    """
+    chosen = choose_threshold(scores, acceptance=options.acceptance, confidence=options.confidence)
+    return Calibration(
+        score=scorer.choice.name,
+        temperature=scorer.choice.temperature,
+        template=scorer.choice.template,
+        threshold=chosen.value,
+        acceptance=chosen.acceptance,
+        accepted=chosen.accepted,
+        images=chosen.images,
+        low=chosen.low,
+        high=chosen.high,
+        confidence=chosen.confidence,
+        data=data,
+        files_sha256=files_sha256,
+    )
+
+
+def require_enough(images: int, options: CalibrateOptions, spec: str) -> None:
+    """Stop before any image is read where there are too few.
+
+    Raises:
+        UsageError: too few; says how many would do.
+    """
+    needed = images_needed(options.acceptance)
+    if images < needed:
+        raise UsageError(
+            f"{spec} has {images} held-out ID images, too few to choose a threshold that accepts "
+            f"{100 * options.acceptance:g} % of ID images: {needed} would do. Add images, or lower --acceptance."
+        )
