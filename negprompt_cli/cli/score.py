@@ -1,0 +1,219 @@
+"""`negprompt score`: which of these images do not belong?"""
+
+import json
+import sys
+import time
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
+from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.data.runs import NEGATIVE
+from negprompt_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from negprompt_cli.steps.score import ScoreSummary
+    from negprompt_cli.steps.scorer import Scorer
+
+SCORING = "Scoring"
+OOD_FOUND = 3
+"""Exit code of --fail-on-ood."""
+
+
+class Format(StrEnum):
+    """How rows are written."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+class _Counter:
+    """Says now and then how far it is: there is no total to draw a bar of, and rows may go to the same terminal."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk, self._done = talk, 0
+        self._started = self._last = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count images."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._last >= PLAIN_SECONDS:
+            self._last = now
+            self._talk.say(f"{self._done} images, {self._done / (now - self._started):.3g}/s {note}".rstrip())
+
+
+def score(
+    common: Common,
+    paths: Annotated[
+        list[str], typer.Argument(help="Images, folders, quoted globs, or - for a list on stdin.", metavar="PATHS...")
+    ],
+    prompts: Annotated[
+        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=SCORING)
+    ] = None,
+    classes: Annotated[
+        Path | None, option("--classes", help="Class names instead of an artifact: one per line.", panel=SCORING)
+    ] = None,
+    score_name: Annotated[
+        str | None, option("--score", help="ID score (default: the calibrated one).", panel=SCORING)
+    ] = None,
+    threshold: Annotated[
+        float | None, option("--threshold", help="Images that score below are OOD.", panel=SCORING)
+    ] = None,
+    form: Annotated[
+        Format | None, option("--format", help="csv, jsonl or parquet (default by --out, else csv).", panel=OUTPUT)
+    ] = None,
+    out: Annotated[Path | None, option("--out", help="Write rows to a file instead of stdout.", panel=OUTPUT)] = None,
+    append: Annotated[
+        bool, option("--append", help="Go on with --out: only images that have no row yet.", panel=OUTPUT)
+    ] = False,
+    sort_into: Annotated[
+        Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.", panel=OUTPUT)
+    ] = None,
+    copy: Annotated[bool, option("--copy", help="With --sort-into: copies, not links.", panel=OUTPUT)] = False,
+    fail_on_ood: Annotated[
+        bool, option("--fail-on-ood", help="Exit with 3 when any image is OOD.", panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Say of each image which class it is, how much it belongs, and whether it is OOD.
+
+    Rows are streamed in input order; a broken image has a row with an error. Without an artifact, --classes will do.
+    """
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into)
+    from negprompt_cli.data.pathlist import check_paths, list_paths
+    from negprompt_cli.data.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
+    from negprompt_cli.steps.base import artifact_base
+    from negprompt_cli.steps.score import Sorting, require_threshold, run_score
+    from negprompt_cli.steps.scorer import make_scorer, named_prompts, open_prompts
+    from negprompt_cli.steps.transfer import read_class_list
+    from negprompt_cli.steps.workbench import Workbench
+
+    chosen = form_of(out, form.value if form else None)
+    if out:
+        check_row_file(out, chosen, append=append, overwrite=common.overwrite)
+    check_paths(paths)
+    names = read_class_list(_read(classes), str(classes)) if classes else None
+    source = prompts or common.run_folder(common.resolve()) / NEGATIVE
+    base = None if names else artifact_base(source, sections=("model",))
+    bench = Workbench(common.resolve(base=base), talk)
+    scorer = make_scorer(
+        bench,
+        named_prompts(bench, names) if names else open_prompts(bench, source),
+        score=score_name,
+        threshold=threshold,
+    )
+    if fail_on_ood:
+        require_threshold(scorer, "--fail-on-ood")
+    started = time.monotonic()
+    rows = (
+        row_file(out, chosen, append=append)
+        if out
+        else nullcontext(RowFile(TextSink(sys.stdout.buffer, chosen), KnownPaths()))
+    )
+    with rows as file:
+        summary = run_score(
+            bench,
+            scorer,
+            list_paths(paths, sys.stdin),
+            file.sink,
+            known=file.known,
+            sorting=Sorting(sort_into, copy) if sort_into else None,
+            stop_on_error=common.on_error == "stop",
+            task=_Counter(talk),
+        )
+    _summarise(talk, scorer, summary, time.monotonic() - started)
+    if out and common.json:
+        typer.echo(json.dumps(_document(scorer, summary, out, limited=common.limit is not None), indent=1))
+    elif out:
+        typer.echo(str(out))
+    if fail_on_ood and summary.ood:
+        raise typer.Exit(OOD_FOUND)
+
+
+def _check(
+    common: Common,
+    prompts: Path | None,
+    classes: Path | None,
+    out: Path | None,
+    *,
+    append: bool,
+    copy: bool,
+    sort_into: Path | None,
+) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if prompts and classes:
+        raise UsageError("--prompts and --classes exclude each other: an artifact has its own class names.")
+    if out is None and (append or common.json or common.overwrite):
+        flag = "--append" if append else "--json" if common.json else "--overwrite"
+        raise UsageError(f"{flag} needs --out FILE, because the rows go to standard output (--format jsonl for JSON).")
+    if append and common.overwrite:
+        raise UsageError("--append and --overwrite exclude each other.")
+    if copy and sort_into is None:
+        raise UsageError("--copy goes with --sort-into DIR.")
+
+
+def _read(path: Path) -> str:
+    """The text of a class list.
+
+    Raises:
+        UsageError: no such file, or not text.
+    """
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--classes {path}: {error.strerror or error}. Write one class name per line into it."
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--classes {path}: not UTF-8 text.") from None
+
+
+def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: float) -> None:
+    """What came of it, on stderr."""
+    readable = summary.images - summary.broken
+    rate = summary.images / max(1e-9, seconds)
+    talk.say(
+        f"{summary.images} images in {seconds:.1f} s ({rate:.3g}/s), {summary.broken} of them broken"
+        + (f"; {summary.known} more had rows already" if summary.known else "")
+        + "."
+    )
+    if not readable:
+        return
+    if scorer.threshold is None:
+        talk.say(
+            f"No threshold for {scorer.choice.name}, so none is called OOD: `negprompt calibrate` chooses one, --threshold "
+            "sets one. Least like the classes:"
+        )
+    else:
+        talk.say(
+            f"{summary.ood} OOD, {readable - summary.ood} ID ({scorer.choice.name} at least {scorer.threshold:.6g}). "
+            "Least like the classes:"
+        )
+    for value, path in summary.lowest:
+        talk.say(f"  {value:.6g}  {path}")
+
+
+def _document(scorer: "Scorer", summary: "ScoreSummary", out: Path, *, limited: bool) -> dict[str, Any]:
+    return {
+        "schema": "negprompt/score/1",
+        "path": str(out),
+        "limited": limited,
+        "prompts_sha256": scorer.prompts.sha256 or None,
+        "score": scorer.choice.name,
+        "threshold": scorer.threshold,
+        "images": summary.images,
+        "broken": summary.broken,
+        "ood": None if scorer.threshold is None else summary.ood,
+        "known": summary.known,
+        "classes": summary.by_class,
+    }

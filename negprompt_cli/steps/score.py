@@ -1,0 +1,141 @@
+"""Scoring: rows about images as they are read, in input order, in constant memory."""
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+
+from negprompt_cli.data.images import BrokenImage
+from negprompt_cli.data.progress import Task
+from negprompt_cli.data.rowfile import KnownPaths, Row, Sink
+from negprompt_cli.data.sorting import sort_image
+from negprompt_cli.data.stream import stream_features
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.scorer import Scorer
+from negprompt_cli.steps.workbench import Workbench
+
+SHOWN = 5
+"""How many of the least ID-like images a summary names."""
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """Where judged images are put: links, or copies, in `into`/id/<class> and `into`/ood."""
+
+    into: Path
+    copy: bool
+
+
+@dataclass
+class ScoreSummary:
+    """What came of scoring.
+
+    `images` have rows now, `broken` of them an error; `ood` are below the threshold; `known` had a row before and were
+    passed over. `lowest`: (score, path) of the least ID-like, lowest first. `by_class`: accepted images by class key,
+    all images where there is no threshold.
+    """
+
+    images: int = 0
+    broken: int = 0
+    ood: int = 0
+    known: int = 0
+    lowest: list[tuple[float, str]] = field(default_factory=list)
+    by_class: dict[str, int] = field(default_factory=dict)
+
+
+def require_threshold(scorer: Scorer, what: str) -> None:
+    """Stop where `what` needs a threshold and there is none.
+
+    Raises:
+        UsageError: there is none; says how to get one.
+    """
+    if scorer.threshold is None:
+        known = scorer.prompts.calibration
+        other = f" (it is calibrated for {known.score})" if known else ""
+        raise UsageError(
+            f"{what} needs a threshold, and the prompts have none for the score {scorer.choice.name}{other}. Choose one "
+            "on held-out ID images with `negprompt calibrate`, or pass --threshold."
+        )
+
+
+def run_score(
+    bench: Workbench,
+    scorer: Scorer,
+    paths: Iterable[Path],
+    sink: Sink,
+    *,
+    known: KnownPaths | None = None,
+    sorting: Sorting | None = None,
+    stop_on_error: bool = False,
+    task: Task,
+) -> ScoreSummary:
+    """Judge images and hand each batch of rows to `sink`.
+
+    Args:
+        bench: gives batch size, workers and limit.
+        scorer: judges.
+        paths: image files.
+        sink: takes the rows, in the order of `paths`.
+        known: images to pass over, because they have rows already.
+        sorting: also put the images into folders.
+        stop_on_error: stop at the first broken image instead of giving it a row with an error.
+        task: advanced by images.
+
+    Raises:
+        UsageError: sorting without a threshold.
+        BrokenImage: with `stop_on_error`.
+        NegPromptError: an output cannot be written.
+    """
+    if sorting:
+        require_threshold(scorer, "--sort-into")
+    summary = ScoreSummary()
+    asked, data = bench.config.compute, bench.config.data
+    todo: Iterator[Path] = _unknown(paths, known or KnownPaths(), summary)
+    if data.limit is not None:
+        todo = islice(todo, data.limit)
+    lowest: list[tuple[float, int, str]] = []
+    order = count()
+    for batch in stream_features(scorer.clip, todo, batch_size=asked.batch_size, workers=asked.workers):
+        rows = scorer.rows(batch)
+        if stop_on_error and (broken := next((row.error for row in rows if row.error), None)):
+            raise BrokenImage(broken)
+        if sorting:
+            _sort(rows, sorting)
+        sink.write(rows)
+        for row in rows:
+            _count(row, summary)
+            if row.score is not None:
+                # The heap holds the lowest scores, the highest of them on top; its order of equals is that of the input.
+                heapq.heappush(lowest, (-row.score, -next(order), row.path))
+                if len(lowest) > SHOWN:
+                    heapq.heappop(lowest)
+        task.advance(len(rows))
+    summary.lowest = [(-score, path) for score, _, path in sorted(lowest, reverse=True)]
+    return summary
+
+
+def _unknown(paths: Iterable[Path], known: KnownPaths, summary: ScoreSummary) -> Iterator[Path]:
+    for path in paths:
+        if str(path) in known:
+            summary.known += 1
+        else:
+            yield path
+
+
+def _count(row: Row, summary: ScoreSummary) -> None:
+    summary.images += 1
+    if row.prediction is None:
+        summary.broken += 1
+    elif row.is_ood:
+        summary.ood += 1
+    else:
+        summary.by_class[row.prediction] = summary.by_class.get(row.prediction, 0) + 1
+
+
+def _sort(rows: list[Row], sorting: Sorting) -> None:
+    for row in rows:
+        if row.prediction is not None:
+            sort_image(
+                Path(row.path), sorting.into, prediction=row.prediction, is_ood=bool(row.is_ood), copy=sorting.copy
+            )
