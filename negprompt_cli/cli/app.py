@@ -1,10 +1,12 @@
 """The Typer app: which subcommands there are, and the options that belong to none of them.
 
 Subcommands are imported when they are run: the list below is all that `negprompt --help` needs, so it answers at once
-however many commands there are. A module holds one function of the command's name, or a Typer app `<name>_app` for a group.
+however many commands there are. A module holds one function of the command's name, or a Typer app `<name>_app` for a group;
+a name that Python keeps for itself is followed by an underscore (`import_`).
 """
 
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,11 @@ SUBCOMMANDS = {
     "train-negative": "Learn negative prompts with ID images only (stage 2).",
     "evaluate": "Measure how well prompts tell ID images from OOD images.",
     "transfer": "Put learned contexts in front of new class names; nothing is trained.",
+    "score": "Say of each image which class it is, how much it belongs, and whether it is OOD.",
+    "fit": "Learn prompts and a threshold from a folder of images by class, in one go.",
+    "calibrate": "Choose the threshold that accepts a share of held-out ID images, and store it in the artifact.",
+    "export": "Write the detector as one ONNX or torch.export file, or the context as a CoOp checkpoint.",
+    "import": "Make an artifact of a CoOp, LoCoOp or official NegPrompt checkpoint.",
     "compare": "Merge evaluations on the same images into one table; refuse to mix what cannot be compared.",
     "report": "Write an HTML page and pictures about evaluated runs.",
     "reproduce": "Run one of the paper's experiments and put its figures beside the published ones.",
@@ -63,6 +70,8 @@ def load_subcommand(name: str) -> Any:
     from negprompt_cli.cli.options import command
 
     attribute = name.replace("-", "_")
+    if iskeyword(attribute):
+        attribute += "_"
     module = import_module(f"negprompt_cli.cli.{attribute}")
     group = getattr(module, f"{attribute}_app", None)
     if group is None:

@@ -1,0 +1,95 @@
+"""`negprompt export`: the detector, or its context, in a form that other programs read."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.data.runs import NEGATIVE
+from negprompt_cli.errors import UsageError
+
+EXPORT = "Export"
+
+
+class Format(StrEnum):
+    """What is written."""
+
+    ONNX = "onnx"
+    PT2 = "pt2"
+    COOP = "coop"
+
+
+SUFFIX = {Format.ONNX: ".onnx", Format.PT2: ".pt2", Format.COOP: ".pth.tar"}
+
+
+def export(
+    common: Common,
+    prompts: Annotated[
+        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=EXPORT)
+    ] = None,
+    form: Annotated[
+        Format, option("--format", help="onnx (default), pt2 (torch.export), or coop (the context).", panel=EXPORT)
+    ] = Format.ONNX,
+    half: Annotated[bool, option("--fp16", help="Image encoder in float16: half the size.", panel=EXPORT)] = False,
+    score: Annotated[
+        str | None, option("--score", help="ID score (default: the calibrated one).", panel=EXPORT)
+    ] = None,
+    threshold: Annotated[
+        float | None, option("--threshold", help="Images that score below are OOD.", panel=EXPORT)
+    ] = None,
+    out: Annotated[
+        Path | None, option("--out", help="File (default: beside the artifact, by --format).", panel=OUTPUT)
+    ] = None,
+) -> None:
+    """Write the detector as one ONNX or torch.export file, or the context as a CoOp checkpoint.
+
+    The file takes preprocessed pixels and gives class probabilities, ID scores and is_ood. It is run beside PyTorch before
+    it is there.
+    """
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    source = prompts or common.run_folder(common.resolve()) / NEGATIVE
+    path = out or source.with_suffix(SUFFIX[form])
+    from negprompt_cli.data.artifacts import load_prompts
+    from negprompt_cli.steps.base import artifact_base
+    from negprompt_cli.steps.coop import write_coop
+    from negprompt_cli.steps.export import require_export_libraries, run_export
+    from negprompt_cli.steps.outputs import refuse_existing
+    from negprompt_cli.steps.preflight import require_prompts
+    from negprompt_cli.steps.scorer import make_scorer, open_prompts
+    from negprompt_cli.steps.workbench import Workbench
+
+    refuse_existing(path, overwrite=common.overwrite)
+    if form is Format.COOP:
+        given = {"--fp16": half, "--score": score, "--threshold": threshold is not None}
+        if any(given.values()):
+            raise UsageError(
+                f"{next(k for k, v in given.items() if v)} does not go with --format coop: it has no scores."
+            )
+        require_prompts(source, common.resolve().data.spec)
+        made = load_prompts(source)
+        write_coop(made, path)
+        if made.negative is not None:
+            talk.warn("CoOp knows no negatives: only the positive context was written.")
+        talk.result(path, {"schema": "negprompt/export/1", "path": str(path), "format": "coop"})
+        return
+    require_export_libraries(form.value)
+    bench = Workbench(common.resolve(base=artifact_base(source, sections=("model",))), talk)
+    scorer = make_scorer(bench, open_prompts(bench, source), score=score, threshold=threshold)
+    if scorer.threshold is None:
+        talk.warn("no threshold, so is_ood is never true: run `negprompt calibrate` first, or pass --threshold.")
+    result = run_export(scorer, path, form=form.value, half=half)
+    talk.say(
+        f"Agrees with PyTorch to {result.difference:.2g} of the outputs' range; {path.stat().st_size / 1e6:.1f} MB, score "
+        f"{scorer.choice.name}."
+    )
+    talk.result(
+        path,
+        {
+            "schema": "negprompt/export/1",
+            "path": str(path),
+            "format": form.value,
+            "difference": result.difference,
+            **{key: value for key, value in result.metadata.items() if key not in ("schema", "classes")},
+        },
+    )

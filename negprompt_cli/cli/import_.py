@@ -1,0 +1,59 @@
+"""`negprompt import`: other people's prompts as an artifact."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.options import OUTPUT, Common, option
+
+IMPORT = "Import"
+
+
+def import_(
+    common: Common,
+    checkpoint: Annotated[Path, typer.Argument(help="model.pth.tar-N, or a state dict.", metavar="CHECKPOINT")],
+    classes: Annotated[
+        Path, option("--classes", help="Class names in label order, one per line.", panel=IMPORT, metavar="FILE")
+    ],
+    out: Annotated[
+        Path | None, option("--out", help="Artifact (default: the checkpoint's name + .safetensors).", panel=OUTPUT)
+    ] = None,
+) -> None:
+    """Make an artifact of a CoOp, LoCoOp or official NegPrompt checkpoint.
+
+    The checkpoint does not say which model it is for: name it with --model and --pretrained. Only tensors are read.
+    """
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    config = common.resolve()
+    path = out or Path(f"{checkpoint.name}.safetensors")
+    from negprompt_cli.steps.import_prompts import run_import
+    from negprompt_cli.steps.workbench import Workbench
+
+    made = run_import(Workbench(config, talk), path, checkpoint=checkpoint, classes=classes, overwrite=common.overwrite)
+    talk.table(
+        "imported prompts",
+        ("", ""),
+        [
+            ("artifact", str(path)),
+            ("kind", made.kind),
+            ("model", str(made.model)),
+            ("classes", str(len(made.classes))),
+            ("contexts", "one per class" if made.class_specific else "shared by the classes"),
+            ("context vectors", str(made.positive.shape[-2])),
+            ("negatives per class", str(made.negatives_per_class)),
+        ],
+    )
+    talk.result(
+        path,
+        {
+            "schema": "negprompt/import/1",
+            "path": str(path),
+            "sha256": made.sha256,
+            "kind": made.kind,
+            "model": made.model.__dict__,
+            "classes": made.names,
+            "negatives": made.negatives_per_class,
+        },
+    )

@@ -1,0 +1,59 @@
+"""Image encoder, prompts, score and threshold as one torch module: pixels in, decisions out.
+
+The text tower is folded into matrices: prompt features are constants. The scores are the catalogue's own functions, so an
+exported file computes what `evaluate` does. Pixels are what the model's preprocessing makes; that preprocessing stays
+outside, because decoding and resizing do not belong into a graph.
+
+Leaves out: scores that compare with anything but prompts.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from negprompt_cli.engine.scores import ScoreOptions, find_score
+from negprompt_cli.engine.scores.bank import PromptBank
+from negprompt_cli.engine.scores.block import Block, Setup
+
+INPUT, OUTPUTS = "pixels", ("probabilities", "score", "is_ood")
+"""Names of the module's input and outputs in exported files."""
+
+
+class DetectorModule(nn.Module):
+    """Maps pixels (B, 3, H, W) to probabilities (B, K), ID scores (B,) float32 and is_ood (B,) bool.
+
+    Args:
+        visual: the image tower, (B, 3, H, W) to (B, F); frozen, on the CPU.
+        bank: prompt features, on the CPU.
+        score: name of an ID score that needs prompts only.
+        temperature: tau of the softmax scores, on cosines.
+        threshold: images whose score is below are OOD; None calls none OOD.
+        half: run the image tower in float16; prompts and scores stay in float32.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        bank: PromptBank,
+        *,
+        score: str,
+        temperature: float,
+        threshold: float | None,
+        half: bool = False,
+    ) -> None:
+        super().__init__()
+        self.visual = visual.half() if half else visual.float()
+        self._dtype = torch.float16 if half else torch.float32
+        self._setup = Setup(bank.to(torch.device("cpu"), torch.float32), temperature, ScoreOptions())
+        self._score = find_score(score).load()
+        self._threshold = float("-inf") if threshold is None else threshold
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Judge preprocessed images."""
+        pooled = self.visual(pixels.to(self._dtype))
+        if isinstance(pooled, tuple):  # CoCa's tower gives its tokens too
+            pooled = pooled[0]
+        block = Block(self._setup, F.normalize(pooled.float(), dim=-1), None)
+        probabilities = torch.softmax(self._setup.bank.logit_scale * block.cosines("positives"), dim=1)
+        score = self._score(block)
+        return probabilities, score.float(), score < self._threshold

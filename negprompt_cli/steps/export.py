@@ -1,0 +1,248 @@
+"""Export: the detector as one ONNX file or as a torch.export program, checked against PyTorch before it is there.
+
+One file takes preprocessed pixels (B, 3, H, W) with any B and gives class probabilities (B, K), ID scores (B,) and is_ood
+(B,). Its metadata (one JSON text under "negprompt") say how pixels are made, the class names, score and threshold. The
+written file is run beside the model on the same random pixels, one image and several, and refused where they differ.
+
+Leaves out: resizing and decoding, which the file only describes.
+"""
+
+import copy
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negprompt_cli import __version__
+from negprompt_cli.data.atomic import atomic_path
+from negprompt_cli.engine.detector_module import INPUT, OUTPUTS, DetectorModule
+from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.steps.scorer import Scorer
+
+SCHEMA = "negprompt/export/1"
+KEY = "negprompt"
+"""Where the metadata lie in a file."""
+TOLERANCE = 1e-4
+"""Most that an output may differ from PyTorch's, as a share of its largest value."""
+HALF_TOLERANCE = 2e-2
+"""The same for a float16 image tower, whose features round at 1e-3."""
+CHECKED_BATCHES = (1, 5)
+OPSET = 18
+
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+"""An exported file, loaded: pixels to outputs."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made. `difference`: the largest from PyTorch, as a share of the output's largest value."""
+
+    path: Path
+    format: str
+    difference: float
+    metadata: dict[str, Any]
+
+
+def export_metadata(scorer: Scorer, *, half: bool) -> dict[str, Any]:
+    """What a user of the file must know, as JSON values."""
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "model": asdict(scorer.prompts.model),
+        "prompts_sha256": scorer.prompts.sha256,
+        "preprocessing": preprocessing_of(scorer),
+        "classes": [asdict(c) for c in scorer.prompts.classes],
+        "score": scorer.choice.name,
+        "temperature": scorer.choice.temperature,
+        "threshold": scorer.threshold,
+        "precision": "float16" if half else "float32",
+    }
+
+
+def preprocessing_of(scorer: Scorer) -> dict[str, Any]:
+    """How an RGB image becomes pixels: size (h, w), resize mode, interpolation, mean and std per channel.
+
+    Raises:
+        UsageError: the model does not say.
+    """
+    from open_clip.transform import PreprocessCfg
+
+    given = getattr(scorer.clip.model.visual, "preprocess_cfg", None)
+    if not given:
+        raise UsageError(
+            f"{scorer.clip.identity} does not say how its images are preprocessed, so it cannot be exported."
+        )
+    config = PreprocessCfg(**given)
+    height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
+    return {
+        "size": [height, width],
+        "resize_mode": config.resize_mode,
+        "interpolation": config.interpolation,
+        "fill_color": config.fill_color,
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "layout": "RGB in [0, 1], (pixel - mean) / std per channel, (batch, 3, height, width) float32",
+    }
+
+
+def detector_module(scorer: Scorer, *, half: bool = False) -> DetectorModule:
+    """The scorer as one module on the CPU, with weights of its own."""
+    visual: Any = copy.deepcopy(scorer.clip.model.visual)
+    return DetectorModule(
+        visual.cpu(),
+        scorer.bank,
+        score=scorer.choice.name,
+        temperature=scorer.choice.temperature,
+        threshold=scorer.threshold,
+        half=half,
+    ).eval()
+
+
+def run_export(scorer: Scorer, out: Path, *, form: str, half: bool = False) -> Exported:
+    """Write `out` as "onnx" or "pt2", checked.
+
+    Args:
+        scorer: model, prompts, score and threshold.
+        out: the file to write.
+        form: "onnx" or "pt2".
+        half: the image tower in float16.
+
+    Raises:
+        UsageError: a library is missing, or the model does not say how images are preprocessed.
+        NegPromptError: the model cannot be exported, or the file does not agree with PyTorch.
+    """
+    metadata = export_metadata(scorer, half=half)
+    module, reference = detector_module(scorer, half=half), detector_module(scorer)
+    height, width = metadata["preprocessing"]["size"]
+    with atomic_path(out) as temporary:
+        write, load = {"onnx": (write_onnx, load_onnx), "pt2": (write_pt2, load_pt2)}[form]
+        # Two images, because a batch of one would be taken for a constant.
+        write(module, torch.zeros(2, 3, height, width), metadata, temporary)
+        difference = check_export(load(temporary), reference, (height, width))
+        if not difference <= (limit := HALF_TOLERANCE if half else TOLERANCE):
+            raise NegPromptError(
+                f"The exported model differs from PyTorch by {difference:.2g} of its outputs' range, more than {limit:g}; "
+                f"nothing was written. Try the other format{' or leave out --fp16' if half else ''}."
+            )
+    return Exported(out, form, difference, metadata)
+
+
+def check_export(run: Run, reference: DetectorModule, size: tuple[int, int]) -> float:
+    """The largest difference of probabilities and scores from PyTorch's, as a share of the output's largest value."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for count in CHECKED_BATCHES:
+        pixels = torch.randn(count, 3, *size, generator=generator)
+        with torch.no_grad():
+            expected = reference(pixels)
+        for want, have in zip(expected[:2], run(pixels)[:2], strict=True):
+            if want.shape != have.shape:
+                return float("inf")
+            worst = max(worst, float((want - have).abs().max() / want.abs().max()))
+    return worst
+
+
+def write_onnx(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any], path: Path) -> None:
+    """Write one ONNX file, weights inside, first dimension free.
+
+    Raises:
+        UsageError: onnx or onnxscript is missing.
+        NegPromptError: the exporter cannot express the model.
+    """
+    onnx = _import("onnx")
+    _import("onnxscript")
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                (pixels,),
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter raises errors of torch, of onnxscript and of its own
+            raise NegPromptError(f"The model cannot be written as ONNX: {_first_line(error)}") from error
+    if program is None:
+        raise NegPromptError("The ONNX exporter returned nothing.")
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {KEY: json.dumps(metadata, ensure_ascii=False)})
+    onnx.save(proto, path)
+
+
+def load_onnx(path: Path) -> Run:
+    """Load an ONNX file with onnxruntime on the CPU.
+
+    Raises:
+        UsageError: onnxruntime is missing.
+    """
+    session = _import("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda pixels: tuple(torch.from_numpy(a) for a in session.run(None, {INPUT: pixels.numpy()}))
+
+
+def write_pt2(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any], path: Path) -> None:
+    """Write a torch.export program, first dimension free, metadata as the extra file "negprompt".
+
+    Raises:
+        NegPromptError: the model cannot be traced.
+    """
+    with _quiet():
+        try:
+            batch = torch.export.Dim("batch")
+            program = torch.export.export(module, (pixels,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
+            torch.export.save(program, path, extra_files={KEY: json.dumps(metadata, ensure_ascii=False)})
+        except Exception as error:  # as for ONNX
+            raise NegPromptError(f"The model cannot be exported: {_first_line(error)}") from error
+
+
+def load_pt2(path: Path) -> Run:
+    """Load a torch.export program."""
+    run: Run = torch.export.load(path).module()
+    return run
+
+
+def require_export_libraries(form: str) -> None:
+    """Stop before any work where a library is missing.
+
+    Raises:
+        UsageError: it is; says what to install.
+    """
+    if form == "onnx":
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            _import(name)
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UsageError(
+            f"ONNX export needs {name}. Run `pip install 'negprompt[export]'`, or export --format pt2."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters' logs and warnings, which speak of their own insides."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
