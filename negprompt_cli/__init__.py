@@ -4,7 +4,51 @@ Three layers, each ignorant of the one above it: `engine` (pure tensors), `data`
 out; `steps` joins the two into the jobs a person asks for), `cli` (parse, call, print).
 
 Conventions, said once for the whole package: a score is higher the more in-distribution (ID) an image is; ID is the
-positive class; fractions, not per cent. Importing the package imports neither torch nor open_clip.
+positive class; fractions, not per cent. Importing the package imports neither torch nor open_clip: the names of the
+Python interface (`negprompt_cli.api`) are imported when they are first used.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from negprompt_cli.api import (
+        Detector,
+        calibrate,
+        fit,
+        load,
+        load_model,
+        save,
+        score_features,
+        score_images,
+        transfer,
+        zero_shot,
+    )
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Detector",
+    "calibrate",
+    "fit",
+    "load",
+    "load_model",
+    "save",
+    "score_features",
+    "score_images",
+    "transfer",
+    "zero_shot",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the Python interface when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from negprompt_cli import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """The names of the Python interface among the rest."""
+    return sorted({*globals(), *__all__})

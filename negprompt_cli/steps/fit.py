@@ -27,7 +27,15 @@ class Fitted:
     prompts: Prompts
 
 
-def run_fit(config: Config, folder: Path, *, options: CalibrateOptions, overwrite: bool, progress: Progress) -> Fitted:
+def run_fit(
+    config: Config,
+    folder: Path,
+    *,
+    options: CalibrateOptions,
+    overwrite: bool,
+    progress: Progress,
+    bench: Workbench | None = None,
+) -> Fitted:
     """Train both stages on the ID data of the configuration and calibrate on its held-out images, into `folder`.
 
     With too few held-out images for a threshold the artifact is made without one, and the number that would do is said.
@@ -40,7 +48,7 @@ def run_fit(config: Config, folder: Path, *, options: CalibrateOptions, overwrit
     for path in (positive, negative):
         refuse_existing(path, overwrite=overwrite)
     needed = images_needed(options.acceptance)
-    bench = Workbench(config, progress)
+    bench = bench or Workbench(config, progress)
     held_out = len(bench.image_set(config.data.spec, "eval"))
     run_train_positive(config, positive, overwrite=overwrite, progress=progress, bench=bench)
     trained = run_train_negative(

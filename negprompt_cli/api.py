@@ -1,0 +1,437 @@
+"""The Python interface: what the commands do, in ten names, all of them also names of the package itself.
+
+    load_model      a frozen CLIP with its own preprocessing
+    zero_shot       a detector from class names alone
+    fit             a detector from a folder of images by class
+    transfer        the same contexts in front of other class names
+    calibrate       a threshold from held-out ID images
+    score_features  verdicts on image features
+    score_images    rows about image files
+    save, load      a detector as an artifact, and back
+    Detector        the object itself, in the style of pytorch-ood
+
+A score is higher the more ID an image is, here as everywhere in the package. The one exception is what `Detector.predict`
+and `Detector.predict_features` return: outlier scores, the ID score times -1, as pytorch-ood's helpers expect.
+
+The demonstration's model and images stand in for one's own here (`folder` is any empty folder):
+
+>>> from negprompt_cli.demo.images import write_world
+>>> from negprompt_cli.demo.model import unpack_model
+>>> world = write_world(folder / "data", seed=0)
+>>> import negprompt_cli as negprompt
+>>> model = negprompt.load_model(f"local-dir:{unpack_model(folder / 'model')}", device="cpu")
+
+With class names alone:
+
+>>> detector = negprompt.zero_shot(model, ["red circle", "green square"])
+>>> detector.class_names
+['red circle', 'green square']
+>>> detector.threshold is None
+True
+
+With a few images per class, a folder each:
+
+>>> detector = negprompt.fit(world.shapes, model)
+>>> row = next(negprompt.score_images(detector, world.far_digits))
+>>> row.is_ood
+True
+>>> negprompt.save(detector, folder / "shapes.safetensors")
+>>> again = negprompt.load(folder / "shapes.safetensors", model)
+>>> again.threshold == detector.threshold
+True
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts, save_prompts
+from negprompt_cli.data.config import Config, ModelConfig, load_config
+from negprompt_cli.data.imagesets import ClassLabel
+from negprompt_cli.data.models import load_clip
+from negprompt_cli.data.pathlist import check_paths, list_paths
+from negprompt_cli.data.progress import Silent
+from negprompt_cli.data.rowfile import Row
+from negprompt_cli.data.stream import stream_features
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.devices import choose_compute
+from negprompt_cli.engine.verdict import Verdicts
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.calibrate import CalibrateOptions, calibrate_scorer
+from negprompt_cli.steps.fit import run_fit
+from negprompt_cli.steps.fit_features import fit_features
+from negprompt_cli.steps.scorer import Scorer, make_scorer
+from negprompt_cli.steps.train_positive import zero_shot_positive
+from negprompt_cli.steps.transfer import read_class_list, run_transfer
+from negprompt_cli.steps.workbench import Workbench
+
+__all__ = [
+    "Detector",
+    "calibrate",
+    "fit",
+    "load",
+    "load_model",
+    "save",
+    "score_features",
+    "score_images",
+    "transfer",
+    "zero_shot",
+]
+
+Paths = str | Path | Iterable[str | Path]
+"""An image, a folder, a glob, or several of them."""
+
+
+class Detector:
+    """An OOD detector: a model, prompts for its classes, an ID score, and a threshold where there is one.
+
+    Unfitted it knows its class names only ("a photo of a <name>."), and that is enough to predict. `fit` and
+    `fit_features` learn positive and negative contexts from ID images. `predict` and `predict_features` return outlier
+    scores, higher = more OOD: the ID score times -1. Where pytorch-ood is imported before a detector is made, its
+    benchmarks take the detector for one of their own.
+
+    Args:
+        model: from `load_model`.
+        prompts: class names, or an artifact's prompts.
+        score: name of an ID score; None for the calibrated one, else negprompt, or max-logit without negatives.
+        settings: configuration keys and values, such as {"negative.count": 4}.
+
+    Raises:
+        UsageError: prompts of another model, an unknown key or score, or a name too long for the model.
+
+    >>> detector = Detector(model, ["red circle", "green square"])
+    >>> from PIL import Image
+    >>> pixels = torch.stack([model.preprocess(Image.new("RGB", (80, 60), colour)) for colour in ("red", "green", "blue")])
+    >>> detector.predict(pixels).shape
+    torch.Size([3])
+    >>> features = detector.encoder(pixels)
+    >>> bool((detector.predict_features(features) == -torch.tensor(score_features(detector, features).scores)).all())
+    True
+    """
+
+    requires_fit = False
+    """Class names are enough to predict."""
+
+    def __init__(
+        self,
+        model: Clip,
+        prompts: Sequence[str] | Prompts,
+        *,
+        score: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self._score = model, score
+        base = prompts.config if isinstance(prompts, Prompts) else None
+        self._bench = _bench(model, settings, base)
+        self.prompts = prompts if isinstance(prompts, Prompts) else _zero_shot_prompts(self._bench, prompts)
+        check_model(self.prompts, model.identity, model.plan.width, Path("these prompts"))
+        _ = self.scorer
+        _register(type(self))
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Prompts encoded, score and threshold chosen."""
+        return make_scorer(self._bench, self.prompts, score=self._score)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names in the order of the labels."""
+        return self.prompts.names
+
+    @property
+    def threshold(self) -> float | None:
+        """ID score below which an image is OOD; None before `calibrate`."""
+        return self.scorer.threshold
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    def encoder(self, pixels: Tensor) -> Tensor:
+        """Encode preprocessed images (B, 3, H, W) as L2-normalised features (B, F)."""
+        return self.model.encode_images(pixels).clone()
+
+    def fit(self, data_loader: Iterable[tuple[Tensor, Tensor]]) -> Self:
+        """Learn from batches of (preprocessed images (B, 3, H, W), labels (B,)); images labelled below 0 are left out.
+
+        Raises:
+            UsageError: no ID image, or labels beyond the class names.
+        """
+        parts = [(self.encoder(x[y >= 0]), y[y >= 0]) for x, y in data_loader if bool((y >= 0).any())]
+        if not parts:
+            raise UsageError("There are no ID images (labels from 0) to fit on.")
+        return self.fit_features(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
+
+    def fit_features(self, x: Tensor, y: Tensor) -> Self:
+        """Learn from L2-normalised features (N, F) of ID images and their labels (N,); a threshold is forgotten.
+
+        Raises:
+            UsageError: shapes or labels do not fit.
+        """
+        self.prompts = fit_features(self._bench, x, y, self.prompts.classes)
+        self.__dict__.pop("scorer", None)
+        return self
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Outlier scores (B,) of preprocessed images (B, 3, H, W), higher = more OOD."""
+        return self.predict_features(self.encoder(x))
+
+    __call__ = predict
+
+    def predict_features(self, x: Tensor) -> Tensor:
+        """Outlier scores (B,) float64 of L2-normalised features (B, F), higher = more OOD."""
+        return -torch.from_numpy(self.scorer.judge(x).scores)
+
+    def push_to_hub(self, repo_id: str, *, evaluation: Path | None = None, private: bool = False) -> str:
+        """Publish artifact and model card on the Hugging Face Hub; return the address.
+
+        Args:
+            repo_id: "owner/name".
+            evaluation: an evaluation.json, whose figures go into the card.
+            private: whether a new repository is private.
+
+        Raises:
+            NegPromptError: the hub refuses.
+        """
+        from negprompt_cli.data.hub import push_to_hub
+
+        return push_to_hub(self.prompts, repo_id, evaluation=evaluation, private=private)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, model: Clip | None = None, *, device: str = "auto") -> Self:
+        """A published detector.
+
+        Args:
+            source: a repository of the Hugging Face Hub, or a folder that `data.hub.save_pretrained` wrote.
+            model: the loaded model, if it is at hand; else the one that the artifact names is loaded.
+            device: where to load it.
+
+        Raises:
+            UsageError: there is no artifact, or it belongs to another model.
+            NegPromptError: the hub cannot be reached.
+        """
+        from negprompt_cli.data.hub import find_artifact
+
+        prompts = load_prompts(find_artifact(source))
+        return cls(model or _model_of(prompts, device), prompts)
+
+
+def load_model(
+    name: str = "ViT-B-16", pretrained: str | None = None, *, device: str = "auto", precision: str = "auto"
+) -> Clip:
+    """Load a CLIP with its own preprocessing and tokenizer, frozen.
+
+    Args:
+        name: open_clip model, local-dir:PATH or hf-hub:ID.
+        pretrained: open_clip tag or weights file; None for the paper's weights of the default model.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: of the image encoder: auto, fp32, bf16 or fp16.
+
+    Raises:
+        UsageError: no such model, tag, folder or device.
+        NegPromptError: the weights cannot be had.
+    """
+    default = ModelConfig()
+    tag = default.pretrained if pretrained is None and name == default.name else pretrained
+    return load_clip(ModelConfig(name=name, pretrained=tag), choose_compute(device, precision=precision))
+
+
+def zero_shot(model: Clip, class_names: Sequence[str], *, score: str | None = None) -> Detector:
+    """A detector from class names alone.
+
+    Raises:
+        UsageError: no names, or one too long.
+    """
+    return Detector(model, class_names, score=score)
+
+
+def fit(
+    images: str | Path,
+    model: Clip,
+    *,
+    acceptance: float = 0.95,
+    score: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Detector:
+    """Learn a detector from a folder of class folders, as `negprompt fit`: both stages, then a threshold.
+
+    Args:
+        images: a folder, or any data SPEC of the command line.
+        model: from `load_model`.
+        acceptance: share of ID images that the threshold accepts, in (0, 1).
+        score: ID score of the threshold; None for negprompt.
+        settings: configuration keys and values, such as {"data.shots": 4}.
+
+    Returns:
+        The detector; without a threshold where there are too few held-out images.
+
+    Raises:
+        UsageError: no such images, or classes without images.
+        NegPromptError: a broken image.
+    """
+    bench = _bench(model, {**(settings or {}), "data.spec": str(images)})
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = run_fit(
+            bench.config,
+            Path(folder),
+            options=CalibrateOptions(acceptance=acceptance, score=score),
+            overwrite=False,
+            progress=bench.progress,
+            bench=bench,
+        )
+    return Detector(model, fitted.prompts, score=score)
+
+
+def transfer(detector: Detector, class_names: Sequence[str], *, extend: bool = False) -> Detector:
+    """Put a detector's contexts in front of new class names; its threshold does not carry over.
+
+    Args:
+        detector: with negatives, and with contexts shared by its classes.
+        class_names: the new names.
+        extend: keep the detector's own classes in front.
+
+    Raises:
+        UsageError: no names, no negatives, class-specific contexts, or a name too long.
+    """
+    bench = _bench(detector.model, None, detector.prompts.config)
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "source.safetensors", Path(folder) / "made.safetensors"
+        save_prompts(detector.prompts, source)
+        result = run_transfer(
+            bench.config,
+            made,
+            prompts_path=source,
+            names=read_class_list("\n".join(class_names), "class_names"),
+            extend=extend,
+            overwrite=False,
+            progress=bench.progress,
+            bench=bench,
+        )
+    return Detector(detector.model, result.prompts)
+
+
+def calibrate(
+    detector: Detector, images: Paths | Tensor, *, acceptance: float = 0.95, confidence: float = 0.95
+) -> Detector:
+    """Choose a threshold on held-out ID images; what it promises is in the result's `prompts.calibration`.
+
+    Args:
+        detector: stays as it is.
+        images: image files, folders or globs, or L2-normalised features (n, F); none of them trained on.
+        acceptance: share of ID images to accept, in (0, 1).
+        confidence: of its interval.
+
+    Returns:
+        The same detector with a threshold.
+
+    Raises:
+        UsageError: too few images; says how many would do.
+        BrokenImage: an image cannot be read.
+    """
+    from negprompt_cli.data.images import BrokenImage
+
+    if not isinstance(images, Tensor):
+        parts: list[Tensor] = []
+        for batch in stream_features(detector.model, _listed(images)):
+            if broken := next(filter(None, batch.errors), None):
+                raise BrokenImage(broken)
+            if batch.features is not None:
+                parts.append(batch.features)
+        images = torch.cat(parts)
+    made = calibrate_scorer(
+        detector.scorer,
+        detector.scorer.judge(images).scores,
+        CalibrateOptions(acceptance=acceptance, confidence=confidence),
+        data="images given in Python",
+    )
+    return Detector(detector.model, replace(detector.prompts, calibration=made), score=made.score)
+
+
+def score_features(detector: Detector, features: Tensor) -> Verdicts:
+    """Verdicts on L2-normalised features (B, F): predictions, probabilities, ID scores, nearest negatives.
+
+    Raises:
+        ValueError: another width, or not normalised.
+    """
+    return detector.scorer.judge(features)
+
+
+def score_images(detector: Detector, images: Paths) -> Iterator[Row]:
+    """Rows about images, in order, as they are read; of a broken image the row says the error.
+
+    Args:
+        detector: judges.
+        images: image files, folders (at any depth) or globs.
+
+    Raises:
+        UsageError: nothing is there.
+    """
+    for batch in stream_features(detector.model, _listed(images)):
+        yield from detector.scorer.rows(batch)
+
+
+def save(detector: Detector, path: str | Path) -> None:
+    """Write a detector as an artifact, which the commands take as --prompts.
+
+    Raises:
+        NegPromptError: it cannot be written.
+    """
+    detector.prompts = save_prompts(detector.prompts, Path(path))
+
+
+def load(path: str | Path, model: Clip | None = None, *, device: str = "auto", score: str | None = None) -> Detector:
+    """Read an artifact.
+
+    Args:
+        path: the file.
+        model: the loaded model, if it is at hand; else the one that the artifact names is loaded.
+        device: where to load it.
+        score: ID score; None for the calibrated one.
+
+    Raises:
+        UsageError: not a sound artifact, or of another model.
+    """
+    prompts = load_prompts(Path(path))
+    return Detector(model or _model_of(prompts, device), prompts, score=score)
+
+
+def _bench(model: Clip, settings: Mapping[str, Any] | None, base: Config | None = None) -> Workbench:
+    """A workbench for a model that is loaded already."""
+    config = load_config(base=base.model_dump(mode="json") if base else None, flags=settings)
+    identity = ModelConfig(name=model.identity.name, pretrained=model.identity.pretrained)
+    bench = Workbench(config.model_copy(update={"model": identity}), Silent())
+    vars(bench).update(clip=model, compute=model.compute)
+    return bench
+
+
+def _zero_shot_prompts(bench: Workbench, class_names: Sequence[str]) -> Prompts:
+    classes = tuple(ClassLabel(name, name, None) for name in dict.fromkeys(class_names))
+    if not classes or isinstance(class_names, str):
+        raise UsageError("Give class names as a list with at least one name.")
+    prompts = zero_shot_positive(bench, classes)
+    return replace(prompts, positive=prompts.positive.cpu())
+
+
+def _model_of(prompts: Prompts, device: str) -> Clip:
+    return load_model(prompts.model.name, prompts.model.pretrained, device=device)
+
+
+def _listed(images: Paths) -> Iterator[Path]:
+    given = [images] if isinstance(images, str | Path) else list(images)
+    arguments = [str(one) for one in given]
+    check_paths(arguments)
+    return list_paths(arguments, [])
+
+
+def _register(kind: type[Detector]) -> None:
+    """Let pytorch-ood, where it is in use, take a detector for one of its own; it is never imported for that."""
+    if (api := sys.modules.get("pytorch_ood.api")) is not None:
+        api.FeaturesDetector.register(kind)

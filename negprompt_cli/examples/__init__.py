@@ -1,0 +1,1 @@
+"""Programs to copy: each stands alone and imports nothing of this package."""
