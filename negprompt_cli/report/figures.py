@@ -7,6 +7,7 @@ is always ID. Drawn with matplotlib's object interface, so that no display and n
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ STYLES = ("-", "--", "-.", ":")
 BINS = 48
 SIZE = (4.6, 3.5)
 DPI = 180
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -69,7 +70,7 @@ def distributions(title: str, axis: str, groups: Sequence[Group], *, threshold: 
         everything = np.concatenate([group.values for group in groups])
         # A few extreme values must not squeeze the rest into one bin.
         low, high = np.quantile(everything, [0.001, 0.999])
-        edges = np.linspace(low, high if high > low else low + 1e-9, BINS + 1)
+        edges = np.linspace(low, high if high > low else low + 1e-9, BINS + 1).tolist()
         for i, group in enumerate(groups):
             inside = np.clip(group.values, edges[0], edges[-1])
             look = _look(i)
