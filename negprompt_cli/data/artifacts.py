@@ -1,10 +1,10 @@
 """Prompt artifacts: what one step learned, as one safetensors file that explains itself.
 
 Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
-model's token embeddings. Metadata (strings): schema, kind, classes, model identity, resolved configuration, seed, the
-parents' sha256, a summary of the training and, once calibrated, the threshold. Nothing in a file is executed, and a file
-is believed only after its shapes and classes fit together. Leaves out: text features, which follow from the contexts and
-the model.
+model's token embeddings; `image_mean` (F,), where the score has floors, the mean of the ID training features.
+Metadata (strings): schema, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a summary of
+the training and, once calibrated, the threshold. Nothing in a file is executed, and a file is believed only after its
+shapes and classes fit together. Leaves out: text features, which follow from the contexts and the model.
 """
 
 import hashlib
@@ -81,7 +81,8 @@ class Prompts:
 
     `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes
     the contexts were trained with, 0 for zero-shot. `calibration`: the threshold, where one was chosen. `sha256`: digest
-    of the file it was read from or written to.
+    of the file it was read from or written to. `image_mean`: (F,), the mean ID training feature, or None for a score
+    without floors.
     """
 
     kind: Kind
@@ -94,6 +95,7 @@ class Prompts:
     parents: tuple[Parent, ...] = ()
     training: tuple[TrainingSummary, ...] = ()
     calibration: Calibration | None = None
+    image_mean: Tensor | None = None
     sha256: str = field(default="", compare=False)
 
     @property
@@ -125,6 +127,8 @@ def save_prompts(prompts: Prompts, path: Path) -> Prompts:
     tensors = {"positive": prompts.positive.detach().cpu().float().contiguous()}
     if prompts.negative is not None:
         tensors["negative"] = prompts.negative.detach().cpu().float().contiguous()
+    if prompts.image_mean is not None:
+        tensors["image_mean"] = prompts.image_mean.detach().cpu().float().contiguous()
     metadata = {
         "schema": SCHEMA,
         "version": __version__,
@@ -184,6 +188,7 @@ def load_prompts(path: Path) -> Prompts:
             calibration=(
                 Calibration.model_validate_json(metadata["calibration"]) if "calibration" in metadata else None
             ),
+            image_mean=tensors.get("image_mean"),
             sha256=digest,
         )
     except (KeyError, ValidationError, ValueError) as error:
@@ -231,6 +236,10 @@ def _check_shapes(prompts: Prompts, path: Path) -> None:
             raise wrong(f"{name} holds numbers that are not finite")
         if tensor.shape[-1] != positive.shape[-1]:
             raise wrong("positive and negative contexts differ in width")
+    mean = prompts.image_mean
+    # Written so that NaN fails; a mean of features of length 1 is no longer than they are.
+    if mean is not None and (mean.dim() != 1 or not bool(torch.linalg.vector_norm(mean.float()) < 1.01)):
+        raise wrong(f"image_mean, of shape {tuple(mean.shape)}, is not a mean of L2-normalised features")
     if positive.shape[0] != 1:
         raise wrong(f"{positive.shape[0]} positive contexts, not one")
 

@@ -117,13 +117,35 @@ class LossConfig(_Section):
         return values
 
 
+class FloorsConfig(_Section):
+    """Floors in the score negprompt: a mass counts only above its value at the mean ID training image.
+
+    `exponent`: kappa, the power of the floored denominator.
+    """
+
+    exponent: Annotated[float, Field(gt=0, le=100)] = 2.0
+
+
 class NegativeConfig(_Section):
-    """Stage 2: `count` negatives per class, starting `noise` (standard deviation) around the positive context."""
+    """Stage 2: `count` negatives per class, starting `noise` (standard deviation) around the positive context.
+
+    `floors` of the score, recorded in the artifact; null, the default of the losses `quoted` and `official`, is the paper's
+    score.
+    """
 
     count: Annotated[int, Field(ge=1, le=64)] = 2
     noise: Annotated[float, Field(ge=0)] = 0.02
     loss: LossConfig = LossConfig()
+    floors: FloorsConfig | None = FloorsConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_floors(cls, values: Any) -> Any:
+        loss = values.get("loss") if isinstance(values, dict) else None
+        if isinstance(loss, dict) and loss.get("name") in ("quoted", "official"):
+            return {"floors": None, **values}
+        return values
 
 
 class EvaluateConfig(_Section):

@@ -209,6 +209,9 @@ def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> Prom
         positives = encoder(prompts.positive.to(clip.device))[0]
         negatives = None if prompts.negative is None else encoder(prompts.negative.to(clip.device)).transpose(0, 1)
     bank = PromptBank(positives, negatives, None, clip.logit_scale)
+    floors = prompts.config.negative.floors
+    if prompts.image_mean is not None and floors is not None:
+        bank = replace(bank, image_mean=prompts.image_mean.to(clip.device), exponent=floors.exponent)
     if "zero_shot" in needs:
         template = bench.config.evaluate.template
         bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))

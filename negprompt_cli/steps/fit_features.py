@@ -80,4 +80,5 @@ def fit_features(bench: Workbench, features: Tensor, labels: Tensor, classes: Se
         config=config,
         learned_on=len(classes),
         training=(data.summary("positive", first), data.summary("negative", second)),
+        image_mean=data.features.images.mean(0) if settings.floors else None,
     )

@@ -105,6 +105,7 @@ def run_train_negative(
         learned_on=len(images.classes),
         parents=(prompts.parent(),) if known else (),
         training=(*prompts.training, data.summary("negative", trained)),
+        image_mean=data.features.images.mean(0) if settings.floors else None,
     )
     made = save_prompts(made, out)
     write_config(config, out)

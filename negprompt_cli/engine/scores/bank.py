@@ -20,9 +20,12 @@ class PromptBank:
         words: (W, D) features of the negative words of NegLabel, or None.
         train_features: (T, D) image features of the ID training set, or None.
         train_labels: (T,) their integer labels, or None.
+        image_mean: (D,) mean of L2-normalised ID training features, so at most 1 long: gives `negprompt` its floors; None
+            for the paper's score.
+        exponent: kappa > 0 of the floored score.
 
     Raises:
-        ValueError: shapes do not fit together, a feature is not L2-normalised, or the logit scale is not positive.
+        ValueError: shapes do not fit together, a feature is not L2-normalised, or a number is out of range.
     """
 
     positives: Tensor
@@ -32,6 +35,8 @@ class PromptBank:
     words: Tensor | None = None
     train_features: Tensor | None = None
     train_labels: Tensor | None = None
+    image_mean: Tensor | None = None
+    exponent: float = 2.0
 
     def __post_init__(self) -> None:
         if self.positives.ndim != 2:
@@ -59,8 +64,16 @@ class PromptBank:
             self.train_features is None or self.train_labels.shape != self.train_features.shape[:1]
         ):
             raise ValueError("train_labels must have one entry per row of train_features")
+        if self.image_mean is not None:
+            if self.image_mean.shape != (d,):
+                raise ValueError(f"image_mean must have shape ({d},), got {tuple(self.image_mean.shape)}")
+            # Written so that NaN fails.
+            if not bool(torch.linalg.vector_norm(self.image_mean) < 1.01):
+                raise ValueError("image_mean must be finite and at most 1 long, as a mean of L2-normalised features is")
         if not self.logit_scale > 0:
             raise ValueError(f"logit_scale must be positive, got {self.logit_scale}")
+        if not self.exponent > 0:
+            raise ValueError(f"exponent must be positive, got {self.exponent}")
 
     def rows(self, group: str) -> Tensor:
         """Return the features of a group (`positives`, `negatives`, ...) as (rows, D)."""
