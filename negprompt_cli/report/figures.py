@@ -87,7 +87,7 @@ def distributions(title: str, axis: str, groups: Sequence[Group], *, threshold: 
                 label=None if i == 0 else group.name,
             )
         if threshold is not None:
-            axes.axvline(threshold, color="#444444", linewidth=1, linestyle=(0, (2, 2)), label="95 % of ID accepted")
+            axes.axvline(threshold, color="#666666", linewidth=1.1, label="95 % of ID accepted")
         axes.set_title(title)
         axes.set_xlabel(axis)
         axes.set_ylabel("density")
