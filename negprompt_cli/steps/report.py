@@ -221,7 +221,7 @@ def _pictures(measured: Measured, options: ReportOptions, seed: int, folder: Pat
     groups = [
         PictureGroup(
             "Scores of ID and OOD images",
-            "Densities of each score; ID filled. The thin grey line is the threshold that accepts 95 % of ID: the share of an "
+            "Densities of each score; ID filled. The grey line is the threshold that accepts 95 % of ID: the share of an "
             "OOD set to the right of it is its FPR95.",
             [
                 keep(
