@@ -113,6 +113,12 @@ class Prompts:
         """Number p of negatives per class."""
         return 0 if self.negative is None else int(self.negative.shape[0])
 
+    @property
+    def floor_exponent(self) -> float | None:
+        """Exponent kappa of the score's floors, or None for the paper's score."""
+        floors = self.config.negative.floors
+        return None if floors is None or self.image_mean is None else floors.exponent
+
     def parent(self) -> Parent:
         """This artifact as a parent of another."""
         return Parent(kind=self.kind, sha256=self.sha256)

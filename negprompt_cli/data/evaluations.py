@@ -35,6 +35,7 @@ class PromptFacts(_Part):
     kind: str
     loss: str | None
     negatives: int
+    floor_exponent: float | None = None
     seed: int
     shots: int | None = None
     context: int | None = None

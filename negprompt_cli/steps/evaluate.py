@@ -291,6 +291,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> dic
             "kind": prompts.kind,
             "loss": None if prompts.negative is None else prompts.config.negative.loss.name,
             "negatives": prompts.negatives_per_class,
+            "floor_exponent": prompts.floor_exponent,
             "seed": prompts.config.seed,
             "shots": prompts.config.data.shots,
             "context": prompts.positive.shape[-2],

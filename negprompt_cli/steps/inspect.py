@@ -101,6 +101,7 @@ def inspect_artifact(
         "limited": prompts.config.data.limit is not None,
         "loss": None if prompts.negative is None else prompts.config.negative.loss.model_dump(),
         "negatives": prompts.negatives_per_class,
+        "floor_exponent": prompts.floor_exponent,
         "class_specific": prompts.class_specific,
         "classes": [{"key": c.key, "name": c.name, "wnid": c.wnid} for c in prompts.classes],
         "learned_on_classes": prompts.learned_on,
