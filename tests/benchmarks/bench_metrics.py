@@ -1,60 +1,50 @@
-"""Time of all metrics, and of a bootstrap, against scikit-learn's `roc_auc_score` alone.
-
-    python tests/benchmarks/bench_metrics.py [--samples 100000] [--resamples 20]
-
-The two take turns; the ratio is the median of the ratios of the pairs. The target is a ratio of at most 4.
-"""
+"""Time of all metrics, and of a bootstrap resample, against scikit-learn's `roc_auc_score` alone."""
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
+import torch
+from harness import Row, seconds, take_turns, text_of
 from sklearn.metrics import roc_auc_score
 
 from negprompt_cli.engine.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics import evaluate_scores
 
+TARGET = 4.0
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=100_000, help="scores of each of ID and OOD")
-    parser.add_argument("--resamples", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=21)
-    args = parser.parse_args()
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metric-samples", type=int, default=100_000, help="scores of each of ID and OOD")
+    parser.add_argument("--metric-resamples", type=int, default=20)
+    parser.add_argument("--metric-repeats", type=int, default=21)
+
+
+def measure(args: argparse.Namespace) -> list[Row]:
+    cpu, count = torch.device("cpu"), args.metric_samples
     generator = np.random.default_rng(0)
-    id_scores, ood_scores = generator.normal(1, 1, args.samples), generator.normal(0, 1, args.samples)
-    id_correct = generator.random(args.samples) < 0.7
+    id_scores, ood_scores = generator.normal(1, 1, count), generator.normal(0, 1, count)
+    id_correct = generator.random(count) < 0.7
     scores = np.concatenate([id_scores, ood_scores])
-    is_id = np.repeat([1, 0], args.samples)
-
-    pairs = [
-        (
-            _seconds(lambda: roc_auc_score(is_id, scores)),
-            _seconds(lambda: evaluate_scores(id_scores, ood_scores, id_correct)),
-        )
-        for _ in range(args.repeats + 1)
-    ][1:]
-    reference, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
-    ratio = statistics.median(b / a for a, b in pairs)
-    bootstrap = _seconds(
-        lambda: bootstrap_ci(id_scores, ood_scores, generator=np.random.default_rng(0), n=args.resamples)
+    is_id = np.repeat([1, 0], count)
+    turns = take_turns(
+        lambda: evaluate_scores(id_scores, ood_scores, id_correct),
+        lambda: roc_auc_score(is_id, scores),
+        repeats=args.metric_repeats,
+        device=cpu,
     )
-    print(f"{args.samples} ID and {args.samples} OOD scores")
-    print("| roc_auc_score | all metrics | ratio | one bootstrap resample (AUROC, FPR95) |\n|---|---|---|---|")
-    print(
-        f"| {1e3 * reference:.1f} ms | {1e3 * ours:.1f} ms | {ratio:.2f} | {1e3 * bootstrap / args.resamples:.1f} ms |"
+    resamples = args.metric_resamples
+    bootstrap = seconds(
+        lambda: bootstrap_ci(id_scores, ood_scores, generator=np.random.default_rng(0), n=resamples), cpu
     )
-
-
-def _seconds(job: Callable[[], object]) -> float:
-    """Return the wall time of one run."""
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    main()
+    ratio = 1 / turns.speedup
+    return [
+        Row(
+            f"all metrics, {count} + {count} scores, against roc_auc_score",
+            text_of(turns.ours),
+            text_of(turns.reference),
+            f"{ratio:.2f}",
+            f"<= {TARGET:g}",
+            ratio <= TARGET,
+        ),
+        Row("- one bootstrap resample (AUROC, FPR95)", text_of(bootstrap / resamples), "-", "", "-", None),
+    ]

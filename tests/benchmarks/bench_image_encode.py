@@ -1,0 +1,97 @@
+"""Image encoding from JPEG files against its two halves: the encoder on preloaded batches, and decoding alone.
+
+ViT-B/16 with random weights, synthetic JPEGs of ImageNet's usual size written to a temporary folder, features not cached.
+Decoding alone is the same loader with the same workers and no encoder. The three take turns.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import Row, seconds, vit_b16, write_jpegs
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch.utils.data import DataLoader
+
+from negprompt_cli.data.features import EncodeOptions, _collate, _Images, _workers, encode_images
+from negprompt_cli.data.imagepaths import ImagePaths
+from negprompt_cli.data.imagesets import ImageSet
+from negprompt_cli.data.progress import Silent
+from negprompt_cli.engine.clip import Clip, ModelIdentity
+from negprompt_cli.engine.devices import choose_compute
+
+TARGET = 0.9
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image-count", type=int, default=0, help="JPEG files; 0 is 96 on a CPU, 4096 on a GPU")
+    parser.add_argument("--image-batch", type=int, default=0, help="0 is the package's choice")
+    parser.add_argument("--image-workers", type=int, default=-1, help="-1 is the package's choice")
+    parser.add_argument("--image-repeats", type=int, default=3)
+
+
+def measure(args: argparse.Namespace) -> list[Row]:
+    compute = choose_compute(args.device)
+    config = PreprocessCfg()
+    clip = Clip.wrap(
+        vit_b16(torch.device("cpu")),
+        preprocess=image_transform_v2(config, is_train=False),
+        preprocessing="benchmark",
+        tokenizer=lambda *_a, **_k: torch.zeros(1, 77),
+        identity=ModelIdentity("ViT-B-16", None, "0" * 64),
+        compute=compute,
+    )
+    on_cpu = compute.device.type == "cpu"
+    count = args.image_count or (96 if on_cpu else 4096)
+    batch = args.image_batch or (32 if on_cpu else 256)
+    workers = _workers(args.image_workers, count)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_jpegs(Path(folder), count)
+        images = ImageSet(
+            spec="benchmark",
+            name="benchmark",
+            paths=ImagePaths(Path(folder), [p.name for p in paths]),
+            labels=np.zeros(count, dtype=np.int64),
+            classes=(),
+            root=Path(folder),
+            layout="benchmark",
+            notes=(),
+        )
+        options = EncodeOptions(batch_size=args.image_batch, workers=args.image_workers, cache=False)
+        pixels = torch.randn(batch, 3, 224, 224)
+
+        def whole() -> None:
+            encode_images(clip, images, options, Silent())
+
+        def encode() -> None:
+            for first in range(0, count, batch):
+                clip.encode_images(pixels[: min(batch, count - first)])
+
+        def decode() -> None:
+            loader: DataLoader[Any] = DataLoader(
+                _Images(paths, clip.preprocess),
+                batch_size=batch,
+                num_workers=workers,
+                collate_fn=_collate,
+                prefetch_factor=4 if workers else None,
+            )
+            for _ in loader:
+                pass
+
+        device = compute.device
+        turns = [[seconds(job, device) for job in (whole, encode, decode)] for _ in range(args.image_repeats + 1)][1:]
+    ours, encoder, decoder = (statistics.median(side) for side in zip(*turns, strict=True))
+    share = statistics.median(max(e, d) / w for w, e, d in turns)
+    return [
+        Row(
+            f"image encoding, {count} JPEGs, batch {batch}, {workers} workers",
+            f"{count / ours:.1f} images/s",
+            f"encoder {count / encoder:.1f}, decoding {count / decoder:.1f} images/s",
+            f"{share:.2f}",
+            f">= {TARGET:g}",
+            share >= TARGET,
+        )
+    ]

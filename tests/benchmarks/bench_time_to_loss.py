@@ -1,0 +1,100 @@
+"""Stage-2 training on real cached features: time until the loss that a small-batch training ends with.
+
+lite-clip, the first 100 classes of tiny-imagenet, 16 shots. The small-batch training is the official code's setting
+(batch 64, learning rate 0.1, no momentum, cosine) for the paper's 10 epochs; the other side is the package's default
+schedule. Both losses are taken over all training images.
+"""
+
+import argparse
+import time
+
+import torch
+from harness import SHARED, Row, Skip, text_of
+
+from negprompt_cli.data.config import NegativeConfig, load_config
+from negprompt_cli.data.progress import Silent
+from negprompt_cli.engine.contexts import negative_contexts
+from negprompt_cli.engine.losses import NegativeLoss
+from negprompt_cli.engine.training import EpochReport, Schedule, train_negative
+from negprompt_cli.steps.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.workbench import Workbench
+
+TARGET = 4.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--loss-spec", default="tiny-imagenet#0-99", help="images below the shared image folder")
+    parser.add_argument(
+        "--loss-small", default="64,0.1,0,10", help="batch,lr,momentum,epochs of the small-batch training"
+    )
+
+
+def measure(args: argparse.Namespace) -> list[Row]:
+    assets = SHARED / "assets"
+    if not assets.is_dir():
+        raise Skip(f"needs the real assets: {assets} does not exist")
+    config = load_config(
+        flags={
+            "model.name": f"local-dir:{assets / 'models' / 'lite-clip'}",
+            "model.pretrained": None,
+            "data.spec": str(assets / "images" / args.loss_spec),
+            "compute.device": args.device,
+        }
+    )
+    bench = Workbench(config, Silent())
+    data = encode_training_images(bench, find_training_images(bench))
+    clip, settings = bench.clip, NegativeConfig()
+    context = clip.word_context(config.positive.context.words)[None]
+    encoder = clip.prompt_encoder([c.name for c in data.classes], context=context.shape[1], budget=bench.budget)
+    loss = NegativeLoss(settings.loss.name, settings.loss.beta, settings.loss.gamma)
+    with torch.no_grad():
+        positives = encoder(context)[0]
+
+    def train(schedule: Schedule) -> tuple[float, float, list[tuple[float, EpochReport]]]:
+        generator = torch.Generator().manual_seed(0)
+        start = negative_contexts(context, settings.count, noise=settings.noise, generator=generator)
+        reports: list[tuple[float, EpochReport]] = []
+        began = time.perf_counter()
+        trained = train_negative(
+            start,
+            encoder,
+            data.features,
+            positives=positives,
+            loss=loss,
+            scale=clip.logit_scale,
+            schedule=schedule,
+            generator=generator,
+            on_epoch=lambda report: reports.append((time.perf_counter() - began, report)),
+        )
+        elapsed = time.perf_counter() - began
+        with torch.no_grad():
+            negatives = encoder(trained.contexts).transpose(0, 1)
+            images, labels = data.features.images, data.features.labels
+            value = float(loss(images, labels, positives, negatives, clip.logit_scale)["loss"])
+        return elapsed, value, reports
+
+    batch, lr, momentum, epochs = args.loss_small.split(",")
+    small = Schedule(int(epochs), int(batch), float(lr), float(momentum))
+    large = schedule_of(settings.schedule, len(data.features))
+    train(Schedule(1, large.batch_size, 1e-6))
+    # Half of the small-batch training on either side of the other, so that a slow spell meets both.
+    small_time, goal, _ = train(small)
+    large_time, reached, reports = train(large)
+    again, _, _ = train(small)
+    small_time = (small_time + again) / 2
+    # An epoch of one step reports the loss over all images before that step.
+    whole = large.batch_size >= len(data.features)
+    passed = [when for when, report in reports if whole and report.terms["loss"] <= goal]
+    if passed:
+        large_time = passed[0]
+    met = reached <= goal and small_time / large_time >= TARGET
+    return [
+        Row(
+            f"stage-2 training, {len(data.classes)} classes, to the small-batch training's loss ({goal:.4f})",
+            f"{text_of(large_time)} (ends at {reached:.4f})",
+            text_of(small_time),
+            f"{small_time / large_time:.1f}x",
+            f">= {TARGET:g}x",
+            met,
+        )
+    ]
