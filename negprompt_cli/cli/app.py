@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "calibrate": "Choose the threshold that accepts a share of held-out ID images, and store it in the artifact.",
     "export": "Write the detector as one ONNX or torch.export file, or the context as a CoOp checkpoint.",
     "import": "Make an artifact of a CoOp, LoCoOp or official NegPrompt checkpoint.",
+    "sweep": "Run a grid of settings on several ID problems and seeds; finished cells are skipped.",
     "compare": "Merge evaluations on the same images into one table; refuse to mix what cannot be compared.",
     "report": "Write an HTML page and pictures about evaluated runs.",
     "reproduce": "Run one of the paper's experiments and put its figures beside the published ones.",

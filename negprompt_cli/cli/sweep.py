@@ -1,0 +1,78 @@
+"""`negprompt sweep`: a study from a YAML grid."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from negprompt_cli.data.config import Config
+
+
+def sweep(
+    common: Common,
+    grid: Annotated[
+        Path, typer.Argument(help="YAML file: problems, seeds, settings, variants, grid.", metavar="GRID.yaml")
+    ],
+    dry_run: Annotated[bool, option("--dry-run", help="Print the commands; do nothing.", panel=OUTPUT)] = False,
+) -> None:
+    """Run a grid of settings on several ID problems and seeds; finished cells are skipped.
+
+    Every cell is a run folder that `negprompt compare` reads. The OOD figures of a sweep are
+    for reporting: settings chosen by them are tuned to these OOD sets.
+    """
+    if common.data is not None or common.seed is not None:
+        raise UsageError("--data and --seed do not go with sweep: the grid names its problems and seeds.")
+    talk = Talk(quiet=common.quiet, as_json=common.json)
+    from negprompt_cli.data.grids import load_grid
+    from negprompt_cli.steps.sweep import plan_sweep, run_sweep
+
+    found = load_grid(grid)
+    varied = {key for keys in found.settings_by_variant().values() for key in keys}
+    both = varied & {text.partition("=")[0].strip() for text in common.assignments or ()}
+    if both:
+        raise UsageError(f"{', '.join(sorted(both))}: set both by --set and in {grid}. Set it in one place.")
+    run = common.run or Path("runs") / f"sweep-{grid.stem}"
+
+    def configure(keys: Mapping[str, Any]) -> "Config":
+        # Assignments, because null is a value here, and JSON is YAML.
+        above = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
+        return replace(common, assignments=[*(common.assignments or ()), *above]).resolve()
+
+    if dry_run:
+        lines = [job.command() for cell in plan_sweep(found, run, configure) for job in cell.jobs]
+        typer.echo("\n".join(dict.fromkeys(lines)))
+        return
+    result = run_sweep(found, run, configure=configure, overwrite=common.overwrite, progress=talk)
+    _print_rows(talk, result.document["rows"])
+    if result.document["limited"]:
+        talk.warn("LIMITED: a trial, not figures to quote or to hold against others.")
+    talk.result(result.path, result.document)
+
+
+def _print_rows(talk: Talk, rows: list[dict[str, Any]]) -> None:
+    """A table per problem: a row per variant and score, a column per OOD set."""
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        mine = [row for row in rows if row["problem"] == problem]
+        sets = list(dict.fromkeys(row["ood"] for row in mine))
+        lines: dict[tuple[str, str], dict[str, str]] = {}
+        for row in mine:
+            line = lines.setdefault((row["variant"], row["score"]), dict.fromkeys(sets, "-"))
+            line[row["ood"]] = f"{_figure(row, 'auroc')} / {_figure(row, 'fpr95_id_positive')}"
+        talk.table(
+            f"{problem}: AUROC / FPR95 (ID positive), per cent, mean ± standard deviation over seeds",
+            ["variant", "score", *sets],
+            [[*names, *line.values()] for names, line in lines.items()],
+        )
+
+
+def _figure(row: dict[str, Any], metric: str) -> str:
+    deviation = row["std"][metric]
+    return percent(row[metric]) + ("" if deviation is None else f" ± {percent(deviation)}")

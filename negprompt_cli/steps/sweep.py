@@ -1,0 +1,184 @@
+"""A study: settings x ID problems x seeds, every cell an ordinary run, finished cells skipped.
+
+    <run>/<problem>/<variant>/seed-N/negative.safetensors, evaluation.json    one cell
+    <run>/<problem>/<variant>/evaluation.json                                 means over the seeds, as evaluate --seeds
+    <run>/<problem>/positive/<digest>/seed-N/positive.safetensors             stage 1, once for all cells that share it
+    <run>/sweep.json                                                          the figures of all cells
+
+With `data.train_classes` the prompts are transferred to all classes of the problem before they are evaluated. One model and
+the features of each image set serve all cells. Leaves out: choosing a winner; OOD figures must not choose settings.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from negprompt_cli.data.atomic import atomic_write_text
+from negprompt_cli.data.config import Config
+from negprompt_cli.data.experiments import ExperimentTask
+from negprompt_cli.data.grids import Grid
+from negprompt_cli.data.imagesets import split_specs
+from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.runs import EVALUATION, NEGATIVE, POSITIVE
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.outputs import write_config
+from negprompt_cli.steps.preflight import ZERO_SHOT, together
+from negprompt_cli.steps.reproduce import Job, finished, run_job
+from negprompt_cli.steps.seeds import aggregate, seed_folder
+from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
+
+SUMMARY = "sweep.json"
+TRANSFERRED = "transferred.safetensors"
+POSITIVES = "positive"
+
+Configure = Callable[[Mapping[str, Any]], Config]
+"""Resolves a configuration with dotted keys set."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: its jobs in order, the last of which is the evaluation."""
+
+    problem: str
+    variant: str
+    seed: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def evaluation(self) -> Path:
+        """Where its evaluation is written."""
+        return self.jobs[-1].out
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep came to: its document, whose rows are means over seeds with their deviations."""
+
+    path: Path
+    document: dict[str, Any]
+
+
+def plan_sweep(grid: Grid, run: Path, configure: Configure) -> list[Cell]:
+    """The cells of a sweep, problem by problem, variant by variant; nothing is opened.
+
+    Raises:
+        UsageError: a key or value that no configuration has, or two cells of the same name.
+    """
+    variants = grid.settings_by_variant()
+    cells = []
+    for problem, task in grid.problems.items():
+        for variant, keys in variants.items():
+            for seed in grid.seeds:
+                jobs = _cell_jobs(grid, task, run / problem, variant, keys, seed, configure)
+                cells.append(Cell(problem, variant, seed, tuple(jobs)))
+    return cells
+
+
+def run_sweep(
+    grid: Grid,
+    run: Path,
+    *,
+    configure: Configure,
+    overwrite: bool,
+    progress: Progress,
+    bench: RememberingWorkbench | None = None,
+) -> Sweep:
+    """Run the cells that are not finished, and put the figures of all together.
+
+    Args:
+        grid: what to try.
+        run: the folder for everything.
+        configure: resolves a configuration with dotted keys set.
+        overwrite: make everything again; without it finished cells are skipped.
+        progress: told how it goes.
+        bench: a workbench whose model is to be used.
+
+    Raises:
+        UsageError: wrong settings, missing data (all of them are named), or a cell made earlier with other settings.
+        NegPromptError: a job failed.
+    """
+    cells = plan_sweep(grid, run, configure)
+    bench = bench or RememberingWorkbench(cells[0].jobs[0].config, progress)
+    together(
+        *(
+            partial(with_config(bench, cell.jobs[0].config).image_set, spec, role)
+            for cell in cells
+            if (cell.variant, cell.seed) == (cells[0].variant, cells[0].seed)
+            for spec, role in _needed(grid.problems[cell.problem])
+        )
+    )
+    done: set[Path] = set()
+    for number, cell in enumerate(cells, start=1):
+        progress.say(f"cell {number} of {len(cells)}: {cell.problem}, {cell.variant}, seed {cell.seed}")
+        for job in cell.jobs:
+            if job.out in done or (not overwrite and _finished(job, bench)):
+                continue
+            run_job(job, bench, overwrite=overwrite, progress=progress)
+            done.add(job.out)
+    rows: list[dict[str, Any]] = []
+    limited = False
+    for problem in grid.problems:
+        for variant in grid.settings_by_variant():
+            mine = [c for c in cells if (c.problem, c.variant) == (problem, variant)]
+            folder = run / problem / variant
+            document = aggregate([json.loads(c.evaluation.read_text("utf-8")) for c in mine])
+            atomic_write_text(folder / EVALUATION, json.dumps(document, indent=1) + "\n")
+            write_config(mine[0].jobs[-1].config, folder / EVALUATION)
+            limited = limited or document["limited"]
+            rows += [{"problem": problem, "variant": variant, **row} for row in document["rows"]]
+    document = {
+        "schema": "negprompt/sweep/1",
+        "limited": limited,
+        "grid": grid.model_dump(mode="json"),
+        "evaluations": [str(c.evaluation) for c in cells],
+        "rows": rows,
+    }
+    atomic_write_text(run / SUMMARY, json.dumps(document, indent=1) + "\n")
+    return Sweep(run / SUMMARY, document)
+
+
+def _cell_jobs(
+    grid: Grid,
+    task: ExperimentTask,
+    folder: Path,
+    variant: str,
+    keys: Mapping[str, Any],
+    seed: int,
+    configure: Configure,
+) -> list[Job]:
+    own = {**keys, "data.spec": task.id, "evaluate.ood": list(task.ood), "seed": seed}
+    config = configure(own)
+    cell = seed_folder(folder / variant, seed)
+    jobs, source = [], Path(ZERO_SHOT)
+    if grid.positive is None:
+        # Stage 1 sees nothing of what stage 2 and the evaluation are set to, so their keys do not make it another one.
+        first = {k: v for k, v in own.items() if not k.startswith(("negative.", "evaluate."))}
+        made = configure(first)
+        decisive = made.model_dump_json(exclude={"compute", "seed"}).encode()
+        source = seed_folder(folder / POSITIVES / hashlib.sha256(decisive).hexdigest()[:8], seed) / POSITIVE
+        jobs.append(Job("train-positive", source, made))
+    jobs.append(Job("train-negative", cell / NEGATIVE, config, source))
+    whole = configure({**own, "data.train_classes": "all"})
+    if config.data.train_classes != "all":
+        jobs.append(Job("transfer", cell / TRANSFERRED, whole, jobs[-1].out))
+    return [*jobs, Job("evaluate", cell / EVALUATION, whole, jobs[-1].out)]
+
+
+def _finished(job: Job, bench: RememberingWorkbench) -> bool:
+    """Whether a job's output is there, made with the same settings from the same inputs; raises if with others."""
+    try:
+        # Untrained positives are no file that could have changed.
+        return finished(replace(job, source=None) if job.source == Path(ZERO_SHOT) else job, bench)
+    except UsageError as error:
+        raise UsageError(
+            f"{job.out} does not belong to this sweep as it is now: it was made with other settings, from other inputs, or "
+            "is damaged. Pass --overwrite to make everything again, or --run for another folder."
+        ) from error
+
+
+def _needed(task: ExperimentTask) -> Sequence[tuple[str, Any]]:
+    return [(task.id, "train"), (task.id, "eval"), *((s, "ood") for text in task.ood for s in split_specs(text))]
