@@ -142,8 +142,8 @@ def _threshold(prompts: Prompts) -> str:
         return "## Threshold\n\nNone: `negprompt calibrate` chooses one on held-out images of the classes."
     return (
         f"## Threshold\n\nAn image is in-distribution where its score `{made.score}` is at least {made.threshold:.6g}, "
-        f"which accepts {made.accepted} of {made.images} held-out images of the classes ({100 * made.confidence:g} % interval for "
-        f"new ones: {100 * made.low:.1f} to {100 * made.high:.1f} %)."
+        f"which accepts {made.accepted} of {made.images} held-out images of the classes "
+        f"({100 * made.confidence:g} % interval for new ones: {100 * made.low:.1f} to {100 * made.high:.1f} %)."
     )
 
 
