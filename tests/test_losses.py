@@ -168,3 +168,14 @@ def test_large_scales_and_identical_negatives_stay_finite(name: str) -> None:
     terms["loss"].backward()
     assert torch.isfinite(terms["loss"])
     assert torch.isfinite(negatives.grad).all()
+
+
+def test_anchor_distance_is_the_mean_squared_distance_to_the_word_prompts():
+    anchors = torch.nn.functional.normalize(torch.flip(POSITIVES, [1]), dim=-1)
+    slow = 0.0
+    for p, a in zip(POSITIVES.tolist(), anchors.tolist(), strict=True):
+        slow += sum((x - y) ** 2 for x, y in zip(p, a, strict=True)) / len(POSITIVES)
+    assert float(losses.anchor_distance(POSITIVES, anchors)) == pytest.approx(slow)
+    assert float(losses.anchor_distance(POSITIVES, POSITIVES)) == 0.0
+    positives = POSITIVES.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: losses.anchor_distance(p, anchors), positives)

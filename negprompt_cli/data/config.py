@@ -91,9 +91,10 @@ class PositiveSchedule(ScheduleConfig):
 
 
 class PositiveConfig(_Section):
-    """Stage 1."""
+    """Stage 1. `anchor` weighs the distance of the positive prompts from those of `context.words` (KgCoOp); 0 is CoOp."""
 
     context: ContextConfig = ContextConfig()
+    anchor: Annotated[float, Field(ge=0)] = 8.0
     schedule: PositiveSchedule = PositiveSchedule()
 
 

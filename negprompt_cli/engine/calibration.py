@@ -115,7 +115,6 @@ def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) ->
     Returns:
         Lower and upper end, fractions; 0 for the lower where m = 0, 1 for the upper where m = n.
     """
-    # scikit-learn, which the package needs anyway, brings scipy.
     from scipy.stats import binomtest
 
     interval = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="exact")

@@ -30,6 +30,15 @@ def positive_loss(f: Tensor, labels: Tensor, positives: Tensor, scale: float) ->
     return F.cross_entropy(scale * f @ positives.T, labels)
 
 
+def anchor_distance(positives: Tensor, anchors: Tensor) -> Tensor:
+    """Mean over classes of ||P_i - A_i||^2, A (k, F) the prompts of plain words: keeps stage 1 near what CLIP knows.
+
+    Knowledge-guided CoOp (Yao, Zhang, Xu: Visual-Language Prompt Tuning with Knowledge-guided Context Optimization, CVPR
+    2023, equation 3). Without it a context learned on few classes fits them and spoils all other names.
+    """
+    return (positives - anchors).square().sum(-1).mean()
+
+
 def nis_separation(f: Tensor, negatives: Tensor, scale: float) -> Tensor:
     """Mean over images and negatives of softplus(s * <N_ij, f>): every negative is pushed away from every ID image."""
     return F.softplus(scale * f @ negatives.flatten(0, 1).T).mean()
@@ -67,7 +76,8 @@ def nnd_cosine(negatives: Tensor) -> Tensor:
 
 def nnd_norm(negatives: Tensor) -> Tensor:
     """Mean over i of ||mean_j N_ij|| - 1: what the official code computes in place of cosines."""
-    return torch.linalg.vector_norm(negatives.mean(1), dim=-1).mean() - 1
+    lengths: Tensor = torch.linalg.vector_norm(negatives.mean(1), dim=-1)
+    return lengths.mean() - 1
 
 
 def _separation(f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:

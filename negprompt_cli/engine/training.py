@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.losses import NegativeLoss, Terms, positive_loss
+from negprompt_cli.engine.losses import NegativeLoss, Terms, anchor_distance, positive_loss
 from negprompt_cli.engine.prompt_encoder import PromptEncoder
 
 Objective = Callable[[Tensor, Tensor, Tensor], Terms]
@@ -90,11 +90,13 @@ def train_positive(
     scale: float,
     schedule: Schedule,
     generator: torch.Generator,
+    anchors: Tensor | None = None,
+    anchor_weight: float = 0.0,
     keep: Literal["last", "best"] = "last",
     held_out: Features | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Trained:
-    """Stage 1 (CoOp): learn the positive context.
+    """Stage 1: learn the positive context by cross-entropy (CoOp), anchored to prompts of plain words (KgCoOp).
 
     Args:
         start: (1, M, D) or (1, K, M, D) initial context.
@@ -103,13 +105,19 @@ def train_positive(
         scale: CLIP's logit scale.
         schedule: epochs, batches and rates.
         generator: CPU generator of the batch order.
+        anchors: (K, F) features of plain word prompts, L2-normalised, or None.
+        anchor_weight: weight of the distance to them, at least 0.
         keep: 'last' epoch or 'best' on `held_out`.
         held_out: ID images for `keep='best'`, and for reports.
         on_epoch: called after each epoch.
     """
 
     def objective(images: Tensor, labels: Tensor, prompts: Tensor) -> Terms:
-        return {"loss": positive_loss(images, labels, prompts[0], scale)}
+        loss = positive_loss(images, labels, prompts[0], scale)
+        if anchors is None:
+            return {"loss": loss}
+        distance = anchor_distance(prompts[0], anchors)
+        return {"loss": loss + anchor_weight * distance, "cross-entropy": loss, "anchor": distance}
 
     return _train(start, encoder, data, objective, None, schedule, generator, keep, held_out, on_epoch)
 

@@ -11,7 +11,7 @@ from negprompt_cli.engine.contexts import negative_contexts
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.training import Features, train_negative, train_positive
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.train_positive import NEGATIVE_STREAM, ORDER_STREAM, start_context, stream
+from negprompt_cli.steps.train_positive import NEGATIVE_STREAM, ORDER_STREAM, start_context, stream, word_anchors
 from negprompt_cli.steps.training_data import TrainingData, schedule_of
 from negprompt_cli.steps.workbench import Workbench
 
@@ -50,6 +50,8 @@ def fit_features(bench: Workbench, features: Tensor, labels: Tensor, classes: Se
         scale=clip.logit_scale,
         schedule=schedule_of(config.positive.schedule, len(train)),
         generator=stream(config.seed, ORDER_STREAM),
+        anchors=word_anchors(bench, [c.name for c in classes]),
+        anchor_weight=config.positive.anchor,
         keep=config.positive.schedule.keep,
         held_out=held_out,
     )

@@ -259,7 +259,8 @@ def _plan_task(
     experiment: Experiment, benchmark: ExperimentBenchmark, task: ExperimentTask, folder: Path, configure: Configure
 ) -> Planned:
     whole = {"data.spec": task.id}
-    trained = {**whole, "data.train_classes": experiment.train_classes}
+    # The paper's stage 1 is CoOp, which anchors nothing.
+    trained = {**whole, "data.train_classes": experiment.train_classes, "positive.anchor": 0.0}
     positive = folder / POSITIVE
     jobs = [Job("train-positive", positive, configure(None, trained))]
     evaluations = {}

@@ -62,6 +62,8 @@ def run_train_positive(
             scale=bench.clip.logit_scale,
             schedule=schedule,
             generator=stream(config.seed, ORDER_STREAM),
+            anchors=word_anchors(bench, [c.name for c in images.classes]),
+            anchor_weight=config.positive.anchor,
             keep=settings.keep,
             held_out=held_out,
             on_epoch=lambda report: task.advance(1, describe(report)),
@@ -91,6 +93,14 @@ def start_context(bench: Workbench, config: ContextConfig, classes: int) -> torc
         generator = stream(bench.config.seed, INIT_STREAM)
         start = random_context(config.length, clip.plan.width, generator=generator).to(clip.device)
     return positive_context(start, classes=classes if config.class_specific else None)
+
+
+def word_anchors(bench: Workbench, names: list[str]) -> torch.Tensor | None:
+    """Features (K, F) of the configured words in front of K names, or None where nothing is anchored to them."""
+    settings = bench.config.positive
+    if not settings.anchor:
+        return None
+    return bench.clip.encode_template(names, template=f"{settings.context.words} {{}}.", budget=bench.budget)
 
 
 def zero_shot_positive(bench: Workbench, classes: tuple[ClassLabel, ...]) -> Prompts:
