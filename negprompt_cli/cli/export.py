@@ -31,7 +31,7 @@ def export(
     form: Annotated[
         Format, option("--format", help="onnx (default), pt2 (torch.export), or coop (the context).", panel=EXPORT)
     ] = Format.ONNX,
-    half: Annotated[bool, option("--fp16", help="Image encoder in float16: half the size.", panel=EXPORT)] = False,
+    half: Annotated[bool, option("--fp16", help="ONNX weights in float16: half the size.", panel=EXPORT)] = False,
     score: Annotated[
         str | None, option("--score", help="ID score (default: the calibrated one).", panel=EXPORT)
     ] = None,

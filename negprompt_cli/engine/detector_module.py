@@ -28,7 +28,6 @@ class DetectorModule(nn.Module):
         score: name of an ID score that needs prompts only.
         temperature: tau of the softmax scores, on cosines.
         threshold: images whose score is below are OOD; None calls none OOD.
-        half: run the image tower in float16; prompts and scores stay in float32.
     """
 
     def __init__(
@@ -39,18 +38,16 @@ class DetectorModule(nn.Module):
         score: str,
         temperature: float,
         threshold: float | None,
-        half: bool = False,
     ) -> None:
         super().__init__()
-        self.visual = visual.half() if half else visual.float()
-        self._dtype = torch.float16 if half else torch.float32
+        self.visual = visual
         self._setup = Setup(bank.to(torch.device("cpu"), torch.float32), temperature, ScoreOptions())
         self._score = find_score(score).load()
         self._threshold = float("-inf") if threshold is None else threshold
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Judge preprocessed images."""
-        pooled = self.visual(pixels.to(self._dtype))
+        pooled = self.visual(pixels)
         if isinstance(pooled, tuple):  # CoCa's tower gives its tokens too
             pooled = pooled[0]
         block = Block(self._setup, F.normalize(pooled.float(), dim=-1), None)

@@ -11,6 +11,7 @@ import copy
 import importlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,8 +34,10 @@ KEY = "negprompt"
 TOLERANCE = 1e-4
 """Most that an output may differ from PyTorch's, as a share of its largest value."""
 HALF_TOLERANCE = 2e-2
-"""The same for a float16 image tower, whose features round at 1e-3."""
+"""The same for weights rounded to float16, which features follow at about 1e-3."""
 CHECKED_BATCHES = (1, 5)
+FEW_WEIGHTS = 1024
+"""Tensors smaller than this stay float32: biases, scales and norms weigh nothing."""
 OPSET = 18
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
@@ -63,7 +66,7 @@ def export_metadata(scorer: Scorer, *, half: bool) -> dict[str, Any]:
         "score": scorer.choice.name,
         "temperature": scorer.choice.temperature,
         "threshold": scorer.threshold,
-        "precision": "float16" if half else "float32",
+        "weights": "float16" if half else "float32",
     }
 
 
@@ -93,7 +96,7 @@ def preprocessing_of(scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def detector_module(scorer: Scorer, *, half: bool = False) -> DetectorModule:
+def detector_module(scorer: Scorer) -> DetectorModule:
     """The scorer as one module on the CPU, with weights of its own."""
     visual: Any = copy.deepcopy(scorer.clip.model.visual)
     return DetectorModule(
@@ -102,7 +105,6 @@ def detector_module(scorer: Scorer, *, half: bool = False) -> DetectorModule:
         score=scorer.choice.name,
         temperature=scorer.choice.temperature,
         threshold=scorer.threshold,
-        half=half,
     ).eval()
 
 
@@ -113,20 +115,22 @@ def run_export(scorer: Scorer, out: Path, *, form: str, half: bool = False) -> E
         scorer: model, prompts, score and threshold.
         out: the file to write.
         form: "onnx" or "pt2".
-        half: the image tower in float16.
+        half: store weights in float16, for ONNX: half the size, and computed in float32 all the same.
 
     Raises:
-        UsageError: a library is missing, or the model does not say how images are preprocessed.
+        UsageError: a library is missing, the model does not say how images are preprocessed, or `half` for "pt2".
         NegPromptError: the model cannot be exported, or the file does not agree with PyTorch.
     """
+    if half and form != "onnx":
+        raise UsageError("--fp16 is for --format onnx.")
     metadata = export_metadata(scorer, half=half)
-    module, reference = detector_module(scorer, half=half), detector_module(scorer)
+    module = detector_module(scorer)
     height, width = metadata["preprocessing"]["size"]
     with atomic_path(out) as temporary:
         write, load = {"onnx": (write_onnx, load_onnx), "pt2": (write_pt2, load_pt2)}[form]
         # Two images, because a batch of one would be taken for a constant.
         write(module, torch.zeros(2, 3, height, width), metadata, temporary)
-        difference = check_export(load(temporary), reference, (height, width))
+        difference = check_export(load(temporary), module, (height, width))
         if not difference <= (limit := HALF_TOLERANCE if half else TOLERANCE):
             raise NegPromptError(
                 f"The exported model differs from PyTorch by {difference:.2g} of its outputs' range, more than {limit:g}; "
@@ -176,8 +180,32 @@ def write_onnx(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any],
     if program is None:
         raise NegPromptError("The ONNX exporter returned nothing.")
     proto = program.model_proto
+    if metadata["weights"] == "float16":
+        _halve_weights(proto, onnx)
     onnx.helper.set_model_props(proto, {KEY: json.dumps(metadata, ensure_ascii=False)})
     onnx.save(proto, path)
+
+
+def _halve_weights(proto: Any, onnx: Any) -> None:
+    """Store large float32 weights in float16, each with a cast back in front of its use.
+
+    Arithmetic in float16 is left to runtimes: the kernels of several on the CPU are wrong or missing.
+    """
+    float32, float16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    casts = []
+    for weights in proto.graph.initializer:
+        if weights.data_type != float32 or math.prod(weights.dims) < FEW_WEIGHTS:
+            continue
+        name, values = weights.name, onnx.numpy_helper.to_array(weights)
+        weights.CopyFrom(onnx.numpy_helper.from_array(values.astype("float16"), f"{name}.float16"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.float16"], [name], to=float32))
+        for info in proto.graph.value_info:
+            if info.name == name:
+                info.name = f"{name}.float16"
+                info.type.tensor_type.elem_type = float16
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def load_onnx(path: Path) -> Run:
