@@ -33,7 +33,7 @@ def _devkit(path: Path, images: Sequence[str]) -> dict[str, str]:
     meta = path.with_name("meta.mat")
     if not meta.is_file():
         raise UsageError(f"{path} needs meta.mat of the same development kit beside it, which is missing.")
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
     wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
