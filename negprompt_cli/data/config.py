@@ -94,7 +94,7 @@ class PositiveConfig(_Section):
     """Stage 1. `anchor` weighs the distance of the positive prompts from those of `context.words` (KgCoOp); 0 is CoOp."""
 
     context: ContextConfig = ContextConfig()
-    anchor: Annotated[float, Field(ge=0)] = 8.0
+    anchor: Annotated[float, Field(ge=0)] = 4.0
     schedule: PositiveSchedule = PositiveSchedule()
 
 
