@@ -1,10 +1,10 @@
 """Contexts in, prompt features out: the one place that knows paths, chunks and memory.
 
 The encoder is built once for a list of class names and called at every training step with the current contexts. It splits
-the classes into chunks whose activations fit a budget. One chunk's activations are kept by autograd; all others are
-recomputed in the backward pass (`torch.utils.checkpoint`), so that memory is bounded by one chunk whatever the number of
-classes, at the price of a second forward of the classes beyond the budget. A chunk that does not fit the device after all
-is halved, once for good, and said.
+the classes into chunks. Autograd keeps the activations of as many as fit a budget; the others' are recomputed in the
+backward pass (`torch.utils.checkpoint`), so that memory is bounded whatever the number of classes, at the price of a second
+forward of the classes beyond the budget. Where the device runs out of memory after all, the budget is halved for good, and
+it is said.
 
 Leaves out: sharding classes over several processes.
 """
@@ -31,9 +31,9 @@ allocators hold without handing it out. Attention weights come on top, see `_byt
 ATTENTION_COPIES = 3
 """Attention weights kept of each token, in units of heads x tokens attended to."""
 
-RECOMPUTED_SHARE = 0.25
-"""Size of a recomputed chunk, as a share of the budget. Such a chunk must find room in the pieces of memory that the kept
-one leaves behind; at full size it made the peak a fifth higher."""
+CHUNKS = 4
+"""Chunks that fill the budget. Chunks of one size find room in the memory that others left behind: with one large kept
+chunk and small recomputed ones the pieces did not fit, and the peak grew with the number of classes."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +101,24 @@ class PromptEncoder:
         if all(len(chunk.classes) == 1 for chunk in chunks):
             raise torch.OutOfMemoryError("not even one class's prompts fit the device")
         # Half of a budget that was never filled would change nothing.
-        self._budget = max(chunk.size for chunk in chunks) // 2
+        used = max(sum(chunk.size for chunk in layout[-CHUNKS:]) for layout in self._layouts.values())
+        self._budget = min(self._budget, used) // 2
         self._layouts.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if self._notice:
-            self._notice(f"out of memory: text is now encoded in chunks of at most {self._budget / 2**20:.0f} MiB")
+            self._notice(f"out of memory: text encoding now keeps to {self._budget / 2**20:.0f} MiB")
 
     def _encode(self, contexts: Tensor) -> Tensor:
         learning = torch.is_grad_enabled() and contexts.requires_grad
         chunks = self._chunks(tuple(contexts.shape))
         parts = []
-        for chunk in chunks[:-1]:
-            if learning:
+        # The kept chunks come last, so that the backward pass uses them up before it makes any other's activations again.
+        for number, chunk in enumerate(chunks):
+            if learning and number < len(chunks) - CHUNKS:
                 parts.append(checkpoint(self._encode_chunk, contexts, chunk, use_reentrant=False))
             else:
                 parts.append(self._encode_chunk(contexts, chunk))
-        # Encoded last, so that its activations are used up by the backward pass before any other chunk's are made again.
-        parts.append(self._encode_chunk(contexts, chunks[-1]))
         features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         places = torch.tensor([c for chunk in chunks for c in chunk.classes], device=features.device)
         return F.normalize(features[:, torch.argsort(places)], dim=-1)
@@ -144,15 +144,15 @@ class PromptEncoder:
         return encode_shared_prefix(causal, start, chunk.sequences, torch.cat(pieces, dim=1))
 
     def _chunks(self, shape: tuple[int, ...]) -> list[_Chunk]:
-        """Split the classes for contexts of a shape: one chunk that fills the budget, which comes last, and small ones."""
+        """Split the classes for contexts of a shape; only the first chunk may be smaller than the others."""
         if shape not in self._layouts:
             costs = self._costs(shape)
             groups: list[list[int]] = [[]]
-            used, room = 0, self._budget
+            used = 0
             for c in sorted(range(len(costs)), key=costs.__getitem__):
-                if groups[-1] and used + costs[c] > room:
+                if groups[-1] and used + costs[c] > self._budget // CHUNKS:
                     groups.append([])
-                    used, room = 0, int(RECOMPUTED_SHARE * self._budget)
+                    used = 0
                 groups[-1].append(c)
                 used += costs[c]
             filler = (0,) * (shape[-2] if len(shape) == 4 else 0)
