@@ -118,6 +118,19 @@ def test_torch_export_agrees(artifact: Path, photos: list[Path], clip: Clip):
     assert is_ood.tolist() == [r["is_ood"] == "true" for r in rows]
 
 
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_floors_are_exported_in_a_fresh_module(clip: Clip, photos: list[Path], tmp_path: Path, form: str):
+    pixels = torch.stack([clip.preprocess(open_rgb(p)) for p in photos])
+    features = clip.encode_images(pixels)
+    plain = make_prompts(clip)
+    scorer = make_scorer(bench_of(clip), replace(plain, image_mean=features.mean(0).clone()))
+    assert scorer.bank.image_mean is not None
+    made = run_export(scorer, tmp_path / f"model.{form}", form=form)
+    assert made.difference <= 1e-4
+    scores = {"onnx": load_onnx, "pt2": load_pt2}[form](made.path)(pixels)[1]
+    assert scores.tolist() == pytest.approx(scorer.judge(features).scores.tolist(), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", prompt_scores())
 def test_the_module_computes_every_score_of_prompts(clip: Clip, name: str):
     scorer = make_scorer(bench_of(clip), make_prompts(clip), score=name, threshold=0.0)

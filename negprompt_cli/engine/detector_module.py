@@ -41,7 +41,8 @@ class DetectorModule(nn.Module):
     ) -> None:
         super().__init__()
         self.visual = visual
-        self._setup = Setup(bank.to(torch.device("cpu"), torch.float32), temperature, ScoreOptions())
+        self._bank = bank.to(torch.device("cpu"), torch.float32)
+        self._temperature = temperature
         self._score = find_score(score).load()
         self._threshold = float("-inf") if threshold is None else threshold
 
@@ -50,7 +51,8 @@ class DetectorModule(nn.Module):
         pooled = self.visual(pixels)
         if isinstance(pooled, tuple):  # CoCa's tower gives its tokens too
             pooled = pooled[0]
-        block = Block(self._setup, F.normalize(pooled.float(), dim=-1), None)
-        probabilities = torch.softmax(self._setup.bank.logit_scale * block.cosines("positives"), dim=1)
+        # A setup remembers what it computes, and what an exporter traces must not be remembered.
+        block = Block(Setup(self._bank, self._temperature, ScoreOptions()), F.normalize(pooled.float(), dim=-1), None)
+        probabilities = torch.softmax(self._bank.logit_scale * block.cosines("positives"), dim=1)
         score = self._score(block)
         return probabilities, score.float(), score < self._threshold

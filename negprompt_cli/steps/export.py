@@ -33,8 +33,8 @@ KEY = "negprompt"
 """Where the metadata lie in a file."""
 TOLERANCE = 1e-4
 """Most that an output may differ from PyTorch's, as a share of its largest value."""
-HALF_TOLERANCE = 2e-2
-"""The same for weights rounded to float16, which features follow at about 1e-3."""
+HALF_TOLERANCE = 5e-2
+"""The same for weights rounded to float16: it moves probabilities of noise, which is like no class, by a few per cent."""
 CHECKED_BATCHES = (1, 5)
 FEW_WEIGHTS = 1024
 """Tensors smaller than this stay float32: biases, scales and norms weigh nothing."""
