@@ -211,6 +211,11 @@ def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> Prom
     bank = PromptBank(positives, negatives, None, clip.logit_scale)
     floors = prompts.config.negative.floors
     if prompts.image_mean is not None and floors is not None:
+        if prompts.image_mean.shape != positives.shape[1:]:
+            raise UsageError(
+                f"The prompts' image mean has {prompts.image_mean.shape[0]} dimensions, the model's features "
+                f"{positives.shape[1]}: the artifact is damaged. Train again."
+            )
         bank = replace(bank, image_mean=prompts.image_mean.to(clip.device), exponent=floors.exponent)
     if "zero_shot" in needs:
         template = bench.config.evaluate.template

@@ -36,10 +36,10 @@ from negprompt_cli.steps.train_positive import run_train_positive
 from negprompt_cli.steps.transfer import NovelNames, run_transfer
 
 SUMMARY = "reproduction.json"
-PRESETS: Mapping[str, str | None] = {"separation": None, "quoted": "quoted", "official": "official"}
-"""Loss presets, and the shipped configuration that sets each; the default needs none."""
+PRESETS = ("separation", "quoted", "official")
+"""Shipped configurations of the loss presets, all with the paper's score."""
 BASELINES: Mapping[str, str] = {"mcm": "mcm-zero-shot", "coop + mcm": "mcm", "max-logit": "max-logit"}
-"""Rows without negatives, and the scores they are; measured once, with the default preset's artifact."""
+"""Rows without negatives, and the scores they are; measured once, with the first preset's artifact."""
 
 Configure = Callable[[str | None, Mapping[str, Any]], Config]
 """Resolves a configuration from a shipped preset and dotted keys, below what the caller was asked for."""
@@ -264,13 +264,13 @@ def _plan_task(
     positive = folder / POSITIVE
     jobs = [Job("train-positive", positive, configure(None, trained))]
     evaluations = {}
-    for preset, file in PRESETS.items():
+    for preset in PRESETS:
         prompts = folder / f"negative-{preset}.safetensors"
-        jobs.append(Job("train-negative", prompts, configure(file, trained), positive))
+        jobs.append(Job("train-negative", prompts, configure(preset, trained), positive))
         if experiment.train_classes != "all":
             jobs.append(Job("transfer", folder / f"transfer-{preset}.safetensors", configure(None, whole), prompts))
             prompts = jobs[-1].out
-        scores = ["negprompt", *(BASELINES.values() if file is None else ())]
+        scores = ["negprompt", *(BASELINES.values() if preset == PRESETS[0] else ())]
         asked = {**whole, "evaluate.ood": list(task.ood), "evaluate.scores": scores}
         evaluations[preset] = folder / f"evaluation-{preset}.json"
         jobs.append(Job("evaluate", evaluations[preset], configure(None, asked), prompts))
