@@ -6,6 +6,7 @@ schedule. Both losses are taken over all training images.
 """
 
 import argparse
+import statistics
 import time
 
 import torch
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss-small", default="64,0.1,0,10", help="batch,lr,momentum,epochs of the small-batch training"
     )
+    parser.add_argument("--loss-repeats", type=int, default=1)
 
 
 def measure(args: argparse.Namespace) -> list[Row]:
@@ -77,23 +79,23 @@ def measure(args: argparse.Namespace) -> list[Row]:
     small = Schedule(int(epochs), int(batch), float(lr), float(momentum))
     large = schedule_of(settings.schedule, len(data.features))
     train(Schedule(1, large.batch_size, 1e-6))
-    # Half of the small-batch training on either side of the other, so that a slow spell meets both.
-    small_time, goal, _ = train(small)
-    large_time, reached, reports = train(large)
-    again, _, _ = train(small)
-    small_time = (small_time + again) / 2
     # An epoch of one step reports the loss over all images before that step.
     whole = large.batch_size >= len(data.features)
-    passed = [when for when, report in reports if whole and report.terms["loss"] <= goal]
-    if passed:
-        large_time = passed[0]
-    met = reached <= goal and small_time / large_time >= TARGET
+    pairs, goal, reached = [], 0.0, 0.0
+    for _ in range(args.loss_repeats):
+        small_time, goal, _ = train(small)
+        large_time, reached, reports = train(large)
+        passed = [when for when, report in reports if whole and report.terms["loss"] <= goal]
+        pairs.append((small_time, passed[0] if passed else large_time))
+    small_time, large_time = (statistics.median(side) for side in zip(*pairs, strict=True))
+    speedup = statistics.median(a / b for a, b in pairs)
+    met = reached <= goal and speedup >= TARGET
     return [
         Row(
             f"stage-2 training, {len(data.classes)} classes, to the small-batch training's loss ({goal:.4f})",
             f"{text_of(large_time)} (ends at {reached:.4f})",
             text_of(small_time),
-            f"{small_time / large_time:.1f}x",
+            f"{speedup:.1f}x",
             f">= {TARGET:g}x",
             met,
         )
