@@ -29,7 +29,7 @@ SUBCOMMANDS = {
     "import": "Make an artifact of a CoOp, LoCoOp or official NegPrompt checkpoint.",
     "sweep": "Run a grid of settings on several ID problems and seeds; finished cells are skipped.",
     "compare": "Merge evaluations on the same images into one table; refuse to mix what cannot be compared.",
-    "report": "Write an HTML page and pictures about evaluated runs.",
+    "report": "Write one self-contained HTML page about evaluated runs, and its pictures as PNG, SVG and PDF.",
     "reproduce": "Run one of the paper's experiments and put its figures beside the published ones.",
     "inspect": "Show what an artifact holds, and the words its context vectors are nearest to.",
     "demo": "Run train-positive, train-negative, evaluate and transfer on a small drawn world.",

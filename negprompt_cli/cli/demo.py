@@ -9,7 +9,9 @@ from negprompt_cli.cli.options import OUTPUT, option
 
 
 def demo(
-    run: Annotated[Path, option("--run", help="Folder for everything it makes (default demo).", panel=OUTPUT)] = Path("demo"),
+    run: Annotated[Path, option("--run", help="Folder for everything it makes (default demo).", panel=OUTPUT)] = Path(
+        "demo"
+    ),
     seed: Annotated[int, option("--seed", help="Drives sampling, starts and batches.", panel=OUTPUT, min=0)] = 0,
     overwrite: Annotated[bool, option("--overwrite", help="Replace an earlier demonstration.", panel=OUTPUT)] = False,
     as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
@@ -32,13 +34,15 @@ def demo(
     talk.say("\nNovel names, nothing trained for them:")
     print_evaluation(talk, made.transferred)
     talk.say(
-        "\nThis is a demonstration on drawn shapes and a CLIP of two million weights; its figures are not evidence about "
+        "\nThis is a demonstration on drawn shapes and a very small CLIP; its figures are not evidence about "
         f"real images.\nScore histograms: {picture}\n\nTry next:"
     )
     model, folder = shlex.quote(made.model), shlex.quote(str(run))
     shapes, near = shlex.quote(str(made.world.shapes)), shlex.quote(str(made.world.near))
     talk.say(f"  negprompt train-negative --model {model} --data {shapes} --run {folder} --negatives 4 --overwrite")
-    talk.say(f"  negprompt evaluate --data {shapes} --run {folder} --ood {near} --scores negprompt,mcm,energy --overwrite")
+    talk.say(
+        f"  negprompt evaluate --data {shapes} --run {folder} --ood {near} --scores negprompt,mcm,energy --overwrite"
+    )
     talk.say("  negprompt train-positive --data PATH/TO/YOUR/CLASS_FOLDERS --run runs/mine")
     talk.result(
         run,
