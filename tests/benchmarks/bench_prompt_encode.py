@@ -45,13 +45,13 @@ def measure(args: argparse.Namespace) -> list[Row]:
     weights = torch.randn(args.prompt_contexts, len(names), 512, generator=generator).to(device)
 
     def ours() -> tuple[Tensor, Tensor]:
-        contexts = start.to(device).requires_grad_()
+        contexts = start.to(device, copy=True).requires_grad_()
         features = encoder(contexts)
         (features * weights).sum().backward()
         return features.detach(), contexts.grad
 
     def reference() -> tuple[Tensor, Tensor]:
-        contexts = start.to(device).requires_grad_()
+        contexts = start.to(device, copy=True).requires_grad_()
         return full_length(model, plan, tokens, contexts, weights)
 
     (a, gradient), (b, expected) = ours(), reference()
@@ -98,4 +98,6 @@ def _double_error(model: nn.Module, plan: TowerPlan, tokens: PromptTokens, start
     features = PromptEncoder(model, plan, tokens, device=torch.device("cpu"))(mine)
     (features * weights).sum().backward()
     expected, gradient = full_length(model, plan, tokens, theirs, weights)
-    return max(float((features - expected).abs().max()), float((mine.grad - gradient).norm() / gradient.norm()))
+    return max(
+        float((features.detach() - expected).abs().max()), float((mine.grad - gradient).norm() / gradient.norm())
+    )
