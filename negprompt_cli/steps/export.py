@@ -36,6 +36,8 @@ TOLERANCE = 1e-4
 HALF_TOLERANCE = 5e-2
 """The same for weights rounded to float16: it moves probabilities of noise, which is like no class, by a few per cent."""
 CHECKED_BATCHES = (1, 5)
+MAX_BATCH = 2**31 - 1
+"""Images a batch may have at most: older exporters refuse a dimension without a bound."""
 FEW_WEIGHTS = 1024
 """Tensors smaller than this stay float32: biases, scales and norms weigh nothing."""
 OPSET = 18
@@ -170,7 +172,7 @@ def write_onnx(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any],
                 (pixels,),
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch", max=MAX_BATCH)}},
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
@@ -226,7 +228,7 @@ def write_pt2(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any], 
     """
     with _quiet():
         try:
-            batch = torch.export.Dim("batch")
+            batch = torch.export.Dim("batch", max=MAX_BATCH)
             program = torch.export.export(module, (pixels,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
             torch.export.save(program, path, extra_files={KEY: json.dumps(metadata, ensure_ascii=False)})
         except Exception as error:  # as for ONNX
