@@ -382,6 +382,17 @@ def test_any_file_name_survives_a_crash_at_any_byte(
     assert out.read_bytes() == whole
 
 
+def test_a_carriage_return_in_a_name_is_no_line_end(tmp_path: Path):
+    out = tmp_path / "rows.csv"
+    names = ["a\rb.jpg", 'c"\r".jpg', "d.jpg"]
+    with row_file(out, "csv", append=False) as file:
+        file.sink.write([Row(name, error="broken") for name in names])
+    whole = out.read_bytes()
+    with row_file(out, "csv", append=True) as file:
+        assert all(name in file.known for name in names)
+    assert out.read_bytes() == whole
+
+
 def test_sorting_needs_a_threshold(clip: Clip, images: Path, tmp_path: Path):
     path = write_artifact(make_prompts(clip), tmp_path / "plain.safetensors")
     result = run("score", images, "--prompts", path, "--device", "cpu", "--sort-into", tmp_path / "sorted")
