@@ -74,8 +74,10 @@ class TextSink:
                 values = [_csv(v) for v in asdict(row).values()]
                 # The writer quotes only its own line end, but every reader takes a bare \r for one.
                 bare = any(isinstance(v, str) and "\r" in v for v in values)
-                quoting = csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
-                csv.writer(buffer, lineterminator="\n", quoting=quoting).writerow(values)
+                if bare:
+                    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(values)
+                else:
+                    csv.writer(buffer, lineterminator="\n").writerow(values)
             self._put(buffer.getvalue())
         else:
             self._put("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
