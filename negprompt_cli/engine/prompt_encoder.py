@@ -9,7 +9,7 @@ it is said.
 Leaves out: sharding classes over several processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,11 +70,25 @@ class PromptEncoder:
         self._model, self._plan, self._tokens = model, plan, tokens
         self._device, self._budget, self._notice = device, budget, notice
         self._layouts: dict[tuple[int, ...], list[_Chunk]] = {}
+        self._whole: PromptEncoder | None = None
 
     @property
     def tokens(self) -> PromptTokens:
         """The prompts this encoder was built for."""
         return self._tokens
+
+    def subset(self, classes: Sequence[int]) -> "PromptEncoder":
+        """An encoder of n of the K classes, in the order given; what it learns of the device's memory holds for this one.
+
+        Args:
+            classes: indices from 0 to K - 1. Contexts with one per class are given for these classes only.
+        """
+        tokens = self._tokens.subset(classes)
+        part = PromptEncoder(
+            self._model, self._plan, tokens, device=self._device, budget=self._budget, notice=self._notice
+        )
+        part._whole = self
+        return part
 
     def __call__(self, contexts: Tensor) -> Tensor:
         """Encode all classes with C contexts.
@@ -104,6 +118,9 @@ class PromptEncoder:
         used = max(sum(chunk.size for chunk in layout[-CHUNKS:]) for layout in self._layouts.values())
         self._budget = min(self._budget, used) // 2
         self._layouts.clear()
+        if self._whole:
+            self._whole._budget = self._budget
+            self._whole._layouts.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if self._notice:

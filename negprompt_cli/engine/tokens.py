@@ -7,7 +7,7 @@ token: byte-pair and word-piece vocabularies never join across a space, so the i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -39,6 +39,11 @@ class PromptTokens:
     def lengths(self) -> list[int]:
         """Tokens of each class behind the gap."""
         return [len(r) for r in self.rest]
+
+    def subset(self, classes: Sequence[int]) -> "PromptTokens":
+        """The prompts of some of the K classes, by index and in the order given."""
+        names, rest = tuple(self.names[c] for c in classes), tuple(self.rest[c] for c in classes)
+        return replace(self, names=names, rest=rest)
 
 
 def tokenize_prompts(
