@@ -300,7 +300,6 @@ def test_limit_and_summary_document(score: Scoring, images: Path, tmp_path: Path
         (["{images}", "--json"], "--out"),
         (["{images}", "--format", "parquet"], "--out"),
         (["{images}", "--out", "rows.xls"], ".csv, .jsonl or .parquet"),
-        (["{images}", "--out", "rows.parquet", "--append"], "cannot be appended"),
         (["{images}", "--copy"], "--sort-into"),
         (["{images}", "--classes", "classes.txt"], "exclude each other"),
         (["-", "-"], "only once"),

@@ -82,7 +82,8 @@ def score(
 ) -> None:
     """Say of each image which class it is, how much it belongs, and whether it is OOD.
 
-    Rows are streamed in input order; a broken image has a row with an error. Without an artifact, --classes will do.
+    Rows are streamed in input order; a broken image has a row with an error. Without an artifact, --classes will do. However
+    a run ends, FILE.part holds the rows so far, for Parquet as JSON lines, and --append goes on from there.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
     _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into)

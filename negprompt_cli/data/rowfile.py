@@ -5,7 +5,10 @@ all rows are in, so FILE is whole or not there; what an interrupted run leaves i
 adds to a whole file. A last line cut short by a crash is dropped then, and images that have a row are known by a 64-bit
 digest of their path: eight bytes each.
 
-Leaves out: appending to Parquet, whose index stands at its end.
+A Parquet file cannot be read before its end is written, so its rows grow as JSON lines, which lose no row however a run
+ends, and are turned into Parquet a row group at a time when all are in.
+
+Leaves out: two runs at once on one file.
 """
 
 import csv
@@ -15,17 +18,21 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from negprompt_cli.data.atomic import atomic_path
 from negprompt_cli.errors import NegPromptError, UsageError
 
 FORMATS = ("csv", "jsonl", "parquet")
+GROUP = 8192
+"""Rows of a Parquet row group: a size that readers like, and few enough to hold in memory."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class TextSink:
                     csv.writer(buffer, lineterminator="\n").writerow(values)
             self._put(buffer.getvalue())
         else:
-            self._put("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+            self._put(_json_lines(asdict(row) for row in rows))
 
     def _put(self, text: str) -> None:
         # File names need not be UTF-8; their bytes are passed through.
@@ -89,17 +96,24 @@ class TextSink:
 
 
 class KnownPaths:
-    """Which paths a file has rows for already."""
+    """Which paths a file has rows for already.
 
-    def __init__(self, paths: Iterable[str] = ()) -> None:
-        self._digests = np.sort(np.fromiter((_digest(path) for path in paths), dtype=np.uint64))
+    Args:
+        paths: those of its rows.
+        written: how the file writes a path; Parquet cannot hold every file name as it is.
+    """
+
+    def __init__(self, paths: Iterable[str] = (), *, written: Callable[[str], str] = str) -> None:
+        self._written = written
+        self._digests = np.sort(np.fromiter((_digest(written(path)) for path in paths), dtype=np.uint64))
 
     def __len__(self) -> int:
         return len(self._digests)
 
     def __contains__(self, path: str) -> bool:
-        place = int(np.searchsorted(self._digests, np.uint64(_digest(path))))
-        return place < len(self._digests) and int(self._digests[place]) == _digest(path)
+        digest = _digest(self._written(path))
+        place = int(np.searchsorted(self._digests, np.uint64(digest)))
+        return place < len(self._digests) and int(self._digests[place]) == digest
 
 
 @dataclass(frozen=True)
@@ -130,17 +144,18 @@ def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> N
     """Refuse, before any work, an output that could not be written.
 
     Raises:
-        UsageError: it exists or is unfinished and neither `append` nor `overwrite` is given; appending to Parquet.
+        UsageError: it exists or is unfinished and neither `append` nor `overwrite` is given, or it is a Parquet file to
+            append to that is damaged or holds other columns.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give a file name.")
-    if append and form == "parquet":
-        raise UsageError("A Parquet file cannot be appended to. Write .csv or .jsonl, which can.")
+    if append and form == "parquet" and path.exists() and not part_of(path).exists():
+        next(_parquet_groups(path), None)
     if append or overwrite:
         return
     if path.exists():
         raise UsageError(f"{path} exists. Pass --append to add the images it lacks, or --overwrite to replace it.")
-    if form != "parquet" and part_of(path).exists():
+    if part_of(path).exists():
         raise UsageError(
             f"{part_of(path)} is what an interrupted run left. Pass --append to go on with it, or --overwrite to start anew."
         )
@@ -157,24 +172,33 @@ def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
 
     Raises:
         NegPromptError: it cannot be written.
-        UsageError: appending to a file that does not hold such rows.
+        UsageError: appending to a file that is damaged or does not hold such rows.
     """
     part = part_of(path)
+    growing = "jsonl" if form == "parquet" else form
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not append:
+            part.unlink(missing_ok=True)
+        elif path.exists() and not part.exists():
+            # A part with only some of the old rows would be taken for what an interrupted run left.
+            with atomic_path(part) as copy:
+                if form == "parquet":
+                    with copy.open("wb") as stream:
+                        for group in _parquet_groups(path):
+                            stream.write(_json_lines(group).encode("utf-8"))
+                else:
+                    shutil.copyfile(path, copy)
+        with part.open("a+b") as stream:
+            known = _resume(stream, growing, path, written=_utf8 if form == "parquet" else str)
+            yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known)
+            os.fsync(stream.fileno())
         if form == "parquet":
-            with _parquet(part) as sink:
-                yield RowFile(sink, KnownPaths())
+            with atomic_path(path) as whole:
+                _write_parquet(part, whole)
+            part.unlink()
         else:
-            if not append:
-                part.unlink(missing_ok=True)
-            elif path.exists() and not part.exists():
-                shutil.copyfile(path, part)
-            with part.open("a+b") as stream:
-                known = _resume(stream, form, path)
-                yield RowFile(TextSink(stream, form, header=stream.tell() == 0), known)
-                os.fsync(stream.fileno())
-        part.replace(path)
+            part.replace(path)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -184,7 +208,7 @@ def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
         ) from error
 
 
-def _resume(stream: BinaryIO, form: str, path: Path) -> KnownPaths:
+def _resume(stream: BinaryIO, form: str, path: Path, *, written: Callable[[str], str]) -> KnownPaths:
     """Cut off an unfinished last row, leave the stream at its end, and read which images are there."""
     end, offset, quotes = 0, 0, 0
     stream.seek(0)
@@ -198,7 +222,7 @@ def _resume(stream: BinaryIO, form: str, path: Path) -> KnownPaths:
     stream.seek(0)
     text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
     try:
-        known = KnownPaths(_paths(text, form, path))
+        known = KnownPaths(_paths(text, form, path), written=written)
     finally:
         text.detach()
     stream.seek(0, os.SEEK_END)
@@ -206,7 +230,10 @@ def _resume(stream: BinaryIO, form: str, path: Path) -> KnownPaths:
 
 
 def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
-    wrong = UsageError(f"{path} does not hold rows of `negprompt score` in the format {form}; choose another --out.")
+    wrong = UsageError(
+        f"{path}, or {part_of(path).name} beside it, does not hold rows of `negprompt score` in the format {form}; choose "
+        "another --out."
+    )
     if form == "csv":
         rows = csv.reader(text)
         header = next(rows, None)
@@ -221,44 +248,66 @@ def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
         raise wrong
 
 
-@contextmanager
-def _parquet(path: Path) -> Iterator[Sink]:
+def _parquet_schema() -> Any:
+    import pyarrow
+
+    kinds = {"probability": "float64", "score": "float64", "negative_similarity": "float64", "is_ood": "bool_"}
+    return pyarrow.schema([(name, getattr(pyarrow, kinds.get(name, "string"))()) for name in COLUMNS])
+
+
+def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a Parquet file, a group at a time, read with its checksums.
+
+    Raises:
+        UsageError: it is damaged, or holds other columns.
+    """
     import pyarrow
     from pyarrow import parquet
 
-    kinds = {"probability": "float64", "score": "float64", "negative_similarity": "float64", "is_ood": "bool_"}
-    schema = pyarrow.schema([(name, getattr(pyarrow, kinds.get(name, "string"))()) for name in COLUMNS])
-    sink = _ParquetSink(schema)
-    with parquet.ParquetWriter(path, schema) as writer:
-        sink.writer = writer
-        yield sink
-        sink.flush()
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as opened:
+            if not opened.schema_arrow.equals(_parquet_schema()):
+                columns = ", ".join(f"{field.name} {field.type}" for field in opened.schema_arrow)
+                raise UsageError(
+                    f"{path} does not hold rows of `negprompt score`: its columns are {columns or 'none'}. Choose another "
+                    "--out."
+                )
+            for batch in opened.iter_batches(batch_size=GROUP):
+                yield batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path} cannot be read as Parquet ({reason}), so nothing can be appended to it. Choose another --out, or pass "
+            "--overwrite to replace it."
+        ) from error
 
 
-class _ParquetSink:
-    """Collects rows to groups of a size that readers like."""
+def _write_parquet(lines: Path, path: Path) -> None:
+    """Turn rows in JSON lines into a Parquet file, a row group at a time.
 
-    GROUP = 8192
+    Raises:
+        UsageError: a line does not hold such a row.
+    """
+    import pyarrow
+    from pyarrow import parquet
 
-    def __init__(self, schema: Any) -> None:
-        self.writer: Any = None
-        self._schema, self._rows = schema, list[Row]()
+    schema = _parquet_schema()
+    try:
+        with (
+            lines.open(encoding="utf-8", errors="surrogateescape", newline="\n") as rows,
+            parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer,
+        ):
+            while group := list(islice(rows, GROUP)):
+                values = [{name: _utf8(value) for name, value in json.loads(row).items()} for row in group]
+                writer.write_table(pyarrow.Table.from_pylist(values, schema=schema))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{lines} does not hold rows of `negprompt score` ({error}). Pass --overwrite to start anew."
+        ) from error
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Keep rows until there is a group of them."""
-        self._rows += rows
-        if len(self._rows) >= self.GROUP:
-            self.flush()
 
-    def flush(self) -> None:
-        """Write what is kept."""
-        import pyarrow
-
-        if self._rows:
-            # Parquet strings are UTF-8; other bytes of file names are written as escapes.
-            values = [{k: _utf8(v) for k, v in asdict(row).items()} for row in self._rows]
-            self.writer.write_table(pyarrow.Table.from_pylist(values, schema=self._schema))
-            self._rows = []
+def _json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _csv(value: Any) -> Any:
@@ -266,6 +315,7 @@ def _csv(value: Any) -> Any:
 
 
 def _utf8(value: Any) -> Any:
+    """A value for Parquet, whose strings are UTF-8: other bytes of file names become escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
