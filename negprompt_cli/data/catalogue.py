@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints, ValidationError, model_validator
 
+from negprompt_cli.data.textfile import MAX_YAML_BYTES, parse_yaml, read_text
 from negprompt_cli.data.torchsets import READABLE
 from negprompt_cli.errors import UsageError, did_you_mean
 
@@ -177,21 +177,13 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def _parse(model: type[T], text: str, where: str) -> T:
+    values = parse_yaml(text, where)
     try:
-        return model.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where} is not valid YAML: {error}") from error
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "top level"
         raise UsageError(f"{where}: {place}: {first['msg']}.") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the catalogue {path}: {error}.") from error
 
 
 @lru_cache(maxsize=1)
@@ -221,7 +213,8 @@ def load_catalogue(data_root: Path, file: Path | None = None) -> Catalogue:
     catalogue = built_in()
     own = [data_root / "catalogue.yaml"] if (data_root / "catalogue.yaml").is_file() else []
     for path in [*own, *([file] if file else [])]:
-        extra = _parse(Catalogue, _read(path), f"The catalogue {path}")
+        text = read_text(path, most=MAX_YAML_BYTES, what="a catalogue")
+        extra = _parse(Catalogue, text, f"The catalogue {path}")
         catalogue = Catalogue(
             list_prefixes=tuple(dict.fromkeys([*catalogue.list_prefixes, *extra.list_prefixes])),
             sets={**catalogue.sets, **extra.sets},

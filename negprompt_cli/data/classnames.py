@@ -19,7 +19,10 @@ from pathlib import Path
 from negprompt_cli.data.spec import read_lines
 from negprompt_cli.errors import NegPromptError, UsageError, did_you_mean
 
-_WNID = re.compile(r"n\d{8}")
+MAX_NAMES_BYTES = 16 << 20
+"""Largest file of class names: a hundred bytes each for 160,000 classes."""
+
+_WNID = re.compile(r"n[0-9]{8}")
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,10 @@ def read_class_names(path: Path, keys: Sequence[str]) -> dict[str, str]:
     names = keyed_names(path, keys)
     if names:
         return names
-    lines = read_lines(path)
+    lines = read_lines(path, most=MAX_NAMES_BYTES)
     if len(lines) == len(keys):
         return dict(zip(keys, lines, strict=True))
-    hint = did_you_mean(lines[0].split()[0], keys) if lines and len(keys) <= 1000 else ""
+    hint = did_you_mean(lines[0].split()[0][:100], keys) if lines and len(keys) <= 1000 else ""
     raise UsageError(
         f"{path}: {len(lines)} lines, none of which starts with the folder name of one of the {len(keys)} classes. "
         f"Write 'folder name' per line, or exactly one name per class in sorted folder order.{hint}"
@@ -130,12 +133,14 @@ def keyed_names(path: Path, keys: Sequence[str]) -> dict[str, str]:
     known = set(keys)
     longest = max((key.count(" ") for key in keys), default=0)
     names: dict[str, str] = {}
-    for line in read_lines(path):
+    for line in read_lines(path, most=MAX_NAMES_BYTES):
         key, name = _key_and_name(line, known, longest)
         if key is None:
             continue
         if key in names and names[key] != name:
-            raise UsageError(f"{path} names class {key!r} twice: {names[key]!r} and {name!r}. Keep one line.")
+            raise UsageError(
+                f"{path} names class {key!r} twice: {names[key][:100]!r} and {name[:100]!r}. Keep one line."
+            )
         names[key] = name
     return names
 

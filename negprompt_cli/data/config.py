@@ -17,14 +17,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from negprompt_cli.data.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
 
-MAX_CONFIG_BYTES = 1 << 20
-"""A configuration file larger than this is refused: no honest one is."""
+SHOWN_PROBLEMS = 20
+"""Most wrong keys that one message names."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -68,6 +69,8 @@ class ScheduleConfig(_Section):
     """SGD on context vectors.
 
     `epochs` are added until `min_steps` steps are taken, since a few images make few batches. `lr` belongs to `batch_size`.
+    `classes_per_step` bounds memory and time of a step where classes are many: each step sees images of a random group of
+    that many classes and encodes their prompts only, so an epoch has a step for each group at least; 0 is all classes.
     `warmup` is the share of all steps with a rising rate. `keep` is the epoch kept: the last or the best on the held-out
     share of the ID training images.
     """
@@ -75,6 +78,7 @@ class ScheduleConfig(_Section):
     epochs: Annotated[int, Field(ge=1)] = 10
     min_steps: Annotated[int, Field(ge=0)] = 60
     batch_size: Annotated[int, Field(ge=1)] = 4096
+    classes_per_step: Annotated[int, Field(ge=0)] = 0
     lr: Annotated[float, Field(gt=0)] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.4
@@ -194,7 +198,7 @@ class ComputeConfig(_Section):
 class Config(_Section):
     """Everything that decides a result, in sections; `seed` drives sampling, initialisation and batch order."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**43)] = 0
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     positive: PositiveConfig = PositiveConfig()
@@ -253,7 +257,7 @@ def load_config(
         key, found, text = assignment.partition("=")
         if not found:
             raise UsageError(f"--set {assignment}: write key=value, for example --set negative.count=4.")
-        _put(values, key.strip(), _parse_yaml(text, f"--set {assignment}"))
+        _put(values, key.strip(), parse_yaml(text, f"--set {assignment}"))
     return _validate(values)
 
 
@@ -267,7 +271,7 @@ def parse_config(text: str, where: str) -> Config:
     Raises:
         UsageError: not YAML, or not a configuration.
     """
-    values = _mapping(_parse_yaml(text, where), where)
+    values = _mapping(parse_yaml(text, where), where)
     try:
         return _validate(values)
     except UsageError as error:
@@ -305,29 +309,12 @@ def _read(source: str) -> dict[str, Any]:
     path = Path(source)
     if not path.is_file():
         if source in preset_names():
-            return _mapping(_parse_yaml(preset_text(source), source), source)
+            return _mapping(parse_yaml(preset_text(source), source), source)
         raise UsageError(
             f"--config {source}: neither a file nor a preset.{did_you_mean(source, preset_names())} "
             "`negprompt config ls` lists the presets."
         )
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UsageError(f"--config {source}: larger than 1 MiB, so not a configuration.")
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {source}: cannot be read ({error}).") from None
-    return _mapping(_parse_yaml(text, source), source)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    # An alias costs nothing to write and can unfold without bound; a configuration needs none.
-    try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken):
-                raise UsageError(f"{where}: YAML aliases are not allowed in a configuration.")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UsageError(f"{where}: not readable as YAML: {str(error).splitlines()[0]}") from None
+    return _mapping(read_yaml(path, what="a configuration"), source)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -376,12 +363,24 @@ def _validate(values: Mapping[str, Any]) -> Config:
 
 def _explain(error: ValidationError) -> str:
     lines = []
-    for problem in error.errors():
-        key = ".".join(str(p) for p in problem["loc"])
+    problems = error.errors()
+    for problem in problems[:SHOWN_PROBLEMS]:
+        key = _shown(".".join(str(p) for p in problem["loc"]))
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, _keys(Config), n=3, cutoff=0.5)
             hint = f" Did you mean {', '.join(near)}?" if near else " `negprompt config show` lists the keys."
             lines.append(f"Unknown configuration key '{key}'.{hint}")
         else:
-            lines.append(f"Configuration key '{key}': {problem['msg']} (got {problem['input']!r}).")
+            lines.append(f"Configuration key '{key}': {problem['msg']} (got {_shown(problem['input'])}).")
+    if len(problems) > SHOWN_PROBLEMS:
+        lines.append(f"And {len(problems) - SHOWN_PROBLEMS} more.")
     return "\n".join(lines)
+
+
+def _shown(value: Any, most: int = 200) -> str:
+    """A key as it is or a value as Python writes it, cut where a message would be longer than a person reads."""
+    try:
+        text = value if isinstance(value, str) and "\n" not in value else repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -3,13 +3,11 @@
 from importlib import resources
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from negprompt_cli.data.published import published
+from negprompt_cli.data.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
-
-MAX_BYTES = 1 << 20
 
 
 class _Fact(BaseModel):
@@ -58,14 +56,13 @@ def load_experiment(name: str, file: Path | None = None) -> Experiment:
         UsageError: an unknown name, or a file that cannot be read or is wrong; names the field.
     """
     where = str(file) if file else "the package's experiments"
-    source = file or resources.files(__package__) / "experiments.yaml"
+    if file:
+        values = read_yaml(file, what="a list of experiments")
+    else:
+        text = (resources.files(__package__) / "experiments.yaml").read_text(encoding="utf-8")
+        values = parse_yaml(text, where)
     try:
-        if file and file.stat().st_size > MAX_BYTES:
-            raise UsageError(f"--experiments {file}: larger than 1 MiB, so not a list of experiments.")
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
         known = TypeAdapter(dict[str, Experiment]).validate_python(values)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{where}: cannot be read ({str(error).splitlines()[0]}).") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "top level"

@@ -14,14 +14,18 @@ from negprompt_cli.data.classnames import imagenet_wnids
 from negprompt_cli.data.spec import read_lines
 from negprompt_cli.errors import UsageError
 
+_INDEX = re.compile(r"[0-9]{1,18}")
 _VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.", re.IGNORECASE)
 
 
 def _kaggle(path: Path, images: Sequence[str]) -> dict[str, str]:
     """LOC_val_solution.csv: `ImageId,PredictionString`; the first word of the prediction is the wnid."""
     stems = {name.rsplit(".", 1)[0]: name for name in images}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) >= 2 and row[1].split()]
+    try:
+        lines = csv.reader(read_lines(path))
+        rows = [row for row in lines if len(row) >= 2 and row[1].split()]
+    except csv.Error as error:
+        raise UsageError(f"{path} is not the CSV file of labels that its name says: {error}.") from None
     return {stems[row[0]]: row[1].split()[0] for row in rows if row[0] in stems}
 
 
@@ -35,12 +39,18 @@ def _devkit(path: Path, images: Sequence[str]) -> dict[str, str]:
         raise UsageError(f"{path} needs meta.mat of the same development kit beside it, which is missing.")
     from scipy.io import loadmat
 
-    synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
-    wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    truth = [int(line) for line in read_lines(path)]
+    try:
+        synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
+        wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        truth = [wnid_of[int(line)] for line in read_lines(path)]
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged .mat file makes its reader raise anything
+        reason = str(error) or type(error).__name__
+        raise UsageError(f"{path} and {meta} are not those of the development kit ({reason}).") from error
     numbered = ((name, _VAL_NUMBER.match(name)) for name in images)
     numbers = {name: int(match[1]) for name, match in numbered if match}
-    return {name: wnid_of[truth[number - 1]] for name, number in numbers.items() if 1 <= number <= len(truth)}
+    return {name: truth[number - 1] for name, number in numbers.items() if 1 <= number <= len(truth)}
 
 
 def _imglist(path: Path, images: Sequence[str]) -> dict[str, str]:
@@ -52,7 +62,7 @@ def _imglist(path: Path, images: Sequence[str]) -> dict[str, str]:
         for line in read_lines(file) if file.is_file() else ():
             name, _, label = line.partition(" ")
             name = name.rsplit("/", 1)[-1]
-            if name in present and label.strip().isdigit() and int(label) < len(wnids):
+            if name in present and _INDEX.fullmatch(label.strip()) and int(label) < len(wnids):
                 labels[name] = wnids[int(label)]
     return labels
 

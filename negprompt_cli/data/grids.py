@@ -23,9 +23,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from negprompt_cli.data.experiments import ExperimentTask
+from negprompt_cli.data.textfile import read_yaml
 from negprompt_cli.errors import UsageError
 
-MAX_GRID_BYTES = 1 << 20
 MAX_CELLS = 10_000
 OWN_KEYS = ("model", "compute", "seed", "data.spec", "evaluate.ood", "evaluate.scores")
 """Keys and sections that are the same for a whole sweep, or that the file says in another place."""
@@ -69,16 +69,13 @@ def load_grid(path: Path) -> Grid:
     Raises:
         UsageError: missing, not YAML, a wrong or unknown field, a key that a sweep cannot vary, or too many cells.
     """
+    values = read_yaml(path, what="the grid of a sweep")
     try:
-        if path.stat().st_size > MAX_GRID_BYTES:
-            raise UsageError(f"{path}: larger than 1 MiB, so not the grid of a sweep.")
-        grid = Grid.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        grid = Grid.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "top level"
         raise UsageError(f"{path}: {place}: {first['msg']}.") from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as the grid of a sweep ({str(error).splitlines()[0]}).") from None
     for key in {*grid.settings, *grid.grid, *(key for keys in grid.variants.values() for key in keys)}:
         if any(key == own or key.startswith(f"{own}.") for own in OWN_KEYS):
             raise UsageError(f"{path}: a sweep cannot vary '{key}'. Problems, seeds and the command line set it.")

@@ -9,6 +9,7 @@
 Blank lines and '#' comments are skipped. A path may contain spaces where it ends in an image suffix.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from negprompt_cli.data.spec import read_lines
 from negprompt_cli.data.torchsets import item_exists
 from negprompt_cli.errors import UsageError
 
-_LABEL = re.compile(r"[+-]?\d+")
+_LABEL = re.compile(r"[+-]?[0-9]{1,18}")
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
-_LISTED = re.compile(rf"(.+?(?:{_SUFFIXES}))\s+([+-]?\d+)(?:\s+(\S.*))?", re.IGNORECASE)
-_FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?\d+)(?:\s+(\S.*))?")
+_LISTED = re.compile(rf"(.+?(?:{_SUFFIXES}))\s+([+-]?[0-9]{{1,18}})(?:\s+(\S.*))?", re.IGNORECASE)
+_FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?[0-9]{1,18})(?:\s+(\S.*))?")
 _OOD = -1
 _CSV_IGNORED, _CSV_OOD = -1, -2
 _PARENTS = 3  # how far above a list its images may be rooted
@@ -67,7 +68,7 @@ def read_list(path: Path) -> list[Line]:
     for line in lines:
         name, _, label = line.rpartition(",")
         if not name or not _LABEL.fullmatch(label.strip()):
-            raise UsageError(f"{path}: the line {line!r} is not 'path,label' (a protocol CSV has no header).")
+            raise UsageError(f"{path}: the line {line[:200]!r} is not 'path,label' (a protocol CSV has no header).")
         parsed.append(Line(name.strip().strip('"'), int(label)))
     return parsed
 
@@ -227,8 +228,10 @@ def _find_root(file: Path, first: str, data_root: Path, prefixes: Sequence[str])
     parent = file.absolute().parent
     folders = [parent, *list(parent.parents)[:_PARENTS], data_root, *(data_root / prefix for prefix in prefixes)]
     folders = list(dict.fromkeys(folders))
-    found = next((folder for folder in folders if (folder / first).exists() or item_exists(folder / first)), None)
+    # os.path.exists takes any text for a name: none of what a list may hold is an error.
+    here = (folder for folder in folders if os.path.exists(folder / first) or item_exists(folder / first))  # noqa: PTH110
+    found = next(here, None)
     if found is None:
-        places = "\n  ".join(str(folder / first) for folder in folders)
+        places = "\n  ".join(str(folder / first[:200]) for folder in folders)
         raise UsageError(f"{file}: its first image is not found. Tried:\n  {places}\nGive the paths from one of these.")
     return found

@@ -4,6 +4,7 @@ The selector is either index ranges into the sorted class list, both ends includ
 class folder name per line. Only text is handled here; what a name or a path means is decided in `imagesets`.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from negprompt_cli.data.textfile import read_text
 from negprompt_cli.errors import UsageError, did_you_mean
 
-_RANGE = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
+MAX_LIST_BYTES = 1 << 30
+"""Largest list of images: ImageNet-21k's has half of it."""
+
+_RANGE = re.compile(r"\s*([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?\s*")
 
 
 @dataclass(frozen=True)
@@ -110,19 +115,18 @@ def format_ranges(indices: Sequence[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, *, most: int = MAX_LIST_BYTES) -> list[str]:
     """Return the lines of a text file that are neither blank nor comments ('#' first), stripped.
 
+    Args:
+        path: the file.
+        most: largest size, bytes.
+
     Raises:
-        UsageError: the file cannot be read or is not UTF-8 text.
+        UsageError: the file cannot be read, is larger than that, or is not UTF-8 text.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a UTF-8 text file (byte {error.start}). Save it as UTF-8.") from error
-    lines = (line.strip() for line in text.splitlines())
+    # Only a line feed ends a line: the other separators that Unicode knows may stand in file names.
+    lines = (line.strip() for line in read_text(path, most=most, what="a list").split("\n"))
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -147,7 +151,7 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
         return parse_ranges(spec.selector, count=len(keys), what=spec.base)
     given = Path(spec.selector).expanduser()
     tried = [given] if given.is_absolute() else [given, *(folder / given for folder in folders)]
-    file = next((path for path in tried if path.is_file()), None)
+    file = next((path for path in tried if os.path.isfile(path)), None)  # noqa: PTH113 - any text may stand there
     if file is None:
         places = ", ".join(str(path) for path in tried)
         raise UsageError(

@@ -1,0 +1,119 @@
+"""Reading text and YAML that somebody else wrote: bounded in size and depth, and nothing in them is executed.
+
+A text file is read up to a limit that its kind never honestly reaches, in blocks, so that an endless file (a device, a
+pipe) costs no more memory than the limit. YAML is read by PyYAML's safe loader with three more rules: no aliases, which
+unfold without bound ("billion laughs"), no tags, and no deeper nesting than any file of this package has.
+
+Leaves out: JSON, whose parsers bound depth themselves, and schemas, which belong to whoever reads the file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from negprompt_cli.errors import UsageError
+
+MAX_YAML_BYTES = 256 << 10
+"""Largest YAML text; PyYAML reads about 70 KiB in a second."""
+MAX_YAML_DEPTH = 32
+_BLOCK = 1 << 20
+
+
+def read_text(path: Path, *, most: int, what: str) -> str:
+    r"""Read a UTF-8 text file (a byte order mark is dropped), line ends as `\n`.
+
+    Args:
+        path: the file.
+        most: largest size, bytes.
+        what: what it should be, for messages: "a list".
+
+    Raises:
+        UsageError: it cannot be read, is larger than `most`, holds NUL bytes or is not UTF-8.
+    """
+    blocks: list[bytes] = []
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                if b"\0" in block:
+                    raise UsageError(f"{path} holds NUL bytes, so it is not {what}. Save it as UTF-8 text.")
+                size += len(block)
+                if size > most:
+                    raise UsageError(f"{path} is larger than {_amount(most)}, so it is not {what}.")
+                blocks.append(block)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UsageError(f"{path} cannot be read: {reason or error}.") from error
+    try:
+        text = b"".join(blocks).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a UTF-8 text file (byte {error.start}). Save it as UTF-8.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_yaml(path: Path, *, what: str) -> Any:
+    """Read a YAML file by the rules above.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: "a catalogue".
+
+    Raises:
+        UsageError: it cannot be read, or `parse_yaml` refuses it; names the file.
+    """
+    return parse_yaml(read_text(path, most=MAX_YAML_BYTES, what=what), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML text by the rules above into dicts, lists, numbers, dates and texts.
+
+    Args:
+        text: one document.
+        where: what messages call it.
+
+    Raises:
+        UsageError: too large, too deep, with aliases or tags, or not YAML; one line that names `where`.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise UsageError(f"{where}: more than {_amount(MAX_YAML_BYTES)} of YAML.")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{where}{line}: not readable as YAML: {error.problem or error.context}.") from None
+    # Beside its own errors PyYAML lets through what int(), float() and datetime raise, and unhashable keys.
+    except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise UsageError(f"{where}: not readable as YAML: {reason}.") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader without aliases, tags and depth. The scanner runs at most a line ahead of what is refused."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node, after a look at the event that begins it."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("YAML aliases are not allowed here", event)
+        if getattr(event, "tag", None) is not None:
+            raise _refused("YAML tags (!) are not allowed here", event)
+        if self._depth == MAX_YAML_DEPTH:
+            raise _refused(f"nested more than {MAX_YAML_DEPTH} deep", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
+
+
+def _amount(size: int) -> str:
+    unit, name = next((u, n) for u, n in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")) if size >= u)
+    return f"{size // unit} {name}"
