@@ -22,6 +22,16 @@ class NegativeOptions:
         int | None,
         option("--batch-size", help="Images per step.", panel=TRAINING, key="negative.schedule.batch_size", min=1),
     ] = None
+    classes_per_step: Annotated[
+        int | None,
+        option(
+            "--classes-per-step",
+            help="Prompts and images of N classes per step, other N each step; 0 for all.",
+            panel=TRAINING,
+            key="negative.schedule.classes_per_step",
+            min=0,
+        ),
+    ] = None
     lr: Annotated[float | None, option("--lr", help="Learning rate.", panel=TRAINING, key="negative.schedule.lr")] = (
         None
     )

@@ -49,6 +49,16 @@ class PositiveOptions:
         int | None,
         option("--batch-size", help="Images per step.", panel=TRAINING, key="positive.schedule.batch_size", min=1),
     ] = None
+    classes_per_step: Annotated[
+        int | None,
+        option(
+            "--classes-per-step",
+            help="Prompts and images of N classes per step, other N each step; 0 for all.",
+            panel=TRAINING,
+            key="positive.schedule.classes_per_step",
+            min=0,
+        ),
+    ] = None
     lr: Annotated[float | None, option("--lr", help="Learning rate.", panel=TRAINING, key="positive.schedule.lr")] = (
         None
     )

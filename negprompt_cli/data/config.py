@@ -22,6 +22,8 @@ from negprompt_cli.errors import UsageError, did_you_mean
 
 SHOWN_PROBLEMS = 20
 """Most wrong keys that one message names."""
+SHOWN_CHARACTERS = 200
+"""Most of a key or of a value that a message shows."""
 
 
 class _Section(BaseModel):
@@ -365,7 +367,7 @@ def _explain(error: ValidationError) -> str:
     lines = []
     problems = error.errors()
     for problem in problems[:SHOWN_PROBLEMS]:
-        key = _shown(".".join(str(p) for p in problem["loc"]))
+        key = ".".join(str(p) for p in problem["loc"])[:SHOWN_CHARACTERS]
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, _keys(Config), n=3, cutoff=0.5)
             hint = f" Did you mean {', '.join(near)}?" if near else " `negprompt config show` lists the keys."
@@ -377,10 +379,10 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _shown(value: Any, most: int = 200) -> str:
-    """A key as it is or a value as Python writes it, cut where a message would be longer than a person reads."""
+def _shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is longer than a person reads."""
     try:
-        text = value if isinstance(value, str) and "\n" not in value else repr(value)
+        text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "a number of thousands of digits"
-    return text if len(text) <= most else f"{text[:most]}..."
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

@@ -77,7 +77,7 @@ def run_train_negative(
         positives = encoder(positive_contexts)[0]
     settings = config.negative
     train, held_out = data.split(settings.schedule, seed=config.seed)
-    schedule = schedule_of(settings.schedule, len(train))
+    schedule = schedule_of(settings.schedule, len(train), classes=len(prompts.classes))
     start = negative_contexts(
         positive_contexts, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
     )

@@ -53,7 +53,7 @@ def run_train_positive(
     data = encode_training_images(bench, images)
     settings = config.positive.schedule
     train, held_out = data.split(settings, seed=config.seed)
-    schedule = schedule_of(settings, len(train))
+    schedule = schedule_of(settings, len(train), classes=len(images.classes))
     with progress.task("Training positive prompts", schedule.epochs, "epochs") as task:
         trained = train_positive(
             start,

@@ -99,15 +99,17 @@ def encode_training_images(bench: Workbench, images: ImageSet) -> TrainingData:
     )
 
 
-def schedule_of(config: ScheduleConfig, images: int) -> Schedule:
-    """The engine's schedule of a configuration for a number of training images."""
-    per_epoch = math.ceil(images / config.batch_size)
+def schedule_of(config: ScheduleConfig, images: int, *, classes: int) -> Schedule:
+    """The engine's schedule of a configuration for a number of training images and of classes."""
+    groups = math.ceil(classes / config.classes_per_step) if config.classes_per_step else 1
+    per_epoch = max(groups, math.ceil(images / config.batch_size))
     return Schedule(
         epochs=max(config.epochs, math.ceil(config.min_steps / per_epoch)),
         batch_size=config.batch_size,
         lr=config.lr,
         momentum=config.momentum,
         warmup=config.warmup,
+        classes_per_step=config.classes_per_step,
     )
 
 

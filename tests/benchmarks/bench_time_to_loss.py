@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
     batch, lr, momentum, epochs = args.loss_small.split(",")
     small = Schedule(int(epochs), int(batch), float(lr), float(momentum))
-    large = schedule_of(settings.schedule, len(data.features))
+    large = schedule_of(settings.schedule, len(data.features), classes=len(data.classes))
     train(Schedule(1, large.batch_size, 1e-6))
     # An epoch of one step reports the loss over all images before that step.
     whole = large.batch_size >= len(data.features)
