@@ -62,7 +62,7 @@ def _print(document: dict[str, Any]) -> None:
         "kind": document["kind"],
         "model": " ".join(filter(None, (document["model"]["name"], document["model"]["pretrained"]))),
         "weights": document["model"]["weights_sha256"],
-        "written with": ", ".join(f"{k} {v}" for k, v in document["written_with"].items()),
+        "written with": ", ".join(f"{k} {v}" for k, v in document["written_with"].items()) or "-",
         "data": f"{document['data']}, {document['shots'] or 'all'} shots, seed {document['seed']}"
         + (", LIMITED" if document["limited"] else ""),
         "classes": f"{len(classes)}: {', '.join(classes[:8])}{more}",

@@ -2,14 +2,16 @@
 
 Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
 model's token embeddings; `image_mean` (F,), where the score has floors, the mean of the ID training features.
-Metadata (strings): schema, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a summary of
-the training and, once calibrated, the threshold. Nothing in a file is executed, and a file is believed only after its
-shapes and classes fit together. Leaves out: text features, which follow from the contexts and the model.
+Metadata (strings): schema, versions, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a
+summary of the training and, once calibrated, the threshold. Nothing in a file is executed, and a file is believed only
+after its shapes and classes fit together. Leaves out: text features, which follow from the contexts and the model, and
+anything that would make the same work give other bytes, such as the time.
 """
 
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from negprompt_cli import __version__
 from negprompt_cli.data.atomic import atomic_write_bytes
 from negprompt_cli.data.config import Config, parse_config
 from negprompt_cli.data.imagesets import ClassLabel
+from negprompt_cli.data.provenance import versions
 from negprompt_cli.engine.clip import ModelIdentity
 from negprompt_cli.errors import UsageError
 
@@ -41,7 +43,12 @@ class Parent(BaseModel):
 
 
 class TrainingSummary(BaseModel):
-    """What training came to: images used, sha256 of the list of their relative paths and sizes, epoch kept, last terms."""
+    """What training came to, and what it depends on.
+
+    `images` used; `files_sha256` of the list of their relative paths and sizes, empty for features without files; `epoch`
+    kept; last `terms` of the loss; ID `accuracy` in training. `features_sha256`: of the features trained on; `device`:
+    the processor; `versions`: of what computes. Those three are empty where they were not recorded.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: str
@@ -50,6 +57,9 @@ class TrainingSummary(BaseModel):
     epoch: int
     terms: dict[str, float]
     accuracy: float
+    features_sha256: str = ""
+    device: str = ""
+    versions: dict[str, str] = {}
 
 
 class Calibration(BaseModel):
@@ -82,7 +92,7 @@ class Prompts:
     `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes
     the contexts were trained with, 0 for zero-shot. `calibration`: the threshold, where one was chosen. `sha256`: digest
     of the file it was read from or written to. `image_mean`: (F,), the mean ID training feature, or None for a score
-    without floors.
+    without floors. `written_with`: the versions the file was written with, by package; empty where it does not say.
     """
 
     kind: Kind
@@ -97,6 +107,7 @@ class Prompts:
     calibration: Calibration | None = None
     image_mean: Tensor | None = None
     sha256: str = field(default="", compare=False)
+    written_with: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def names(self) -> list[str]:
@@ -125,11 +136,19 @@ class Prompts:
 
 
 def save_prompts(prompts: Prompts, path: Path) -> Prompts:
-    """Write an artifact, whole or not at all; return it with its digest.
+    """Write an artifact, whole or not at all; return it with its digest and the versions it was written with.
 
     Raises:
         NegPromptError: the file cannot be written.
     """
+    written = replace(prompts, written_with=versions())
+    data = artifact_bytes(written)
+    atomic_write_bytes(path, data)
+    return replace(written, sha256=hashlib.sha256(data).hexdigest())
+
+
+def artifact_bytes(prompts: Prompts) -> bytes:
+    """The file of an artifact: the same bytes for the same content and `written_with`."""
     tensors = {"positive": prompts.positive.detach().cpu().float().contiguous()}
     if prompts.negative is not None:
         tensors["negative"] = prompts.negative.detach().cpu().float().contiguous()
@@ -137,8 +156,7 @@ def save_prompts(prompts: Prompts, path: Path) -> Prompts:
         tensors["image_mean"] = prompts.image_mean.detach().cpu().float().contiguous()
     metadata = {
         "schema": SCHEMA,
-        "version": __version__,
-        "torch": torch.__version__,
+        "versions": json.dumps(dict(prompts.written_with)),
         "kind": prompts.kind,
         "classes": json.dumps([asdict(c) for c in prompts.classes], ensure_ascii=False),
         "model": json.dumps(asdict(prompts.model)),
@@ -150,9 +168,7 @@ def save_prompts(prompts: Prompts, path: Path) -> Prompts:
     }
     if prompts.calibration is not None:
         metadata["calibration"] = prompts.calibration.model_dump_json()
-    data = _canonical(save(tensors, metadata))
-    atomic_write_bytes(path, data)
-    return replace(prompts, sha256=hashlib.sha256(data).hexdigest())
+    return _canonical(save(tensors, metadata))
 
 
 def load_prompts(path: Path) -> Prompts:
@@ -196,6 +212,7 @@ def load_prompts(path: Path) -> Prompts:
             ),
             image_mean=tensors.get("image_mean"),
             sha256=digest,
+            written_with=TypeAdapter(dict[str, str]).validate_json(metadata.get("versions", "{}")),
         )
     except (KeyError, ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]

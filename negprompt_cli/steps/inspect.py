@@ -6,8 +6,6 @@ distance of a vocabulary word from its own nearest neighbour: a vector farther f
 other stands for none of them. Leaves out: parts of words, which no reader can interpret.
 """
 
-import json
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +92,7 @@ def inspect_artifact(
         "bytes": path.stat().st_size,
         "kind": prompts.kind,
         "model": prompts.model.__dict__,
-        "written_with": _metadata(path),
+        "written_with": dict(prompts.written_with),
         "seed": prompts.config.seed,
         "data": prompts.config.data.spec,
         "shots": prompts.config.data.shots,
@@ -157,11 +155,3 @@ def _describe(
             for i, vector in enumerate(vectors)
         ],
     }
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """The versions an artifact was written with."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        metadata = json.loads(file.read(length)).get("__metadata__", {})
-    return {"negprompt": metadata.get("version", "unknown"), "torch": metadata.get("torch", "unknown")}
