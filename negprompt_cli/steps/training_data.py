@@ -9,6 +9,7 @@ import torch
 from negprompt_cli.data.artifacts import TrainingSummary
 from negprompt_cli.data.config import ScheduleConfig
 from negprompt_cli.data.imagesets import ClassLabel, ImageSet, files_digest, match_classes
+from negprompt_cli.data.provenance import device_name, features_digest, versions
 from negprompt_cli.data.sampling import few_shot, select_train_classes
 from negprompt_cli.engine.training import EpochReport, Features, Schedule, Trained, split_held_out
 from negprompt_cli.errors import UsageError
@@ -44,6 +45,9 @@ class TrainingData:
             epoch=trained.epoch,
             terms=kept.terms,
             accuracy=kept.accuracy,
+            features_sha256=features_digest(self.features.images, self.features.labels),
+            device=device_name(self.features.images.device),
+            versions=versions(),
         )
 
 
