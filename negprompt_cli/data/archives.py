@@ -1,19 +1,23 @@
 """Unpacking an archive from the internet without trusting it.
 
 Every member is looked at before the first is written: only plain files and folders whose names stay inside the target
-are accepted, and their sizes must fit on the disk. Everything is unpacked beside the target and renamed at the end, so
-the target is there whole or not at all. Owners, permissions and times in the archive are ignored.
+are accepted. Their number, and their size beside the archive's, are bounded (images do not shrink a hundredfold, bombs
+do), they must fit on the disk, and no header makes more than a few blocks be held in memory. Everything is unpacked
+beside the target and renamed at the end, so the target is there whole or not at all. Owners, permissions and times in
+the archive are ignored.
 """
 
+import bz2
 import gzip
+import io
 import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
@@ -33,9 +37,15 @@ _DAMAGED = (
 )
 _SPARE = 64 << 20
 """Bytes of disk space that are left free."""
+MAX_MEMBERS = 4_000_000
+MAX_RATIO, HARMLESS = 100, 1 << 30
+"""An archive may unfold to so many times its size, or to so many bytes, whichever is more."""
+_MAX_READ = 16 << 20
+"""Most that is read at once. tarfile reads an extended header whole, however long the archive says it is."""
+_MAX_NAME = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Member:
     name: str
     size: int
@@ -57,16 +67,16 @@ class _Tar:
         self._path = path
 
     def members(self) -> list[_Member]:
-        with tarfile.open(self._path) as tar:
-            members = [_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in tar]
+        with _open_tar(self._path) as tar:
+            members = _listed(self._path, (_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in _each(tar)))
             # gzip's own checksum stands behind the last member and is only looked at when that is read.
             while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
                 pass
             return members
 
     def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
-        with tarfile.open(self._path) as tar:
-            for member in tar:
+        with _open_tar(self._path) as tar:
+            for member in _each(tar):
                 if member.isfile() and (source := tar.extractfile(member)) is not None:
                     yield member.name, source
 
@@ -77,7 +87,8 @@ class _Zip:
 
     def members(self) -> list[_Member]:
         with zipfile.ZipFile(self._path) as archive:
-            return [_Member(m.filename, m.file_size, m.is_dir(), _zip_kind(m)) for m in archive.infolist()]
+            entries = archive.infolist()
+            return _listed(self._path, (_Member(m.filename, m.file_size, m.is_dir(), _zip_kind(m)) for m in entries))
 
     def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
         with zipfile.ZipFile(self._path) as archive:
@@ -85,6 +96,73 @@ class _Zip:
                 if not member.is_dir():
                     with archive.open(member) as source:
                         yield member.filename, source
+
+
+class _Gentle(io.RawIOBase):
+    """A decompressed stream that refuses to be read a lot at once, or beyond `most` bytes."""
+
+    def __init__(self, stream: io.BufferedIOBase, most: int) -> None:
+        self._stream, self._most = stream, most
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
+        if not 0 <= size <= _MAX_READ:
+            raise tarfile.ReadError("a header claims to be longer than any is")
+        data = self._stream.read(size)
+        if self._stream.tell() > self._most:
+            raise tarfile.ReadError(f"it unfolds to more than {self._most / 2**30:.0f} GiB, as no image set does")
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move as the stream does."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Where the stream is."""
+        return self._stream.tell()
+
+
+_COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar file of any compression, read gently."""
+    with path.open("rb") as file:
+        start = file.read(6)
+        opener = next((o for magic, o in _COMPRESSIONS.items() if start.startswith(magic)), None)
+        file.seek(0)
+        with opener(path) if opener else nullcontext(file) as stream:
+            yield tarfile.open(fileobj=_Gentle(stream, _most_bytes(path)), mode="r:")  # noqa: SIM115 - the stream is closed
+
+
+def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file, which it does not keep in memory meanwhile."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        yield member
+
+
+def _most_bytes(archive: Path) -> int:
+    return max(HARMLESS, MAX_RATIO * archive.stat().st_size)
+
+
+def _listed(archive: Path, members: Iterable[_Member]) -> list[_Member]:
+    """Members as a list, if there are not too many and the files are not too large together."""
+    most = _most_bytes(archive)
+    listed: list[_Member] = []
+    size = 0
+    for member in members:
+        listed.append(member)
+        size += member.size
+        if len(listed) > MAX_MEMBERS or size > most:
+            many = f"{MAX_MEMBERS} files" if len(listed) > MAX_MEMBERS else f"{most / 2**30:.0f} GiB"
+            raise NegPromptError(f"{archive} is refused: it unfolds to more than {many}, as no image set does.")
+    return listed
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:
@@ -140,7 +218,7 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
 def _open(archive: Path) -> _Archive:
     if zipfile.is_zipfile(archive):
         return _Zip(archive)
-    if tarfile.is_tarfile(archive):
+    with suppress(*_DAMAGED, OSError), _open_tar(archive):
         return _Tar(archive)
     raise NegPromptError(f"{archive} is neither a tar nor a zip archive. Remove it and download again.")
 
@@ -163,6 +241,8 @@ def _check(archive: Path, members: Iterable[_Member]) -> str:
         path = PurePosixPath(member.name)
         if member.odd:
             raise NegPromptError(f"{archive} is refused: {member.name!r} is {member.odd}, not a plain file.")
+        if "\0" in member.name or len(member.name) > _MAX_NAME:
+            raise NegPromptError(f"{archive} is refused: {member.name[:100]!r}... is no name of a file.")
         if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name.split("/")[0]:
             raise NegPromptError(f"{archive} is refused: {member.name!r} would be written outside the target folder.")
         if path.parts:

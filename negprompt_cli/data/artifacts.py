@@ -31,6 +31,8 @@ from negprompt_cli.errors import UsageError
 
 SCHEMA = "negprompt/prompts/1"
 MAX_HEADER_BYTES = 64 << 20
+MAX_BYTES = 4 << 30
+"""Largest artifact: contexts of its own for each of 21,000 classes stay below it."""
 Kind = Literal["positive", "negative", "transferred"]
 
 
@@ -180,11 +182,14 @@ def load_prompts(path: Path) -> Prompts:
     if not path.is_file():
         raise UsageError(f"No prompt artifact at {path}.")
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UsageError(f"{path} is not a prompt artifact: it has {size} bytes.")
         with path.open("rb") as file:
             (header,) = struct.unpack("<Q", file.read(8))
-        if header > MAX_HEADER_BYTES:
-            raise UsageError(f"{path} is not a prompt artifact: its header claims {header} bytes.")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if header > MAX_HEADER_BYTES:
+                raise UsageError(f"{path} is not a prompt artifact: its header claims {header} bytes.")
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict

@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
 from negprompt_cli.data.catalogue import Entry, load_catalogue
 from negprompt_cli.data.classnames import ClassLabel, is_wnid
-from negprompt_cli.data.images import BrokenImage, open_rgb
+from negprompt_cli.data.images import BrokenImage, open_image, open_rgb
 from negprompt_cli.data.imagesets import EmptyClasses, ImageSet, load_image_set
 from negprompt_cli.data.layouts import is_image_name
 from negprompt_cli.data.progress import Progress
@@ -240,9 +238,11 @@ class _Files:
 
 
 def _other_suffixes(folder: str) -> Iterable[str]:
-    if not Path(folder).is_dir():
+    try:
+        listed = os.scandir(folder)
+    except OSError:  # gone, or a list that names what is not there: its files are said to be missing
         return
-    with os.scandir(folder) as entries:
+    with listed as entries:
         for entry in entries:
             suffix = Path(entry.name).suffix.lower()
             plain = not entry.name.startswith(".") and not is_image_name(entry.name)
@@ -287,10 +287,16 @@ def _try(path: Path) -> tuple[Path, str, bool]:
         open_rgb(path)
     except BrokenImage as error:
         return path, str(error), False
-    if is_item(path):
-        return path, "", False
-    with Image.open(path) as image:
-        return path, "", image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
+    return path, "", not is_item(path) and _turned(path)
+
+
+def _turned(path: Path) -> bool:
+    """Whether EXIF data, where they can be read, turn an image."""
+    try:
+        with open_image(path) as image:
+            return image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
+    except Exception:  # damaged EXIF data make their reader raise anything; the pixels were read
+        return False
 
 
 def _sha256(path: str) -> tuple[str, bytes]:

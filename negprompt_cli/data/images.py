@@ -12,10 +12,15 @@ The rule for every kind of file, and why:
   same holds, and integers beyond 65535 are divided by 2^24. Floats are 0..1 where none exceeds 1, else 0..255. PIL's
   own conversion would clip, which turns most of a 16-bit image white.
 * Animations: the first frame.
+* Only formats that PIL decodes itself are read, whatever a file is called: a PostScript file in .jpg's clothing would be
+  handed to another program.
 * Truncated, broken and empty files are errors, and so are decompression bombs (beyond PIL's limit of 179 million
   pixels).
 """
 
+import os
+import stat
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,9 @@ from PIL import Image, UnidentifiedImageError
 
 from negprompt_cli.data.torchsets import is_item, open_item
 from negprompt_cli.errors import NegPromptError
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""PIL's names of the formats that are read, whatever a file is called."""
 
 
 class BrokenImage(NegPromptError):
@@ -42,7 +50,7 @@ def open_rgb(path: Path) -> Image.Image:
     if is_item(path):
         return to_rgb(open_item(path))
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return to_rgb(image)
     except MemoryError:
         raise
@@ -50,6 +58,26 @@ def open_rgb(path: Path) -> Image.Image:
         raise BrokenImage(f"{path}: {error} Scale the image down, or remove it.") from error
     except Exception as error:  # what a decoder trips over in a damaged file is not limited to OSError
         raise BrokenImage(f"Cannot read the image {path}: {_reason(path, error)}. Replace or remove it.") from error
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file without decoding it: formats that PIL decodes itself, in regular files.
+
+    Raises:
+        OSError: missing, not a regular file, or not an image of one of these formats.
+        Exception: what PIL raises on damaged headers.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        # Reading a pipe would wait for a writer, reading some devices would never end.
+        raise OSError("it is not a regular file")
+    return Image.open(path, formats=_formats())
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """The formats that are read; PIL hands others (PostScript) to other programs, or has no decoder for them."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -76,7 +104,7 @@ def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if path.is_file() and path.stat().st_size == 0:
+    if os.path.isfile(path) and os.path.getsize(path) == 0:  # noqa: PTH113, PTH202 - a name may be too long for Path
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image of a known format"

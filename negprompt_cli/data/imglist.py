@@ -74,8 +74,27 @@ def read_list(path: Path) -> list[Line]:
 
 
 def format_list(paths: Sequence[str], labels: Sequence[int]) -> str:
-    """Write an imglist, one `path label` per line. Inverse of `parse_line` for paths that do not end in a number."""
-    return "".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True))
+    """Write an imglist, one `path label` per line, that `read_list` reads back as it was.
+
+    Raises:
+        UsageError: a path that no line can hold: with a line end, with a space at its beginning, not in UTF-8, ...
+    """
+    lines = []
+    for path, label in zip(paths, labels, strict=True):
+        line = f"{path} {label}"
+        if not _reads_back(line, path, label):
+            raise UsageError(f"An imglist cannot hold the file name {path!r}. Rename the file.")
+        lines.append(f"{line}\n")
+    return "".join(lines)
+
+
+def _reads_back(line: str, path: str, label: int) -> bool:
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    whole = not set("\n\r\0") & set(line) and line.strip() == line and not line.startswith("#")
+    return whole and parse_line(line) == Line(path, label)
 
 
 def list_source(

@@ -33,7 +33,7 @@ def write_sample(images: ImageSet, *, shots: int, seed: int, out: Path, data_roo
     """Draw `shots` images per class of labelled `images` and write the list and the class names.
 
     Raises:
-        UsageError: images without classes, or shots below 1.
+        UsageError: images without classes, shots below 1, or a file name that no list can hold.
         NegPromptError: a file cannot be written.
     """
     if not images.classes:
@@ -44,9 +44,10 @@ def write_sample(images: ImageSet, *, shots: int, seed: int, out: Path, data_roo
     base = next((b for b in (data_root.absolute(), out.absolute().parent) if _all_below(chosen, b)), None)
     paths = [path.absolute() for path in chosen.paths]
     texts = [(path.relative_to(base) if base else path).as_posix() for path in paths]
+    listed = format_list(texts, chosen.labels.tolist())
     names = out.with_suffix(".classnames.txt")
     atomic_write_text(names, "".join(f"{c.key}\t{c.name}\n" for c in images.classes))
-    atomic_write_text(out, format_list(texts, chosen.labels.tolist()))
+    atomic_write_text(out, listed)
     return SampleFile(out, names, len(chosen), int(np.count_nonzero(np.bincount(chosen.labels))), sample.short)
 
 
