@@ -91,7 +91,7 @@ def tiny_clip(tokenizer: SimpleTokenizer) -> Clip:
         preprocessing="tiny",
         tokenizer=tokenizer,
         identity=ModelIdentity("tiny", None, weights_digest(model)),
-        compute=Compute((torch.device("cpu"),), torch.float32, "test"),
+        compute=Compute(torch.device("cpu"), torch.float32, "test"),
     )
 
 

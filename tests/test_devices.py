@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from negprompt_cli.engine.devices import choose_compute
+from negprompt_cli.engine.ranks import ALONE, Ranks, ranks_from_environment
 from negprompt_cli.errors import UsageError
 
 
@@ -21,7 +22,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, bf16: bool = True
 def test_auto_takes_the_first_gpu_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, gpus=2)
     compute = choose_compute()
-    assert compute.devices == (torch.device("cuda", 0),)
+    assert compute.device == torch.device("cuda", 0)
     assert compute.dtype == torch.bfloat16
     assert compute.reason == "cuda:0 (auto: Pretend GPU 0), image encoder in bf16 (auto: the GPU has it)"
 
@@ -40,36 +41,51 @@ def test_auto_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_compute().device == torch.device("mps")
 
 
-def test_gpus_are_counted_from_the_device_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_takes_the_device_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, gpus=4)
-    assert [d.index for d in choose_compute("cuda:1", gpus=3).devices] == [1, 2, 3]
-    assert [d.index for d in choose_compute(gpus=2).devices] == [0, 1]
-    assert len(choose_compute("cuda", gpus=1).devices) == 1
-    with pytest.raises(UsageError, match="more than the 4 CUDA devices present"):
-        choose_compute("cuda:2", gpus=3)
+    # The second process of three on the second of two machines.
+    ranks = Ranks(rank=4, size=6, local_rank=1, local_size=3)
+    assert choose_compute(ranks=ranks).device == torch.device("cuda", 1)
+    assert choose_compute("cuda:1", ranks=ranks).device == torch.device("cuda", 2)
+    assert choose_compute("cpu", ranks=ranks).device == torch.device("cpu")
+    with pytest.raises(UsageError, match="3 processes from cuda:2 on ask for more than the 4 CUDA devices present"):
+        choose_compute("cuda:2", ranks=ranks)
+
+
+def test_several_processes_need_devices_or_the_cpu_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Ranks(rank=0, size=2, local_rank=0, local_size=2)
+    pretend(monkeypatch)
+    with pytest.raises(UsageError, match=r"finds no CUDA device here for 2 processes.*--device cpu"):
+        choose_compute(ranks=ranks)
+    pretend(monkeypatch, mps=True)
+    with pytest.raises(UsageError, match="an Apple GPU serves one process, not 2"):
+        choose_compute("mps", ranks=ranks)
+
+
+def test_only_torchrun_says_what_rank_this_is() -> None:
+    cluster = {"RANK": "4", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3"}
+    assert ranks_from_environment(cluster) == ALONE
+    assert not ALONE.several
+    assert ranks_from_environment({**cluster, "TORCHELASTIC_RUN_ID": "none"}) == Ranks(4, 6, 1, 3)
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "precision", "message"),
+    ("device", "precision", "message"),
     [
-        ("gpu", None, "auto", r"Unknown device 'gpu'\..*cpu"),
-        ("cud", None, "auto", "Did you mean 'cuda'"),
-        ("cuda:x", None, "auto", "Unknown device 'cuda:x'"),
-        ("cpu:0", None, "auto", "Unknown device 'cpu:0'"),
-        ("cuda", None, "auto", "finds no CUDA device here. Use --device cpu"),
-        ("mps", None, "auto", "finds no Apple GPU"),
-        ("cpu", 2, "auto", "--gpus 2 needs CUDA devices, but the device is cpu"),
-        ("cpu", 0, "auto", "--gpus must be at least 1"),
-        ("cpu", None, "fp16", "on a CPU use fp32 or bf16"),
-        ("cpu", None, "bf61", "Unknown precision 'bf61'. Did you mean 'bf16'"),
+        ("gpu", "auto", r"Unknown device 'gpu'\..*cpu"),
+        ("cud", "auto", "Did you mean 'cuda'"),
+        ("cuda:x", "auto", "Unknown device 'cuda:x'"),
+        ("cpu:0", "auto", "Unknown device 'cpu:0'"),
+        ("cuda", "auto", "finds no CUDA device here. Use --device cpu"),
+        ("mps", "auto", "finds no Apple GPU"),
+        ("cpu", "fp16", "on a CPU use fp32 or bf16"),
+        ("cpu", "bf61", "Unknown precision 'bf61'. Did you mean 'bf16'"),
     ],
 )
-def test_what_cannot_be_is_refused(
-    device: str, gpus: int | None, precision: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_is_refused(device: str, precision: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     with pytest.raises(UsageError, match=message):
-        choose_compute(device, gpus=gpus, precision=precision)
+        choose_compute(device, precision=precision)
 
 
 def test_a_missing_gpu_index_names_those_present(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,25 +1,20 @@
-"""Image files in, features out: decoding in worker processes, encoding on every device, results in order.
+"""An image set in, its features out: what the cache knows is taken from it, the rest is encoded and remembered.
 
-Each image is decoded and preprocessed by the model's own transform (in a torch DataLoader, so that decoding overlaps the
-encoder), encoded once, and remembered in the feature cache. Broken images stop the job or are skipped and counted, as
-asked. Leaves out: augmentation, since a frozen encoder sees each image once.
+Each image is preprocessed by the model's own transform and encoded once. Broken images stop the job or are skipped and
+counted, as asked. Leaves out: augmentation, since a frozen encoder sees each image once.
 """
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from negprompt_cli.data.batches import image_features, run_batches
 from negprompt_cli.data.feature_cache import FeatureStore, StoreKey, image_keys
-from negprompt_cli.data.images import BrokenImage, open_rgb
+from negprompt_cli.data.images import BrokenImage
 from negprompt_cli.data.imagesets import ImageSet
 from negprompt_cli.data.progress import Progress, Task
 from negprompt_cli.engine.clip import Clip
@@ -27,8 +22,6 @@ from negprompt_cli.errors import NegPromptError, UsageError
 
 SHARD_IMAGES = 4096
 """Images after which what is encoded so far is put on disk: minutes of work on a slow machine, a few MB."""
-FEW_IMAGES = 64
-"""Up to here worker processes take longer to start than to help."""
 
 
 @dataclass(frozen=True)
@@ -136,104 +129,23 @@ class _Rows:
         return (torch.cat(self._parts) if self._parts else torch.zeros(0, 0)), self._done
 
 
-class _Images(Dataset[tuple[int, Tensor | None, str]]):
-    """Decodes and preprocesses files; a broken one is an item without pixels, so that its worker lives on."""
-
-    def __init__(self, paths: list[Path], preprocess: Any) -> None:
-        self._paths, self._preprocess = paths, preprocess
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
-        try:
-            return index, self._preprocess(open_rgb(self._paths[index])), ""
-        except BrokenImage as error:
-            return index, None, str(error)
-
-
-@dataclass
-class _Batch:
-    """One collated batch; a class of its own so that the loader pins its pixels and nothing else."""
-
-    places: list[int]
-    pixels: Tensor | None
-    broken: list[tuple[int, str]]
-
-    def pin_memory(self) -> "_Batch":
-        """Called by the DataLoader's pinning thread."""
-        return _Batch(self.places, None if self.pixels is None else self.pixels.pin_memory(), self.broken)
-
-
-def _collate(items: list[tuple[int, Tensor | None, str]]) -> _Batch:
-    good = [(index, pixels) for index, pixels, _ in items if pixels is not None]
-    broken = [(index, message) for index, pixels, message in items if pixels is None]
-    return _Batch([i for i, _ in good], torch.stack([p for _, p in good]) if good else None, broken)
-
-
 def _encode(
     clip: Clip, paths: list[Path], options: EncodeOptions, task: Task, rows: _Rows, broken: list[tuple[int, str]]
 ) -> None:
-    cuda = clip.device.type == "cuda"
-    workers = _workers(options.workers, len(paths))
-    loader: DataLoader[Any] = DataLoader(
-        _Images(paths, clip.preprocess),
-        batch_size=options.batch_size or (256 if clip.device.type != "cpu" else 32),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=cuda,
-        prefetch_factor=4 if workers else None,
-    )
-    count = len(clip.replicas)
+    size = options.batch_size or (256 if clip.device.type != "cpu" else 32)
+    batches = (paths[start : start + size] for start in range(0, len(paths), size))
+    place = 0
     try:
-        with ThreadPoolExecutor(count) as pool:
-            for batch, features in _in_order(loader, clip, pool, ahead=2 * count):
-                if batch.broken and options.on_error == "stop":
-                    raise BrokenImage(batch.broken[0][1])
-                broken += batch.broken
-                if features is not None:
-                    rows.add(features, batch.places)
-                task.advance(len(batch.places) + len(batch.broken))
+        for batch in run_batches(clip, batches, image_features, workers=options.workers):
+            errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
+            if errors and options.on_error == "stop":
+                raise BrokenImage(errors[0][1])
+            broken += errors
+            if batch.features is not None:
+                rows.add(batch.features, [place + i for i, error in enumerate(batch.errors) if error is None])
+            place += len(batch.paths)
+            task.advance(len(batch.paths))
     except BaseException:
         # What is encoded already is not lost to Ctrl-C, a broken file or a full disk further on.
         rows.flush()
         raise
-
-
-def _in_order(
-    loader: "DataLoader[Any]", clip: Clip, pool: ThreadPoolExecutor, *, ahead: int
-) -> Iterator[tuple[_Batch, Tensor | None]]:
-    """Encode batches on the devices in turn; yield them in the loader's order with features on the CPU."""
-    waiting: deque[tuple[_Batch, Future[Tensor] | None]] = deque()
-    for number, batch in enumerate(loader):
-        job = None
-        if batch.pixels is not None:
-            job = pool.submit(_encode_one, clip, batch.pixels, number % len(clip.replicas))
-        waiting.append((_Batch(batch.places, None, batch.broken), job))
-        while len(waiting) >= ahead:
-            done, result = waiting.popleft()
-            yield done, result.result() if result else None
-    while waiting:
-        done, result = waiting.popleft()
-        yield done, result.result() if result else None
-
-
-def _encode_one(clip: Clip, pixels: Tensor, replica: int) -> Tensor:
-    """Encode one batch; where the device runs out of memory, in halves."""
-    try:
-        # A plain copy, because tensors made under inference mode cannot take part in training.
-        return clip.encode_images(pixels, replica=replica).cpu().clone()
-    except torch.OutOfMemoryError:
-        if len(pixels) == 1:
-            raise
-        half = len(pixels) // 2
-        return torch.cat([_encode_one(clip, pixels[:half], replica), _encode_one(clip, pixels[half:], replica)])
-
-
-def _workers(asked: int, images: int) -> int:
-    if asked >= 0:
-        return asked
-    if images <= FEW_IMAGES:
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores - 1))

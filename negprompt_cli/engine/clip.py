@@ -5,10 +5,9 @@ travel together, because features of another preprocessing are silently wrong (a
 Leaves out: loading (see `data.models`).
 """
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,10 +39,9 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class Clip:
-    """A frozen CLIP on its devices.
+    """A frozen CLIP on its device.
 
-    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys. `replicas` holds one
-    copy of the model per device of `compute`, the first being `model`.
+    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys.
     """
 
     model: nn.Module
@@ -53,7 +51,6 @@ class Clip:
     identity: ModelIdentity
     compute: Compute
     plan: TowerPlan
-    replicas: tuple[nn.Module, ...] = field(repr=False, default=())
 
     @classmethod
     def wrap(
@@ -66,16 +63,15 @@ class Clip:
         identity: ModelIdentity,
         compute: Compute,
     ) -> "Clip":
-        """Freeze a float32 model and put it on its devices."""
+        """Freeze a float32 model and put it on its device."""
         model.eval().requires_grad_(False)
         model.visual.to(memory_format=torch.channels_last)
-        copies = [copy.deepcopy(model) for _ in compute.devices[1:]]
-        replicas = tuple(m.to(d) for m, d in zip([model, *copies], compute.devices, strict=True))
-        return cls(model, preprocess, preprocessing, tokenizer, identity, compute, plan_text_path(model), replicas)
+        model.to(compute.device)
+        return cls(model, preprocess, preprocessing, tokenizer, identity, compute, plan_text_path(model))
 
     @property
     def device(self) -> torch.device:
-        """Where text is encoded and prompts are trained."""
+        """Where images and text are encoded and prompts are trained."""
         return self.compute.device
 
     @property
@@ -84,20 +80,19 @@ class Clip:
         scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
         return float(scale.detach().exp())
 
-    def encode_images(self, pixels: Tensor, *, replica: int = 0) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode preprocessed images.
 
         Args:
             pixels: (B, 3, H, W) as `preprocess` makes them, on any device.
-            replica: which device's copy of the model does the work.
 
         Returns:
-            (B, F) float32 features, L2-normalised, on that device.
+            (B, F) float32 features, L2-normalised, on the model's device.
         """
-        device, dtype = self.compute.devices[replica], self.compute.dtype
+        device, dtype = self.device, self.compute.dtype
         pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            features: Tensor = self.replicas[replica].encode_image(pixels)  # type: ignore[operator]
+            features: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
             return F.normalize(features.float(), dim=-1)
 
     def prompt_encoder(

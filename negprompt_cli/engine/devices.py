@@ -1,12 +1,13 @@
-"""Which devices and which number format to compute with: decided here, once, with a reason that can be printed.
+"""Which device and which number format to compute with: decided here, once, with a reason that can be printed.
 
-Leaves out: several machines, and sharding by process.
+One process computes on one device. Where torchrun started several, each takes the device of its local rank.
 """
 
 from dataclasses import dataclass
 
 import torch
 
+from negprompt_cli.engine.ranks import ALONE, Ranks
 from negprompt_cli.errors import UsageError, did_you_mean
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -14,76 +15,81 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how to compute.
+    """Where and how a process computes.
 
-    `devices`: the first trains and scores, all of them encode images. `dtype`: format of the image encoder's arithmetic;
-    text encoding and training are always float32, because context gradients are small. `reason`: one line for people.
+    `dtype`: format of the image encoder's arithmetic; text encoding and training are always float32, because context
+    gradients are small. `reason`: one line for people.
     """
 
-    devices: tuple[torch.device, ...]
+    device: torch.device
     dtype: torch.dtype
     reason: str
 
-    @property
-    def device(self) -> torch.device:
-        """The device that trains and scores."""
-        return self.devices[0]
 
-
-def choose_compute(device: str = "auto", *, gpus: int | None = None, precision: str = "auto") -> Compute:
-    """Resolve `--device`, `--gpus` and `--precision` against the hardware present.
+def choose_compute(device: str = "auto", *, precision: str = "auto", ranks: Ranks = ALONE) -> Compute:
+    """Resolve `--device` and `--precision` against the hardware present.
 
     Args:
-        device: auto, cpu, cuda, cuda:N or mps.
-        gpus: how many CUDA devices encode images; only with a CUDA device.
+        device: auto, cpu, cuda, cuda:N or mps. Of several processes on a machine, the one of local rank r takes the CUDA
+            device N + r (cuda is cuda:0).
         precision: auto, fp32, bf16 or fp16.
+        ranks: this process among those of its job.
 
     Raises:
-        UsageError: the device does not exist here, or the combination makes no sense.
+        UsageError: the device does not exist here, there are fewer devices than processes, or the combination makes no
+            sense.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown precision '{precision}'.{did_you_mean(precision, PRECISIONS)}")
-    if gpus is not None and gpus < 1:
-        raise UsageError(f"--gpus must be at least 1, not {gpus}.")
-    first, why = _choose_device(device)
-    devices = [first]
-    if gpus is not None and gpus > 1:
-        if first.type != "cuda":
-            raise UsageError(f"--gpus {gpus} needs CUDA devices, but the device is {first} ({why}). Drop --gpus.")
-        present = torch.cuda.device_count()
-        start = first.index or 0
-        if start + gpus > present:
-            raise UsageError(f"--gpus {gpus} from {first} asks for more than the {present} CUDA devices present.")
-        devices = [torch.device("cuda", start + i) for i in range(gpus)]
-    dtype, how = _choose_dtype(first, precision)
-    names = ", ".join(str(d) for d in devices)
-    return Compute(tuple(devices), dtype, f"{names} ({why}), image encoder in {how}")
+    chosen, why = _choose_device(device, ranks)
+    dtype, how = _choose_dtype(chosen, precision)
+    return Compute(chosen, dtype, f"{chosen} ({why}), image encoder in {how}")
 
 
-def _choose_device(text: str) -> tuple[torch.device, str]:
+def _choose_device(text: str, ranks: Ranks) -> tuple[torch.device, str]:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if text == "auto":
         if cuda:
-            return torch.device("cuda", 0), f"auto: {torch.cuda.get_device_name(0)}"
+            index = _cuda_index(0, ranks)
+            return torch.device("cuda", index), f"auto: {torch.cuda.get_device_name(index)}"
+        if ranks.several:
+            raise UsageError(
+                f"--device auto finds no CUDA device here for {ranks.local_size} processes. Run one process, or pass "
+                "--device cpu to share the processor's cores out among them."
+            )
         if mps:
             return torch.device("mps"), "auto: Apple GPU"
         return torch.device("cpu"), f"auto: no GPU found, {torch.get_num_threads()} threads"
-    kind, _, index = text.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+    kind, _, index_text = text.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index_text and (kind != "cuda" or not index_text.isdigit())):
         raise UsageError(f"Unknown device '{text}'.{did_you_mean(text, ('auto', 'cpu', 'cuda', 'cuda:0', 'mps'))}")
     if kind == "cuda":
         if not cuda:
             raise UsageError(
                 f"--device {text}: PyTorch {torch.__version__} finds no CUDA device here. Use --device cpu."
             )
-        number = int(index or 0)
-        if number >= torch.cuda.device_count():
+        first = int(index_text or 0)
+        if first >= torch.cuda.device_count():
             present = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
             raise UsageError(f"--device {text} does not exist; present: {present}.")
-        return torch.device("cuda", number), f"asked for: {torch.cuda.get_device_name(number)}"
+        index = _cuda_index(first, ranks)
+        return torch.device("cuda", index), f"asked for: {torch.cuda.get_device_name(index)}"
     if kind == "mps" and not mps:
         raise UsageError(f"--device mps: PyTorch {torch.__version__} finds no Apple GPU here. Use --device cpu.")
+    if kind == "mps" and ranks.several:
+        raise UsageError(f"--device mps: an Apple GPU serves one process, not {ranks.size}. Drop --gpus or torchrun.")
     return torch.device(kind), "asked for"
+
+
+def _cuda_index(first: int, ranks: Ranks) -> int:
+    """The device of this local rank, counted from `first`; every process here must find one."""
+    present = torch.cuda.device_count()
+    if first + ranks.local_size > present:
+        raise UsageError(
+            f"{ranks.local_size} processes from cuda:{first} on ask for more than the {present} CUDA devices present. "
+            "Start fewer (--gpus, or torchrun's --nproc-per-node)."
+        )
+    return first + ranks.local_rank
 
 
 def _choose_dtype(device: torch.device, precision: str) -> tuple[torch.dtype, str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts
+from negprompt_cli.data.batches import Batch
 from negprompt_cli.data.rowfile import Row
-from negprompt_cli.data.stream import StreamBatch
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.scores.bank import PromptBank
 from negprompt_cli.engine.verdict import Verdicts, check_prompt_score, judge
@@ -47,7 +47,7 @@ class Scorer:
         """Judge (B, F) L2-normalised image features."""
         return judge(features.to(self.clip.device), self.bank, self.choice.name, temperature=self.choice.temperature)
 
-    def rows(self, batch: StreamBatch) -> list[Row]:
+    def rows(self, batch: Batch) -> list[Row]:
         """A row for each image of a batch, in order."""
         verdicts = None if batch.features is None else self.judge(batch.features)
         rows, place = [], 0

@@ -15,6 +15,7 @@ from negprompt_cli.data.models import load_clip
 from negprompt_cli.data.progress import Progress
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import Compute, choose_compute
+from negprompt_cli.errors import UsageError
 
 MAX_AUTO_BYTES = 2 << 30
 """Most that 'auto' allows for text activations on a CPU: beyond it larger chunks gain nothing."""
@@ -36,10 +37,15 @@ class Workbench:
         """The devices and precision, said once.
 
         Raises:
-            UsageError: they do not exist here.
+            UsageError: they do not exist here, or more processes are asked for than this job has.
         """
         asked = self.config.compute
-        compute = choose_compute(asked.device, gpus=asked.gpus, precision=asked.precision)
+        if asked.gpus is not None and asked.gpus > 1:
+            raise UsageError(
+                f"--gpus {asked.gpus} is for the command line, which starts that many processes. Drop it here, or run "
+                "`negprompt`, or torchrun."
+            )
+        compute = choose_compute(asked.device, precision=asked.precision)
         self.progress.say(f"device: {compute.reason}")
         return compute
 

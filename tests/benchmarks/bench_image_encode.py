@@ -8,15 +8,14 @@ import argparse
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from harness import Row, seconds, vit_b16, write_jpegs
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from torch.utils.data import DataLoader
 
-from negprompt_cli.data.features import EncodeOptions, _collate, _Images, _workers, encode_images
+from negprompt_cli.data.batches import run_batches, worker_count
+from negprompt_cli.data.features import EncodeOptions, encode_images
 from negprompt_cli.data.imagepaths import ImagePaths
 from negprompt_cli.data.imagesets import ImageSet
 from negprompt_cli.data.progress import Silent
@@ -47,7 +46,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
     on_cpu = compute.device.type == "cpu"
     count = args.image_count or (96 if on_cpu else 4096)
     batch = args.image_batch or (32 if on_cpu else 256)
-    workers = _workers(args.image_workers, count)
+    workers = args.image_workers if args.image_workers >= 0 else worker_count()
     with tempfile.TemporaryDirectory() as folder:
         paths = write_jpegs(Path(folder), count)
         images = ImageSet(
@@ -71,14 +70,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
                 clip.encode_images(pixels[: min(batch, count - first)])
 
         def decode() -> None:
-            loader: DataLoader[Any] = DataLoader(
-                _Images(paths, clip.preprocess),
-                batch_size=batch,
-                num_workers=workers,
-                collate_fn=_collate,
-                prefetch_factor=4 if workers else None,
-            )
-            for _ in loader:
+            batches = [paths[first : first + batch] for first in range(0, count, batch)]
+            for _ in run_batches(clip, batches, lambda clip, pixels: {}, workers=workers):
                 pass
 
         device = compute.device
