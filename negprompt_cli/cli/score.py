@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from negprompt_cli.steps.scorer import Scorer
 
 SCORING = "Scoring"
+MAX_LIST_BYTES = 64 << 20
 OOD_FOUND = 3
 """Exit code of --fail-on-ood."""
 
@@ -169,14 +170,9 @@ def _read(path: Path) -> str:
     Raises:
         UsageError: no such file, or not text.
     """
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"--classes {path}: {error.strerror or error}. Write one class name per line into it."
-        ) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--classes {path}: not UTF-8 text.") from None
+    from negprompt_cli.data.textfile import read_text
+
+    return read_text(path, most=MAX_LIST_BYTES, what="a list of class names, one per line")
 
 
 def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: float) -> None:

@@ -34,14 +34,22 @@ def list_stores() -> list[StoreInfo]:
     """List the stores of image features, by folder name."""
     stores = []
     for folder in sorted(p for p in (cache_folder() / "features").glob("*") if p.is_dir()):
-        files = [p for p in folder.glob("*.safetensors") if p.is_file()]
+        sizes = [size for path in folder.glob("*.safetensors") if (size := _size(path)) is not None]
         try:
             known = json.loads((folder / "store.json").read_text("utf-8"))
             model, precision = str(known["model"]), str(known["precision"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             model, precision = "unknown", "unknown"
-        stores.append(StoreInfo(folder, model, precision, len(files), sum(p.stat().st_size for p in files)))
+        stores.append(StoreInfo(folder, model, precision, len(sizes), sum(sizes)))
     return stores
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, or None where another process has just removed it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def clear_cache() -> int:

@@ -220,7 +220,7 @@ def _read_record(data_root: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NegPromptError(f"{path} cannot be read: {error}. Repair or remove it.") from error
     if not isinstance(record, dict) or not all(isinstance(value, dict) for value in record.values()):
         raise NegPromptError(f"{path} is not a record of downloads. Repair or remove it.")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from negprompt_cli.data.atomic import atomic_write_bytes, atomic_write_text
-from negprompt_cli.data.cache_folder import cache_folder
+from negprompt_cli.data.cache_folder import VARIABLE, cache_folder
 from negprompt_cli.data.progress import Progress
 from negprompt_cli.data.torchsets import stored_in
+from negprompt_cli.errors import NegPromptError
 
 SCHEMA = "negprompt/features/1"
 KEY_BYTES = 16
@@ -77,7 +79,8 @@ class FeatureStore:
         self._key, self._progress = key, progress
         self._places: dict[bytes, tuple[int, int]] = {}
         self._shards: list[Tensor] = []
-        for path in sorted(self._folder.glob("*.safetensors")):
+        # Names with a dot in front are shards that other processes are writing, or that a killed one left half written.
+        for path in sorted(self._folder.glob("[!.]*.safetensors")):
             self._read(path)
 
     def get(self, keys: Sequence[bytes]) -> tuple[Tensor | None, np.ndarray]:
@@ -104,14 +107,20 @@ class FeatureStore:
         """Remember features (n, F) of n images, on disk and for this process.
 
         Raises:
-            NegPromptError: the shard cannot be written.
+            NegPromptError: the shard cannot be written; says how to go on without it.
         """
         table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy())
         tensors = {"keys": table, "features": features.contiguous()}
         data = save(tensors, {"schema": SCHEMA, "sha256": _checksum(table, features)})
-        if not (self._folder / "store.json").exists():
-            atomic_write_text(self._folder / "store.json", json.dumps(self._key.__dict__, indent=1))
-        atomic_write_bytes(self._folder / f"{hashlib.sha256(data).hexdigest()[:24]}.safetensors", data)
+        try:
+            if not os.path.exists(self._folder / "store.json"):  # noqa: PTH110 - no error where the folder cannot be searched
+                atomic_write_text(self._folder / "store.json", json.dumps(self._key.__dict__, indent=1))
+            atomic_write_bytes(self._folder / f"{hashlib.sha256(data).hexdigest()[:24]}.safetensors", data)
+        except NegPromptError as error:
+            raise NegPromptError(
+                f"The feature cache cannot take what was encoded. {error} {VARIABLE}=FOLDER names another place for the "
+                "cache, --no-cache does without."
+            ) from error
         self._remember(table, features)
 
     def _read(self, path: Path) -> None:
@@ -119,12 +128,18 @@ class FeatureStore:
             with safe_open(path, framework="pt") as opened:
                 metadata = opened.metadata() or {}
                 table, features = opened.get_tensor("keys"), opened.get_tensor("features")
-            sound = metadata.get("schema") == SCHEMA and metadata.get("sha256") == _checksum(table, features)
+            sound = _fit(table, features) and metadata.get("sha256") == _checksum(table, features)
+            sound &= metadata.get("schema") == SCHEMA and (
+                not self._shards or self._shards[0].shape[1] == features.shape[1]
+            )
+        except FileNotFoundError:
+            return  # another process dropped it
         except (SafetensorError, OSError, ValueError):
             sound = False
         if not sound:
             self._progress.warn(f"Damaged feature cache file {path} is dropped; its images are encoded again.")
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # where it cannot be removed it is dropped for this process only
+                path.unlink()
             return
         self._remember(table, features)
 
@@ -134,6 +149,12 @@ class FeatureStore:
         raw = table.numpy().tobytes()
         for place in range(len(table)):
             self._places[raw[place * KEY_BYTES : (place + 1) * KEY_BYTES]] = (shard, place)
+
+
+def _fit(table: Tensor, features: Tensor) -> bool:
+    """Whether keys (n, KEY_BYTES) and features (n, F) have the types and shapes that `add` writes."""
+    keys = table.dtype == torch.uint8 and table.dim() == 2 and table.shape[1] == KEY_BYTES
+    return keys and features.dtype == torch.float32 and features.dim() == 2 and len(features) == len(table)
 
 
 def _checksum(table: Tensor, features: Tensor) -> str:

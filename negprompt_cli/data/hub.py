@@ -6,13 +6,12 @@ weights are not in it: the artifact names them by digest. A local folder of this
 Leaves out: publishing images, and weights of models.
 """
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from negprompt_cli.data.artifacts import Prompts, save_prompts
-from negprompt_cli.data.atomic import atomic_write_text
+from negprompt_cli.data.atomic import atomic_write_bytes, atomic_write_text
 from negprompt_cli.data.evaluations import AVERAGE, load_evaluation
 from negprompt_cli.errors import NegPromptError, UsageError
 
@@ -39,7 +38,7 @@ def save_pretrained(
     saved = save_prompts(prompts, folder / ARTIFACT)
     atomic_write_text(folder / CARD, model_card(saved, evaluation, source=repo_id or str(folder)))
     if evaluation is not None:
-        shutil.copyfile(evaluation, folder / EVALUATION)
+        atomic_write_bytes(folder / EVALUATION, evaluation.read_bytes())
     return saved
 
 

@@ -236,13 +236,16 @@ def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
     )
     if form == "csv":
         rows = csv.reader(text)
-        header = next(rows, None)
-        if header not in (None, list(COLUMNS)):
-            raise wrong
-        yield from (row[0] for row in rows if row)
+        try:
+            header = next(rows, None)
+            if header not in (None, list(COLUMNS)):
+                raise wrong
+            yield from (row[0] for row in rows if row)
+        except csv.Error:
+            raise wrong from None
         return
     for line in text:
-        with suppress(ValueError, TypeError, KeyError):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
             yield str(json.loads(line)["path"])
             continue
         raise wrong

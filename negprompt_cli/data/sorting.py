@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+from negprompt_cli.data.atomic import atomic_path
 from negprompt_cli.errors import NegPromptError
 
 
@@ -37,9 +38,8 @@ def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: b
         if os.path.lexists(place):
             return place
         if copy:
-            temporary = place.with_name(f".{place.name}.tmp")
-            shutil.copy2(source, temporary)
-            temporary.replace(place)
+            with atomic_path(place) as temporary:
+                shutil.copy2(source, temporary)
         else:
             place.symlink_to(source)
     except OSError as error:
