@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from negprompt_cli.engine.allocator import return_free_memory
 from negprompt_cli.engine.shared_prefix import Ragged, encode_shared_prefix
 from negprompt_cli.engine.spliced import encode_spliced
 from negprompt_cli.engine.tokens import PromptTokens
@@ -130,15 +131,25 @@ class PromptEncoder:
         learning = torch.is_grad_enabled() and contexts.requires_grad
         chunks = self._chunks(tuple(contexts.shape))
         parts = []
+        # Where one chunk follows on another in the same memory, its gaps add up; with few chunks there is nothing to gain.
+        encode = (
+            self._encode_in_trimmed_memory
+            if self._device.type == "cpu" and len(chunks) > CHUNKS
+            else self._encode_chunk
+        )
         # The kept chunks come last, so that the backward pass uses them up before it makes any other's activations again.
         for number, chunk in enumerate(chunks):
             if learning and number < len(chunks) - CHUNKS:
-                parts.append(checkpoint(self._encode_chunk, contexts, chunk, use_reentrant=False))
+                parts.append(checkpoint(encode, contexts, chunk, use_reentrant=False))
             else:
-                parts.append(self._encode_chunk(contexts, chunk))
+                parts.append(encode(contexts, chunk))
         features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         places = torch.tensor([c for chunk in chunks for c in chunk.classes], device=features.device)
         return F.normalize(features[:, torch.argsort(places)], dim=-1)
+
+    def _encode_in_trimmed_memory(self, contexts: Tensor, chunk: _Chunk) -> Tensor:
+        return_free_memory()
+        return self._encode_chunk(contexts, chunk)
 
     def _encode_chunk(self, contexts: Tensor, chunk: _Chunk) -> Tensor:
         """(C, M, D) or (C, K, M, D) to (C, n, F) for the n classes of a chunk."""
