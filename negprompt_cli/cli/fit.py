@@ -8,6 +8,7 @@ import typer
 from negprompt_cli.cli.calibrate import CALIBRATION, print_calibration
 from negprompt_cli.cli.console import Talk, percent
 from negprompt_cli.cli.options import TRAINING, Common, option
+from negprompt_cli.cli.training import ResumeOption, resumable
 from negprompt_cli.errors import UsageError
 
 
@@ -28,6 +29,7 @@ def fit(
     score: Annotated[
         str | None, option("--score", help="ID score of the threshold (default negprompt).", panel=CALIBRATION)
     ] = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Learn prompts and a threshold from a folder of images by class, in one go.
 
@@ -42,7 +44,8 @@ def fit(
     from negprompt_cli.steps.fit import run_fit
 
     options = CalibrateOptions(acceptance, confidence, score)
-    result = run_fit(config, place, options=options, overwrite=common.overwrite, progress=talk)
+    with resumable():
+        result = run_fit(config, place, options=options, overwrite=common.overwrite, progress=talk, resume=resume)
     made = result.prompts
     last = made.training[-1]
     talk.say(

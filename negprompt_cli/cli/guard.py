@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from negprompt_cli.cli.faults import explain
 from negprompt_cli.errors import NegPromptError
 
 INTERRUPTED = 130
@@ -15,6 +16,14 @@ INTERRUPTED = 130
 
 debug = False
 """Whether tracebacks are shown; set by --debug."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or a request to end; the message says what is kept and how to go on."""
+
+    def __init__(self, message: str, exit_code: int = INTERRUPTED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def show_tracebacks(wanted: bool) -> None:
@@ -33,14 +42,17 @@ class GuardedGroup(TyperGroup):
         except NegPromptError as error:
             _complain(str(error))
             raise typer.Exit(error.exit_code) from error
+        except Stopped as stop:
+            _complain(str(stop))
+            raise typer.Exit(stop.exit_code) from None
         except KeyboardInterrupt:
             _complain(
                 "Interrupted. Whole files written before are kept; image features encoded so far are in the cache."
             )
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader of our output has gone; Python would complain once more when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of our output has gone, which is no fault.
+            _give_up_stdout()
             raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
             raise
@@ -48,8 +60,28 @@ class GuardedGroup(TyperGroup):
             # Usage errors of the parser itself are shown by it, with exit code 2.
             if hasattr(error, "exit_code") and hasattr(error, "show"):
                 raise
-            _complain(f"Unexpected {type(error).__name__}: {error}\nThis is a defect; --debug shows where it happened.")
+            defect = f"Unexpected {type(error).__name__}: {error}\nThis is a defect; --debug shows where it happened."
+            _complain(explain(error) or defect)
+            if isinstance(error, OSError):
+                _give_up_stdout()
             raise typer.Exit(1) from error
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run the whole command line: what --help and --version cannot write is an error too."""
+        try:
+            return super().main(*args, **more)
+        except OSError as error:
+            _complain(explain(error) or str(error))
+            _give_up_stdout()
+            sys.exit(1)
+
+
+def _give_up_stdout() -> None:
+    """Forget what could not be written to stdout: Python would complain once more when it flushes it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, Sampling, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds, seed_source
+from negprompt_cli.cli.training import ResumeOption, print_training, resumable
 from negprompt_cli.data.runs import NEGATIVE, POSITIVE
 
 
@@ -72,6 +73,7 @@ def train_negative(
         Path | None, option("--out", help="Artifact (default <run>/negative.safetensors).", panel=OUTPUT)
     ] = None,
     seeds: SeedsOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Learn negative prompts with ID images only (stage 2).
 
@@ -82,25 +84,19 @@ def train_negative(
     folder = common.run_folder(config)
     many = parse_seeds(seeds, common, out=out)
     source = positive or str(seed_source(folder, many, POSITIVE) if many else folder / POSITIVE)
-    from negprompt_cli.cli.training import print_training
     from negprompt_cli.steps.base import artifact_base
     from negprompt_cli.steps.train_negative import run_train_negative
 
     config = common.resolve(sampling, options, base=artifact_base(Path(source), sections=("model", "positive")))
+    more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}
     if many:
         from negprompt_cli.steps.seeds import train_negative_seeds
 
-        results = train_negative_seeds(
-            config,
-            folder,
-            NEGATIVE,
-            seeds=many,
-            positive=positive,
-            positive_name=POSITIVE,
-            overwrite=common.overwrite,
-            progress=talk,
-        )
+        names: dict[str, Any] = {"positive": positive, "positive_name": POSITIVE}
+        with resumable():
+            results = train_negative_seeds(config, folder, NEGATIVE, seeds=many, **names, **more)
         print_training_seeds(talk, results)
         return
-    path = out or folder / NEGATIVE
-    print_training(talk, run_train_negative(config, path, positive=source, overwrite=common.overwrite, progress=talk))
+    with resumable():
+        result = run_train_negative(config, out or folder / NEGATIVE, positive=source, **more)
+    print_training(talk, result)

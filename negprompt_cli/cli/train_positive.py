@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, Sampling, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
+from negprompt_cli.cli.training import ResumeOption, print_training, resumable
 from negprompt_cli.data.runs import POSITIVE
 
 
@@ -78,6 +79,7 @@ def train_positive(
         Path | None, option("--out", help="Artifact (default <run>/positive.safetensors).", panel=OUTPUT)
     ] = None,
     seeds: SeedsOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Learn positive prompts from a few ID images per class (stage 1).
 
@@ -86,15 +88,16 @@ def train_positive(
     config = common.resolve(sampling, options)
     talk = Talk(quiet=common.quiet, as_json=common.json)
     many = parse_seeds(seeds, common, out=out)
+    more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}
     if many:
         from negprompt_cli.steps.seeds import train_positive_seeds
 
-        folder = common.run_folder(config)
-        results = train_positive_seeds(config, folder, POSITIVE, seeds=many, overwrite=common.overwrite, progress=talk)
+        with resumable():
+            results = train_positive_seeds(config, common.run_folder(config), POSITIVE, seeds=many, **more)
         print_training_seeds(talk, results)
         return
-    from negprompt_cli.cli.training import print_training
     from negprompt_cli.steps.train_positive import run_train_positive
 
-    path = out or common.run_folder(config) / POSITIVE
-    print_training(talk, run_train_positive(config, path, overwrite=common.overwrite, progress=talk))
+    with resumable():
+        result = run_train_positive(config, out or common.run_folder(config) / POSITIVE, **more)
+    print_training(talk, result)

@@ -1,11 +1,77 @@
-"""What the two training commands print when they are done."""
+"""What the training commands share: what they print when they are done, and how they stop and go on.
 
-from typing import TYPE_CHECKING
+Ctrl-C, and SIGTERM, which clusters send before they kill, end a training with its last whole epoch on disk and with the
+command that goes on from there.
+"""
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.guard import INTERRUPTED, Stopped
+from negprompt_cli.cli.options import OUTPUT, option
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.train_positive import TrainingResult
+
+TERMINATED = 143
+"""Exit code after SIGTERM, the shell's convention (128 + SIGTERM)."""
+
+ResumeOption = Annotated[
+    bool,
+    option(
+        "--resume",
+        help="Go on where an interrupted run stopped; without one, start. Finished work is kept.",
+        panel=OUTPUT,
+    ),
+]
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever puts things in order after Ctrl-C does so now."""
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Make SIGTERM stop a training as Ctrl-C does, and have either end with the command that goes on.
+
+    Raises:
+        Stopped: in the place of KeyboardInterrupt.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, _Terminated)
+        raise Stopped(
+            f"{'Terminated' if terminated else 'Interrupted'}. The epochs and image features done so far are kept; go on "
+            f"with:\n  {resume_command(sys.argv)}",
+            TERMINATED if terminated else INTERRUPTED,
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def resume_command(typed: Sequence[str]) -> str:
+    """The command line that was typed, as `sys.argv` has it, with --resume."""
+    program, *arguments = typed
+    if "--resume" not in arguments:
+        # Behind -- it would be taken for a path.
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        arguments = [*arguments[:end], "--resume", *arguments[end:]]
+    name = "python -m negprompt_cli" if Path(program).name == "__main__.py" else "negprompt"
+    return f"{name} {shlex.join(arguments)}"
+
+
+def _terminate(_signal: int, _frame: Any) -> NoReturn:
+    # A second one would cut off the writing of the checkpoint.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated
 
 
 def print_training(talk: Talk, result: "TrainingResult") -> None:
@@ -16,7 +82,7 @@ def print_training(talk: Talk, result: "TrainingResult") -> None:
         ("classes", str(len(prompts.classes))),
         ("context vectors", str(prompts.positive.shape[-2])),
         ("training images", str(last.images)),
-        ("epoch kept", f"{last.epoch} of {len(result.history)}"),
+        ("epoch kept", f"{last.epoch} of {len(result.history)}" if result.history else str(last.epoch)),
         *((name, f"{value:.4f}") for name, value in last.terms.items()),
         ("ID accuracy in training", f"{percent(last.accuracy)} %"),
         ("sha256", prompts.sha256),

@@ -45,18 +45,27 @@ def seed_folder(run: Path, seed: int) -> Path:
 
 
 def train_positive_seeds(
-    config: Config, run: Path, name: str, *, seeds: Sequence[int], overwrite: bool, progress: Progress
+    config: Config,
+    run: Path,
+    name: str,
+    *,
+    seeds: Sequence[int],
+    overwrite: bool,
+    progress: Progress,
+    resume: bool = False,
 ) -> list[TrainingResult]:
     """Stage 1 once for each seed, into <run>/seed-N/<name>; raises what `run_train_positive` raises."""
     outs = [seed_folder(run, seed) / name for seed in seeds]
-    together(*(partial(refuse_existing, o, overwrite=overwrite) for o in outs))
+    together(*(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs))
     bench = RememberingWorkbench(config.model_copy(update={"seed": seeds[0]}), progress)
     results = []
     for seed, out in zip(seeds, outs, strict=True):
         progress.say(f"seed {seed}")
         mine = config.model_copy(update={"seed": seed})
         bench = with_config(bench, mine)
-        results.append(run_train_positive(mine, out, overwrite=overwrite, progress=progress, bench=bench))
+        results.append(
+            run_train_positive(mine, out, overwrite=overwrite, progress=progress, resume=resume, bench=bench)
+        )
     return results
 
 
@@ -70,6 +79,7 @@ def train_negative_seeds(
     positive_name: str,
     overwrite: bool,
     progress: Progress,
+    resume: bool = False,
 ) -> list[TrainingResult]:
     """Stage 2 once for each seed, from <run>/seed-N/<positive_name> unless `positive` says otherwise.
 
@@ -84,7 +94,7 @@ def train_negative_seeds(
             "first, or pass --positive."
         )
     together(
-        *(partial(refuse_existing, o, overwrite=overwrite) for o in outs),
+        *(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs),
         lambda: require_positive(sources[0], config.data.spec),
     )
     bench = RememberingWorkbench(config.model_copy(update={"seed": seeds[0]}), progress)
@@ -93,9 +103,8 @@ def train_negative_seeds(
         progress.say(f"seed {seed}")
         mine = config.model_copy(update={"seed": seed})
         bench = with_config(bench, mine)
-        results.append(
-            run_train_negative(mine, out, positive=source, overwrite=overwrite, progress=progress, bench=bench)
-        )
+        more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume, "bench": bench}
+        results.append(run_train_negative(mine, out, positive=source, **more))
     return results
 
 

@@ -11,8 +11,9 @@ from negprompt_cli.engine.contexts import negative_contexts
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.training import train_negative
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.outputs import refuse_existing, write_config, write_history
+from negprompt_cli.steps.outputs import write_config, write_history
 from negprompt_cli.steps.preflight import ZERO_SHOT, require_positive, together
+from negprompt_cli.steps.resuming import Resumable
 from negprompt_cli.steps.train_positive import (
     NEGATIVE_STREAM,
     ORDER_STREAM,
@@ -32,6 +33,7 @@ def run_train_negative(
     positive: str | Path,
     overwrite: bool,
     progress: Progress,
+    resume: bool = False,
     bench: Workbench | None = None,
 ) -> TrainingResult:
     """Train negative contexts and write `out`, its configuration and its epochs.
@@ -42,20 +44,26 @@ def run_train_negative(
         positive: a positive artifact, or 'zero-shot' for untrained positives.
         overwrite: whether `out` may be replaced.
         progress: told how it goes.
+        resume: go on from the checkpoint beside `out`, where there is one; a finished `out` is left as it is.
         bench: a workbench to share model and features with other steps.
 
     Raises:
-        UsageError: `out` exists, the positives are missing or do not fit model or data, the data are not there.
+        UsageError: `out` exists, the positives are missing or do not fit model or data, the data are not there, or there
+            is nothing to resume with this configuration, these positives and these data.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
-    refuse_existing(out, overwrite=overwrite)
+    if resume:
+        require_positive(positive, config.data.spec)
+    known = load_prompts(Path(positive)) if str(positive) != ZERO_SHOT and Path(positive).is_file() else None
+    resumable = Resumable("negative", config, out, positives=known, progress=progress)
+    if made := resumable.find(resume=resume, overwrite=overwrite):
+        return TrainingResult(out, made, ())
     bench = bench or Workbench(config, progress)
     _ = bench.compute
     together(
         lambda: require_positive(positive, config.data.spec),
         lambda: bench.image_set(config.data.spec, "train"),
     )
-    known = None if str(positive) == ZERO_SHOT else load_prompts(Path(positive))
     images = find_training_images(bench, known.classes if known else None)
     clip = bench.clip
     if known is None:
@@ -81,7 +89,9 @@ def run_train_negative(
     start = negative_contexts(
         positive_contexts, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
     )
-    with progress.task("Training negative prompts", schedule.epochs, "epochs") as task:
+    state = resumable.restore(data, clip.identity.weights_sha256, start)
+    left = schedule.epochs - (len(state.history) if state else 0)
+    with resumable, progress.task("Training negative prompts", left, "epochs") as task:
         trained = train_negative(
             start,
             encoder,
@@ -93,6 +103,8 @@ def run_train_negative(
             generator=stream(config.seed, ORDER_STREAM),
             keep=settings.schedule.keep,
             held_out=held_out,
+            state=state,
+            on_state=resumable.keep,
             on_epoch=lambda report: task.advance(1, describe(report)),
         )
     made = Prompts(
@@ -110,4 +122,5 @@ def run_train_negative(
     made = save_prompts(made, out)
     write_config(config, out)
     write_history(trained.history, out)
+    resumable.remove()
     return TrainingResult(out, made, trained.history)

@@ -11,7 +11,8 @@ from negprompt_cli.data.imagesets import ClassLabel
 from negprompt_cli.data.progress import Progress
 from negprompt_cli.engine.contexts import positive_context, random_context
 from negprompt_cli.engine.training import EpochReport, train_positive
-from negprompt_cli.steps.outputs import refuse_existing, write_config, write_history
+from negprompt_cli.steps.outputs import write_config, write_history
+from negprompt_cli.steps.resuming import Resumable
 from negprompt_cli.steps.training_data import encode_training_images, find_training_images, schedule_of
 from negprompt_cli.steps.workbench import Workbench
 
@@ -21,7 +22,7 @@ INIT_STREAM, ORDER_STREAM, NEGATIVE_STREAM = 1, 2, 3
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training step made."""
+    """What a training step made; `history` is empty where `--resume` found the artifact finished."""
 
     path: Path
     prompts: Prompts
@@ -34,15 +35,32 @@ def stream(seed: int, number: int) -> torch.Generator:
 
 
 def run_train_positive(
-    config: Config, out: Path, *, overwrite: bool, progress: Progress, bench: Workbench | None = None
+    config: Config,
+    out: Path,
+    *,
+    overwrite: bool,
+    progress: Progress,
+    resume: bool = False,
+    bench: Workbench | None = None,
 ) -> TrainingResult:
     """Train the positive context and write `out`, its configuration and its epochs.
 
+    Args:
+        config: the resolved configuration.
+        out: the artifact to write.
+        overwrite: whether `out` may be replaced.
+        progress: told how it goes.
+        resume: go on from the checkpoint beside `out`, where there is one; a finished `out` is left as it is.
+        bench: a workbench to share model and features with other steps.
+
     Raises:
-        UsageError: `out` exists, the data are not there or do not fit, a name is too long.
+        UsageError: `out` exists, the data are not there or do not fit, a name is too long, or there is nothing to resume
+            with this configuration and these data.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
-    refuse_existing(out, overwrite=overwrite)
+    resumable = Resumable("positive", config, out, progress=progress)
+    if made := resumable.find(resume=resume, overwrite=overwrite):
+        return TrainingResult(out, made, ())
     bench = bench or Workbench(config, progress)
     _ = bench.compute
     images = find_training_images(bench)
@@ -54,7 +72,9 @@ def run_train_positive(
     settings = config.positive.schedule
     train, held_out = data.split(settings, seed=config.seed)
     schedule = schedule_of(settings, len(train), classes=len(images.classes))
-    with progress.task("Training positive prompts", schedule.epochs, "epochs") as task:
+    state = resumable.restore(data, bench.clip.identity.weights_sha256, start)
+    left = schedule.epochs - (len(state.history) if state else 0)
+    with resumable, progress.task("Training positive prompts", left, "epochs") as task:
         trained = train_positive(
             start,
             encoder,
@@ -66,6 +86,8 @@ def run_train_positive(
             anchor_weight=config.positive.anchor,
             keep=settings.keep,
             held_out=held_out,
+            state=state,
+            on_state=resumable.keep,
             on_epoch=lambda report: task.advance(1, describe(report)),
         )
     prompts = Prompts(
@@ -81,6 +103,7 @@ def run_train_positive(
     prompts = save_prompts(prompts, out)
     write_config(config, out)
     write_history(trained.history, out)
+    resumable.remove()
     return TrainingResult(out, prompts, trained.history)
 
 
