@@ -78,13 +78,7 @@ class TextSink:
         if self._form == "csv":
             buffer = io.StringIO()
             for row in rows:
-                values = [_csv(v) for v in asdict(row).values()]
-                # The writer quotes only its own line end, but every reader takes a bare \r for one.
-                bare = any(isinstance(v, str) and "\r" in v for v in values)
-                if bare:
-                    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(values)
-                else:
-                    csv.writer(buffer, lineterminator="\n").writerow(values)
+                buffer.write(csv_line([_csv(v) for v in asdict(row).values()]))
             self._put(buffer.getvalue())
         else:
             self._put(_json_lines(asdict(row) for row in rows))
@@ -93,6 +87,16 @@ class TextSink:
         # File names need not be UTF-8; their bytes are passed through.
         self._stream.write(text.encode("utf-8", "surrogateescape"))
         self._stream.flush()
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    r"""One row of CSV with its `\n`, whatever line ends stand in its texts."""
+    values = list(values)
+    buffer = io.StringIO()
+    # The writer quotes only its own line end, but every reader takes a bare \r for one.
+    bare = any(isinstance(v, str) and "\r" in v for v in values)
+    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL).writerow(values)
+    return buffer.getvalue()
 
 
 class KnownPaths:
@@ -190,7 +194,7 @@ def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
                 else:
                     shutil.copyfile(path, copy)
         with part.open("a+b") as stream:
-            known = _resume(stream, growing, path, written=_utf8 if form == "parquet" else str)
+            known = _resume(stream, growing, path, written=utf8_text if form == "parquet" else str)
             yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known)
             os.fsync(stream.fileno())
         if form == "parquet":
@@ -301,7 +305,7 @@ def _write_parquet(lines: Path, path: Path) -> None:
             parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer,
         ):
             while group := list(islice(rows, GROUP)):
-                values = [{name: _utf8(value) for name, value in json.loads(row).items()} for row in group]
+                values = [{name: utf8_text(value) for name, value in json.loads(row).items()} for row in group]
                 writer.write_table(pyarrow.Table.from_pylist(values, schema=schema))
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -317,7 +321,7 @@ def _csv(value: Any) -> Any:
     return {None: "", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
 
 
-def _utf8(value: Any) -> Any:
+def utf8_text(value: Any) -> Any:
     """A value for Parquet, whose strings are UTF-8: other bytes of file names become escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 

@@ -5,15 +5,14 @@ image has no true class), the seed of the prompts, and every score as a float64 
 by pyarrow, which is an extra (`pip install negprompt[parquet]`).
 """
 
-import csv
 import importlib.util
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.atomic import atomic_path, atomic_write_text
+from negprompt_cli.data.atomic import atomic_path, atomic_write_bytes
+from negprompt_cli.data.rowfile import csv_line, utf8_text
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.evaluate import Measured
 from negprompt_cli.steps.outputs import refuse_existing
@@ -46,16 +45,18 @@ def save_scores(path: Path, measured: Sequence[Measured]) -> None:
     columns = (*COLUMNS, *measured[0].scores)
     rows = (row for one in measured for row in image_rows(one))
     if path.suffix.lower() == ".csv":
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-        writer.writeheader()
         # A float's own text is the shortest that reads back as the same float.
-        writer.writerows(rows)
-        atomic_write_text(path, buffer.getvalue())
+        lines = [csv_line(columns), *(csv_line(row[name] for name in columns) for row in rows)]
+        _write_text(path, "".join(lines))
     elif path.suffix.lower() == ".jsonl":
-        atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        _write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     else:
-        _write_parquet(path, columns, list(rows))
+        _write_parquet(path, columns, [{name: utf8_text(value) for name, value in row.items()} for row in rows])
+
+
+def _write_text(path: Path, text: str) -> None:
+    # File names need not be UTF-8; their bytes are passed through.
+    atomic_write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def image_rows(measured: Measured) -> Iterator[dict[str, Any]]:

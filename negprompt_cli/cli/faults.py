@@ -1,0 +1,40 @@
+"""What the machine does to a job, in words: full disks, memory that runs out, killed processes, odd locales.
+
+Such faults are nobody's mistake and no defect of the program, so each gets a message that names what happened and what to
+do. They reach the command line as whatever Python and torch raise; torch is recognised by names, since nothing here may
+import it.
+"""
+
+
+def explain(error: Exception) -> str | None:
+    """The message for a fault of the machine, or None where `error` is something else.
+
+    Args:
+        error: what ended a command.
+    """
+    text = str(error)
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return (
+            "The device ran out of memory with the smallest piece of work there is. Other programs may hold some of it "
+            "(nvidia-smi lists them); otherwise pass --precision bf16, a smaller --model, or --device cpu."
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return (
+            "The machine ran out of memory. Pass fewer --workers, a smaller --image-batch or --memory, or close other "
+            "programs. Image features encoded so far are in the cache."
+        )
+    if "DataLoader worker" in text:
+        what = text.splitlines()[0].rstrip(". ")
+        return (
+            f"A process that decodes images was killed ({what}); the system does so when memory, or shared memory in a "
+            "container, runs out. Pass fewer --workers (0 for none). Image features encoded so far are in the cache."
+        )
+    if isinstance(error, UnicodeEncodeError):
+        shown = ascii(error.object[:200])
+        if error.encoding.startswith("utf"):
+            return f"{shown} holds bytes that are not UTF-8, which this output cannot hold. Rename the file."
+        return f"The locale's encoding, {error.encoding}, cannot express {shown}. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8."
+    if isinstance(error, OSError):
+        place = error.filename if error.filename is not None else "Reading or writing failed"
+        return f"{place}: {error.strerror or text or type(error).__name__}."
+    return None
