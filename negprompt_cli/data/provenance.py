@@ -25,10 +25,13 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The kind of processor: that of a CPU, or a GPU's name."""
+    """The processor as far as it decides the bits: a GPU's name, or a CPU's kind, vector instructions and threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} {platform.machine()}"
+    name = f"{device.type} {platform.machine()}"
+    if device.type != "cpu":
+        return name
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
 
 
 def features_digest(features: Tensor, labels: Tensor) -> str:

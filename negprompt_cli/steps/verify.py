@@ -1,0 +1,418 @@
+"""Whether an artifact could be made again: what it records, against what is here now.
+
+On one machine, with one number of threads and the same versions, the same seed gives the same artifact bit for bit on a CPU.
+So a verification asks, line by line: is the file what was written; are configuration, versions, processor, model, parents
+and images still those it records; and, where asked to train again, are the bytes the same. Each line is `ok`, `differs` or
+`unknown`, with its reason; what is `unknown` was not recorded or is not here.
+
+Leaves out: the artifacts it was made from, beyond their digests; each can be verified likewise.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.data.artifacts import (
+    Calibration,
+    Parent,
+    Prompts,
+    TrainingSummary,
+    artifact_bytes,
+    check_model,
+    load_prompts,
+)
+from negprompt_cli.data.config import load_config
+from negprompt_cli.data.imagesets import ImageSet, files_digest
+from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.provenance import device_name, versions
+from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
+from negprompt_cli.steps.preflight import ZERO_SHOT
+from negprompt_cli.steps.train_negative import run_train_negative
+from negprompt_cli.steps.train_positive import run_train_positive
+from negprompt_cli.steps.training_data import find_training_images
+from negprompt_cli.steps.workbench import Workbench
+
+SCHEMA = "negprompt/verification/1"
+LIMITED = " (limited)"
+"""What calibrate puts behind the name of data it took only some images of."""
+
+Status = Literal["ok", "differs", "unknown"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a verification: what was looked at, what came of it, and why."""
+
+    what: str
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found. `retrained`: whether it trained again."""
+
+    path: Path
+    prompts: Prompts
+    checks: tuple[Check, ...]
+    retrained: bool
+
+    @property
+    def status(self) -> Status:
+        """'differs' where any line differs, else 'unknown' where any is unknown, else 'ok'."""
+        found = {check.status for check in self.checks}
+        return "differs" if "differs" in found else "unknown" if "unknown" in found else "ok"
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict as a sentence."""
+        named = ", ".join(check.what for check in self.checks if check.status == self.status)
+        if self.status == "differs":
+            return f"It could not be made again bit for bit as things are here: {named}."
+        if self.status == "unknown":
+            return f"Nothing differs, but this could not be checked: {named}."
+        if self.retrained:
+            return "It was made again, bit for bit."
+        return "It could be made again from what it records."
+
+    def document(self) -> dict[str, Any]:
+        """The verification as JSON values."""
+        return {
+            "schema": SCHEMA,
+            "path": str(self.path),
+            "sha256": self.prompts.sha256,
+            "kind": self.prompts.kind,
+            "status": self.status,
+            "conclusion": self.conclusion,
+            "retrained": self.retrained,
+            "checks": [vars(check) for check in self.checks],
+            "versions": versions(),
+        }
+
+
+def run_verify(
+    path: Path,
+    *,
+    parent: Path | None,
+    retrain: bool,
+    changes: Mapping[str, Any],
+    progress: Progress,
+) -> Verification:
+    """Check an artifact against what is here now.
+
+    Args:
+        path: a prompt artifact.
+        parent: what it was made from, where that does not lie beside it.
+        retrain: train again, in a temporary folder and without the feature cache, and compare.
+        changes: dotted keys of the recorded configuration that are other values here: where the data and the model lie
+            now, and the device.
+        progress: told how it goes.
+
+    Raises:
+        UsageError: there is no sound artifact at `path`, or a change is no configuration.
+    """
+    case = _Case(path, load_prompts(path), parent, changes, progress)
+    checks = [case.file(), case.configuration(), case.made_with(), case.model()]
+    checks += case.parents()
+    if case.prompts.kind == "transferred":
+        checks.append(case.transferred())
+    else:
+        checks += case.training()
+    checks += case.calibration()
+    retrains = retrain and case.prompts.kind != "transferred"
+    if retrains:
+        checks += case.retrained()
+    return Verification(path, case.prompts, tuple(checks), retrains)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """An artifact and what is here."""
+
+    path: Path
+    prompts: Prompts
+    given_parent: Path | None
+    changes: Mapping[str, Any]
+    progress: Progress
+
+    @cached_property
+    def bench(self) -> Workbench:
+        """The recorded configuration with what is elsewhere now, and without the cache, whose features may be of other batches."""
+        recorded = self.prompts.config.model_dump(mode="json")
+        return Workbench(load_config(base=recorded, flags={**self.changes, "compute.cache": False}), self.progress)
+
+    @property
+    def summary(self) -> TrainingSummary | None:
+        """What the artifact says of its own training."""
+        return self.prompts.training[-1] if self.prompts.training else None
+
+    def file(self) -> Check:
+        """Whether the file holds what is read from it and nothing else."""
+        prompts = self.prompts
+        shape = f"{len(prompts.classes)} classes, {prompts.negatives_per_class} negatives each"
+        if artifact_bytes(prompts) == self.path.read_bytes():
+            return Check("file", "ok", f"sha256 {prompts.sha256}; {shape}; written again it has the same bytes")
+        how = f"sha256 {prompts.sha256}; {shape}; written again it has other bytes"
+        if prompts.written_with == versions():
+            return Check("file", "differs", f"{how}: it was changed after it was written")
+        return Check("file", "unknown", f"{how}, as other versions may have written it")
+
+    def configuration(self) -> Check:
+        """Whether the configuration still resolves to itself and is that of the file beside the artifact."""
+        beside = self.path.with_name(f"{self.path.stem}.config.yaml")
+        try:
+            load_config(base=self.prompts.config.model_dump(mode="json"), flags=self.changes)
+            if not beside.is_file():
+                return Check("configuration", "ok", f"resolves to itself; there is no {beside.name} to compare it with")
+            if load_config(str(beside)) != self.prompts.config:
+                return Check("configuration", "differs", f"{beside} is not the artifact's; it was changed")
+        except UsageError as error:
+            return Check("configuration", "differs", str(error))
+        return Check("configuration", "ok", f"resolves to itself and is that of {beside.name}")
+
+    def made_with(self) -> Check:
+        """Whether the versions are those it was made with."""
+        recorded = self.summary.versions if self.summary else dict(self.prompts.written_with)
+        if not recorded:
+            return Check("versions", "unknown", "not recorded")
+        now = versions()
+        other = [
+            f"{name} {value}, here {now.get(name, 'none')}"
+            for name, value in recorded.items()
+            if now.get(name) != value
+        ]
+        if other:
+            return Check("versions", "differs", "; ".join(other))
+        return Check("versions", "ok", ", ".join(f"{name} {value}" for name, value in now.items()))
+
+    def model(self) -> Check:
+        """Whether the model's weights are the recorded ones."""
+        try:
+            clip = self.bench.clip
+        except NegPromptError as error:
+            return Check("model", "unknown", f"{_first_line(error)} Pass --model where it lies elsewhere now.")
+        try:
+            check_model(self.prompts, clip.identity, clip.plan.width, self.path)
+        except UsageError as error:
+            return Check("model", "differs", str(error))
+        return Check("model", "ok", f"{clip.identity.name}: weights have sha256 {clip.identity.weights_sha256}")
+
+    def parents(self) -> list[Check]:
+        """Whether what it was made from is here."""
+        return [self._parent(parent) for parent in self.prompts.parents]
+
+    def _parent(self, parent: Parent) -> Check:
+        name = f"parent ({parent.kind})"
+        found = self.find_parent(parent)
+        if found is not None:
+            return Check(name, "ok", f"{found} has sha256 {parent.sha256}")
+        if self.given_parent is not None:
+            return Check(name, "differs", f"{self.given_parent} does not have sha256 {parent.sha256}")
+        return Check(name, "unknown", f"nothing beside it has sha256 {parent.sha256}; pass --parent PATH")
+
+    def find_parent(self, parent: Parent) -> Path | None:
+        """The file with a parent's digest: the given one, or one beside the artifact."""
+        beside = sorted(p for p in self.path.parent.glob("*.safetensors") if p.name != self.path.name)
+        candidates = [self.given_parent] if self.given_parent else beside
+        return next((p for p in candidates if _sha256(p) == parent.sha256), None)
+
+    def transferred(self) -> Check:
+        """Whether a transferred artifact is its parent under other class names."""
+        source = self._parent_prompts()
+        if source is None:
+            return Check("contexts", "unknown", "the parent is not here")
+        again = replace(
+            source,
+            kind="transferred",
+            classes=self.prompts.classes,
+            parents=(source.parent(),),
+            calibration=None,
+            written_with=self.prompts.written_with,
+        )
+        if artifact_bytes(again) == artifact_bytes(replace(self.prompts, calibration=None)):
+            return Check("contexts", "ok", "transferred again, it has the same bytes")
+        return Check("contexts", "differs", "transferred again, it has other bytes")
+
+    def _parent_prompts(self) -> Prompts | None:
+        path = self.find_parent(self.prompts.parents[0]) if self.prompts.parents else None
+        return load_prompts(path) if path else None
+
+    def training(self) -> Iterator[Check]:
+        """Whether positives, images and processor are those of the training."""
+        if self.summary is None:
+            yield Check("training", "unknown", "it was not trained here, but imported or made of words")
+            return
+        if self.prompts.kind == "negative" and (source := self._parent_prompts()) is not None:
+            same = torch.equal(source.positive, self.prompts.positive)
+            how = "are the parent's" if same else "are not the parent's, though they were frozen"
+            yield Check("positives", "ok" if same else "differs", f"the positive contexts {how}")
+        yield self._processor(self.summary)
+        yield self._images(self.summary)
+
+    def _processor(self, summary: TrainingSummary) -> Check:
+        try:
+            now = device_name(self.bench.compute.device)
+        except UsageError as error:
+            return Check("processor", "unknown", str(error))
+        if not summary.device:
+            return Check("processor", "unknown", "not recorded")
+        if summary.device == now:
+            return Check("processor", "ok", now)
+        return Check("processor", "differs", f"trained on {summary.device}, here {now}")
+
+    def _images(self, summary: TrainingSummary) -> Check:
+        if not summary.files_sha256:
+            return Check("images", "unknown", "it was trained on features that were handed over, not on files")
+        return self._listed("images", summary.images, summary.files_sha256, self._training_images)
+
+    def _training_images(self) -> ImageSet:
+        stage2 = self.prompts.kind == "negative" and self.prompts.parents
+        return find_training_images(self.bench, self.prompts.classes if stage2 else None)
+
+    def _listed(self, what: str, count: int, recorded: str, find: Callable[[], ImageSet]) -> Check:
+        try:
+            images = find()
+            found = files_digest(images.paths, images.root)
+        except NegPromptError as error:
+            return Check(
+                what, "unknown", f"{_first_line(error)} Pass --data or --data-root where they lie elsewhere now."
+            )
+        if found == recorded:
+            return Check(what, "ok", f"{count} images with the recorded names and sizes (sha256 {recorded})")
+        return Check(
+            what,
+            "differs",
+            f"{len(images)} images are chosen now, {count} were used; names or sizes differ (sha256 {found}, recorded "
+            f"{recorded})",
+        )
+
+    def calibration(self) -> Iterator[Check]:
+        """Whether the held-out images behind the threshold are the recorded ones."""
+        known = self.prompts.calibration
+        if known is None:
+            return
+        if not known.files_sha256:
+            yield Check("held-out images", "unknown", "calibrated on features that were handed over, not on files")
+        elif known.data.endswith(LIMITED):
+            yield Check(
+                "held-out images", "unknown", f"calibrated on a limited choice of {known.data.removesuffix(LIMITED)}"
+            )
+        else:
+            spec = self.bench.config.data.spec if known.data == self.prompts.config.data.spec else known.data
+            yield self._listed(
+                "held-out images", known.images, known.files_sha256, lambda: self.bench.image_set(spec, "eval")
+            )
+
+    def retrained(self) -> Iterator[Check]:
+        """Train again, and calibrate again where it is calibrated."""
+        summary = self.summary
+        if summary is None or not summary.files_sha256:
+            yield Check("trained again", "unknown", "there is no training of images to repeat")
+            return
+        positive: str | Path = ZERO_SHOT
+        if self.prompts.kind == "negative" and self.prompts.parents:
+            found = self.find_parent(self.prompts.parents[0])
+            if found is None:
+                yield Check("trained again", "unknown", "the parent is not here")
+                return
+            positive = found
+        with TemporaryDirectory(prefix="negprompt-verify-") as folder:
+            out = Path(folder) / self.path.name
+            bench = self.bench
+            try:
+                if self.prompts.kind == "positive":
+                    run_train_positive(bench.config, out, overwrite=False, progress=self.progress, bench=bench)
+                else:
+                    run_train_negative(
+                        bench.config, out, positive=positive, overwrite=False, progress=self.progress, bench=bench
+                    )
+                again = load_prompts(out)
+                yield self._features(summary, again.training[-1])
+                yield self._contexts(summary, again)
+                if self.prompts.calibration is not None and not self.prompts.calibration.data.endswith(LIMITED):
+                    yield self._threshold(self.prompts.calibration, out)
+            except NegPromptError as error:
+                yield Check("trained again", "unknown", _first_line(error))
+
+    def _features(self, recorded: TrainingSummary, again: TrainingSummary) -> Check:
+        if not recorded.features_sha256:
+            return Check("features", "unknown", "not recorded")
+        if recorded.features_sha256 == again.features_sha256:
+            return Check("features", "ok", f"the images' features have sha256 {again.features_sha256}")
+        return Check(
+            "features",
+            "differs",
+            "the images' features are others: an image was changed, or they were encoded in other batches or on another "
+            f"processor (sha256 {again.features_sha256}, recorded {recorded.features_sha256})",
+        )
+
+    def _contexts(self, summary: TrainingSummary, again: Prompts) -> Check:
+        recorded = replace(self.prompts, calibration=None)
+        # What lies elsewhere now is not what it was made of.
+        model = recorded.model if again.model.weights_sha256 == recorded.model.weights_sha256 else again.model
+        again = replace(again, config=recorded.config, model=model, written_with=recorded.written_with)
+        data = artifact_bytes(again)
+        if data == artifact_bytes(recorded):
+            return Check("trained again", "ok", f"the same {len(data)} bytes")
+        pairs = [(getattr(recorded, name), getattr(again, name)) for name in ("positive", "negative", "image_mean")]
+        difference = max(_difference(a, b) for a, b in pairs)
+        if difference == 0:
+            return Check(
+                "trained again", "differs", "the same contexts bit for bit, but the record of the training differs"
+            )
+        largest = f"the largest difference of a context's number is {difference:.3g}"
+        on_cpu = summary.device.startswith("cpu") and self.bench.compute.device.type == "cpu"
+        return Check(
+            "trained again",
+            "differs" if on_cpu else "unknown",
+            largest if on_cpu else f"{largest}; bit for bit is promised on a CPU only",
+        )
+
+    def _threshold(self, known: Calibration, out: Path) -> Check:
+        bench = self.bench
+        data, evaluate = bench.config.data, bench.config.evaluate
+        same = known.data == self.prompts.config.data.spec
+        config = bench.config.model_copy(
+            update={
+                "data": data if same else data.model_copy(update={"spec": known.data}),
+                "evaluate": evaluate.model_copy(update={"temperature": known.temperature, "template": known.template}),
+            }
+        )
+        found = run_calibrate(
+            bench.reconfigured(config),
+            out,
+            prompts_path=out,
+            options=CalibrateOptions(known.acceptance, known.confidence, known.score),
+            overwrite=True,
+        ).calibration
+        if found.threshold == known.threshold:
+            return Check("calibrated again", "ok", f"the same threshold, {known.threshold!r}")
+        return Check("calibrated again", "differs", f"threshold {found.threshold!r}, recorded {known.threshold!r}")
+
+
+def _difference(a: Tensor | None, b: Tensor | None) -> float:
+    """The largest difference of two tensors, infinite where they cannot be compared."""
+    if a is None or b is None or a.shape != b.shape:
+        return 0.0 if a is b else float("inf")
+    return float((a.double() - b.double()).abs().max())
+
+
+def _sha256(path: Path) -> str:
+    """Digest of a file, empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _first_line(error: NegPromptError) -> str:
+    return str(error).splitlines()[0]
