@@ -32,6 +32,7 @@ SUBCOMMANDS = {
     "report": "Write one self-contained HTML page about evaluated runs, and its pictures as PNG, SVG and PDF.",
     "reproduce": "Run one of the paper's experiments and put its figures beside the published ones.",
     "inspect": "Show what an artifact holds, and the words its context vectors are nearest to.",
+    "verify": "Check whether an artifact could be made again: digests, model, data, configuration, versions.",
     "demo": "Run train-positive, train-negative, evaluate and transfer on a small drawn world.",
     "data": "List, check, download and sample data sets.",
     "config": "Show presets and resolved configurations.",
