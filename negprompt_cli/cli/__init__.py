@@ -8,13 +8,20 @@ bad input, 130 interrupted.
 import sys
 
 from negprompt_cli.cli.app import app
+from negprompt_cli.cli.launch import remember_line, run_as_rank
+from negprompt_cli.engine.ranks import ranks_from_environment
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run the command line; `--debug` works anywhere on the line."""
+    """Run the command line, alone or as one process of several; `--debug` works anywhere on the line."""
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
-    app(arguments, prog_name="negprompt")
+    remember_line(sys.argv[1:])
+    ranks = ranks_from_environment()
+    if ranks.several:
+        run_as_rank(ranks, lambda: app(arguments, prog_name="negprompt"))
+    else:
+        app(arguments, prog_name="negprompt")

@@ -40,13 +40,13 @@ class GuardedGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except NegPromptError as error:
-            _complain(str(error))
+            complain(str(error))
             raise typer.Exit(error.exit_code) from error
         except Stopped as stop:
-            _complain(str(stop))
+            complain(str(stop))
             raise typer.Exit(stop.exit_code) from None
         except KeyboardInterrupt:
-            _complain(
+            complain(
                 "Interrupted. Whole files written before are kept; image features encoded so far are in the cache."
             )
             raise typer.Exit(INTERRUPTED) from None
@@ -61,7 +61,7 @@ class GuardedGroup(TyperGroup):
             if hasattr(error, "exit_code") and hasattr(error, "show"):
                 raise
             defect = f"Unexpected {type(error).__name__}: {error}\nThis is a defect; --debug shows where it happened."
-            _complain(explain(error) or defect)
+            complain(explain(error) or defect)
             if isinstance(error, OSError):
                 _give_up_stdout()
             raise typer.Exit(1) from error
@@ -71,7 +71,7 @@ class GuardedGroup(TyperGroup):
         try:
             return super().main(*args, **more)
         except OSError as error:
-            _complain(explain(error) or str(error))
+            complain(explain(error) or str(error))
             _give_up_stdout()
             sys.exit(1)
 
@@ -84,7 +84,8 @@ def _give_up_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(message: str) -> None:
+def complain(message: str) -> None:
+    """Print one error message on stderr; with --debug the traceback of the error being handled before it."""
     if debug:
         traceback.print_exc(file=sys.stderr)
     print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201 - rich would wrap paths and commands

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from negprompt_cli.cli.launch import start_processes
+
 if TYPE_CHECKING:
     from negprompt_cli.data.config import Config
 
@@ -98,7 +100,13 @@ class Common:
     ] = None
     gpus: Annotated[
         int | None,
-        option("--gpus", help="Encode images on N CUDA devices.", panel=HARDWARE, key="compute.gpus", min=1),
+        option(
+            "--gpus",
+            help="N processes, a GPU each (with --device cpu: a share of the cores each).",
+            panel=HARDWARE,
+            key="compute.gpus",
+            min=1,
+        ),
     ] = None
     precision: Annotated[
         str | None,
@@ -155,7 +163,9 @@ class Common:
                 given["model.pretrained"] = None
         if self.no_cache:
             given["compute.cache"] = False
-        return load_config(self.config, flags=given, assignments=self.assignments or (), base=base)
+        config = load_config(self.config, flags=given, assignments=self.assignments or (), base=base)
+        start_processes(config.compute.gpus)
+        return config
 
     def run_folder(self, config: "Config") -> Path:
         """The run folder asked for, or runs/<data name>."""

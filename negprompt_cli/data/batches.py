@@ -8,7 +8,7 @@ memory a batch is halved. Leaves out: which batches (the caller's), and other pr
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,9 @@ def image_features(clip: Clip, pixels: Tensor) -> dict[str, Tensor]:
     return {"features": clip.encode_images(pixels).cpu().clone()}
 
 
-def run_batches(clip: Clip, batches: Iterable[Sequence[Path]], work: Work, *, workers: int = -1) -> Iterator[Batch]:
+def run_batches(
+    clip: Clip, batches: Iterable[Sequence[Path]], work: Work, *, workers: int = -1
+) -> Generator[Batch, None, None]:
     """Decode batches of image files and do `work` on each.
 
     Args:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.batches import image_features, run_batches
 from negprompt_cli.data.feature_cache import FeatureStore, StoreKey, image_keys
 from negprompt_cli.data.images import BrokenImage
 from negprompt_cli.data.imagesets import ImageSet
 from negprompt_cli.data.progress import Progress, Task
+from negprompt_cli.data.sharding import FEATURES, run_everywhere
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
 
@@ -136,7 +136,7 @@ def _encode(
     batches = (paths[start : start + size] for start in range(0, len(paths), size))
     place = 0
     try:
-        for batch in run_batches(clip, batches, image_features, workers=options.workers):
+        for batch in run_everywhere(clip, batches, FEATURES, workers=options.workers):
             errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
             if errors and options.on_error == "stop":
                 raise BrokenImage(errors[0][1])

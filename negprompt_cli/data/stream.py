@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from negprompt_cli.data.batches import Batch, image_features, run_batches
+from negprompt_cli.data.batches import Batch
+from negprompt_cli.data.sharding import FEATURES, run_everywhere
 from negprompt_cli.engine.clip import Clip
 
 BATCHES = {"cpu": 16, "mps": 64, "cuda": 256}
@@ -28,7 +29,7 @@ def stream_features(clip: Clip, paths: Iterable[Path], *, batch_size: int = 0, w
         Batches in the order of `paths`, with their features.
     """
     batches = _batches(iter(paths), batch_size or BATCHES[clip.device.type])
-    return run_batches(clip, batches, image_features, workers=workers)
+    return run_everywhere(clip, batches, FEATURES, workers=workers, first=1)
 
 
 def _batches(paths: Iterator[Path], size: int) -> Iterator[list[Path]]:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from negprompt_cli.engine.devices import Compute
 from negprompt_cli.engine.prompt_encoder import PromptEncoder
-from negprompt_cli.engine.tokens import Tokenizer, tokenize_prompts, word_ids
+from negprompt_cli.engine.sharded_prompts import share_prompts
+from negprompt_cli.engine.team import Shared
+from negprompt_cli.engine.tokens import PromptTokens, Tokenizer, tokenize_prompts, word_ids
 from negprompt_cli.engine.towers import TowerPlan, plan_text_path
 from negprompt_cli.errors import UsageError
 
@@ -41,7 +43,8 @@ class ModelIdentity:
 class Clip:
     """A frozen CLIP on its device.
 
-    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys.
+    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys. `shared`: the same
+    model on the other ranks of a job of several processes, which then take part in encoding.
     """
 
     model: nn.Module
@@ -51,6 +54,7 @@ class Clip:
     identity: ModelIdentity
     compute: Compute
     plan: TowerPlan
+    shared: Shared | None = None
 
     @classmethod
     def wrap(
@@ -104,7 +108,7 @@ class Clip:
         template: str = "{}.",
         notice: Callable[[str], None] | None = None,
     ) -> PromptEncoder:
-        """Make the encoder of prompts '<context> template(name)' for K class names (see `PromptEncoder`).
+        """Make the encoder of prompts '<context> template(name)' for K class names (see `PromptEncoder`), on all ranks.
 
         Args:
             names: K class names as words.
@@ -114,6 +118,14 @@ class Clip:
             notice: called with one line when chunks had to be made smaller.
         """
         tokens = tokenize_prompts(names, self.tokenizer, self.plan, context=context, template=template)
+        if self.shared:
+            return share_prompts(self.shared, tokens, self.encoder_of, budget=budget, notice=notice)
+        return self.encoder_of(tokens, budget=budget, notice=notice)
+
+    def encoder_of(
+        self, tokens: PromptTokens, *, budget: int, notice: Callable[[str], None] | None = None
+    ) -> PromptEncoder:
+        """Make the encoder of prompts that are tokens already, on this process's device only."""
         return PromptEncoder(self.model, self.plan, tokens, device=self.device, budget=budget, notice=notice)
 
     def word_context(self, words: str) -> Tensor:

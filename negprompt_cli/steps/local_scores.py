@@ -4,16 +4,17 @@ Patch features take about 400 KB an image with a ViT-B/16, so they are used and 
 """
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict, fields
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.batches import run_batches
+from negprompt_cli.data.batches import Work
 from negprompt_cli.data.images import BrokenImage
 from negprompt_cli.data.imagesets import ImageSet
+from negprompt_cli.data.sharding import JOBS, Job, run_everywhere
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.local_features import encode_local, why_no_local_features
 from negprompt_cli.engine.scores.bank import PromptBank
@@ -54,10 +55,10 @@ def local_scores(
     asked = bench.config.compute
     size = asked.batch_size or (64 if bench.clip.device.type != "cpu" else 16)
     batches = (list(images.paths[start : start + size]) for start in range(0, len(images), size))
-    work = partial(_score_batch, bank=bank, names=tuple(names), temperature=temperature, options=options)
+    job = _job(bank, names, temperature, options)
     parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
     with bench.progress.task(f"Patches of {images.name}", len(images), "images") as task:
-        for batch in run_batches(bench.clip, batches, work, workers=asked.workers):
+        for batch in run_everywhere(bench.clip, batches, job, workers=asked.workers):
             if broken := next((error for error in batch.errors if error is not None), None):
                 raise BrokenImage(broken)
             for name in names:
@@ -66,11 +67,32 @@ def local_scores(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _score_batch(
-    clip: Clip, pixels: Tensor, *, bank: PromptBank, names: Sequence[str], temperature: float, options: ScoreOptions
-) -> dict[str, Tensor]:
+def _job(bank: PromptBank, names: Sequence[str], temperature: float, options: ScoreOptions) -> Job:
+    """The scores as work for any rank; `_work` reads it."""
+    values = {f.name: getattr(bank, f.name) for f in fields(bank)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+    settings = {"names": list(names), "temperature": temperature, "options": asdict(options), "bank": numbers}
+    return Job("local-scores", settings, tensors)
+
+
+def _work(job: Job, clip: Clip) -> Work:
     """Scores (g,) float64 by name for g preprocessed images (g, 3, H, W)."""
-    with torch.no_grad():
-        features, local = encode_local(clip, pixels)
-        table = compute_scores(features, bank, names, temperature=temperature, options=options, local_features=local)
-    return {name: torch.from_numpy(table.scores[name]) for name in names}
+    asked = job.settings
+    empty = {"negatives": None, "zero_shot": None}
+    tensors = {name: tensor.to(clip.device) for name, tensor in job.tensors.items()}
+    bank = PromptBank(**{**empty, **tensors, **asked["bank"]})
+    names, temperature, options = asked["names"], asked["temperature"], ScoreOptions(**asked["options"])
+
+    def score(clip: Clip, pixels: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            features, local = encode_local(clip, pixels)
+            table = compute_scores(
+                features, bank, names, temperature=temperature, options=options, local_features=local
+            )
+        return {name: torch.from_numpy(table.scores[name]) for name in names}
+
+    return score
+
+
+JOBS["local-scores"] = _work

@@ -13,8 +13,11 @@ from negprompt_cli.data.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.imagesets import ImageSet, load_image_set
 from negprompt_cli.data.models import load_clip
 from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.shared_model import agree_on_compute, load_shared
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import Compute, choose_compute
+from negprompt_cli.engine.ranks import ranks_from_environment
+from negprompt_cli.engine.team import current_team
 from negprompt_cli.errors import UsageError
 
 MAX_AUTO_BYTES = 2 << 30
@@ -39,13 +42,17 @@ class Workbench:
         Raises:
             UsageError: they do not exist here, or more processes are asked for than this job has.
         """
-        asked = self.config.compute
-        if asked.gpus is not None and asked.gpus > 1:
+        asked, team = self.config.compute, current_team()
+        processes = team.ranks.local_size if team else 1
+        if asked.gpus is not None and asked.gpus not in (1, processes):
             raise UsageError(
-                f"--gpus {asked.gpus} is for the command line, which starts that many processes. Drop it here, or run "
-                "`negprompt`, or torchrun."
+                f"--gpus {asked.gpus} starts that many processes when `negprompt` itself is run; here there are "
+                f"{processes} on this machine already. Drop --gpus, or set torchrun's --nproc-per-node."
             )
-        compute = choose_compute(asked.device, precision=asked.precision)
+        if team:
+            compute, _ = agree_on_compute(team, asked.device, asked.precision)
+        else:
+            compute = choose_compute(asked.device, precision=asked.precision)
         self.progress.say(f"device: {compute.reason}")
         return compute
 
@@ -60,7 +67,8 @@ class Workbench:
         compute = self.compute
         named = self.config.model
         self.progress.say(f"loading {named.name} {named.pretrained or ''}".rstrip())
-        clip = load_clip(self.config.model, compute)
+        team = current_team()
+        clip = load_shared(team, named, compute) if team else load_clip(named, compute)
         self.progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
         return clip
 
@@ -73,7 +81,7 @@ class Workbench:
         device = self.compute.device
         if device.type == "cuda":
             return torch.cuda.mem_get_info(device)[0] // 2
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks_from_environment().local_size
         return min(MAX_AUTO_BYTES, available // 4)
 
     def image_set(self, spec: str, role: Literal["train", "eval", "ood"]) -> ImageSet:

@@ -1,0 +1,129 @@
+"""Several processes: started through torchrun for --gpus, and what this process does when it is one of them.
+
+`--gpus N` runs the same command line again under torchrun, in N processes. Rank 0 then runs the command and is the only one
+that prints, reads standard input and writes; the others lend it their devices (see `engine.team`). torchrun ends the whole
+job when one process dies. Its own reports are left out here, since rank 0 or this process says what happened; whoever calls
+torchrun reads them as usual.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from negprompt_cli.cli.guard import complain
+from negprompt_cli.engine.ranks import Ranks, ranks_from_environment
+from negprompt_cli.errors import NegPromptError
+
+WAIT_SECONDS = 2.0
+"""How long a rank that lost rank 0 waits before it fails too, so that torchrun sees first who died first."""
+
+_line: list[str] | None = None
+
+
+def remember_line(arguments: Sequence[str]) -> None:
+    """Keep the command's arguments as they were typed, for --gpus to run again."""
+    global _line
+    _line = list(arguments)
+
+
+def start_processes(wanted: int | None) -> None:
+    """Where several processes are wanted and this is not one of them, run the command in them and exit with its code.
+
+    Does nothing where the application was not started from a command line, which there is none of to run again.
+
+    Raises:
+        typer.Exit: the processes are done.
+    """
+    if _line is not None and wanted is not None and wanted > 1 and not ranks_from_environment().several:
+        raise typer.Exit(_launch(wanted, _line))
+
+
+def run_as_rank(ranks: Ranks, command: Callable[[], None]) -> None:
+    """Be one process of several: rank 0 runs `command`, the others serve it."""
+    if ranks.rank:
+        _serve(ranks)
+    signal.signal(signal.SIGINT, _interrupt_once)
+    from negprompt_cli.engine.team import assemble
+
+    try:
+        team = assemble(ranks)
+    except NegPromptError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    try:
+        command()
+    finally:
+        team.dismiss()
+
+
+def _launch(processes: int, arguments: list[str]) -> int:
+    """Run the command in processes of this machine; its exit code."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    if "--debug" not in arguments:
+        logging.disable(logging.CRITICAL)
+    # Without the double dash torchrun takes our --run for an abbreviation of its own --run-path.
+    line = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", "negprompt_cli", *arguments]
+    try:
+        run(parse_args(line))
+    except ChildFailedError as error:
+        return _explain({rank: failure.exitcode for rank, failure in error.failures.items()})
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def _explain(codes: dict[int, int]) -> int:
+    """The job's exit code for those of the ranks that failed; says what rank 0 cannot have said itself."""
+    killed = {rank: -code for rank, code in codes.items() if code < 0}
+    for rank, number in sorted(killed.items()):
+        complain(
+            f"rank {rank} was ended by {signal.Signals(number).name}, and the job with it. If nobody sent that signal, the "
+            "machine may have run out of memory: try fewer processes, or a smaller --image-batch or --memory."
+        )
+    if killed:
+        return 1
+    if 0 not in codes:
+        complain(f"rank {min(codes)} failed, and the job with it; what it said stands above.")
+        return 1
+    return codes[0]
+
+
+def _serve(ranks: Ranks) -> NoReturn:
+    """Serve rank 0 without a word and exit."""
+    # Ctrl-C reaches every process of a terminal, but only rank 0 knows what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    warnings.simplefilter("ignore")
+    from negprompt_cli.engine.team import LostRank, assemble
+    from negprompt_cli.steps.serving import serve
+
+    team = None
+    try:
+        team = assemble(ranks)
+        serve(team)
+    except LostRank as error:
+        if team is None or not team.over:
+            time.sleep(WAIT_SECONDS)
+            complain(f"rank {ranks.rank}: {error}")
+            sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """The first Ctrl-C interrupts; torchrun passes it on to rank 0, which has heard it already."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -1,0 +1,348 @@
+"""A prompt encoder whose classes are shared out among the processes of a job.
+
+Each rank encodes its own classes with the contexts rank 0 sends, keeps their graph, and sends the features; in the backward
+pass it gets their gradients and sends the gradient of the contexts, which rank 0 adds up in the order of ranks. Activations
+are thereby spread over all devices: 21,000 classes take on eight of them what 2,600 take on one.
+
+Classes are dealt out by length, so that every rank has about the same tokens. Leaves out: the loss and the step, which rank
+0 takes alone.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.engine.prompt_encoder import PromptEncoder
+from negprompt_cli.engine.team import Message, Shared, Team
+from negprompt_cli.engine.tokens import PromptTokens
+
+
+class ShardedPromptEncoder(PromptEncoder):
+    """Rank 0's encoder of prompts of K classes on all ranks; used like a `PromptEncoder`, and as exact.
+
+    Args:
+        shared: the team, and the number of each rank's part.
+        own: this rank's part.
+        tokens: the K prompts.
+        shards: the classes of each rank, by index.
+        notice: called with one line when a rank had to make its chunks smaller.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        own: "PromptShard",
+        tokens: PromptTokens,
+        shards: list[list[int]],
+        notice: Callable[[str], None] | None,
+    ) -> None:
+        self._shared, self._own, self._tokens, self._shards = shared, own, tokens, shards
+        self._notice, self._passes = notice, 0
+        self._places = {c: (rank, place) for rank, shard in enumerate(shards) for place, c in enumerate(shard)}
+        weakref.finalize(self, shared.team.drop, shared.number).atexit = False
+
+    @property
+    def tokens(self) -> PromptTokens:
+        """The prompts this encoder was built for."""
+        return self._tokens
+
+    def subset(self, classes: Sequence[int]) -> "ShardedPromptEncoder":
+        """An encoder of n of the K classes, in the order given; each rank encodes those of its own."""
+        team = self._shared.team
+        chosen: list[list[int]] = [[] for _ in self._shards]
+        theirs: list[list[int]] = [[] for _ in self._shards]
+        for i, c in enumerate(classes):
+            rank, place = self._places[c]
+            chosen[rank].append(i)
+            theirs[rank].append(place)
+        made = Shared(team, team.number())
+        team.call("prompts.subset", {"number": made.number, "of": self._shared.number, "classes": theirs})
+        own = self._own.subset(theirs[0])
+        team.answers()
+        return ShardedPromptEncoder(made, own, self._tokens.subset(classes), chosen, self._notice)
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        """Encode all classes with C contexts, as `PromptEncoder` does.
+
+        Raises:
+            LostRank: another process is gone.
+            torch.OutOfMemoryError: a device cannot hold one class's prompts.
+        """
+        if torch.is_grad_enabled() and contexts.requires_grad:
+            features: Tensor = _Everywhere.apply(contexts, self)
+            return features
+        return self.forward_pass(contexts, learning=False)
+
+    def shrink(self) -> None:
+        """Halve the budget of every rank that can.
+
+        Raises:
+            torch.OutOfMemoryError: no rank can.
+        """
+        self._shared.team.call("prompts.shrink", {"number": self._shared.number})
+        shrunk = self._own.shrink()
+        answers = self._shared.team.answers()
+        if not shrunk and not any(answer.document["shrunk"] for answer in answers):
+            raise torch.OutOfMemoryError("not even one class's prompts fit the devices")
+
+    @property
+    def passes(self) -> int:
+        """How many forward passes there were; only the last one's graph is kept."""
+        return self._passes
+
+    def forward_pass(self, contexts: Tensor, *, learning: bool) -> Tensor:
+        """Features (C, K, F) of all ranks; `learning` keeps the graph for `backward_pass`."""
+        team = self._shared.team
+        self._passes += 1
+        shape = self._part_shape(contexts)
+        team.call("prompts.forward", {"number": self._shared.number, "learning": learning, "shape": list(shape)})
+        if contexts.dim() == 3:
+            mine = team.broadcast(contexts.contiguous())
+        else:
+            mine = team.scatter([_padded(contexts[:, shard], shape) for shard in self._shards], shape)
+        self._together(lambda: self._own.forward(mine, learning=learning))
+        return self._in_class_order(self._collect((len(contexts), self._most(), self._width)))
+
+    def backward_pass(self, gradient: Tensor, contexts: Tensor) -> Tensor:
+        """The gradient of the contexts for that of the features (C, K, F) of the last forward pass."""
+        team = self._shared.team
+        shape = (len(gradient), self._most(), gradient.shape[-1])
+        team.call("prompts.backward", {"number": self._shared.number, "shape": list(shape)})
+        mine = team.scatter([_padded(gradient[:, shard], shape) for shard in self._shards], shape)
+        self._together(lambda: self._own.backward(mine))
+        parts = self._collect(self._part_shape(contexts))
+        if contexts.dim() == 4:
+            return self._in_class_order(parts)
+        # Added in the order of ranks: the same sum every time.
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def _together(self, own: Callable[[], None]) -> None:
+        """Do this rank's part while the others do theirs; their answers are taken whatever comes of it."""
+        try:
+            own()
+        except BaseException:
+            self._shared.team.catch_up()
+            raise
+        answers = self._shared.team.answers()
+        self._width = max(self._own.width, *(answer.document["width"] for answer in answers))
+        notes = [self._own.take_notes(), *(answer.document["notes"] for answer in answers)]
+        for rank, lines in enumerate(notes):
+            for line in lines:
+                if self._notice:
+                    self._notice(f"rank {rank}: {line}")
+
+    def _collect(self, shape: tuple[int, ...]) -> list[Tensor]:
+        """What each rank's last pass made, padded to `shape`."""
+        team = self._shared.team
+        team.call("prompts.collect", {"number": self._shared.number, "shape": list(shape)})
+        parts = team.gather(_padded(self._own.made, shape))
+        team.settle()
+        return parts
+
+    def _in_class_order(self, parts: list[Tensor]) -> Tensor:
+        """Put padded parts (C, n or more, ...) of all ranks together, their classes in the order of `tokens`."""
+        whole = torch.cat([part[:, : len(shard)] for part, shard in zip(parts, self._shards, strict=True)], dim=1)
+        places = torch.tensor([c for shard in self._shards for c in shard], device=whole.device)
+        return whole.index_select(1, torch.argsort(places))
+
+    def _part_shape(self, contexts: Tensor) -> tuple[int, ...]:
+        """The shape of what a rank gets of `contexts`: all of it, or the contexts of its own classes, padded."""
+        if contexts.dim() == 3:
+            return tuple(contexts.shape)
+        return (len(contexts), self._most(), *contexts.shape[2:])
+
+    def _most(self) -> int:
+        """Classes of the rank that has most."""
+        return max(map(len, self._shards))
+
+
+class _Everywhere(torch.autograd.Function):
+    """Autograd's view of all ranks: one step from contexts to features."""
+
+    @staticmethod
+    def forward(ctx: Any, contexts: Tensor, encoder: ShardedPromptEncoder) -> Tensor:
+        ctx.encoder = encoder
+        features = encoder.forward_pass(contexts.detach(), learning=True)
+        ctx.number = encoder.passes
+        ctx.save_for_backward(contexts)
+        return features
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if ctx.number != ctx.encoder.passes:
+            raise RuntimeError("the backward pass has to come before the next forward pass")
+        (contexts,) = ctx.saved_tensors
+        return ctx.encoder.backward_pass(gradient, contexts), None
+
+
+class PromptShard:
+    """One rank's classes: features forward, gradients backward; the graph of the last pass is kept.
+
+    `made` is what the last pass made: features (C, n, F), or the gradient of the contexts. `width` is F, 0 before the first
+    pass and where there are no classes.
+
+    Args:
+        make: makes the encoder of this rank's n classes, given where to put its notices; not called where n is 0.
+        classes: n.
+    """
+
+    def __init__(self, make: Callable[[Callable[[str], None]], PromptEncoder], classes: int) -> None:
+        self._notes: list[str] = []
+        self._encoder = make(self._notes.append) if classes else None
+        self._contexts: Tensor | None = None
+        self._features: Tensor | None = None
+        self.made = torch.empty(0)
+        self.width = 0
+
+    def forward(self, contexts: Tensor, *, learning: bool) -> None:
+        """Make features (C, n, F) of this rank's classes for (C, M, D), or (C, n, M, D) with n or more."""
+        self._contexts = self._features = None
+        if self._encoder is None:
+            self.made = contexts.new_zeros(len(contexts), 0, 0)
+            self._contexts = contexts
+            return
+        if contexts.dim() == 4:
+            contexts = contexts[:, : len(self._encoder.tokens)]
+        with torch.set_grad_enabled(learning):
+            leaf = contexts.detach().requires_grad_(learning)
+            features = self._encoder(leaf)
+        if learning:
+            self._contexts, self._features = leaf, features
+        self.made = features.detach()
+        self.width = features.shape[-1]
+
+    def backward(self, gradient: Tensor) -> None:
+        """Make the gradient of the contexts for that of the features (C, n, F), with n or more; uses the graph up."""
+        if self._contexts is None:
+            raise RuntimeError("no forward pass to go back through")
+        contexts, features = self._contexts, self._features
+        self._contexts = self._features = None
+        if features is None:
+            self.made = torch.zeros_like(contexts)
+        else:
+            (self.made,) = torch.autograd.grad(features, contexts, gradient[:, : features.shape[1]])
+
+    def shrink(self) -> bool:
+        """Halve the budget, and forget the graph; False where it cannot be halved."""
+        self._contexts = self._features = None
+        try:
+            if self._encoder is not None:
+                self._encoder.shrink()
+        except torch.OutOfMemoryError:
+            return False
+        return self._encoder is not None
+
+    def subset(self, classes: Sequence[int]) -> "PromptShard":
+        """A shard of some of this rank's classes; its notices are this one's."""
+        whole = self._encoder
+        part = PromptShard(lambda _: whole.subset(classes), len(classes) if whole else 0)  # type: ignore[union-attr]
+        part._notes = self._notes
+        return part
+
+    def take_notes(self) -> list[str]:
+        """The encoder's notices since the last time."""
+        notes = list(self._notes)
+        self._notes.clear()
+        return notes
+
+
+def share_prompts(
+    model: Shared,
+    tokens: PromptTokens,
+    make: Callable[..., PromptEncoder],
+    *,
+    budget: int,
+    notice: Callable[[str], None] | None,
+) -> ShardedPromptEncoder:
+    """Share the encoding of K prompts out among all ranks.
+
+    Args:
+        model: the model that every rank has.
+        tokens: the K prompts.
+        make: makes a plain encoder on this rank, of (tokens, budget=, notice=).
+        budget: bytes the activations of one call may take on each rank.
+        notice: see `ShardedPromptEncoder`.
+    """
+    team = model.team
+    shards = deal(tokens, team.ranks.size)
+    parts = [tokens.subset(shard) for shard in shards]
+    made = Shared(team, team.number())
+    asked = {"number": made.number, "model": model.number, "budget": budget, "tokens": [asdict(part) for part in parts]}
+    team.call("prompts.new", asked)
+    own = PromptShard(lambda note: make(parts[0], budget=budget, notice=note), len(parts[0]))
+    team.answers()
+    return ShardedPromptEncoder(made, own, tokens, shards, notice)
+
+
+def deal(tokens: PromptTokens, ranks: int) -> list[list[int]]:
+    """Share classes out: about the same tokens, and at most one class more or less, for each rank.
+
+    Returns:
+        The classes of each rank, by index; rank 0 has one at least where there are any.
+    """
+    lengths = tokens.lengths()
+    shards: list[list[int]] = [[] for _ in range(ranks)]
+    for place, c in enumerate(sorted(range(len(lengths)), key=lambda c: -lengths[c])):
+        turn, seat = divmod(place, ranks)
+        # Back and forth, so that no rank always has the longer ones.
+        shards[seat if turn % 2 == 0 else ranks - 1 - seat].append(c)
+    return [sorted(shard) for shard in shards]
+
+
+def answer_prompts(team: Team, call: Message, things: dict[int, Any]) -> Message | None:
+    """What a rank other than 0 does at a call about prompts; `prompts.collect` has no answer.
+
+    Args:
+        team: the team.
+        call: the call, named 'prompts.' and what to do.
+        things: this rank's things by number: models with a method `encoder_of`, and `PromptShard`s.
+
+    Raises:
+        torch.OutOfMemoryError: the device cannot hold one class's prompts.
+    """
+    document, rank = call.document, team.ranks.rank
+    number = document["number"]
+    match document["call"]:
+        case "prompts.new":
+            tokens, model = _tokens(document["tokens"][rank]), things[document["model"]]
+            make = partial(model.encoder_of, tokens, budget=document["budget"])
+            things[number] = PromptShard(lambda note: make(notice=note), len(tokens))
+        case "prompts.subset":
+            things[number] = things[document["of"]].subset(document["classes"][rank])
+        case "prompts.shrink":
+            return Message({"shrunk": things[number].shrink()})
+        case "prompts.collect":
+            team.gather(_padded(things[number].made, tuple(document["shape"])))
+            return None
+        case "prompts.forward":
+            shape = tuple(document["shape"])
+            shared = len(shape) == 3
+            contexts = team.broadcast(torch.empty(shape, device=team.device)) if shared else team.scatter(None, shape)
+            things[number].forward(contexts, learning=document["learning"])
+        case "prompts.backward":
+            things[number].backward(team.scatter(None, tuple(document["shape"])))
+    return Message({"width": things[number].width, "notes": things[number].take_notes()})
+
+
+def _tokens(document: dict[str, Any]) -> PromptTokens:
+    rest = tuple(tuple(ids) for ids in document["rest"])
+    names, start = tuple(document["names"]), tuple(document["start"])
+    return PromptTokens(names, start, rest, document["pad"], filler=document["filler"])
+
+
+def _padded(part: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`part` with zeros behind its second dimension: collectives want equal shapes."""
+    if tuple(part.shape) == shape:
+        return part.contiguous()
+    whole = part.new_zeros(shape)
+    if part.numel():
+        whole[:, : part.shape[1]] = part
+    return whole
