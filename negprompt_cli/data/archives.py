@@ -13,6 +13,7 @@ import io
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -34,6 +35,11 @@ _DAMAGED = (
     lzma.LZMAError,
     EOFError,
     RuntimeError,  # an encrypted member, or a compression that zipfile does not know
+    # What the libraries let through where a header is no header.
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
 )
 _SPARE = 64 << 20
 """Bytes of disk space that are left free."""

@@ -9,15 +9,25 @@ Which layout is actually on disk is found out in `imagesets`.
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from negprompt_cli.data.textfile import MAX_YAML_BYTES, parse_yaml, read_text
 from negprompt_cli.data.torchsets import READABLE
 from negprompt_cli.errors import UsageError, did_you_mean
 
+MAX_CHAIN = 20
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
@@ -93,6 +103,14 @@ class Download(_Fact):
     """Bytes, where known."""
     makes: str
     """Folder below the data root that the archive is unpacked as."""
+
+    @field_validator("makes")
+    @classmethod
+    def _below(cls, makes: str) -> str:
+        path = PurePosixPath(makes)
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in makes:
+            raise ValueError("'makes' must be a folder below the data root")
+        return makes
 
 
 class Entry(_Fact):
@@ -233,4 +251,6 @@ def _check_subsets(catalogue: Catalogue) -> None:
             if entry.subset.of in chain:
                 raise UsageError(f"Catalogue: {' of '.join([*chain, entry.subset.of])} is a subset of itself.")
             chain.append(entry.subset.of)
+            if len(chain) > MAX_CHAIN:
+                raise UsageError(f"Catalogue: {name} is cut out of sets over more than {MAX_CHAIN} steps.")
             entry = catalogue.sets[entry.subset.of]

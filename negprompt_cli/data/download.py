@@ -83,7 +83,8 @@ def download_set(
     target = data_root / entry.download.makes
     if target.exists() or locate(name, "ood", data_root, sets) is not None:
         return None
-    archive = data_root / (PurePosixPath(urlsplit(entry.download.url).path).name or f"{name}.archive")
+    called = PurePosixPath(urlsplit(entry.download.url).path).name
+    archive = data_root / (f"{name}.archive" if called in ("", "..") else called)
     _fetch(entry.download, archive, progress=progress, timeout=timeout, pause=pause)
     size = archive.stat().st_size
     md5, sha256 = _checksums(archive)

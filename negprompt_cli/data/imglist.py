@@ -9,7 +9,6 @@
 Blank lines and '#' comments are skipped. A path may contain spaces where it ends in an image suffix.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Literal
 
 from negprompt_cli.data.classnames import imagenet_wnids, is_wnid, keyed_names
 from negprompt_cli.data.layouts import IMAGE_SUFFIXES, Role, Source
-from negprompt_cli.data.spec import read_lines
+from negprompt_cli.data.spec import exists, read_lines
 from negprompt_cli.data.torchsets import item_exists
 from negprompt_cli.errors import UsageError
 
@@ -247,9 +246,7 @@ def _find_root(file: Path, first: str, data_root: Path, prefixes: Sequence[str])
     parent = file.absolute().parent
     folders = [parent, *list(parent.parents)[:_PARENTS], data_root, *(data_root / prefix for prefix in prefixes)]
     folders = list(dict.fromkeys(folders))
-    # os.path.exists takes any text for a name: none of what a list may hold is an error.
-    here = (folder for folder in folders if os.path.exists(folder / first) or item_exists(folder / first))  # noqa: PTH110
-    found = next(here, None)
+    found = next((folder for folder in folders if exists(folder / first) or item_exists(folder / first)), None)
     if found is None:
         places = "\n  ".join(str(folder / first[:200]) for folder in folders)
         raise UsageError(f"{file}: its first image is not found. Tried:\n  {places}\nGive the paths from one of these.")

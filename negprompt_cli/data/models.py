@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from negprompt_cli.data.config import ModelConfig
+from negprompt_cli.data.spec import user_path
 from negprompt_cli.engine.clip import Clip, ModelIdentity, weights_digest
 from negprompt_cli.engine.devices import Compute
 from negprompt_cli.errors import NegPromptError, UsageError, did_you_mean
@@ -54,7 +55,7 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
     """Refuse what cannot work before anything is downloaded; return the tag that applies."""
     name, tag = config.name, config.pretrained
     if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:")).expanduser()
+        folder = user_path(name.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
             raise UsageError(
                 f"--model {name}: {folder / 'open_clip_config.json'} does not exist. "

@@ -10,11 +10,11 @@ EVALUATION = "evaluation.json"
 def default_run_folder(spec: str) -> Path:
     """runs/<data name>: the catalogue name or the last part of a path, with its selector."""
     from negprompt_cli.data.sources import path_name
-    from negprompt_cli.data.spec import parse_spec
+    from negprompt_cli.data.spec import exists, parse_spec, user_path
 
     parsed = parse_spec(spec)
-    path = Path(parsed.base).expanduser()
-    return Path("runs") / ((path_name(path) if path.exists() else parsed.base) + parsed.label)
+    path = user_path(parsed.base)
+    return Path("runs") / ((path_name(path) if exists(path) else parsed.base) + parsed.label)
 
 
 def transfer_name(stem: str) -> str:

@@ -14,7 +14,7 @@ from negprompt_cli.data.catalogue import Catalogue, Entry, Layout
 from negprompt_cli.data.classnames import imagenet_wnids
 from negprompt_cli.data.imglist import list_source
 from negprompt_cli.data.layouts import Role, Source, Splits, find_splits, is_image_name, list_entries, open_splits
-from negprompt_cli.data.spec import Spec, parse_ranges
+from negprompt_cli.data.spec import Spec, exists, parse_ranges, user_path
 from negprompt_cli.data.torchsets import torchvision_root, torchvision_source
 from negprompt_cli.errors import UsageError
 
@@ -36,9 +36,9 @@ def find_source(
     spec: Spec, role: Role, data_root: Path, sets: Catalogue, class_names: Path | None
 ) -> tuple[Source, str, Path]:
     """Find what the base of `spec` names: its source, a short name, and the folder or file that was meant."""
-    path = Path(spec.base).expanduser()
+    path = user_path(spec.base)
     tried = [path] if path.is_absolute() else [path, data_root / path]
-    found = next((candidate for candidate in tried if candidate.exists()), None)
+    found = next((candidate for candidate in tried if exists(candidate)), None)
     # A catalogue name written in another case still means the catalogue, unless there is such a path.
     name = spec.base if spec.base in sets.sets or found else spec.base.lower()
     if name in sets.sets:

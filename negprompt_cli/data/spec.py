@@ -49,7 +49,7 @@ def parse_spec(text: str) -> Spec:
         UsageError: nothing before or nothing after the '#'.
     """
     stripped = text.strip()
-    if "#" not in stripped or Path(stripped).expanduser().exists():
+    if "#" not in stripped or exists(user_path(stripped)):
         if not stripped:
             raise UsageError("An empty data set SPEC. Give a catalogue name (`negprompt data ls`) or a path.")
         return Spec(text=stripped, base=stripped, selector="")
@@ -57,6 +57,17 @@ def parse_spec(text: str) -> Spec:
     if not base.strip() or not selector.strip():
         raise UsageError(f"Data set SPEC {stripped!r}: write NAME#0-99,120 or NAME#FILE, with both sides of the '#'.")
     return Spec(text=stripped, base=base.strip(), selector=selector.strip())
+
+
+def user_path(text: str) -> Path:
+    """A path as typed: ~ stands for the home folder, where there is one of that name."""
+    # Path's own expansion raises where there is none, and this one where the name can be none.
+    return Path(text if "\0" in text else os.path.expanduser(text))  # noqa: PTH111
+
+
+def exists(path: Path) -> bool:
+    """Whether a path is there; Path's own answer is an error for some texts that can be no path."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def split_specs(text: str) -> list[str]:
@@ -149,9 +160,9 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
         )
     if spec.by_index:
         return parse_ranges(spec.selector, count=len(keys), what=spec.base)
-    given = Path(spec.selector).expanduser()
+    given = user_path(spec.selector)
     tried = [given] if given.is_absolute() else [given, *(folder / given for folder in folders)]
-    file = next((path for path in tried if os.path.isfile(path)), None)  # noqa: PTH113 - any text may stand there
+    file = next((path for path in tried if exists(path) and path.is_file()), None)
     if file is None:
         places = ", ".join(str(path) for path in tried)
         raise UsageError(

@@ -15,6 +15,7 @@ cannot be told from a checkpoint and are taken for "end".
 
 import io
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,22 @@ def read_checkpoint(path: Path) -> ForeignPrompts:
         hint = " Give the file in it, such as model.pth.tar-50." if path.is_dir() else ""
         raise UsageError(f"No checkpoint at {path}.{hint}")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise UsageError(f"{path} is refused: it is compressed, which torch.save never does.")
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UsageError:
+        raise
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Weights only load failed. ")
         raise UsageError(
             f"{path} is refused: it holds more than tensors, and reading that could run code ({reason}). Where you trust "
             "it, load it and save its state_dict alone: torch.save({'state_dict': checkpoint['state_dict']}, FILE)."
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what torch trips over in a damaged file is of any type
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{path} is not a readable checkpoint ({reason}).") from None
     return read_state(loaded, str(path))
