@@ -117,9 +117,11 @@ def run_verify(
         progress: told how it goes.
 
     Raises:
-        UsageError: there is no sound artifact at `path`, or a change is no configuration.
+        UsageError: there is no sound artifact at `path`, or what a change names is not there.
+        NegPromptError: the model that a change names cannot be loaded.
     """
     case = _Case(path, load_prompts(path), parent, changes, progress)
+    case.require_changes()
     checks = [case.file(), case.configuration(), case.made_with(), case.model()]
     checks += case.parents()
     if case.prompts.kind == "transferred":
@@ -145,9 +147,19 @@ class _Case:
 
     @cached_property
     def bench(self) -> Workbench:
-        """The recorded configuration with what is elsewhere now, and without the cache, whose features may be of other batches."""
+        """The recorded configuration with what is elsewhere now."""
+        # Features in the cache may have been encoded in other batches, which changes their last bits.
         recorded = self.prompts.config.model_dump(mode="json")
         return Workbench(load_config(base=recorded, flags={**self.changes, "compute.cache": False}), self.progress)
+
+    def require_changes(self) -> None:
+        """Stop where what the user points to is not there; what only the artifact points to may be gone."""
+        if "compute.device" in self.changes:
+            _ = self.bench.compute
+        if "model.name" in self.changes:
+            _ = self.bench.clip
+        if "data.spec" in self.changes:
+            self.bench.image_set(self.bench.config.data.spec, "train")
 
     @property
     def summary(self) -> TrainingSummary | None:
@@ -169,7 +181,7 @@ class _Case:
         """Whether the configuration still resolves to itself and is that of the file beside the artifact."""
         beside = self.path.with_name(f"{self.path.stem}.config.yaml")
         try:
-            load_config(base=self.prompts.config.model_dump(mode="json"), flags=self.changes)
+            load_config(base=self.prompts.config.model_dump(mode="json"))
             if not beside.is_file():
                 return Check("configuration", "ok", f"resolves to itself; there is no {beside.name} to compare it with")
             if load_config(str(beside)) != self.prompts.config:
