@@ -84,6 +84,7 @@ class Resumable:
         self._found: Checkpoint | None = None
         self._pending: State | None = None
         self._written: float | None = None
+        self._failing = False
 
     def find(self, *, resume: bool, overwrite: bool) -> Prompts | None:
         """Look for what an earlier training left, before any work is done, and say it.
@@ -180,12 +181,14 @@ class Resumable:
             return
         try:
             save_checkpoint(Checkpoint(self._pending, self._facts), self._path)
-            self._pending = None
+            self._pending, self._failing = None, False
         except NegPromptError as error:
             if self._written is None:
                 raise
             # The training needs no disk until its end, when there may be room again; the checkpoint before is whole.
-            self._progress.warn(f"{error} Training goes on.")
+            if not self._failing:
+                self._progress.warn(f"{error} Training goes on.")
+            self._failing = True
         self._written = self._clock()
 
     def _finished(self, *, overwrite: bool) -> Prompts | None:
