@@ -87,7 +87,9 @@ def _launch(processes: int, arguments: list[str]) -> int:
 
 def _explain(codes: dict[int, int]) -> int:
     """The job's exit code for those of the ranks that failed; says what rank 0 cannot have said itself."""
-    killed = {rank: -code for rank, code in codes.items() if code < 0}
+    # torchrun ends the others with SIGTERM when one has failed, which is then not what went wrong.
+    causes = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
+    killed = {rank: -code for rank, code in causes.items() if code < 0}
     for rank, number in sorted(killed.items()):
         complain(
             f"rank {rank} was ended by {signal.Signals(number).name}, and the job with it. If nobody sent that signal, the "
@@ -95,10 +97,10 @@ def _explain(codes: dict[int, int]) -> int:
         )
     if killed:
         return 1
-    if 0 not in codes:
-        complain(f"rank {min(codes)} failed, and the job with it; what it said stands above.")
+    if 0 not in causes:
+        complain(f"rank {min(causes)} failed, and the job with it; what it said stands above.")
         return 1
-    return codes[0]
+    return causes[0]
 
 
 def _serve(ranks: Ranks) -> NoReturn:

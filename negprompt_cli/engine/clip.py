@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from negprompt_cli.engine.devices import Compute
 from negprompt_cli.engine.prompt_encoder import PromptEncoder
-from negprompt_cli.engine.sharded_prompts import share_prompts
+from negprompt_cli.engine.sharded_prompts import ShardedPromptEncoder
 from negprompt_cli.engine.team import Shared
 from negprompt_cli.engine.tokens import PromptTokens, Tokenizer, tokenize_prompts, word_ids
 from negprompt_cli.engine.towers import TowerPlan, plan_text_path
@@ -119,7 +119,7 @@ class Clip:
         """
         tokens = tokenize_prompts(names, self.tokenizer, self.plan, context=context, template=template)
         if self.shared:
-            return share_prompts(self.shared, tokens, self.encoder_of, budget=budget, notice=notice)
+            return ShardedPromptEncoder(self.shared, tokens, self.encoder_of, budget=budget, notice=notice)
         return self.encoder_of(tokens, budget=budget, notice=notice)
 
     def encoder_of(

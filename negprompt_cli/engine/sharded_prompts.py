@@ -8,6 +8,7 @@ Classes are dealt out by length, so that every rank has about the same tokens. L
 0 takes alone.
 """
 
+import copy
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,28 +24,32 @@ from negprompt_cli.engine.tokens import PromptTokens
 
 
 class ShardedPromptEncoder(PromptEncoder):
-    """Rank 0's encoder of prompts of K classes on all ranks; used like a `PromptEncoder`, and as exact.
+    """Rank 0's encoder of prompts of K classes on all ranks, used like a `PromptEncoder`.
+
+    Classes are shared out at the first pass that learns. What is encoded without learning anything, for a score or an
+    anchor, is rank 0's own work and so the same, bit for bit, as with one process.
 
     Args:
-        shared: the team, and the number of each rank's part.
-        own: this rank's part.
+        model: the model that every rank has.
         tokens: the K prompts.
-        shards: the classes of each rank, by index.
+        make: makes a plain encoder on this rank, of (tokens, budget=, notice=).
+        budget: bytes the activations of one call may take on each rank.
         notice: called with one line when a rank had to make its chunks smaller.
     """
 
     def __init__(
         self,
-        shared: Shared,
-        own: "PromptShard",
+        model: Shared,
         tokens: PromptTokens,
-        shards: list[list[int]],
+        make: Callable[..., PromptEncoder],
+        *,
+        budget: int,
         notice: Callable[[str], None] | None,
     ) -> None:
-        self._shared, self._own, self._tokens, self._shards = shared, own, tokens, shards
-        self._notice, self._passes = notice, 0
-        self._places = {c: (rank, place) for rank, shard in enumerate(shards) for place, c in enumerate(shard)}
-        weakref.finalize(self, shared.team.drop, shared.number).atexit = False
+        self._tokens, self._notice = tokens, notice
+        self._alone = make(tokens, budget=budget, notice=notice)
+        self._share: Callable[[], _Parts] = partial(_share, model, tokens, make, budget, notice)
+        self._parts: _Parts | None = None
 
     @property
     def tokens(self) -> PromptTokens:
@@ -53,18 +58,11 @@ class ShardedPromptEncoder(PromptEncoder):
 
     def subset(self, classes: Sequence[int]) -> "ShardedPromptEncoder":
         """An encoder of n of the K classes, in the order given; each rank encodes those of its own."""
-        team = self._shared.team
-        chosen: list[list[int]] = [[] for _ in self._shards]
-        theirs: list[list[int]] = [[] for _ in self._shards]
-        for i, c in enumerate(classes):
-            rank, place = self._places[c]
-            chosen[rank].append(i)
-            theirs[rank].append(place)
-        made = Shared(team, team.number())
-        team.call("prompts.subset", {"number": made.number, "of": self._shared.number, "classes": theirs})
-        own = self._own.subset(theirs[0])
-        team.answers()
-        return ShardedPromptEncoder(made, own, self._tokens.subset(classes), chosen, self._notice)
+        whole = self._shared_out()
+        part = copy.copy(self)
+        part._tokens, part._alone = self._tokens.subset(classes), self._alone.subset(classes)
+        part._parts = whole.subset(classes)
+        return part
 
     def __call__(self, contexts: Tensor) -> Tensor:
         """Encode all classes with C contexts, as `PromptEncoder` does.
@@ -74,9 +72,9 @@ class ShardedPromptEncoder(PromptEncoder):
             torch.OutOfMemoryError: a device cannot hold one class's prompts.
         """
         if torch.is_grad_enabled() and contexts.requires_grad:
-            features: Tensor = _Everywhere.apply(contexts, self)
+            features: Tensor = _Everywhere.apply(contexts, self._shared_out())
             return features
-        return self.forward_pass(contexts, learning=False)
+        return self._parts.forward(contexts, learning=False) if self._parts else self._alone(contexts)
 
     def shrink(self) -> None:
         """Halve the budget of every rank that can.
@@ -84,36 +82,75 @@ class ShardedPromptEncoder(PromptEncoder):
         Raises:
             torch.OutOfMemoryError: no rank can.
         """
-        self._shared.team.call("prompts.shrink", {"number": self._shared.number})
+        if self._parts:
+            self._parts.shrink()
+        else:
+            self._alone.shrink()
+
+    def _shared_out(self) -> "_Parts":
+        self._parts = self._parts or self._share()
+        return self._parts
+
+
+class _Parts:
+    """The classes of all ranks: what rank 0 calls for, and its own part.
+
+    Args:
+        shared: the team, and the number of each rank's `PromptShard`.
+        own: rank 0's.
+        shards: the classes of each rank, by index.
+        notice: see `ShardedPromptEncoder`.
+    """
+
+    def __init__(
+        self, shared: Shared, own: "PromptShard", shards: list[list[int]], notice: Callable[[str], None] | None
+    ) -> None:
+        self._number, self._team, self._own, self._shards = shared.number, shared.team, own, shards
+        self._notice, self._width = notice, 0
+        self._most = max(map(len, shards))
+        self._places = {c: (rank, place) for rank, shard in enumerate(shards) for place, c in enumerate(shard)}
+        self.passes = 0
+        weakref.finalize(self, shared.team.drop, shared.number).atexit = False
+
+    def subset(self, classes: Sequence[int]) -> "_Parts":
+        """The parts of some of the classes, each where it is."""
+        chosen: list[list[int]] = [[] for _ in self._shards]
+        theirs: list[list[int]] = [[] for _ in self._shards]
+        for i, c in enumerate(classes):
+            rank, place = self._places[c]
+            chosen[rank].append(i)
+            theirs[rank].append(place)
+        made = Shared(self._team, self._team.number())
+        self._team.call("prompts.subset", {"number": made.number, "of": self._number, "classes": theirs})
+        own = self._own.subset(theirs[0])
+        self._team.answers()
+        return _Parts(made, own, chosen, self._notice)
+
+    def shrink(self) -> None:
+        """Halve the budget of every rank that can; torch.OutOfMemoryError where none can."""
+        self._team.call("prompts.shrink", {"number": self._number})
         shrunk = self._own.shrink()
-        answers = self._shared.team.answers()
+        answers = self._team.answers()
         if not shrunk and not any(answer.document["shrunk"] for answer in answers):
             raise torch.OutOfMemoryError("not even one class's prompts fit the devices")
 
-    @property
-    def passes(self) -> int:
-        """How many forward passes there were; only the last one's graph is kept."""
-        return self._passes
-
-    def forward_pass(self, contexts: Tensor, *, learning: bool) -> Tensor:
-        """Features (C, K, F) of all ranks; `learning` keeps the graph for `backward_pass`."""
-        team = self._shared.team
-        self._passes += 1
+    def forward(self, contexts: Tensor, *, learning: bool) -> Tensor:
+        """Features (C, K, F) of all ranks; `learning` keeps the graph for `backward`."""
+        self.passes += 1
         shape = self._part_shape(contexts)
-        team.call("prompts.forward", {"number": self._shared.number, "learning": learning, "shape": list(shape)})
+        self._team.call("prompts.forward", {"number": self._number, "learning": learning, "shape": list(shape)})
         if contexts.dim() == 3:
-            mine = team.broadcast(contexts.contiguous())
+            mine = self._team.broadcast(contexts.contiguous())
         else:
-            mine = team.scatter([_padded(contexts[:, shard], shape) for shard in self._shards], shape)
+            mine = self._team.scatter([_padded(contexts[:, shard], shape) for shard in self._shards], shape)
         self._together(lambda: self._own.forward(mine, learning=learning))
-        return self._in_class_order(self._collect((len(contexts), self._most(), self._width)))
+        return self._in_class_order(self._collect((len(contexts), self._most, self._width)))
 
-    def backward_pass(self, gradient: Tensor, contexts: Tensor) -> Tensor:
+    def backward(self, gradient: Tensor, contexts: Tensor) -> Tensor:
         """The gradient of the contexts for that of the features (C, K, F) of the last forward pass."""
-        team = self._shared.team
-        shape = (len(gradient), self._most(), gradient.shape[-1])
-        team.call("prompts.backward", {"number": self._shared.number, "shape": list(shape)})
-        mine = team.scatter([_padded(gradient[:, shard], shape) for shard in self._shards], shape)
+        shape = (len(gradient), self._most, gradient.shape[-1])
+        self._team.call("prompts.backward", {"number": self._number, "shape": list(shape)})
+        mine = self._team.scatter([_padded(gradient[:, shard], shape) for shard in self._shards], shape)
         self._together(lambda: self._own.backward(mine))
         parts = self._collect(self._part_shape(contexts))
         if contexts.dim() == 4:
@@ -129,26 +166,24 @@ class ShardedPromptEncoder(PromptEncoder):
         try:
             own()
         except BaseException:
-            self._shared.team.catch_up()
+            self._team.catch_up()
             raise
-        answers = self._shared.team.answers()
-        self._width = max(self._own.width, *(answer.document["width"] for answer in answers))
-        notes = [self._own.take_notes(), *(answer.document["notes"] for answer in answers)]
-        for rank, lines in enumerate(notes):
+        answers = [answer.document for answer in self._team.answers()]
+        self._width = max(self._own.width, *(answer["width"] for answer in answers))
+        for rank, lines in enumerate([self._own.take_notes(), *(answer["notes"] for answer in answers)]):
             for line in lines:
                 if self._notice:
                     self._notice(f"rank {rank}: {line}")
 
     def _collect(self, shape: tuple[int, ...]) -> list[Tensor]:
         """What each rank's last pass made, padded to `shape`."""
-        team = self._shared.team
-        team.call("prompts.collect", {"number": self._shared.number, "shape": list(shape)})
-        parts = team.gather(_padded(self._own.made, shape))
-        team.settle()
+        self._team.call("prompts.collect", {"number": self._number, "shape": list(shape)})
+        parts = self._team.gather(_padded(self._own.made, shape))
+        self._team.settle()
         return parts
 
     def _in_class_order(self, parts: list[Tensor]) -> Tensor:
-        """Put padded parts (C, n or more, ...) of all ranks together, their classes in the order of `tokens`."""
+        """Put padded parts (C, n or more, ...) of all ranks together, their classes in their own order."""
         whole = torch.cat([part[:, : len(shard)] for part, shard in zip(parts, self._shards, strict=True)], dim=1)
         places = torch.tensor([c for shard in self._shards for c in shard], device=whole.device)
         return whole.index_select(1, torch.argsort(places))
@@ -157,30 +192,25 @@ class ShardedPromptEncoder(PromptEncoder):
         """The shape of what a rank gets of `contexts`: all of it, or the contexts of its own classes, padded."""
         if contexts.dim() == 3:
             return tuple(contexts.shape)
-        return (len(contexts), self._most(), *contexts.shape[2:])
-
-    def _most(self) -> int:
-        """Classes of the rank that has most."""
-        return max(map(len, self._shards))
+        return (len(contexts), self._most, *contexts.shape[2:])
 
 
 class _Everywhere(torch.autograd.Function):
     """Autograd's view of all ranks: one step from contexts to features."""
 
     @staticmethod
-    def forward(ctx: Any, contexts: Tensor, encoder: ShardedPromptEncoder) -> Tensor:
-        ctx.encoder = encoder
-        features = encoder.forward_pass(contexts.detach(), learning=True)
-        ctx.number = encoder.passes
+    def forward(ctx: Any, contexts: Tensor, parts: _Parts) -> Tensor:
+        features = parts.forward(contexts.detach(), learning=True)
+        ctx.parts, ctx.number = parts, parts.passes
         ctx.save_for_backward(contexts)
         return features
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        if ctx.number != ctx.encoder.passes:
+        if ctx.number != ctx.parts.passes:
             raise RuntimeError("the backward pass has to come before the next forward pass")
         (contexts,) = ctx.saved_tensors
-        return ctx.encoder.backward_pass(gradient, contexts), None
+        return ctx.parts.backward(gradient, contexts), None
 
 
 class PromptShard:
@@ -254,23 +284,14 @@ class PromptShard:
         return notes
 
 
-def share_prompts(
+def _share(
     model: Shared,
     tokens: PromptTokens,
     make: Callable[..., PromptEncoder],
-    *,
     budget: int,
     notice: Callable[[str], None] | None,
-) -> ShardedPromptEncoder:
-    """Share the encoding of K prompts out among all ranks.
-
-    Args:
-        model: the model that every rank has.
-        tokens: the K prompts.
-        make: makes a plain encoder on this rank, of (tokens, budget=, notice=).
-        budget: bytes the activations of one call may take on each rank.
-        notice: see `ShardedPromptEncoder`.
-    """
+) -> _Parts:
+    """Have every rank make the encoder of its own classes."""
     team = model.team
     shards = deal(tokens, team.ranks.size)
     parts = [tokens.subset(shard) for shard in shards]
@@ -279,7 +300,7 @@ def share_prompts(
     team.call("prompts.new", asked)
     own = PromptShard(lambda note: make(parts[0], budget=budget, notice=note), len(parts[0]))
     team.answers()
-    return ShardedPromptEncoder(made, own, tokens, shards, notice)
+    return _Parts(made, own, shards, notice)
 
 
 def deal(tokens: PromptTokens, ranks: int) -> list[list[int]]:
