@@ -70,5 +70,6 @@ def calibration_document(result: "Calibrated") -> dict[str, object]:
         "schema": "negprompt/calibration/1",
         "path": str(result.path),
         "sha256": result.prompts.sha256,
+        "versions": dict(result.prompts.written_with),
         **result.calibration.model_dump(),
     }

@@ -51,6 +51,7 @@ def export(
     source = prompts or common.run_folder(common.resolve()) / NEGATIVE
     path = out or source.with_suffix(SUFFIX[form])
     from negprompt_cli.data.artifacts import load_prompts
+    from negprompt_cli.data.provenance import versions
     from negprompt_cli.steps.base import artifact_base
     from negprompt_cli.steps.coop import write_coop
     from negprompt_cli.steps.export import require_export_libraries, run_export
@@ -71,7 +72,16 @@ def export(
         write_coop(made, path)
         if made.negative is not None:
             talk.warn("CoOp knows no negatives: only the positive context was written.")
-        talk.result(path, {"schema": "negprompt/export/1", "path": str(path), "format": "coop"})
+        talk.result(
+            path,
+            {
+                "schema": "negprompt/export/1",
+                "path": str(path),
+                "format": "coop",
+                "prompts_sha256": made.sha256,
+                "versions": versions(),
+            },
+        )
         return
     require_export_libraries(form.value)
     bench = Workbench(common.resolve(base=artifact_base(source, sections=("model",))), talk)

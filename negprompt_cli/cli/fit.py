@@ -62,6 +62,8 @@ def fit(
             "schema": "negprompt/fit/1",
             "path": str(result.path),
             "sha256": made.sha256,
+            "weights_sha256": made.model.weights_sha256,
+            "versions": dict(made.written_with),
             "classes": made.names,
             "limited": made.config.data.limit is not None,
             "training": last.model_dump(),

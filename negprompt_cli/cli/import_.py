@@ -51,6 +51,8 @@ def import_(
             "schema": "negprompt/import/1",
             "path": str(path),
             "sha256": made.sha256,
+            "parents": [p.model_dump() for p in made.parents],
+            "versions": dict(made.written_with),
             "kind": made.kind,
             "model": made.model.__dict__,
             "classes": made.names,

@@ -62,8 +62,10 @@ def report(
         device=device,
         data_root=data_root,
     )
+    from negprompt_cli.data.provenance import versions
+
     first = runs[0] if runs[0].is_dir() else runs[0].parent
     page = run_report(runs, out or first / "report", options, overwrite=overwrite, progress=talk)
     pictures = sorted(str(p) for p in (page.parent / "figures").iterdir())
-    document = {"schema": "negprompt/report/1", "path": str(page), "pictures": pictures}
+    document = {"schema": "negprompt/report/1", "path": str(page), "pictures": pictures, "versions": versions()}
     typer.echo(json.dumps(document, indent=1) if as_json else str(page))

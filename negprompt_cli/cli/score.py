@@ -201,11 +201,15 @@ def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: f
 
 
 def _document(scorer: "Scorer", summary: "ScoreSummary", out: Path, *, limited: bool) -> dict[str, Any]:
+    from negprompt_cli.data.provenance import versions
+
     return {
         "schema": "negprompt/score/1",
         "path": str(out),
         "limited": limited,
         "prompts_sha256": scorer.prompts.sha256 or None,
+        "weights_sha256": scorer.clip.identity.weights_sha256,
+        "versions": versions(),
         "score": scorer.choice.name,
         "threshold": scorer.threshold,
         "images": summary.images,

@@ -71,6 +71,8 @@ def transfer(
             "schema": "negprompt/transfer/1",
             "path": str(result.path),
             "sha256": made.sha256,
+            "weights_sha256": made.model.weights_sha256,
+            "versions": dict(made.written_with),
             "classes": made.names,
             "known": list(result.known),
             "learned_on_classes": made.learned_on,

@@ -99,6 +99,7 @@ class EvaluationDocument(_Part):
     temperature: float | None = None
     template: str | None = None
     precision: str | None = None
+    versions: dict[str, str] = {}
     rows: tuple[Row, ...]
 
     @property
@@ -115,6 +116,15 @@ class EvaluationDocument(_Part):
     def seed_list(self) -> list[int]:
         """The seeds behind the figures."""
         return [s.seed for s in self.seeds] or [self.prompts.seed]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the figures come from: sha256 of the weights and of the artifacts, by seed, and the versions."""
+        return {
+            "weights_sha256": self.model.weights_sha256,
+            "prompts_sha256": [s.sha256 for s in self.seeds] or [self.prompts.sha256],
+            "versions": self.versions,
+        }
 
     def row(self, score: str, ood: str) -> Row | None:
         """The row of a score and an OOD set (or 'average'), if there is one."""

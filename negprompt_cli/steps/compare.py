@@ -36,7 +36,8 @@ class Comparison:
     """Evaluations on the same ID images.
 
     `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
-    `differing`: names of facts that do not. `notes`: what a reader must know.
+    `differing`: names of facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
+    know.
     """
 
     id_name: str
@@ -48,6 +49,7 @@ class Comparison:
     shared: dict[str, str]
     differing: tuple[str, ...]
     published: tuple[Figure, ...]
+    sources: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
 
 
@@ -113,6 +115,7 @@ def compare_runs(
         shared={key: value for key, value in facts[0].items() if key not in differing},
         differing=differing,
         published=figures,
+        sources={label: document.provenance for label, document in zip(labels, documents, strict=True)},
         notes=tuple(notes),
     )
 

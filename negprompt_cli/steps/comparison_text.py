@@ -130,6 +130,7 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
             if name in line.cells
         ],
         "published": [figure.model_dump(mode="json") for figure in comparison.published],
+        "sources": comparison.sources,
         "notes": list(comparison.notes),
     }
 

@@ -5,7 +5,6 @@ under names that say which class is positive. Leaves out: choosing anything; a r
 """
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from negprompt_cli import __version__
 from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts
 from negprompt_cli.data.atomic import atomic_write_text
 from negprompt_cli.data.config import Config, EvaluateConfig
 from negprompt_cli.data.features import EncodedSet
 from negprompt_cli.data.imagesets import ImageSet, default_ood, files_digest, match_classes, split_specs
 from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.provenance import device_name, versions
 from negprompt_cli.engine.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics import (
     OodMetrics,
@@ -316,7 +315,8 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> dic
         "template": config.evaluate.template,
         "options": _used_options(config.evaluate, measured.scores),
         "precision": str(bench.compute.dtype).removeprefix("torch."),
-        "versions": {"negprompt": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": device_name(bench.compute.device),
+        "versions": versions(),
         "rows": rows,
     }
 

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negprompt_cli import __version__
 from negprompt_cli.data.atomic import atomic_path
+from negprompt_cli.data.provenance import versions
 from negprompt_cli.engine.detector_module import INPUT, OUTPUTS, DetectorModule
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.steps.scorer import Scorer
@@ -60,7 +60,7 @@ def export_metadata(scorer: Scorer, *, half: bool) -> dict[str, Any]:
     """What a user of the file must know, as JSON values."""
     return {
         "schema": SCHEMA,
-        "version": __version__,
+        "versions": versions(),
         "model": asdict(scorer.prompts.model),
         "prompts_sha256": scorer.prompts.sha256,
         "preprocessing": preprocessing_of(scorer),

@@ -167,6 +167,8 @@ def _section(run: _Run, key: str, bench: RememberingWorkbench, options: ReportOp
         ("ID accuracy", f"{100 * document.id.accuracy:.1f} %"),
         *((name, value) for name, value in run_facts(document).items() if value != "-"),
         ("artifact", f"{run.prompts} (sha256 {measured.prompts.sha256[:16]}…)"),
+        ("weights", f"sha256 {document.model.weights_sha256[:16]}…"),
+        ("evaluated with", ", ".join(f"{name} {version}" for name, version in document.versions.items()) or "-"),
     ]
     if document.seeds:
         facts.append(("shown below", f"pictures, tables by class and images of seed {document.seeds[0].seed}"))

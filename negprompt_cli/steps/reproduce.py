@@ -182,6 +182,11 @@ def run_reproduce(
         "seed": planned[0].jobs[0].config.seed,
         "fpr95": "ID positive",
         "evaluations": [str(path) for one in planned for path in one.evaluations.values()],
+        "sources": {
+            str(path): found[preset].provenance
+            for one, found in zip(planned, documents, strict=True)
+            for preset, path in one.evaluations.items()
+        },
         "rows": [
             {
                 "method": f.method,

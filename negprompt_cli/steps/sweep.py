@@ -23,6 +23,7 @@ from negprompt_cli.data.experiments import ExperimentTask
 from negprompt_cli.data.grids import Grid
 from negprompt_cli.data.imagesets import split_specs
 from negprompt_cli.data.progress import Progress
+from negprompt_cli.data.provenance import versions
 from negprompt_cli.data.runs import EVALUATION, NEGATIVE, POSITIVE
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.outputs import write_config
@@ -129,10 +130,15 @@ def run_sweep(
             atomic_write_text(folder / EVALUATION, json.dumps(document, indent=1) + "\n")
             write_config(mine[0].jobs[-1].config, folder / EVALUATION)
             limited = limited or document["limited"]
-            rows += [{"problem": problem, "variant": variant, **row} for row in document["rows"]]
+            artifacts = [seed["sha256"] for seed in document["seeds"]]
+            rows += [
+                {"problem": problem, "variant": variant, "prompts_sha256": artifacts, **row} for row in document["rows"]
+            ]
     document = {
         "schema": "negprompt/sweep/1",
         "limited": limited,
+        "model": document["model"],
+        "versions": versions(),
         "grid": grid.model_dump(mode="json"),
         "evaluations": [str(c.evaluation) for c in cells],
         "rows": rows,
