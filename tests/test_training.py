@@ -19,6 +19,7 @@ from negprompt_cli.engine.training import (
     EpochReport,
     Features,
     Schedule,
+    State,
     Trained,
     split_held_out,
     train_negative,
@@ -233,6 +234,42 @@ def test_split_held_out(counts: list[int], share: float, seed: int) -> None:
     again = split_held_out(labels, share, generator=seeded(seed))
     assert torch.equal(train, again[0])
     assert torch.equal(held, again[1])
+
+
+# Stopping and going on.
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"schedule": Schedule(5, 8, 0.2, momentum=0.0)},
+        {"schedule": Schedule(5, 8, 3.0, warmup=0.3), "keep": "best", "held_out": random_features(9, seed=8)},
+        {"schedule": Schedule(5, 5, 0.1, classes_per_step=3)},
+    ],
+    ids=["plain", "no momentum", "best", "sampled"],
+)
+def test_a_training_goes_on_from_any_epoch_as_if_it_had_not_stopped(
+    stage: str, options: dict[str, Any], encoder: PromptEncoder, context: Tensor
+) -> None:
+    states: list[State] = []
+    options = {"schedule": Schedule(5, 8, 0.1), **options}
+    whole = STAGES[stage](context, encoder, on_state=states.append, **options)
+    copies = copy.deepcopy(states)
+    assert [len(s.history) for s in states] == [1, 2, 3, 4, 5]
+    for state, before in zip(states, copies, strict=True):
+        seen: list[EpochReport] = []
+        # Neither the generator's seed matters any more nor, in stage 1, the start (stage 2's positives come from it here).
+        other = context + 1 if stage == "positive" else context
+        again = STAGES[stage](other, encoder, **options, state=state, generator=seeded(99), on_epoch=seen.append)
+        assert torch.equal(again.contexts, whole.contexts)
+        assert again.history == whole.history
+        assert again.epoch == whole.epoch
+        assert tuple(seen) == whole.history[len(state.history) :]
+        for name in ("contexts", "momentum", "best", "generator"):
+            was, now = getattr(before, name), getattr(state, name)
+            assert (was is None and now is None) or torch.equal(was, now), name
 
 
 # Running out of memory.
