@@ -199,7 +199,7 @@ def load_prompts(path: Path) -> Prompts:
         ) from None
     if metadata.get("schema") != SCHEMA:
         raise UsageError(
-            f"{path} is not a prompt artifact of schema {SCHEMA} (found: {metadata.get('schema', 'none')})."
+            f"{path} is not a prompt artifact of schema {SCHEMA} (found: {metadata.get('schema', 'none')[:40]})."
         )
     try:
         prompts = Prompts(

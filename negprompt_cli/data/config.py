@@ -257,9 +257,10 @@ def load_config(
         _put(values, key, value)
     for assignment in assignments:
         key, found, text = assignment.partition("=")
+        where = f"--set {assignment[:SHOWN_CHARACTERS]}"
         if not found:
-            raise UsageError(f"--set {assignment}: write key=value, for example --set negative.count=4.")
-        _put(values, key.strip(), parse_yaml(text, f"--set {assignment}"))
+            raise UsageError(f"{where}: write key=value, for example --set negative.count=4.")
+        _put(values, key.strip(), parse_yaml(text, where))
     return _validate(values)
 
 

@@ -17,6 +17,8 @@ from negprompt_cli.errors import UsageError
 MAX_YAML_BYTES = 256 << 10
 """Largest YAML text; PyYAML reads about 70 KiB in a second."""
 MAX_YAML_DEPTH = 32
+MAX_YAML_PLAIN = 4096
+"""Most characters of a text without quotes: the loader takes digits and colons for a number, however long it is."""
 _BLOCK = 1 << 20
 
 
@@ -102,6 +104,8 @@ class _Loader(yaml.SafeLoader):
             raise _refused("YAML aliases are not allowed here", event)
         if getattr(event, "tag", None) is not None:
             raise _refused("YAML tags (!) are not allowed here", event)
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_YAML_PLAIN:
+            raise _refused(f"more than {MAX_YAML_PLAIN} characters need quotes", event)
         if self._depth == MAX_YAML_DEPTH:
             raise _refused(f"nested more than {MAX_YAML_DEPTH} deep", event)
         self._depth += 1
