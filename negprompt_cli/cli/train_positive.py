@@ -54,7 +54,7 @@ class PositiveOptions:
         int | None,
         option(
             "--classes-per-step",
-            help="Prompts and images of N classes per step, other N each step; 0 for all.",
+            help="Each step sees images and prompts of N random classes; 0 for all.",
             panel=TRAINING,
             key="positive.schedule.classes_per_step",
             min=0,

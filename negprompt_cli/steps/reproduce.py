@@ -19,6 +19,7 @@ import yaml
 
 from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.data.atomic import atomic_write_text
+from negprompt_cli.data.checkpoints import checkpoint_path
 from negprompt_cli.data.config import Config
 from negprompt_cli.data.evaluations import AVERAGE, EvaluationDocument, load_evaluation
 from negprompt_cli.data.experiments import Experiment, ExperimentBenchmark, ExperimentTask
@@ -28,7 +29,6 @@ from negprompt_cli.data.published import Figure, published
 from negprompt_cli.data.runs import POSITIVE
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.evaluate import run_evaluate
-from negprompt_cli.steps.outputs import refuse_existing
 from negprompt_cli.steps.preflight import together
 from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -205,12 +205,12 @@ def run_reproduce(
 
 
 def finished(job: Job, bench: RememberingWorkbench) -> bool:
-    """Whether a job's output is there, made with the same settings from the same inputs.
+    """Whether a job's output is there, made with the same settings from the same inputs; not while it has a checkpoint.
 
     Raises:
         UsageError: it was made with other settings or from something else.
     """
-    if not job.out.is_file():
+    if not job.out.is_file() or checkpoint_path(job.out).is_file():
         return False
     other = UsageError(
         f"{job.out} was made with other settings or from other inputs than this reproduction's. Pass --overwrite to make "
@@ -235,16 +235,15 @@ def finished(job: Job, bench: RememberingWorkbench) -> bool:
 
 
 def run_job(job: Job, bench: RememberingWorkbench, *, overwrite: bool, progress: Progress) -> None:
-    """Do one job with the step its subcommand runs; raises what the step raises."""
+    """Do one job with the step its subcommand runs, or what an interruption left of it; raises what the step raises."""
     # Loaded before it is shared, so that whichever job comes first loads it for all.
     _ = bench.clip
     mine = with_config(bench, job.config)
-    refuse_existing(job.out, overwrite=overwrite)
     more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "bench": mine}
     if job.kind == "train-positive":
-        run_train_positive(job.config, job.out, **more)
+        run_train_positive(job.config, job.out, resume=not overwrite, **more)
     elif job.kind == "train-negative":
-        run_train_negative(job.config, job.out, positive=_source(job), **more)
+        run_train_negative(job.config, job.out, positive=_source(job), resume=not overwrite, **more)
     elif job.kind == "evaluate":
         run_evaluate(job.config, job.out, prompts_path=_source(job), **more)
     else:

@@ -213,8 +213,8 @@ class Resumable:
         if lines := differences(recorded, present):
             raise UsageError(
                 f"{self._path} is the checkpoint of another training:\n{_indented(lines)}"
-                "Give what it was started with to go on from it, leave out --resume to start afresh, or choose another "
-                "place with --run / --out."
+                "Give what it was started with to go on from it, leave out --resume or remove it to start afresh, or choose "
+                "another place with --run / --out."
             )
 
 
