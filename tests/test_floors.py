@@ -26,7 +26,7 @@ from negprompt_cli.steps.transfer import read_class_list, run_transfer
 CLASSES, NEGATIVES, WIDTH = 5, 2, 12
 
 
-def _bank(seed: int, exponent: float = 2.0) -> tuple[PromptBank, torch.Tensor]:
+def _bank(seed: int, exponent: float = 2.0, base: str = "energy") -> tuple[PromptBank, torch.Tensor]:
     """Random prompts around a shared direction, and features of which the mean is the bank's."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(CLASSES * (1 + NEGATIVES) + 40, WIDTH, generator=generator, dtype=torch.float64)
@@ -34,7 +34,7 @@ def _bank(seed: int, exponent: float = 2.0) -> tuple[PromptBank, torch.Tensor]:
     positives, negatives, features = drawn.split([CLASSES, CLASSES * NEGATIVES, 40])
     negatives = negatives.view(CLASSES, NEGATIVES, WIDTH)
     mean = features[:20].mean(0)
-    return PromptBank(positives, negatives, None, 10.0, image_mean=mean, exponent=exponent), features
+    return PromptBank(positives, negatives, None, 10.0, image_mean=mean, exponent=exponent, base=base), features
 
 
 def _loop(f: torch.Tensor, bank: PromptBank, tau: float) -> float:
@@ -49,13 +49,18 @@ def _loop(f: torch.Tensor, bank: PromptBank, tau: float) -> float:
 
     image, mean = f.tolist(), bank.image_mean.tolist()
     share = [max(1, mass(group, image) / mass(group, mean)) / 2 for group in (positives, negatives)]
-    return math.exp((max(dot(w, image) for w in positives) - 1) / tau) / sum(share) ** bank.exponent
+    base = max(dot(w, image) for w in positives)
+    if bank.base == "energy":
+        mean_term = sum(math.exp(bank.logit_scale * dot(w, image)) for w in positives) / len(positives)
+        base = math.log(mean_term) / bank.logit_scale
+    return math.exp((base - 1) / tau) / sum(share) ** bank.exponent
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.3, 0.05])
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.5])
-def test_the_score_is_its_formula(tau: float, exponent: float):
-    bank, features = _bank(0, exponent)
+@pytest.mark.parametrize("base", ["energy", "max-logit"])
+def test_the_score_is_its_formula(tau: float, exponent: float, base: str):
+    bank, features = _bank(0, exponent, base)
     found = compute_scores(features, bank, ["negprompt"], temperature=tau).scores["negprompt"]
     assert found == pytest.approx([_loop(f, bank, tau) for f in features], rel=1e-9)
 
@@ -78,15 +83,16 @@ def test_it_is_between_0_and_1_and_never_above_max_logit(seed: int, exponent: fl
     assert (table.scores["negprompt"] <= ceiling * (1 + 1e-12)).all()
 
 
-def test_where_no_mass_is_above_the_usual_it_is_max_logit():
-    bank, features = _bank(2)
+@pytest.mark.parametrize("base", ["energy", "max-logit"])
+def test_where_no_mass_is_above_the_usual_it_is_its_base(base: str):
+    bank, features = _bank(2, base=base)
     high = replace(bank, image_mean=torch.eye(WIDTH, dtype=torch.float64)[0])
     below = [features @ group.T.double().exp().log() for group in (bank.positives, bank.negatives.flatten(0, 1))]
     usual = [(group @ high.image_mean).exp().sum() for group in (bank.positives, bank.negatives.flatten(0, 1))]
     low = (below[0].exp().sum(1) <= usual[0]) & (below[1].exp().sum(1) <= usual[1])
     assert low.sum() >= 10
-    table = compute_scores(features[low], high, ["negprompt", "max-logit"])
-    assert (rankdata(table.scores["negprompt"]) == rankdata(table.scores["max-logit"])).all()
+    table = compute_scores(features[low], high, ["negprompt", base])
+    assert (rankdata(table.scores["negprompt"]) == rankdata(table.scores[base])).all()
 
 
 def test_naming_the_classes_twice_changes_nothing():

@@ -127,9 +127,11 @@ class LossConfig(_Section):
 class FloorsConfig(_Section):
     """Floors in the score negprompt: a mass counts only above its value at the mean ID training image.
 
-    `exponent`: kappa, the power of the floored denominator.
+    `base`: what the score is where no mass is above its floor, the positives' energy at CLIP's logit scale or their highest
+    cosine. `exponent`: kappa, the power of the floored denominator.
     """
 
+    base: Literal["energy", "max-logit"] = "energy"
     exponent: Annotated[float, Field(gt=0, le=100)] = 2.0
 
 

@@ -215,7 +215,7 @@ def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> Prom
                 f"The prompts' image mean has {prompts.image_mean.shape[0]} dimensions, the model's features "
                 f"{positives.shape[1]}: the artifact is damaged. Train again."
             )
-        bank = replace(bank, image_mean=prompts.image_mean.to(clip.device), exponent=floors.exponent)
+        bank = replace(bank, image_mean=prompts.image_mean.to(clip.device), exponent=floors.exponent, base=floors.base)
     if "zero_shot" in needs:
         template = bench.config.evaluate.template
         bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))

@@ -1,6 +1,7 @@
 """Everything a score may compare an image feature with, in one typed frame."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class PromptBank:
         image_mean: (D,) mean of L2-normalised ID training features, so at most 1 long: gives `negprompt` its floors; None
             for the paper's score.
         exponent: kappa > 0 of the floored score.
+        base: what the floored score starts from, the energy of the positives at the logit scale or their highest cosine.
 
     Raises:
         ValueError: shapes do not fit together, a feature is not L2-normalised, or a number is out of range.
@@ -37,6 +39,7 @@ class PromptBank:
     train_labels: Tensor | None = None
     image_mean: Tensor | None = None
     exponent: float = 2.0
+    base: Literal["energy", "max-logit"] = "energy"
 
     def __post_init__(self) -> None:
         if self.positives.ndim != 2:

@@ -61,7 +61,8 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             Score(
                 name="negprompt",
                 title="MCM extended by the negative prompts",
-                formula="max_i exp((<P_i,f>-1)/tau) / (max(1, P(f)/P(m))/2 + max(1, N(f)/N(m))/2)^kappa, "
+                formula="exp((b(f)-1)/tau) / (max(1, P(f)/P(m))/2 + max(1, N(f)/N(m))/2)^kappa, "
+                "b(f) = log(mean_i exp(s <P_i,f>))/s, "
                 "P(f) = sum_i exp(<P_i,f>/tau), N(f) = sum_ij exp(<N_ij,f>/tau), m the mean ID training feature; "
                 "without floors max_i exp(<P_i,f>/tau) / (P(f) + N(f))",
                 paper="Li et al., Learning transferable negative prompts for out-of-distribution detection, CVPR 2024",
