@@ -340,3 +340,40 @@ def test_a_recorded_device_that_is_not_here_is_unknown(made: Path):
     states = found(verify(path))
     assert states["model"] == states["processor"] == "unknown"
     assert verify(path, compute__device="cpu").status == "ok"
+
+
+def test_every_result_says_its_versions_and_digests(made: Path, photos: Path, tmp_path: Path):
+    write_images(tmp_path / "other", 4, seed=9)
+    (made / "novel.txt").write_text("grey dot\n")
+    path = made / "negative.safetensors"
+    sha256, weights = load_prompts(path).sha256, load_prompts(path).model.weights_sha256
+
+    def document(*words: object) -> dict[str, Any]:
+        result = run(*words, "--device", "cpu", "--workers", 0, "--json")
+        assert result.exit_code == 0, result.output
+        made_by = json.loads(result.stdout)
+        assert made_by["versions"] == versions(), words[0]
+        return made_by
+
+    evaluation = document("evaluate", "--data", photos, "--ood", tmp_path / "other", "--run", made)
+    assert evaluation["prompts"]["sha256"] == sha256
+    assert evaluation["model"]["weights_sha256"] == weights
+    assert len(evaluation["id"]["files_sha256"]) == len(evaluation["ood"]["other"]["files_sha256"]) == 64
+    scored = document("score", tmp_path / "other", "--prompts", path, "--out", tmp_path / "rows.csv")
+    assert (scored["prompts_sha256"], scored["weights_sha256"]) == (sha256, weights)
+    transferred = document("transfer", "--classes", made / "novel.txt", "--run", made)
+    assert transferred["parents"] == [{"kind": "negative", "sha256": sha256}]
+    assert transferred["weights_sha256"] == weights
+    assert (
+        document("export", "--format", "coop", "--prompts", path, "--out", tmp_path / "coop.pt")["prompts_sha256"]
+        == sha256
+    )
+    calibrated = document("calibrate", "--data", photos, "--run", made, "--overwrite")
+    assert calibrated["sha256"] == load_prompts(path).sha256
+    assert len(calibrated["files_sha256"]) == 64
+    compared = run("compare", made, "--json")
+    assert json.loads(compared.stdout)["sources"]["run"] == {
+        "weights_sha256": weights,
+        "prompts_sha256": [sha256],
+        "versions": versions(),
+    }
