@@ -25,9 +25,7 @@ Prepare = Callable[[], None]
 """Run in the process before the command; must be a function of a module."""
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["resume_world", "negprompt_cli.steps.fit", "negprompt_cli.cli.fit", "timm", "open_clip"]
-)
+_server.set_forkserver_preload(["negprompt_cli.steps.fit", "negprompt_cli.cli.fit", "timm", "open_clip"])
 
 
 @dataclass(frozen=True)

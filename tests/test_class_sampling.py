@@ -7,9 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from resume_world import make_world
+from scoring_world import run
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.data.config import ScheduleConfig
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.contexts import negative_contexts
@@ -227,3 +230,13 @@ def test_steps_of_groups_count_as_steps() -> None:
     config = ScheduleConfig(epochs=2, min_steps=60, batch_size=4096, classes_per_step=100)
     assert schedule_of(config, 16_000, classes=1000).epochs == 6
     assert schedule_of(config.model_copy(update={"classes_per_step": 0}), 16_000, classes=1000).epochs == 15
+
+
+def test_the_option_reaches_both_stages(tmp_path_factory: pytest.TempPathFactory) -> None:
+    world = make_world(tmp_path_factory.mktemp("world"))
+    short = ("--set", "positive.schedule.min_steps=0", "--set", "negative.schedule.min_steps=0", "--epochs", 2)
+    for step, stage in (("train-positive", "positive"), ("train-negative", "negative")):
+        result = run(*world.command(step, world.folder / "run", *short, "--classes-per-step", 3))
+        assert result.exit_code == 0, result.output
+        made = load_prompts(world.folder / "run" / f"{stage}.safetensors")
+        assert getattr(made.config, stage).schedule.classes_per_step == 3
