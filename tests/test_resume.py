@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from resume_world import World, every_epoch, files, make_world, slow_and_often
@@ -23,7 +24,11 @@ from scoring_world import run as run_here
 
 from negprompt_cli.cli.training import resume_command
 from negprompt_cli.data.checkpoints import DamagedCheckpoint, checkpoint_path, load_checkpoint
-from negprompt_cli.errors import UsageError
+from negprompt_cli.data.config import Config
+from negprompt_cli.data.progress import Silent
+from negprompt_cli.engine.training import EpochReport, State
+from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.steps.resuming import Resumable
 
 SHORT = ("--set", "positive.schedule.min_steps=8", "--set", "positive.schedule.epochs=8")
 SHORT += ("--set", "negative.schedule.min_steps=8", "--set", "negative.schedule.epochs=8")
@@ -208,6 +213,29 @@ def test_signals_keep_the_last_epoch_and_print_the_command_that_goes_on(
     assert code == 0, again
     assert f"going on after epoch {epochs} of {LONG_EPOCHS}" in again
     assert files(run) == whole[0]
+
+
+def test_a_failure_keeps_the_last_epoch_too(
+    world: World, short: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, command = tmp_path / "run", world.command("train-positive", tmp_path / "run", *SHORT)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, NegPromptError)
+        assert run_here(*command).exit_code == 1
+    assert "going on after epoch 6 of 8" in run_here(*command, "--resume").stderr
+    assert files(run) == {n: b for n, b in short.items() if n.startswith("positive")}
+
+
+def test_checkpoints_are_a_second_apart(tmp_path: Path) -> None:
+    now, out = [0.0], tmp_path / "positive.safetensors"
+    resumable = Resumable("positive", Config(), out, progress=Silent(), clock=lambda: now[0])
+    written = []
+    for epoch, now[0] in enumerate([0.0, 0.5, 0.9, 1.0, 1.1, 1.9, 2.0, 7.0], start=1):
+        history = tuple(EpochReport(e, 9, {"loss": 1.0}, 0.5, 0.1, None) for e in range(1, epoch + 1))
+        contexts = torch.zeros(1, 2, 3)
+        resumable.keep(State(contexts, None, contexts.clone(), 0, torch.Generator().get_state(), history))
+        written.append(len(load_checkpoint(checkpoint_path(out)).state.history))
+    assert written == [1, 1, 1, 4, 4, 4, 7, 8]
 
 
 def test_interruption_before_the_first_epoch_leaves_nothing(

@@ -13,6 +13,7 @@ from negprompt_cli.cli.app import app
 from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.data.config import load_config
 from negprompt_cli.data.grids import Grid, load_grid
+from negprompt_cli.engine import training
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs
 from negprompt_cli.steps.sweep import plan_sweep, run_sweep
@@ -156,6 +157,27 @@ def test_a_sweep_makes_runs_that_compare_reads_and_skips_them_the_next_time(worl
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == before
     _run(world, run, grid, overwrite=True)
     assert all(p.stat().st_mtime_ns > t for p, t in before.items())
+
+
+def test_an_interrupted_training_is_gone_on_with(world, tmp_path, monkeypatch):
+    fields = {"positive": "zero-shot", "variants": {"x": {}}, "settings": {"negative.schedule.epochs": 4}}
+    grid, run = _study(world, tmp_path, **fields), tmp_path / "run"
+    _, whole = _run(world, tmp_path / "whole", grid)
+    steps, real = [], training._step
+
+    def step(*arguments):
+        steps.append(None)
+        if len(steps) == 4 + 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_step", step)
+        _run(world, run, grid)
+    progress, document = _run(world, run, grid)
+    assert [line for line in progress.said if line.startswith("going on after epoch 2 of 4")]
+    assert document["rows"] == whole["rows"]
+    assert not list(run.rglob("*checkpoint*"))
 
 
 def test_a_cell_of_other_settings_is_not_taken_for_this_one(world, tmp_path):

@@ -55,7 +55,7 @@ can foresee costs a second and an epoch at most, and Ctrl-C and SIGTERM, which c
 
 
 class Resumable:
-    """The checkpoint of one training. Used as a context around the training it writes the last epoch when interrupted.
+    """The checkpoint of one training. Used as a context around the training it writes the last epoch when that is stopped.
 
     Args:
         stage: 'positive' or 'negative'.
@@ -173,7 +173,8 @@ class Resumable:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt) and self._pending:
+        # Without a first one, what failed is its writing.
+        if isinstance(error, KeyboardInterrupt | NegPromptError) and self._written is not None:
             self._write()
 
     def _write(self) -> None:
