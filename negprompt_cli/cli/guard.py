@@ -37,6 +37,11 @@ class GuardedGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; turn errors into messages and exit codes."""
+        if sys.getfilesystemencoding() == "ascii":
+            _say(
+                "warning: this locale knows no letters beyond a to z, so that files and classes with others in their names "
+                "may not be recognised. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8."
+            )
         try:
             return super().invoke(ctx)
         except NegPromptError as error:
@@ -88,4 +93,8 @@ def complain(message: str) -> None:
     """Print one error message on stderr; with --debug the traceback of the error being handled before it."""
     if debug:
         traceback.print_exc(file=sys.stderr)
-    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201 - rich would wrap paths and commands
+    _say(f"error: {message}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - rich would wrap paths and commands

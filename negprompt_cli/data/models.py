@@ -6,10 +6,13 @@ HF_HUB_OFFLINE are honoured). Leaves out: training-time options of open_clip.
 """
 
 import logging
+import socket
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from negprompt_cli.data.config import ModelConfig
 from negprompt_cli.data.spec import user_path
@@ -25,15 +28,18 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
         UsageError: unknown model or tag (nearest names offered), no such folder, or a QuickGELU mismatch.
         NegPromptError: the weights cannot be fetched or read.
     """
-    # open_clip, timm and the hub's client announce every step and every retry; what fails comes as an exception.
-    for chatty in ("timm", "huggingface_hub"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        import huggingface_hub
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
+        # open_clip, timm and the hub's client announce every step and every retry; what fails comes as an exception.
+        for chatty in ("timm", "huggingface_hub"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         tag = _check(config, open_clip)
+        if not config.name.startswith("local-dir:"):
+            _look_into_the_cache_only_without_network(huggingface_hub.constants)
         try:
             with _quiet_root():
                 model = open_clip.create_model(config.name, pretrained=tag, require_pretrained=True)
@@ -85,6 +91,16 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
     return tag
 
 
+def _look_into_the_cache_only_without_network(hub: Any) -> None:
+    """Set the hub's client offline where its host has no address: it would go on trying for a minute, cached or not."""
+    if hub.HF_HUB_OFFLINE or getproxies():
+        return
+    try:
+        socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
+    except OSError:
+        hub.HF_HUB_OFFLINE = True
+
+
 def _nearest(name: str, models: list[str]) -> str:
     hint = did_you_mean(name, models)
     # The whole list is over a hundred names; a person wants to see a few.
@@ -99,7 +115,7 @@ def _load_failure(config: ModelConfig, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = f"{config.name} {config.pretrained or ''}".strip()
     if config.name.startswith("local-dir:"):
-        return f"Model {where} could not be loaded: {first}"
+        return f"Model {where} could not be loaded: {first}\nSave or copy the folder again: its files do not fit together."
     return (
         f"Model {where} could not be loaded: {first}\n"
         "Without internet: fetch the weights elsewhere (they land in the Hugging Face cache, HF_HOME) and copy that cache "
