@@ -259,7 +259,13 @@ def test_interruption_before_the_first_epoch_leaves_nothing(
     ],
 )
 def test_the_command_that_goes_on(typed: list[str], expected: str) -> None:
-    assert resume_command(typed) == expected
+    assert resume_command(typed, torchrun=False) == expected
+
+
+def test_the_command_that_goes_on_in_several_processes() -> None:
+    typed = ["/x/negprompt_cli/__main__.py", "fit", "x"]
+    assert resume_command(typed, torchrun=True) == "torchrun ... -m negprompt_cli fit x --resume"
+    assert resume_command([*typed, "--gpus=2"], torchrun=True) == "negprompt fit x --gpus=2 --resume"
 
 
 # What --resume finds.

@@ -2,7 +2,7 @@
 
 Importing this package imports neither torch nor open_clip: commands import the steps they run when they run. Errors of the
 package become one message and an exit code here, for every command alike: 0 done, 1 failed at run time, 2 usage error or
-bad input, 130 interrupted.
+bad input, 130 interrupted, 143 a training ended by SIGTERM.
 """
 
 import sys

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from negprompt_cli.cli.console import Talk, percent
 from negprompt_cli.cli.guard import INTERRUPTED, Stopped
 from negprompt_cli.cli.options import OUTPUT, option
+from negprompt_cli.engine.ranks import ranks_from_environment
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.train_positive import TrainingResult
@@ -50,21 +51,31 @@ def resumable() -> Iterator[None]:
         terminated = isinstance(stop, _Terminated)
         raise Stopped(
             f"{'Terminated' if terminated else 'Interrupted'}. The epochs and image features done so far are kept; go on "
-            f"with:\n  {resume_command(sys.argv)}",
+            f"with:\n  {resume_command(sys.argv, torchrun=ranks_from_environment().several)}",
             TERMINATED if terminated else INTERRUPTED,
         ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def resume_command(typed: Sequence[str]) -> str:
-    """The command line that was typed, as `sys.argv` has it, with --resume."""
+def resume_command(typed: Sequence[str], *, torchrun: bool) -> str:
+    """The command line that was typed, with --resume.
+
+    Args:
+        typed: as `sys.argv` has it.
+        torchrun: whether it runs in several processes; its own options for that, if it is not --gpus, are not known here.
+    """
     program, *arguments = typed
     if "--resume" not in arguments:
         # Behind -- it would be taken for a path.
         end = arguments.index("--") if "--" in arguments else len(arguments)
         arguments = [*arguments[:end], "--resume", *arguments[end:]]
-    name = "python -m negprompt_cli" if Path(program).name == "__main__.py" else "negprompt"
+    if torchrun:
+        name = (
+            "negprompt" if any(a.partition("=")[0] == "--gpus" for a in arguments) else "torchrun ... -m negprompt_cli"
+        )
+    else:
+        name = "python -m negprompt_cli" if Path(program).name == "__main__.py" else "negprompt"
     return f"{name} {shlex.join(arguments)}"
 
 

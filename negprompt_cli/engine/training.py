@@ -5,8 +5,8 @@ generator, steps the learning rate once per batch (linear warm-up, then cosine t
 2017) and gives gradients to the contexts only. The epoch kept is the last, or the one with the lowest objective on
 held-out ID images; OOD images are never seen.
 
-Where the classes are too many for a step, each step sees some of them (local contrast: Ren et al., Prompt Pre-Training with
-Twenty-Thousand Classes, NeurIPS 2023, section 3.1); `class_batches` says which.
+Where the classes are too many for a step, each step sees some of them (POMP's local contrast, without its correction: Ren
+et al., Prompt Pre-Training with Twenty-Thousand Classes, NeurIPS 2023); `class_batches` says which.
 
 A training can be taken up after any epoch: `State` holds all that the next one depends on, and what comes out is the same
 bit for bit as without the break wherever the device computes the same twice.
