@@ -192,7 +192,8 @@ def load_prompts(path: Path) -> Prompts:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            # Clones, because in the file tensors may lie across cache lines, and products are then rounded another way.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, struct.error, ValueError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not a readable prompt artifact ({error}). It may be truncated: make it again, or copy it again."
