@@ -171,3 +171,16 @@ def test_other_weights_and_widths_are_refused():
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(UsageError, match=r"none\.safetensors"):
         load_prompts(tmp_path / "none.safetensors")
+
+
+def test_scores_do_not_depend_on_how_long_the_rest_of_the_file_is(tmp_path: Path):
+    addresses = set()
+    for extra in range(9):
+        path = tmp_path / f"{extra}.safetensors"
+        mean = torch.full((16,), 0.1)
+        save_prompts(replace(make(["a" * (8 * extra + 1), "b"]), image_mean=mean), path)
+        read = load_prompts(path)
+        assert read.image_mean is not None
+        addresses |= {tensor.data_ptr() % 64 for tensor in (read.positive, read.image_mean)}
+    # A product with a vector that starts elsewhere is rounded another way.
+    assert addresses == {0}
