@@ -295,8 +295,8 @@ def _train(
         if blind or held_out is not None:
             with torch.no_grad():
                 prompts = encoder(contexts)
-                if blind:
-                    right += _right(data, prompts[0])
+                for chosen, _ in batches if blind else ():
+                    right += _right(data[chosen], prompts[0])
                 if held_out is not None:
                     value = float(objective(held_out, prompts, ALL)["loss"])
                     if value < best_value:
