@@ -122,7 +122,8 @@ def kill_until_done(world: World, whole: dict[str, bytes], seconds: float, run: 
     code, said = world.finish(command)
     assert code == 0, said
     assert visible(run) == whole
-    assert not any("checkpoint" in name for name in files(run))
+    # A writer that was killed may leave its hidden temporary file; the checkpoint itself is gone.
+    assert not any(checkpoint_path(run / f"{stage}.safetensors").exists() for stage in ("positive", "negative"))
     return kills
 
 
