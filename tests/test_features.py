@@ -168,6 +168,11 @@ def test_broken_images_can_be_skipped(workers: int, tiny_clip: Clip, make_images
     assert encoded.skipped == (str(paths[0]), str(paths[4]))
     assert [w.startswith("skipped: ") for w in listener.warnings] == [True, True]
     assert listener.advanced == 7
+    again = encode(tiny_clip, paths, on_error="skip", batch_size=2, workers=workers)
+    assert torch.equal(again.features, encoded.features), (
+        "the good ones are in the cache, the broken ones are broken still"
+    )
+    assert again.skipped == encoded.skipped
 
 
 def test_a_set_of_only_broken_images_is_an_error(tiny_clip: Clip, make_images: MakeImages) -> None:

@@ -23,7 +23,17 @@ PACKAGES = (
     "pydantic",
     "rich",
 )
-VARIABLES = ("NEGPROMPT_DATA_ROOT", "NEGPROMPT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME")
+VARIABLES = (
+    "NEGPROMPT_DATA_ROOT",
+    "NEGPROMPT_CACHE",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "TORCH_HOME",
+    "XDG_CACHE_HOME",
+    "OMP_NUM_THREADS",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+)
 
 
 def env(
@@ -40,15 +50,20 @@ def env(
     import torch
 
     from negprompt_cli.data.cache_folder import cache_folder
+    from negprompt_cli.data.shared_model import agree_on_compute
     from negprompt_cli.engine.devices import choose_compute
+    from negprompt_cli.engine.team import current_team
 
-    compute = choose_compute(device)
+    team = current_team()
+    compute, places = agree_on_compute(team, device, "auto") if team else (choose_compute(device), ())
     facts: dict[str, Any] = {
         "negprompt": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: _version(name) for name in PACKAGES},
         "device": compute.reason,
+        **({"processes": [f"rank {i}: {place}" for i, place in enumerate(places)]} if team else {}),
+        **({"backend": team.backend} if team else {}),
         "threads": torch.get_num_threads(),
         "cuda devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cache": str(cache_folder()),

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import typer
 
+from negprompt_cli.cli.faults import explain
 from negprompt_cli.cli.guard import complain
 from negprompt_cli.engine.ranks import Ranks, ranks_from_environment
 from negprompt_cli.errors import NegPromptError
@@ -122,6 +123,9 @@ def _serve(ranks: Ranks) -> NoReturn:
             time.sleep(WAIT_SECONDS)
             complain(f"rank {ranks.rank}: {error}")
             sys.exit(error.exit_code)
+    except Exception as error:
+        complain(f"rank {ranks.rank}: {explain(error) or f'Unexpected {type(error).__name__}: {error}. A defect.'}")
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -80,7 +80,9 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
         fresh, done = rows.finish()
         if features is None:
             features = torch.zeros(len(keys), fresh.shape[1])
-        features[done] = fresh
+        # All that is not in the cache may be broken.
+        if done:
+            features[done] = fresh
     if features is None:
         raise UsageError(f"{images.spec}: no images to encode.")
     keep = np.ones(len(keys), dtype=bool)

@@ -10,6 +10,7 @@ Leaves out: what is called for (see `sharded_prompts`, `data.sharding`, `steps.s
 """
 
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -240,10 +241,11 @@ class Team:
             yield
             self._broken = False
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            # gloo says where in its source it failed, then why, then more than anybody wants to know.
+            said = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines() or [type(error).__name__]
             raise LostRank(
-                f"Lost {whom} of the job's {self.ranks.size} processes ({reason}). If a process died, what it said stands "
-                "above or in the log of its machine; mend that and run again."
+                f"Lost {whom} of the job's {self.ranks.size} processes ({said[0].split('. ')[0]}). If a process died, what "
+                "it said stands above or in the log of its machine; mend that and run again."
             ) from error
 
 
