@@ -115,7 +115,9 @@ def _load_failure(config: ModelConfig, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = f"{config.name} {config.pretrained or ''}".strip()
     if config.name.startswith("local-dir:"):
-        return f"Model {where} could not be loaded: {first}\nSave or copy the folder again: its files do not fit together."
+        return (
+            f"Model {where} could not be loaded: {first}\nSave or copy the folder again: its files do not fit together."
+        )
     return (
         f"Model {where} could not be loaded: {first}\n"
         "Without internet: fetch the weights elsewhere (they land in the Hugging Face cache, HF_HOME) and copy that cache "

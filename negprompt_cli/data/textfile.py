@@ -1,12 +1,14 @@
 """Reading text and YAML that somebody else wrote: bounded in size and depth, and nothing in them is executed.
 
 A text file is read up to a limit that its kind never honestly reaches, in blocks, so that an endless file (a device, a
-pipe) costs no more memory than the limit. YAML is read by PyYAML's safe loader with three more rules: no aliases, which
-unfold without bound ("billion laughs"), no tags, and no deeper nesting than any file of this package has.
+pipe) costs no more memory than the limit. YAML is read by PyYAML's safe loader with more rules: no tags, no deeper nesting
+than any file of this package has, and aliases, which can unfold without bound ("billion laughs"), count as what they
+stand for.
 
 Leaves out: JSON, whose parsers bound depth themselves, and schemas, which belong to whoever reads the file.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from negprompt_cli.errors import UsageError
 MAX_YAML_BYTES = 256 << 10
 """Largest YAML text; PyYAML reads about 70 KiB in a second."""
 MAX_YAML_DEPTH = 32
+MAX_YAML_NODES = 100_000
 MAX_YAML_PLAIN = 4096
 """Most characters of a text without quotes: the loader takes digits and colons for a number, however long it is."""
 _BLOCK = 1 << 20
@@ -75,7 +78,7 @@ def parse_yaml(text: str, where: str) -> Any:
         where: what messages call it.
 
     Raises:
-        UsageError: too large, too deep, with aliases or tags, or not YAML; one line that names `where`.
+        UsageError: too large or too deep with its aliases unfolded, with tags, or not YAML; one line that names `where`.
     """
     if len(text) > MAX_YAML_BYTES:
         raise UsageError(f"{where}: more than {_amount(MAX_YAML_BYTES)} of YAML.")
@@ -90,28 +93,54 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not readable as YAML: {reason}.") from None
 
 
+@dataclass(frozen=True)
+class _Extent:
+    """How many nodes a piece of YAML has, aliases unfolded, and how deep it goes."""
+
+    nodes: int
+    depth: int
+
+
 class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases, tags and depth. The scanner runs at most a line ahead of what is refused."""
+    """The safe loader with bounds. The scanner runs at most a line ahead of what is refused."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._depth = 0
+        self._extents: dict[int, _Extent] = {}
+        self._nodes = self._depth = self._deepest = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """One node, after a look at the event that begins it."""
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            raise _refused("YAML aliases are not allowed here", event)
+            node = super().compose_node(parent, index)
+            extent = self._extents.get(id(node))
+            if extent is None:
+                raise _refused("an alias stands inside what it refers to", event)
+            self._enter(extent, event)
+            return node
         if getattr(event, "tag", None) is not None:
             raise _refused("YAML tags (!) are not allowed here", event)
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_YAML_PLAIN:
             raise _refused(f"more than {MAX_YAML_PLAIN} characters need quotes", event)
-        if self._depth == MAX_YAML_DEPTH:
-            raise _refused(f"nested more than {MAX_YAML_DEPTH} deep", event)
+        before, deepest = self._nodes, self._deepest
+        self._deepest = self._depth
+        self._enter(_Extent(1, 1), event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
+        self._extents[id(node)] = _Extent(self._nodes - before, self._deepest - self._depth)
+        self._deepest = max(deepest, self._deepest)
         return node
+
+    def _enter(self, extent: _Extent, event: yaml.Event) -> None:
+        """Count what begins here, and refuse it where it is too much."""
+        self._nodes += extent.nodes
+        self._deepest = max(self._deepest, self._depth + extent.depth)
+        if self._deepest > MAX_YAML_DEPTH:
+            raise _refused(f"nested more than {MAX_YAML_DEPTH} deep", event)
+        if self._nodes > MAX_YAML_NODES:
+            raise _refused(f"more than {MAX_YAML_NODES} values, aliases unfolded", event)
 
 
 def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
