@@ -174,7 +174,7 @@ def test_evaluation_reads_no_image_twice(
     def fail(_path: Path) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("negprompt_cli.data.batches.open_rgb", fail)
+    monkeypatch.setattr("negprompt_cli.data.decoders.open_rgb", fail)
     assert run(*arguments, "--overwrite").exit_code == 0
     assert run(*arguments, "--overwrite", "--no-cache").exit_code == 1
 

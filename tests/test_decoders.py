@@ -1,6 +1,7 @@
 """Pixels of torchcodec against PIL's, and whose word counts where they could disagree."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from negprompt_cli.data.config import ModelConfig
+from negprompt_cli.data.config import ModelConfig, load_config
 from negprompt_cli.data.decoders import TorchcodecReader, pixel_reader
 from negprompt_cli.data.images import BrokenImage
 from negprompt_cli.data.models import load_clip
+from negprompt_cli.data.progress import Silent
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.workbench import Workbench
 
 ONE_GREY_LEVEL = 1.1 / 255 / 0.26
 """A little more than one of 256 values, in units of normalised pixels (CLIP's smallest deviation is 0.26)."""
@@ -117,3 +120,16 @@ def test_features_agree_on_real_images(real_images: Path, lite_clip_folder: Path
     theirs = clip.encode_images(torch.stack([slow(p) for p in paths]))
     assert len(paths) >= 40
     assert (ours * theirs).sum(-1).min() > 0.9995
+
+
+def test_the_configuration_chooses_it(
+    reader: TorchcodecReader, tiny_clip: Clip, make_images: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_images(5)
+    monkeypatch.setattr(Workbench, "clip", tiny_clip)
+    bench = Workbench(load_config(flags={"data.decoder": "torchcodec", "compute.workers": 0}), Silent())
+    encoded = bench.encode(bench.image_set(str(paths[0].parent), "ood"))
+    expected = tiny_clip.encode_images(torch.stack([reader(p) for p in paths]))
+    assert torch.allclose(encoded.features, expected, atol=1e-6)
+    other = Workbench(load_config(flags={"compute.workers": 0}), Silent()).encode(encoded.images)
+    assert not torch.equal(other.features, encoded.features)

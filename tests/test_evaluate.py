@@ -205,3 +205,18 @@ def test_trapezoid_aupr_against_a_loop():
         points.append((hits / len(ids), hits / (hits + alarms)))
     area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
     assert trapezoid_aupr(acceptance_curve(ids, oods)) == pytest.approx(area, rel=1e-12)
+
+
+def test_an_evaluation_lets_go_of_features_it_has_scored(world, tmp_path):
+    result = run_evaluate(
+        world.config,
+        tmp_path / "evaluation.json",
+        prompts_path=world.prompts,
+        overwrite=False,
+        progress=Recorder(),
+        bench=world.bench(),
+    )
+    for scored in (result.id_set, *result.ood_sets):
+        assert scored.encoded.features.numel() == 0
+        assert len(scored.encoded) == len(scored.table.predictions) > 0
+    assert len(measure(world.bench(), world.prompts).id_set.encoded.features) == result.document["id"]["images"]

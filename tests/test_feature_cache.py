@@ -137,3 +137,36 @@ def test_keys_do_not_depend_on_how_a_path_is_written(tmp_path: Path, monkeypatch
 def test_a_missing_file_has_no_key(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         image_keys([tmp_path / "gone"])
+
+
+def test_a_shard_damaged_or_gone_after_it_was_opened_gives_no_features(tmp_path: Path) -> None:
+    store_in(tmp_path).add(keys_of(1, 2), rows_of(1, 2))
+    (first,) = shards(tmp_path)
+    store_in(tmp_path).add(keys_of(2, 3), rows_of(2, 3))
+    listener = Listener()
+    reader = store_in(tmp_path, listener)
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)
+    # What the damaged shard held as well is found in the other one.
+    features, known = reader.get(keys_of(1, 2, 3))
+    assert known.tolist() == [False, True, True]
+    assert features is not None
+    assert torch.equal(features[1:], rows_of(2, 3))
+    assert len(listener.warnings) == 1
+    (second,) = shards(tmp_path)
+    second.unlink()
+    assert reader.get(keys_of(2, 3))[0] is None
+    assert len(listener.warnings) == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(keys=st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=8, unique=True))
+def test_keys_of_any_bytes_are_told_apart(keys: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = store_in(tmp_path_factory.mktemp("store"))
+    half = keys[: (len(keys) + 1) // 2]
+    store.add(half, rows_of(*range(len(half))))
+    features, known = store.get(keys)
+    assert known.tolist() == [key in half for key in keys]
+    assert features is not None
+    assert torch.equal(features[: len(half)], rows_of(*range(len(half))))

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from negprompt_cli.data import batches as batches_module
+from negprompt_cli.data import decoders as decoders_module
 from negprompt_cli.data import features as features_module
 from negprompt_cli.data.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.imagepaths import ImagePaths
@@ -99,8 +99,8 @@ def test_known_images_are_not_decoded_again(
     paths = make_images(9)
     first = encode(tiny_clip, paths)
     opened: list[Path] = []
-    real = batches_module.open_rgb
-    monkeypatch.setattr(batches_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
     again = encode(tiny_clip, paths)
     assert opened == []
     assert torch.equal(again.features, first.features)
@@ -115,8 +115,8 @@ def test_without_a_cache_nothing_is_remembered(
     paths = make_images(3)
     encode(tiny_clip, paths, cache=False)
     opened: list[Path] = []
-    real = batches_module.open_rgb
-    monkeypatch.setattr(batches_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
     encode(tiny_clip, paths, cache=False)
     assert opened == paths
 
@@ -128,8 +128,8 @@ def test_a_changed_file_is_encoded_again_and_no_other(
     before = encode(tiny_clip, paths)
     Image.new("RGB", (48, 48), (200, 30, 90)).save(paths[3])
     opened: list[Path] = []
-    real = batches_module.open_rgb
-    monkeypatch.setattr(batches_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
     after = encode(tiny_clip, paths)
     assert opened == [paths[3]]
     torch.testing.assert_close(after.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
@@ -146,8 +146,8 @@ def test_a_broken_image_stops_the_job_and_what_was_encoded_is_kept(
         encode(tiny_clip, paths, batch_size=2)
     paths[6].write_bytes(good)
     opened: list[Path] = []
-    real = batches_module.open_rgb
-    monkeypatch.setattr(batches_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
     whole = encode(tiny_clip, paths, batch_size=2)
     assert paths[6] in opened
     assert len(opened) < 8
@@ -195,7 +195,7 @@ def test_an_interrupted_job_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.setattr(features_module, "SHARD_IMAGES", 4)
     paths = make_images(20)
-    real, calls = batches_module.open_rgb, []
+    real, calls = decoders_module.open_rgb, []
 
     def interrupted(path: Path) -> Image.Image:
         calls.append(path)
@@ -203,11 +203,11 @@ def test_an_interrupted_job_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(batches_module, "open_rgb", interrupted)
+    monkeypatch.setattr(decoders_module, "open_rgb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         encode(tiny_clip, paths, batch_size=2)
     opened: list[Path] = []
-    monkeypatch.setattr(batches_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
     encoded = encode(tiny_clip, paths, batch_size=2)
     # Two batches may be on their way when the interruption comes; all earlier ones are on disk.
     assert opened[-1] == paths[-1]
@@ -259,3 +259,17 @@ def test_real_model_on_real_images(lite_clip_folder: Path, real_images: Path) ->
     )
     ours = encode_images(clip, images, EncodeOptions(workers=0), Listener())
     torch.testing.assert_close(ours.features, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_do_not_depend_on_what_the_cache_knew(tiny_clip: Clip, make_images: MakeImages, threads: int) -> None:
+    paths = make_images(23)
+    whole = encode(tiny_clip, paths, cache=False, batch_size=8).features
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        encode(tiny_clip, paths[3:10:2], batch_size=8)
+        encode(tiny_clip, paths[::5], batch_size=8)
+        assert torch.equal(encode(tiny_clip, paths, batch_size=8).features, whole)
+    finally:
+        torch.set_num_threads(before)

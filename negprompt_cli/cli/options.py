@@ -77,6 +77,12 @@ class Common:
         str | None,
         option("--on-error", help="A broken image: stop, or skip and count it.", panel=DATA, key="data.on_error"),
     ] = None
+    decoder: Annotated[
+        str | None,
+        option(
+            "--decoder", help="What decodes JPEGs: pil or torchcodec (extra decode).", panel=DATA, key="data.decoder"
+        ),
+    ] = None
     model: Annotated[
         str | None,
         option(

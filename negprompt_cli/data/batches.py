@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from negprompt_cli.data.images import BrokenImage, open_rgb
+from negprompt_cli.data.decoders import Decoder, pixel_reader
+from negprompt_cli.data.images import BrokenImage
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.ranks import ranks_from_environment
 
@@ -53,7 +54,13 @@ def image_features(clip: Clip, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def run_batches(
-    clip: Clip, batches: Iterable[Sequence[Path]], work: Work, *, workers: int = -1
+    clip: Clip,
+    batches: Iterable[Sequence[Path]],
+    work: Work,
+    *,
+    workers: int = -1,
+    decoder: Decoder = "pil",
+    size: int = 0,
 ) -> Generator[Batch, None, None]:
     """Decode batches of image files and do `work` on each.
 
@@ -62,16 +69,22 @@ def run_batches(
         batches: paths, taken a few batches ahead of what is yielded.
         work: done in the order of the batches, while the next ones are decoded.
         workers: decoding processes, -1 to choose.
+        decoder: what decodes JPEGs.
+        size: images that a smaller batch is filled up to for the work, 0 for none. Products of other shapes are rounded
+            otherwise: in batches of one size an image has the same bits whatever images come with it.
 
     Yields:
         The batches in order.
+
+    Raises:
+        UsageError: the decoder is not installed, or does not know the model's preprocessing.
     """
     source = iter(batches)
     first = _up_to(source, FEW_IMAGES)
     if workers < 0:
         workers = 0 if sum(map(len, first)) <= FEW_IMAGES else worker_count()
     loader: DataLoader[Any] = DataLoader(
-        _Files(clip.preprocess),
+        _Files(pixel_reader(clip, decoder)),
         batch_sampler=map(list, itertools.chain(first, source)),
         collate_fn=_collate,
         num_workers=workers,
@@ -81,7 +94,7 @@ def run_batches(
     waiting: deque[tuple[_Loaded, Future[dict[str, Tensor]] | None]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for loaded in loader:
-            job = None if loaded.pixels is None else pool.submit(_work, clip, loaded.pixels, work)
+            job = None if loaded.pixels is None else pool.submit(_work_filled, clip, loaded.pixels, work, size)
             waiting.append((_Loaded(loaded.paths, loaded.errors, None), job))
             if len(waiting) > 1:
                 yield _finished(*waiting.popleft())
@@ -111,12 +124,12 @@ class _Loaded:
 class _Files(Dataset[tuple[Path, Tensor | None, str | None]]):
     """Decodes files by path; a broken one is an item without pixels, so that its worker lives on."""
 
-    def __init__(self, preprocess: Any) -> None:
-        self._preprocess = preprocess
+    def __init__(self, read: Callable[[Path], Tensor]) -> None:
+        self._read = read
 
     def __getitem__(self, path: Path) -> tuple[Path, Tensor | None, str | None]:
         try:
-            return path, self._preprocess(open_rgb(path)), None
+            return path, self._read(path), None
         except BrokenImage as error:
             return path, None, str(error)
 
@@ -128,6 +141,15 @@ def _collate(items: list[tuple[Path, Tensor | None, str | None]]) -> _Loaded:
         tuple(error for _, _, error in items),
         torch.stack(pixels) if pixels else None,
     )
+
+
+def _work_filled(clip: Clip, pixels: Tensor, work: Work, size: int) -> dict[str, Tensor]:
+    """Do the work on a batch filled up to `size` images."""
+    count = len(pixels)
+    if count >= size:
+        return _work(clip, pixels, work)
+    filler = pixels.new_zeros(size - count, *pixels.shape[1:])
+    return {name: rows[:count] for name, rows in _work(clip, torch.cat([pixels, filler]), work).items()}
 
 
 def _work(clip: Clip, pixels: Tensor, work: Work) -> dict[str, Tensor]:

@@ -41,7 +41,8 @@ class DataConfig(_Section):
     """Which images, and how they are chosen.
 
     `shots`: training images per class, 0 for all. `train_classes`: which of the classes to train on ('all', '10%', ...).
-    `limit`: images per data set, for a quick trial. `on_error`: what a broken image does.
+    `limit`: images per data set, for a quick trial. `on_error`: what a broken image does. `decoder`: what decodes JPEGs,
+    PIL as in CLIP's own preprocessing, or torchcodec, which is faster and changes features slightly.
     """
 
     spec: str = "imagenet"
@@ -52,6 +53,7 @@ class DataConfig(_Section):
     shots: Annotated[int, Field(ge=0)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None
     on_error: Literal["stop", "skip"] = "stop"
+    decoder: Literal["pil", "torchcodec"] = "pil"
 
 
 class ContextConfig(_Section):

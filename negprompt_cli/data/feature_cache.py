@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -65,8 +66,19 @@ def image_keys(paths: Sequence[Path]) -> list[bytes]:
     return keys
 
 
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A file of the store: its keys (n,) of KEY_BYTES each, and the width F of its features, which stay on disk."""
+
+    path: Path
+    keys: NDArray[np.bytes_]
+    width: int
+
+
 class FeatureStore:
     """Features known for one model; `get` looks up, `add` remembers.
+
+    Only keys are held in memory; features are read, and their checksums compared, when they are asked for.
 
     Args:
         key: what the features depend on.
@@ -77,11 +89,11 @@ class FeatureStore:
     def __init__(self, key: StoreKey, *, progress: Progress, root: Path | None = None) -> None:
         self._folder = (root or cache_folder()) / "features" / key.folder
         self._key, self._progress = key, progress
-        self._places: dict[bytes, tuple[int, int]] = {}
-        self._shards: list[Tensor] = []
+        self._shards: list[_Shard] = []
+        self._index: _Index | None = None
         # Names with a dot in front are shards that other processes are writing, or that a killed one left half written.
         for path in sorted(self._folder.glob("[!.]*.safetensors")):
-            self._read(path)
+            self._open(path)
 
     def get(self, keys: Sequence[bytes]) -> tuple[Tensor | None, np.ndarray]:
         """Look up N images.
@@ -89,19 +101,17 @@ class FeatureStore:
         Returns:
             features (N, F) with rows of zeros where unknown, or None where nothing is known; and known (N,) bool.
         """
-        known = np.fromiter((key in self._places for key in keys), dtype=bool, count=len(keys))
-        if not known.any():
-            return None, known
-        features = torch.zeros(len(keys), self._shards[0].shape[1])
-        shards: dict[int, tuple[list[int], list[int]]] = {}
-        for row in np.flatnonzero(known).tolist():
-            shard, place = self._places[keys[row]]
-            rows, places = shards.setdefault(shard, ([], []))
-            rows.append(row)
-            places.append(place)
-        for shard, (rows, places) in shards.items():
-            features[rows] = self._shards[shard][places]
-        return features, known
+        while True:
+            if self._index is None:
+                self._index = _Index(self._shards)
+            known, shards, places = self._index.find(keys)
+            if not known.any():
+                return None, known
+            features = torch.zeros(len(keys), self._shards[0].width)
+            if all(self._copy(shard, shards, places, features) for shard in np.unique(shards[known]).tolist()):
+                return features, known
+            # A shard was dropped; what it held may be in another.
+            self._index = None
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Remember features (n, F) of n images, on disk and for this process.
@@ -115,46 +125,94 @@ class FeatureStore:
         try:
             if not os.path.exists(self._folder / "store.json"):  # noqa: PTH110 - no error where the folder cannot be searched
                 atomic_write_text(self._folder / "store.json", json.dumps(self._key.__dict__, indent=1))
-            atomic_write_bytes(self._folder / f"{hashlib.sha256(data).hexdigest()[:24]}.safetensors", data)
+            path = self._folder / f"{hashlib.sha256(data).hexdigest()[:24]}.safetensors"
+            atomic_write_bytes(path, data)
         except NegPromptError as error:
             raise NegPromptError(
                 f"The feature cache cannot take what was encoded. {error} {VARIABLE}=FOLDER names another place for the "
                 "cache, --no-cache does without."
             ) from error
-        self._remember(table, features)
+        self._remember(_Shard(path, _keys(table), features.shape[1]))
 
-    def _read(self, path: Path) -> None:
+    def _open(self, path: Path) -> None:
+        """Take in the keys of a shard."""
         try:
             with safe_open(path, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                table, features = opened.get_tensor("keys"), opened.get_tensor("features")
-            sound = _fit(table, features) and metadata.get("sha256") == _checksum(table, features)
-            sound &= metadata.get("schema") == SCHEMA and (
-                not self._shards or self._shards[0].shape[1] == features.shape[1]
-            )
+                table, features = opened.get_tensor("keys"), opened.get_slice("features")
+                sound = (opened.metadata() or {}).get("schema") == SCHEMA
+                shape, kind = features.get_shape(), features.get_dtype()
+            sound &= _fit(table, shape, kind) and (not self._shards or self._shards[0].width == shape[1])
         except FileNotFoundError:
             return  # another process dropped it
         except (SafetensorError, OSError, ValueError):
             sound = False
+        if sound:
+            self._remember(_Shard(path, _keys(table), shape[1]))
+        else:
+            self._drop(path)
+
+    def _remember(self, shard: _Shard) -> None:
+        self._shards.append(shard)
+        self._index = None
+
+    def _copy(self, number: int, shards: NDArray[np.int64], places: NDArray[np.int64], into: Tensor) -> bool:
+        """Copy the features found in a shard to their rows; forget the shard where it is damaged or gone."""
+        shard = self._shards[number]
+        try:
+            with safe_open(shard.path, framework="pt") as opened:
+                table, features = opened.get_tensor("keys"), opened.get_tensor("features")
+                sound = (opened.metadata() or {}).get("sha256") == _checksum(table, features)
+        except FileNotFoundError:
+            self._shards.remove(shard)
+            return False
+        except (SafetensorError, OSError, ValueError):
+            sound = False
         if not sound:
-            self._progress.warn(f"Damaged feature cache file {path} is dropped; its images are encoded again.")
-            with suppress(OSError):  # where it cannot be removed it is dropped for this process only
-                path.unlink()
-            return
-        self._remember(table, features)
+            self._shards.remove(shard)
+            self._drop(shard.path)
+            return False
+        rows = np.flatnonzero(shards == number)
+        into[rows] = features[places[rows]]
+        return True
 
-    def _remember(self, table: Tensor, features: Tensor) -> None:
-        shard = len(self._shards)
-        self._shards.append(features)
-        raw = table.numpy().tobytes()
-        for place in range(len(table)):
-            self._places[raw[place * KEY_BYTES : (place + 1) * KEY_BYTES]] = (shard, place)
+    def _drop(self, path: Path) -> None:
+        self._progress.warn(f"Damaged feature cache file {path} is dropped; its images are encoded again.")
+        with suppress(OSError):  # where it cannot be removed it is dropped for this process only
+            path.unlink()
 
 
-def _fit(table: Tensor, features: Tensor) -> bool:
+class _Index:
+    """Where each key is: 16 + 8 bytes a key, where a dictionary takes ten times as much."""
+
+    def __init__(self, shards: Sequence[_Shard]) -> None:
+        keys = np.concatenate([shard.keys for shard in shards]) if shards else np.empty(0, f"S{KEY_BYTES}")
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+        self._starts = np.cumsum([0, *(len(shard.keys) for shard in shards)])
+
+    def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+        """For N keys: known (N,) bool; number of the shard and place in it, both (N,) int64, -1 where unknown."""
+        wanted = np.frombuffer(b"".join(keys), dtype=f"S{KEY_BYTES}")
+        shards, places = np.full((2, len(keys)), -1, dtype=np.int64)
+        if not len(self._keys):
+            return np.zeros(len(keys), dtype=bool), shards, places
+        found = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        known = self._keys[found] == wanted
+        rows = self._order[found[known]]
+        shards[known] = np.searchsorted(self._starts, rows, side="right") - 1
+        places[known] = rows - self._starts[shards[known]]
+        return known, shards, places
+
+
+def _keys(table: Tensor) -> NDArray[np.bytes_]:
+    """A table of keys (n, KEY_BYTES) uint8 as (n,) texts of bytes, which compare as the bytes do."""
+    return np.frombuffer(table.numpy().tobytes(), dtype=f"S{KEY_BYTES}")
+
+
+def _fit(table: Tensor, shape: list[int], kind: str) -> bool:
     """Whether keys (n, KEY_BYTES) and features (n, F) have the types and shapes that `add` writes."""
     keys = table.dtype == torch.uint8 and table.dim() == 2 and table.shape[1] == KEY_BYTES
-    return keys and features.dtype == torch.float32 and features.dim() == 2 and len(features) == len(table)
+    return keys and kind == "F32" and len(shape) == 2 and shape[0] == len(table)
 
 
 def _checksum(table: Tensor, features: Tensor) -> str:

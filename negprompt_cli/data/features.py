@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from negprompt_cli.data.decoders import Decoder, pixel_reader
 from negprompt_cli.data.feature_cache import FeatureStore, StoreKey, image_keys
 from negprompt_cli.data.images import BrokenImage
 from negprompt_cli.data.imagesets import ImageSet
@@ -38,20 +39,21 @@ class EncodedSet:
     skipped: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode; no option changes a feature beyond rounding.
+    """How to encode; no option but the decoder changes a feature beyond rounding.
 
-    `batch_size` 0 and `workers` -1 choose by hardware. `cache` None keeps features off the disk.
+    `batch_size` 0 and `workers` -1 choose by hardware. Without `cache` features are kept off the disk.
     """
 
     batch_size: int = 0
     workers: int = -1
     on_error: Literal["stop", "skip"] = "stop"
     cache: bool = True
+    decoder: Decoder = "pil"
 
 
 def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress: Progress) -> EncodedSet:
@@ -66,7 +68,8 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
     except OSError as error:
         raise NegPromptError(f"{error.filename} is gone since the folder was listed. Run again.") from error
     precision = str(clip.compute.dtype).removeprefix("torch.")
-    key = StoreKey(str(clip.identity), clip.identity.weights_sha256, clip.preprocessing, precision)
+    preprocessing = pixel_reader(clip, options.decoder).preprocessing
+    key = StoreKey(str(clip.identity), clip.identity.weights_sha256, preprocessing, precision)
     store = FeatureStore(key, progress=progress) if options.cache else None
     found, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
     todo = np.flatnonzero(~known)
@@ -93,7 +96,9 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
     if not keep.any():
         raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read.")
     kept = images.take(np.flatnonzero(keep)) if skipped else images
-    return EncodedSet(kept, features[torch.from_numpy(keep)], torch.from_numpy(kept.labels.copy()), skipped)
+    if skipped:
+        features = features[torch.from_numpy(keep)]
+    return EncodedSet(kept, features, torch.from_numpy(kept.labels.copy()), skipped)
 
 
 class _Rows:
@@ -138,7 +143,10 @@ def _encode(
     batches = (paths[start : start + size] for start in range(0, len(paths), size))
     place = 0
     try:
-        for batch in run_everywhere(clip, batches, FEATURES, workers=options.workers):
+        # Batches of one size, since what is remembered must not depend on what else there was to do.
+        for batch in run_everywhere(
+            clip, batches, FEATURES, workers=options.workers, decoder=options.decoder, size=size
+        ):
             errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
             if errors and options.on_error == "stop":
                 raise BrokenImage(errors[0][1])

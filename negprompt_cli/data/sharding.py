@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.data.batches import Batch, Work, image_features, run_batches
+from negprompt_cli.data.decoders import Decoder
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.team import LostRank, Message, Shared, Team, failure, raise_failure
 from negprompt_cli.errors import NegPromptError
@@ -47,7 +48,14 @@ JOBS: dict[str, Callable[[Job, Clip], Work]] = {"features": lambda job, clip: im
 
 
 def run_everywhere(
-    clip: Clip, batches: Iterable[Sequence[Path]], job: Job, *, workers: int = -1, first: int = MOST_BATCHES
+    clip: Clip,
+    batches: Iterable[Sequence[Path]],
+    job: Job,
+    *,
+    workers: int = -1,
+    decoder: Decoder = "pil",
+    size: int = 0,
+    first: int = MOST_BATCHES,
 ) -> Iterator[Batch]:
     """Do a job on batches of image files, on all ranks; as `run_batches` does on one.
 
@@ -56,6 +64,8 @@ def run_everywhere(
         batches: paths; those of a round are taken before its first batch is out.
         job: what to do.
         workers: decoding processes of each rank, -1 to choose.
+        decoder: what decodes JPEGs.
+        size: images that smaller batches are filled up to.
         first: batches of one rank in the first round; later rounds grow up to `MOST_BATCHES`.
 
     Yields:
@@ -64,24 +74,27 @@ def run_everywhere(
     Raises:
         NegPromptError: another rank failed.
     """
+    reading: dict[str, Any] = {"workers": workers, "decoder": decoder, "size": size}
     if clip.shared is None:
-        yield from run_batches(clip, batches, JOBS[job.name](job, clip), workers=workers)
+        yield from run_batches(clip, batches, JOBS[job.name](job, clip), **reading)
         return
     source, most = iter(batches), first
     while share := list(itertools.islice(source, most * clip.shared.team.ranks.size)):
-        yield from _round(clip, clip.shared, share, job, workers)
+        yield from _round(clip, clip.shared, share, job, reading)
         most = min(GROWTH * most, MOST_BATCHES)
 
 
-def _round(clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, workers: int) -> Iterator[Batch]:
-    """One round on rank 0: batch i of `share` on rank i mod n."""
+def _round(
+    clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, reading: dict[str, Any]
+) -> Iterator[Batch]:
+    """One round on rank 0: batch i of `share` on rank i mod n; `reading` are options of `run_batches`."""
     team, size, number = shared.team, shared.team.ranks.size, shared.team.number()
-    asked = {"number": number, "model": shared.number, "job": job.name, "settings": job.settings, "workers": workers}
+    asked = {"number": number, "model": shared.number, "job": job.name, "settings": job.settings, "reading": reading}
     team.call("images", asked, job.tensors)
     for rank in team.others:
         team.send(Message({"batches": [[str(path) for path in batch] for batch in share[rank::size]]}), rank)
     busy = set(team.others)
-    own = run_batches(clip, share[::size], JOBS[job.name](job, clip), workers=workers)
+    own = run_batches(clip, share[::size], JOBS[job.name](job, clip), **reading)
     with closing(own):
         try:
             for i, paths in enumerate(share):
@@ -133,7 +146,7 @@ def answer_images(team: Team, call: Message, things: dict[int, Any]) -> None:
     job = Job(asked["job"], asked["settings"], call.tensors)
     batches = [[Path(path) for path in batch] for batch in team.receive(0).document["batches"]]
     try:
-        for batch in run_batches(clip, batches, JOBS[job.name](job, clip), workers=asked["workers"]):
+        for batch in run_batches(clip, batches, JOBS[job.name](job, clip), **asked["reading"]):
             if team.stopped(asked["number"]):
                 break
             team.send(Message({"errors": list(batch.errors)}, batch.results), 0)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from negprompt_cli.data.batches import Batch
+from negprompt_cli.data.decoders import Decoder
 from negprompt_cli.data.sharding import FEATURES, run_everywhere
 from negprompt_cli.engine.clip import Clip
 
@@ -16,7 +17,9 @@ BATCHES = {"cpu": 16, "mps": 64, "cuda": 256}
 """Images per batch by kind of device: enough to keep it busy, few enough that rows come out soon."""
 
 
-def stream_features(clip: Clip, paths: Iterable[Path], *, batch_size: int = 0, workers: int = -1) -> Iterator[Batch]:
+def stream_features(
+    clip: Clip, paths: Iterable[Path], *, batch_size: int = 0, workers: int = -1, decoder: Decoder = "pil"
+) -> Iterator[Batch]:
     """Encode images as they are listed.
 
     Args:
@@ -24,12 +27,13 @@ def stream_features(clip: Clip, paths: Iterable[Path], *, batch_size: int = 0, w
         paths: image files, taken a few batches ahead of what is yielded.
         batch_size: images per batch, 0 to choose by device.
         workers: decoding processes, -1 to choose.
+        decoder: what decodes JPEGs.
 
     Yields:
         Batches in the order of `paths`, with their features.
     """
     batches = _batches(iter(paths), batch_size or BATCHES[clip.device.type])
-    return run_everywhere(clip, batches, FEATURES, workers=workers, first=1)
+    return run_everywhere(clip, batches, FEATURES, workers=workers, decoder=decoder, first=1)
 
 
 def _batches(paths: Iterator[Path], size: int) -> Iterator[list[Path]]:

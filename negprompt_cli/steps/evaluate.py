@@ -145,15 +145,20 @@ def run_evaluate(
     """
     refuse_existing(out, overwrite=overwrite)
     bench = bench or Workbench(config, progress)
-    measured = measure(bench, prompts_path)
+    measured = measure(bench, prompts_path, keep_features=False)
     document = evaluation_document(bench, measured, prompts_path)
     atomic_write_text(out, json.dumps(document, indent=1) + "\n")
     write_config(config, out)
     return Evaluation(out, document, measured)
 
 
-def measure(bench: Workbench, prompts_path: Path) -> Measured:
+def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True) -> Measured:
     """Score the ID and OOD images of the workbench's configuration with an artifact.
+
+    Args:
+        bench: model and configuration.
+        prompts_path: any prompt artifact.
+        keep_features: whether the image sets keep their features, which take most of the memory, once they are scored.
 
     Raises:
         UsageError, NegPromptError: as `run_evaluate`, apart from what concerns its output.
@@ -187,10 +192,11 @@ def measure(bench: Workbench, prompts_path: Path) -> Measured:
         require_local_features(bench, local)
     bank = make_bank(bench, prompts, names)
     check_scores(names, bank, has_local_features=True)
-    id_set = _score(bench, id_images, bank, names)
+    id_set = _score(bench, id_images, bank, names, keep_features=keep_features)
     if (id_set.encoded.labels < 0).any():
         raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
-    return Measured(prompts, bank, id_set, tuple(_score(bench, images, bank, names) for images in ood_images), names)
+    ood_sets = tuple(_score(bench, images, bank, names, keep_features=keep_features) for images in ood_images)
+    return Measured(prompts, bank, id_set, ood_sets, names)
 
 
 def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> PromptBank:
@@ -237,7 +243,9 @@ def score_options(config: EvaluateConfig) -> ScoreOptions:
     )
 
 
-def _score(bench: Workbench, images: ImageSet, bank: PromptBank, names: Sequence[str]) -> Scored:
+def _score(
+    bench: Workbench, images: ImageSet, bank: PromptBank, names: Sequence[str], *, keep_features: bool
+) -> Scored:
     settings = bench.config.evaluate
     local = [name for name in names if "local_features" in find_score(name).requires]
     encoded = bench.encode(images)
@@ -259,7 +267,7 @@ def _score(bench: Workbench, images: ImageSet, bank: PromptBank, names: Sequence
         )
         merged = {**table.scores, **more}
         table = replace(table, scores={name: merged[name] for name in names})
-    return Scored(encoded, table)
+    return Scored(encoded if keep_features else replace(encoded, features=encoded.features[:0].clone()), table)
 
 
 def _refuse_same_names(sets: Sequence[ImageSet]) -> None:

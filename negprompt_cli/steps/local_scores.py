@@ -58,7 +58,8 @@ def local_scores(
     job = _job(bank, names, temperature, options)
     parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
     with bench.progress.task(f"Patches of {images.name}", len(images), "images") as task:
-        for batch in run_everywhere(bench.clip, batches, job, workers=asked.workers):
+        decoder = bench.config.data.decoder
+        for batch in run_everywhere(bench.clip, batches, job, workers=asked.workers, decoder=decoder):
             if broken := next((error for error in batch.errors if error is not None), None):
                 raise BrokenImage(broken)
             for name in names:

@@ -96,7 +96,10 @@ def run_score(
         todo = islice(todo, data.limit)
     lowest: list[tuple[float, int, str]] = []
     order = count()
-    for batch in stream_features(scorer.clip, todo, batch_size=asked.batch_size, workers=asked.workers):
+    batches = stream_features(
+        scorer.clip, todo, batch_size=asked.batch_size, workers=asked.workers, decoder=data.decoder
+    )
+    for batch in batches:
         rows = scorer.rows(batch)
         if stop_on_error and (broken := next((row.error for row in rows if row.error), None)):
             raise BrokenImage(broken)

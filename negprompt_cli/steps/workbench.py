@@ -109,8 +109,13 @@ class Workbench:
     def encode(self, images: ImageSet) -> EncodedSet:
         """Features of an image set, from the cache where it knows them; `encode_images` says what it raises."""
         asked = self.config.compute
+        data = self.config.data
         options = EncodeOptions(
-            batch_size=asked.batch_size, workers=asked.workers, on_error=self.config.data.on_error, cache=asked.cache
+            batch_size=asked.batch_size,
+            workers=asked.workers,
+            on_error=data.on_error,
+            cache=asked.cache,
+            decoder=data.decoder,
         )
         return encode_images(self.clip, images, options, self.progress)
 
