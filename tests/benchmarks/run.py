@@ -25,6 +25,7 @@ NAMES = (
     "scores",
     "metrics",
     "image_encode",
+    "decoders",
     "cached_evaluation",
     "startup",
 )
