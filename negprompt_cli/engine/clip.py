@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negprompt_cli.engine.devices import Compute
-from negprompt_cli.engine.prompt_encoder import PromptEncoder
+from negprompt_cli.engine.prompt_encoder import Encoder, PromptEncoder
 from negprompt_cli.engine.sharded_prompts import ShardedPromptEncoder
 from negprompt_cli.engine.team import Shared
 from negprompt_cli.engine.tokens import PromptTokens, Tokenizer, tokenize_prompts, word_ids
@@ -107,7 +107,7 @@ class Clip:
         budget: int,
         template: str = "{}.",
         notice: Callable[[str], None] | None = None,
-    ) -> PromptEncoder:
+    ) -> Encoder:
         """Make the encoder of prompts '<context> template(name)' for K class names (see `PromptEncoder`), on all ranks.
 
         Args:

@@ -11,6 +11,7 @@ Leaves out: sharding classes over several processes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +29,34 @@ FLOATS_PER_TOKEN_AND_LAYER = 14
 
 Autograd keeps about 11 in a frozen tower (the two norms' inputs 2, queries to values 3, the four-fold hidden layer before
 its activation 4, attention's output and copies 2); the rest is for what lives only while a block runs and for memory that
-allocators hold without handing it out. Attention weights come on top, see `_bytes_per_token`."""
+allocators hold without handing it out. Attention weights come on top, see `_costs`."""
 ATTENTION_COPIES = 3
 """Attention weights kept of each token, in units of heads x tokens attended to."""
 
 CHUNKS = 4
 """Chunks that fill the budget. Chunks of one size find room in the memory that others left behind: with one large kept
 chunk and small recomputed ones the pieces did not fit, and the peak grew with the number of classes."""
+
+
+class Encoder(Protocol):
+    """What encodes the prompts of K classes: `PromptEncoder` on one device, or several of them on several."""
+
+    @property
+    def tokens(self) -> PromptTokens:
+        """The K prompts."""
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        """(C, M, D) or (C, K, M, D) contexts to (C, K, F) L2-normalised features, differentiable."""
+
+    def subset(self, classes: Sequence[int]) -> "Encoder":
+        """An encoder of n of the K classes, in the order given."""
+
+    def shrink(self) -> None:
+        """Take less memory from now on.
+
+        Raises:
+            torch.OutOfMemoryError: not possible.
+        """
 
 
 @dataclass(frozen=True)

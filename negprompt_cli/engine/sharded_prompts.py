@@ -23,7 +23,7 @@ from negprompt_cli.engine.team import Message, Shared, Team
 from negprompt_cli.engine.tokens import PromptTokens
 
 
-class ShardedPromptEncoder(PromptEncoder):
+class ShardedPromptEncoder:
     """Rank 0's encoder of prompts of K classes on all ranks, used like a `PromptEncoder`.
 
     Classes are shared out at the first pass that learns. What is encoded without learning anything, for a score or an

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.engine.losses import NegativeLoss, Terms, anchor_distance, positive_loss
-from negprompt_cli.engine.prompt_encoder import PromptEncoder
+from negprompt_cli.engine.prompt_encoder import Encoder
 
 Objective = Callable[["Features", Tensor, Tensor | slice], Terms]
 """(images with labels among n classes, prompt features (C, n, F), which classes these are) to named scalars, 'loss' among
@@ -115,7 +115,7 @@ class Trained:
 
 def train_positive(
     start: Tensor,
-    encoder: PromptEncoder,
+    encoder: Encoder,
     data: Features,
     *,
     scale: float,
@@ -159,7 +159,7 @@ def train_positive(
 
 def train_negative(
     start: Tensor,
-    encoder: PromptEncoder,
+    encoder: Encoder,
     data: Features,
     *,
     positives: Tensor,
@@ -247,7 +247,7 @@ def split_held_out(labels: Tensor, share: float, *, generator: torch.Generator) 
 
 def _train(
     start: Tensor,
-    encoder: PromptEncoder,
+    encoder: Encoder,
     data: Features,
     objective: Objective,
     positives: Tensor | None,
@@ -312,13 +312,13 @@ def _train(
     return Trained(contexts.detach(), schedule.epochs, tuple(history))
 
 
-def _samples(schedule: Schedule, encoder: PromptEncoder) -> bool:
+def _samples(schedule: Schedule, encoder: Encoder) -> bool:
     """Whether steps see some of the classes only."""
     return 0 < schedule.classes_per_step < len(encoder.tokens)
 
 
 def _batches(
-    data: Features, encoder: PromptEncoder, schedule: Schedule, generator: torch.Generator
+    data: Features, encoder: Encoder, schedule: Schedule, generator: torch.Generator
 ) -> list[tuple[Tensor, Tensor | slice]]:
     """One epoch's batches: indices of images, on the device, and classes, on the CPU."""
     device = data.labels.device
@@ -337,7 +337,7 @@ def _batches(
 
 def _step(
     contexts: Tensor,
-    encoder: PromptEncoder,
+    encoder: Encoder,
     batch: Features,
     classes: Tensor | slice,
     objective: Objective,

@@ -20,7 +20,7 @@ import yaml
 from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.data.atomic import atomic_write_text
 from negprompt_cli.data.checkpoints import checkpoint_path
-from negprompt_cli.data.config import Config
+from negprompt_cli.data.config import Config, load_config
 from negprompt_cli.data.evaluations import AVERAGE, EvaluationDocument, load_evaluation
 from negprompt_cli.data.experiments import Experiment, ExperimentBenchmark, ExperimentTask
 from negprompt_cli.data.imagesets import split_specs
@@ -221,9 +221,7 @@ def finished(job: Job, bench: RememberingWorkbench) -> bool:
         same = made.parents == (_parent(job),) and made.classes == _classes(job, bench)
     else:
         record = job.out.with_name(f"{job.out.stem}.config.yaml")
-        same = record.is_file() and _decisive(Config.model_validate(yaml.safe_load(record.read_text("utf-8")))) == (
-            _decisive(job.config)
-        )
+        same = record.is_file() and _decisive(load_config(str(record))) == _decisive(job.config)
         if same and job.source is not None:
             if job.kind == "train-negative":
                 same = load_prompts(job.out).parents == (_parent(job),)
