@@ -89,20 +89,7 @@ def _block(block: Any, heads: int, x_prefix: Tensor, x: Tensor, sequences: Ragge
     q_prefix, k_prefix, v_prefix = _qkv(block.attn, heads, block.ln_1(x_prefix))
     q, k, v = _qkv(block.attn, heads, block.ln_1(x))
     out_prefix = F.scaled_dot_product_attention(q_prefix, k_prefix, v_prefix, is_causal=True)
-    contexts = x_prefix.shape[0]
-    outs = []
-    for first, count, length in sequences.runs:
-        part = slice(first, first + count * length)
-        outs.append(
-            _attend(
-                _split(q[:, :, part], contexts, count),
-                _split(k[:, :, part], contexts, count),
-                _split(v[:, :, part], contexts, count),
-                k_prefix,
-                v_prefix,
-            )
-        )
-    out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+    out = _attend_all(q, k, v, k_prefix, v_prefix, sequences)
     return _residual(block, x_prefix, _merge(block.attn, out_prefix.transpose(1, 2))), _residual(
         block, x, _merge(block.attn, out)
     )
@@ -112,20 +99,7 @@ def _last_block(block: Any, heads: int, x_prefix: Tensor, x: Tensor, sequences: 
     """Run the last block for the read-out tokens only: (C, K, D) in the order of `sequences`."""
     _, k_prefix, v_prefix = _qkv(block.attn, heads, block.ln_1(x_prefix))
     q, k, v = _qkv(block.attn, heads, block.ln_1(x))
-    contexts = x_prefix.shape[0]
-    outs = []
-    for first, count, length in sequences.runs:
-        part = slice(first, first + count * length)
-        outs.append(
-            _attend(
-                _split(q[:, :, part], contexts, count)[..., -1:, :],
-                _split(k[:, :, part], contexts, count),
-                _split(v[:, :, part], contexts, count),
-                k_prefix,
-                v_prefix,
-            )
-        )
-    out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+    out = _attend_all(q, k, v, k_prefix, v_prefix, sequences, last_only=True)
     return _residual(block, x[:, sequences.ends], _merge(block.attn, out))
 
 
@@ -150,6 +124,29 @@ def _split(t: Tensor, contexts: int, count: int) -> Tensor:
     """(C or 1, heads, count * L, d) to (C, count, heads, L, d)."""
     split: Tensor = t.unflatten(2, (count, -1))
     return split.transpose(1, 2).expand(contexts, -1, -1, -1, -1)
+
+
+def _attend_all(
+    q: Tensor, k: Tensor, v: Tensor, k_prefix: Tensor, v_prefix: Tensor, sequences: Ragged, *, last_only: bool = False
+) -> Tensor:
+    """Attention of all endings, one length after the other.
+
+    Args:
+        q: (C or 1, heads, T, d); k and v the same.
+        k_prefix: (C, heads, P, d); v_prefix the same.
+        sequences: where the endings lie.
+        last_only: ask for each ending's last token only.
+
+    Returns:
+        (C, T, heads, d), or (C, K, heads, d) with `last_only`, in the order of `sequences`.
+    """
+    contexts = k_prefix.shape[0]
+    outs = []
+    for first, count, length in sequences.runs:
+        part = slice(first, first + count * length)
+        queries, keys, values = (_split(t[:, :, part], contexts, count) for t in (q, k, v))
+        outs.append(_attend(queries[..., -1:, :] if last_only else queries, keys, values, k_prefix, v_prefix))
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, k_prefix: Tensor, v_prefix: Tensor) -> Tensor:
