@@ -1,11 +1,13 @@
 """Files that appear whole or not at all: written beside their place, synced, then renamed over it.
 
-A crash, a full disk or Ctrl-C leaves whatever was there before untouched and no half-written file behind. Directories
-are not covered: a folder of many files is made in a temporary folder and renamed by whoever needs that.
+A crash, a full disk or Ctrl-C leaves whatever was there before untouched and no half-written file behind. A folder of
+many files can be made so too, where there was none before.
 """
 
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,3 +64,24 @@ def atomic_write_text(path: Path, text: str) -> None:
         NegPromptError: the file cannot be written; names `path`.
     """
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside `folder` to fill; on success it becomes `folder`, on failure it is removed.
+
+    Args:
+        folder: absent or empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        # Temporary folders are private, others may have to read this one.
+        temporary.chmod(0o755)
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -10,8 +10,6 @@
 The digits are 8 x 8 pixels and the crops overlap, so neither far set is as rich as its number of images suggests.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from sklearn.datasets import load_digits, load_sample_images
 
+from negprompt_cli.data.atomic import atomic_folder
 from negprompt_cli.demo.drawing import draw_class
 from negprompt_cli.demo.world import World, load_world
 from negprompt_cli.errors import UsageError
@@ -68,21 +67,12 @@ def write_world(folder: Path, *, seed: int) -> DemoWorld:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty; remove it or name another folder for the demonstration's images.")
     world = load_world()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         for relative, image in _all_images(world, seed=seed):
             path = temporary / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             PillowImage.fromarray(image).save(path)
         (temporary / "novel.txt").write_text("".join(f"{name}\n" for name in world.novel), encoding="utf-8")
-        temporary.chmod(0o755)
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return DemoWorld.at(folder)
 
 

@@ -8,8 +8,6 @@ small.
 import hashlib
 import io
 import os
-import shutil
-import tempfile
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from negprompt_cli.data.atomic import atomic_folder
 from negprompt_cli.errors import NegPromptError, UsageError
 
 ARCHIVE = "small-clip.zip"
@@ -118,18 +117,9 @@ def unpack_model(folder: Path, *, packed: Path | None = None) -> Path:
         if present != contents or len(present) != sum(1 for _ in folder.iterdir()):
             raise UsageError(f"{folder} holds something else than the demonstration model; empty it or name another.")
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
-        temporary.chmod(0o755)
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
 
 
