@@ -352,7 +352,13 @@ def lies() -> dict[str, bytes]:
         "no tensors": safetensors_bytes({"__metadata__": artifact_parts()[1]}),
         "another type": save({"positive": torch.zeros(1, 2, 4, dtype=torch.float8_e4m3fn)}, artifact_parts()[1]),
         "integers": save({"positive": torch.zeros(1, 2, 4, dtype=torch.int64)}, artifact_parts()[1]),
-        "complex": save({"positive": torch.zeros(1, 2, 4, dtype=torch.complex64)}, artifact_parts()[1]),
+        "complex": safetensors_bytes(
+            {
+                "__metadata__": artifact_parts()[1],
+                "positive": {"dtype": "C64", "shape": [1, 2, 4], "data_offsets": [0, 64]},
+            },
+            bytes(64),
+        ),
         "booleans": save({"positive": torch.zeros(1, 2, 4, dtype=torch.bool)}, artifact_parts()[1]),
     }
 
@@ -619,7 +625,7 @@ def test_text_in_an_image_does_not_unfold_without_bound(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (2, 2)).save(path, pnginfo=info)
     assert path.stat().st_size < MEBI
-    with bounded(mebibytes=32), pytest.raises(BrokenImage, match="too large"):
+    with bounded(mebibytes=32), pytest.raises(BrokenImage, match=r"(?i)too large"):
         open_rgb(path)
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -47,10 +48,18 @@ def start_processes(wanted: int | None) -> None:
         raise typer.Exit(_launch(wanted, _line))
 
 
-def run_as_rank(ranks: Ranks, command: Callable[[], None]) -> None:
-    """Be one process of several: rank 0 runs `command`, the others serve it."""
-    if ranks.rank:
-        _serve(ranks)
+def run_as_rank(ranks: Ranks, command: Callable[[], None]) -> NoReturn:
+    """Be one process of several: rank 0 runs `command`, the others serve it; then exit."""
+    code = _serve(ranks) if ranks.rank else _lead(ranks, command)
+    # Not the usual way out: threads of torch.distributed that still wind up would abort a process while Python shuts down.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def _lead(ranks: Ranks, command: Callable[[], None]) -> int:
+    """Be rank 0 and run the command; its exit code."""
     signal.signal(signal.SIGINT, _interrupt_once)
     from negprompt_cli.engine.team import assemble
 
@@ -58,11 +67,14 @@ def run_as_rank(ranks: Ranks, command: Callable[[], None]) -> None:
         team = assemble(ranks)
     except NegPromptError as error:
         complain(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     try:
         command()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
         team.dismiss()
+    return 0
 
 
 def _launch(processes: int, arguments: list[str]) -> int:
@@ -104,8 +116,8 @@ def _explain(codes: dict[int, int]) -> int:
     return causes[0]
 
 
-def _serve(ranks: Ranks) -> NoReturn:
-    """Serve rank 0 without a word and exit."""
+def _serve(ranks: Ranks) -> int:
+    """Serve rank 0 without a word; the exit code."""
     # Ctrl-C reaches every process of a terminal, but only rank 0 knows what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -122,11 +134,11 @@ def _serve(ranks: Ranks) -> NoReturn:
         if team is None or not team.over:
             time.sleep(WAIT_SECONDS)
             complain(f"rank {ranks.rank}: {error}")
-            sys.exit(error.exit_code)
+            return error.exit_code
     except Exception as error:
         complain(f"rank {ranks.rank}: {explain(error) or f'Unexpected {type(error).__name__}: {error}. A defect.'}")
-        sys.exit(1)
-    sys.exit(0)
+        return 1
+    return 0
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:

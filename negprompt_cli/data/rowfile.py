@@ -279,8 +279,10 @@ def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
                     f"{path} does not hold rows of `negprompt score`: its columns are {columns or 'none'}. Choose another "
                     "--out."
                 )
-            for batch in opened.iter_batches(batch_size=GROUP):
-                yield batch.to_pylist()
+            # Older pyarrow cannot iterate over no rows.
+            if opened.num_row_groups:
+                for batch in opened.iter_batches(batch_size=GROUP):
+                    yield batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
