@@ -238,8 +238,11 @@ def test_split_held_out(counts: list[int], share: float, seed: int) -> None:
 
 # Stopping and going on.
 
-HELD_OUT = {"positive": 12, "negative": 8}
-"""Seeds of held-out images on which the first epoch is the best."""
+
+def opposites() -> Features:
+    """Images that point away from those trained on: what is learned of the one is wrong of the other."""
+    data = random_features()
+    return Features(-data.images, data.labels)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -257,11 +260,11 @@ def test_a_training_goes_on_from_any_epoch_as_if_it_had_not_stopped(
     stage: str, options: dict[str, Any], encoder: PromptEncoder, context: Tensor
 ) -> None:
     states: list[State] = []
-    options = {"schedule": Schedule(5, 8, 0.1), "held_out": random_features(9, seed=HELD_OUT[stage]), **options}
+    options = {"schedule": Schedule(5, 8, 0.1), "held_out": opposites(), **options}
     whole = STAGES[stage](context, encoder, on_state=states.append, **options)
     copies = copy.deepcopy(states)
     if "keep" in options:
-        assert whole.epoch == 1, "no later epoch has to be compared with the best one, so this test shows nothing"
+        assert whole.epoch < 5, "no later epoch has to be compared with the best one, so this test shows nothing"
     assert [len(s.history) for s in states] == [1, 2, 3, 4, 5]
     for state, before in zip(states, copies, strict=True):
         seen: list[EpochReport] = []

@@ -83,9 +83,9 @@ class ScheduleConfig(_Section):
     min_steps: Annotated[int, Field(ge=0)] = 60
     batch_size: Annotated[int, Field(ge=1)] = 4096
     classes_per_step: Annotated[int, Field(ge=0)] = 0
-    lr: Annotated[float, Field(gt=0)] = 1.0
+    lr: Annotated[float, Field(gt=0)] = 1.5
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
     keep: Literal["last", "best"] = "last"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
 
