@@ -95,6 +95,14 @@ def tiny_clip(tokenizer: SimpleTokenizer) -> Clip:
     )
 
 
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    """The small CLIP that ships with the package, unpacked to a folder."""
+    from scoring_world import small_clip
+
+    return small_clip(tmp_path_factory.mktemp("model") / "small")
+
+
 @pytest.fixture
 def make_images(tmp_path: Path) -> Callable[..., list[Path]]:
     """Write random JPEG files: `make_images(count, folder='images', size=48, seed=0)` returns their paths."""

@@ -91,6 +91,13 @@ def write_images(folder: Path, count: int, *, seed: int = 0, suffix: str = ".png
     return paths
 
 
+def write_photos(folder: Path, count: int, *, suffix: str = ".png") -> Path:
+    """A folder of class folders, `count` images of each of `NAMES`."""
+    for seed, name in enumerate(NAMES):
+        write_images(folder / name.replace(" ", "_"), count, seed=seed, suffix=suffix)
+    return folder
+
+
 def write_broken(folder: Path) -> list[Path]:
     """Files that are no images, each in a way of its own."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scoring_world import NAMES, make_prompts, run, small_clip, write_broken, write_images
+from scoring_world import NAMES, make_prompts, run, write_broken, write_photos
 from torch import Tensor
 
 import negprompt_cli as negprompt
@@ -23,16 +23,8 @@ FAST = {
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    for seed, name in enumerate(NAMES):
-        write_images(folder / name.replace(" ", "_"), 14, seed=seed)
-    return folder
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 14)
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scoring_world import NAMES, calibrated, make_prompts, run, small_clip, write_artifact, write_images
+from scoring_world import NAMES, calibrated, make_prompts, run, write_artifact, write_images
 
 from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.engine.clip import Clip
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="module")

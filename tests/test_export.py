@@ -13,7 +13,7 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from scoring_world import bench_of, calibrated, make_prompts, run, small_clip, write_artifact, write_images
+from scoring_world import bench_of, calibrated, make_prompts, run, write_artifact, write_images
 
 import negprompt_cli
 from negprompt_cli.data.images import open_rgb
@@ -25,11 +25,6 @@ from negprompt_cli.steps.export import check_export, detector_module, load_onnx,
 from negprompt_cli.steps.scorer import Scorer, make_scorer
 
 EXAMPLE = Path(negprompt_cli.__file__).parent / "examples/score_onnx.py"
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 import torch
 from data_trees import class_tree, jpeg, write
-from scoring_world import NAMES, calibrated, make_prompts, run, small_clip, write_artifact, write_images
+from scoring_world import NAMES, calibrated, make_prompts, run, write_artifact, write_images
 
 from negprompt_cli.cli.faults import explain
 from negprompt_cli.data import features as features_module
@@ -55,11 +55,6 @@ class Listener(Silent):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="module")

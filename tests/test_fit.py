@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scoring_world import NAMES, bench_of, make_prompts, run, small_clip, write_images
+from scoring_world import bench_of, make_prompts, run, write_images, write_photos
 
 from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.data.images import open_rgb
@@ -18,16 +18,8 @@ FAST += ["--set", "positive.schedule.epochs=1", "--set", "negative.schedule.epoc
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    for seed, name in enumerate(NAMES):
-        write_images(folder / name.replace(" ", "_"), 14, seed=seed)
-    return folder
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 14)
 
 
 def test_fit_is_the_steps_and_ends_with_the_next_command(clip: Clip, photos: Path, tmp_path: Path):

@@ -7,17 +7,12 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
-from scoring_world import NAMES, calibrated, make_prompts, run, small_clip, write_artifact, write_images
+from scoring_world import NAMES, calibrated, make_prompts, run, write_artifact, write_images
 
 from negprompt_cli import Detector
 from negprompt_cli.data.hub import find_artifact, model_card, push_to_hub, save_pretrained
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="module")

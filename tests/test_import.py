@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from scoring_world import NAMES, make_prompts, run, small_clip, write_artifact, write_images
+from scoring_world import NAMES, make_prompts, run, write_artifact, write_images
 
 from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.engine.clip import Clip
@@ -20,11 +20,6 @@ class Harmful:
 
     def __reduce__(self) -> Any:
         return print, ("this must never be printed",)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture

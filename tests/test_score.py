@@ -19,7 +19,6 @@ from scoring_world import (
     calibrated,
     make_prompts,
     run,
-    small_clip,
     write_artifact,
     write_broken,
     write_images,
@@ -31,11 +30,6 @@ from negprompt_cli.data.rowfile import COLUMNS, KnownPaths, Row, part_of, row_fi
 from negprompt_cli.data.sorting import folder_name, sort_image
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from scoring_world import NAMES, bench_of, make_prompts, run, small_clip, write_images
+from scoring_world import NAMES, bench_of, make_prompts, run, write_images, write_photos
 
 from negprompt_cli.data.artifacts import Prompts, artifact_bytes, load_prompts, save_prompts
 from negprompt_cli.data.progress import Silent
@@ -30,17 +30,9 @@ FAST = [
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return small_clip(tmp_path_factory.mktemp("model") / "small")
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bitmaps, which are of one size whatever they show."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    for seed, name in enumerate(NAMES):
-        write_images(folder / name.replace(" ", "_"), 16, seed=seed, suffix=".bmp")
-    return folder
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 16, suffix=".bmp")
 
 
 def arguments(clip: Clip, photos: Path, into: Path) -> list[str]:
