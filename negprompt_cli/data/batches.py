@@ -31,6 +31,20 @@ Work = Callable[[Clip, Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a process reads its batches.
+
+    `workers`: decoding processes, -1 to choose. `decoder`: what decodes JPEGs. `size`: images that a smaller batch is filled
+    up to for the work, 0 for none; products of other shapes are rounded otherwise, and in batches of one size an image has
+    the same bits whatever images come with it.
+    """
+
+    workers: int = -1
+    decoder: Decoder = "pil"
+    size: int = 0
+
+
+@dataclass(frozen=True)
 class Batch:
     """b images in order, and what was made of the g readable ones.
 
@@ -57,10 +71,7 @@ def run_batches(
     clip: Clip,
     batches: Iterable[Sequence[Path]],
     work: Work,
-    *,
-    workers: int = -1,
-    decoder: Decoder = "pil",
-    size: int = 0,
+    reading: Reading,
 ) -> Generator[Batch, None, None]:
     """Decode batches of image files and do `work` on each.
 
@@ -68,10 +79,7 @@ def run_batches(
         clip: the model with its preprocessing.
         batches: paths, taken a few batches ahead of what is yielded.
         work: done in the order of the batches, while the next ones are decoded.
-        workers: decoding processes, -1 to choose.
-        decoder: what decodes JPEGs.
-        size: images that a smaller batch is filled up to for the work, 0 for none. Products of other shapes are rounded
-            otherwise: in batches of one size an image has the same bits whatever images come with it.
+        reading: decoding processes, decoder and size.
 
     Yields:
         The batches in order.
@@ -81,10 +89,11 @@ def run_batches(
     """
     source = iter(batches)
     first = _up_to(source, FEW_IMAGES)
+    workers = reading.workers
     if workers < 0:
         workers = 0 if sum(map(len, first)) <= FEW_IMAGES else worker_count()
     loader: DataLoader[Any] = DataLoader(
-        _Files(pixel_reader(clip, decoder)),
+        _Files(pixel_reader(clip, reading.decoder)),
         batch_sampler=map(list, itertools.chain(first, source)),
         collate_fn=_collate,
         num_workers=workers,
@@ -94,7 +103,7 @@ def run_batches(
     waiting: deque[tuple[_Loaded, Future[dict[str, Tensor]] | None]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for loaded in loader:
-            job = None if loaded.pixels is None else pool.submit(_work_filled, clip, loaded.pixels, work, size)
+            job = None if loaded.pixels is None else pool.submit(_work_filled, clip, loaded.pixels, work, reading.size)
             waiting.append((_Loaded(loaded.paths, loaded.errors, None), job))
             if len(waiting) > 1:
                 yield _finished(*waiting.popleft())

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from negprompt_cli.data.batches import Reading
 from negprompt_cli.data.decoders import Decoder, pixel_reader
 from negprompt_cli.data.feature_cache import FeatureStore, StoreKey, image_keys
 from negprompt_cli.data.images import BrokenImage
@@ -144,9 +145,7 @@ def _encode(
     place = 0
     try:
         # Batches of one size, since what is remembered must not depend on what else there was to do.
-        for batch in run_everywhere(
-            clip, batches, FEATURES, workers=options.workers, decoder=options.decoder, size=size
-        ):
+        for batch in run_everywhere(clip, batches, FEATURES, Reading(options.workers, options.decoder, size)):
             errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
             if errors and options.on_error == "stop":
                 raise BrokenImage(errors[0][1])

@@ -9,15 +9,14 @@ listed ahead of the work. Alone, a process does all batches itself.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.batches import Batch, Work, image_features, run_batches
-from negprompt_cli.data.decoders import Decoder
+from negprompt_cli.data.batches import Batch, Reading, Work, image_features, run_batches
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.team import LostRank, Message, Shared, Team, failure, raise_failure
 from negprompt_cli.errors import NegPromptError
@@ -51,10 +50,8 @@ def run_everywhere(
     clip: Clip,
     batches: Iterable[Sequence[Path]],
     job: Job,
+    reading: Reading,
     *,
-    workers: int = -1,
-    decoder: Decoder = "pil",
-    size: int = 0,
     first: int = MOST_BATCHES,
 ) -> Iterator[Batch]:
     """Do a job on batches of image files, on all ranks; as `run_batches` does on one.
@@ -63,9 +60,7 @@ def run_everywhere(
         clip: the model, shared or not.
         batches: paths; those of a round are taken before its first batch is out.
         job: what to do.
-        workers: decoding processes of each rank, -1 to choose.
-        decoder: what decodes JPEGs.
-        size: images that smaller batches are filled up to.
+        reading: how each rank reads its batches.
         first: batches of one rank in the first round; later rounds grow up to `MOST_BATCHES`.
 
     Yields:
@@ -74,9 +69,8 @@ def run_everywhere(
     Raises:
         NegPromptError: another rank failed.
     """
-    reading: dict[str, Any] = {"workers": workers, "decoder": decoder, "size": size}
     if clip.shared is None:
-        yield from run_batches(clip, batches, JOBS[job.name](job, clip), **reading)
+        yield from run_batches(clip, batches, JOBS[job.name](job, clip), reading)
         return
     source, most = iter(batches), first
     while share := list(itertools.islice(source, most * clip.shared.team.ranks.size)):
@@ -84,17 +78,21 @@ def run_everywhere(
         most = min(GROWTH * most, MOST_BATCHES)
 
 
-def _round(
-    clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, reading: dict[str, Any]
-) -> Iterator[Batch]:
-    """One round on rank 0: batch i of `share` on rank i mod n; `reading` are options of `run_batches`."""
+def _round(clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, reading: Reading) -> Iterator[Batch]:
+    """One round on rank 0: batch i of `share` on rank i mod n."""
     team, size, number = shared.team, shared.team.ranks.size, shared.team.number()
-    asked = {"number": number, "model": shared.number, "job": job.name, "settings": job.settings, "reading": reading}
+    asked = {
+        "number": number,
+        "model": shared.number,
+        "job": job.name,
+        "settings": job.settings,
+        "reading": asdict(reading),
+    }
     team.call("images", asked, job.tensors)
     for rank in team.others:
         team.send(Message({"batches": [[str(path) for path in batch] for batch in share[rank::size]]}), rank)
     busy = set(team.others)
-    own = run_batches(clip, share[::size], JOBS[job.name](job, clip), **reading)
+    own = run_batches(clip, share[::size], JOBS[job.name](job, clip), reading)
     with closing(own):
         try:
             for i, paths in enumerate(share):
@@ -146,7 +144,7 @@ def answer_images(team: Team, call: Message, things: dict[int, Any]) -> None:
     job = Job(asked["job"], asked["settings"], call.tensors)
     batches = [[Path(path) for path in batch] for batch in team.receive(0).document["batches"]]
     try:
-        for batch in run_batches(clip, batches, JOBS[job.name](job, clip), **asked["reading"]):
+        for batch in run_batches(clip, batches, JOBS[job.name](job, clip), Reading(**asked["reading"])):
             if team.stopped(asked["number"]):
                 break
             team.send(Message({"errors": list(batch.errors)}, batch.results), 0)

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from negprompt_cli.data.batches import Batch
+from negprompt_cli.data.batches import Batch, Reading
 from negprompt_cli.data.decoders import Decoder
 from negprompt_cli.data.sharding import FEATURES, run_everywhere
 from negprompt_cli.engine.clip import Clip
@@ -33,7 +33,7 @@ def stream_features(
         Batches in the order of `paths`, with their features.
     """
     batches = _batches(iter(paths), batch_size or BATCHES[clip.device.type])
-    return run_everywhere(clip, batches, FEATURES, workers=workers, decoder=decoder, first=1)
+    return run_everywhere(clip, batches, FEATURES, Reading(workers, decoder), first=1)
 
 
 def _batches(paths: Iterator[Path], size: int) -> Iterator[list[Path]]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.batches import Work
+from negprompt_cli.data.batches import Reading, Work
 from negprompt_cli.data.images import BrokenImage
 from negprompt_cli.data.imagesets import ImageSet
 from negprompt_cli.data.sharding import JOBS, Job, run_everywhere
@@ -58,8 +58,8 @@ def local_scores(
     job = _job(bank, names, temperature, options)
     parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
     with bench.progress.task(f"Patches of {images.name}", len(images), "images") as task:
-        decoder = bench.config.data.decoder
-        for batch in run_everywhere(bench.clip, batches, job, workers=asked.workers, decoder=decoder):
+        reading = Reading(asked.workers, bench.config.data.decoder)
+        for batch in run_everywhere(bench.clip, batches, job, reading):
             if broken := next((error for error in batch.errors if error is not None), None):
                 raise BrokenImage(broken)
             for name in names:

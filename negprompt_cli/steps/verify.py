@@ -148,7 +148,7 @@ class _Case:
     @cached_property
     def bench(self) -> Workbench:
         """The recorded configuration with what is elsewhere now."""
-        # Features in the cache may have been encoded in other batches, which changes their last bits.
+        # Features in the cache may have been encoded in batches of another size, which changes their last bits.
         recorded = self.prompts.config.model_dump(mode="json")
         return Workbench(load_config(base=recorded, flags={**self.changes, "compute.cache": False}), self.progress)
 

@@ -14,7 +14,7 @@ import torch
 from harness import Row, seconds, vit_b16, write_jpegs
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from negprompt_cli.data.batches import run_batches, worker_count
+from negprompt_cli.data.batches import Reading, run_batches, worker_count
 from negprompt_cli.data.features import EncodeOptions, encode_images
 from negprompt_cli.data.imagepaths import ImagePaths
 from negprompt_cli.data.imagesets import ImageSet
@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
         def decode() -> None:
             batches = [paths[first : first + batch] for first in range(0, count, batch)]
-            for _ in run_batches(clip, batches, lambda clip, pixels: {}, workers=workers):
+            for _ in run_batches(clip, batches, lambda clip, pixels: {}, Reading(workers)):
                 pass
 
         device = compute.device
