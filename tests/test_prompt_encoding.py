@@ -1,5 +1,6 @@
 """Prompt encoding against open_clip's own `encode_text`: every kind of tower, chunking, recomputation, memory limits."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -301,6 +302,29 @@ def test_no_budget_changes_features_or_gradients(
     chunked, chunked_gradient = features_and_gradient(limited(contexts), contexts)
     torch.testing.assert_close(chunked, features, rtol=0, atol=1e-12)
     torch.testing.assert_close(chunked_gradient, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_chunks_of_few_classes_give_the_same_gradients_each_its_own(
+    most: int, tokenizer: SimpleTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = flat().double()
+    unlimited, plan = encoder_of(model, tokenizer)
+    contexts = contexts_for(plan, 2, 4, dtype=torch.float64)
+    features = unlimited(contexts).detach()
+    monkeypatch.setattr("negprompt_cli.engine.prompt_encoder.MOST_CLASSES", most)
+    limited, _ = encoder_of(model, tokenizer)
+    leaves, apart = limited.encode_apart(contexts)
+    chunks = limited.chunked(tuple(contexts.shape))
+    assert len(leaves) == len(chunks) == math.ceil(len(NAMES) / most)
+    torch.testing.assert_close(apart, features, rtol=0, atol=1e-12)
+    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (apart * weights).sum().backward()
+    (whole,) = torch.autograd.grad((unlimited(contexts) * weights).sum(), contexts)
+    torch.testing.assert_close(sum(leaf.grad for leaf in leaves), whole, rtol=1e-9, atol=1e-12)
+    for leaf, chunk in zip(leaves, chunks, strict=True):
+        (alone,) = torch.autograd.grad((unlimited(contexts) * weights)[:, list(chunk)].sum(), contexts)
+        torch.testing.assert_close(leaf.grad, alone, rtol=1e-9, atol=1e-12)
 
 
 def test_classes_keep_their_order(tokenizer: SimpleTokenizer) -> None:

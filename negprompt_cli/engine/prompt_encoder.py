@@ -9,9 +9,10 @@ it is said.
 Leaves out: sharding classes over several processes.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,14 @@ ATTENTION_COPIES = 3
 """Attention weights kept of each token, in units of heads x tokens attended to."""
 
 CHUNKS = 4
-"""Chunks that fill the budget. Chunks of one size find room in the memory that others left behind: with one large kept
-chunk and small recomputed ones the pieces did not fit, and the peak grew with the number of classes."""
+"""Chunks that fill the budget, at least. Chunks of one size find room in the memory that others left behind: with one large
+kept chunk and small recomputed ones the pieces did not fit, and the peak grew with the number of classes."""
+MOST_CLASSES = 128
+"""Classes of one chunk, at most. Chunks are what several processes share out (see `sharded_prompts`), and products of other
+shapes are rounded otherwise: with chunks that do not depend on the number of processes, the result does not either."""
+
+
+T = TypeVar("T")
 
 
 class Encoder(Protocol):
@@ -122,11 +129,27 @@ class PromptEncoder:
         Returns:
             (C, K, F) L2-normalised text features, differentiable with respect to `contexts`.
         """
-        while True:
-            try:
-                return self._encode(contexts)
-            except torch.OutOfMemoryError:
-                self.shrink()
+        return self._again_if_too_large(lambda: self._encode([contexts] * len(self._chunks(tuple(contexts.shape)))))
+
+    def encode_apart(self, contexts: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Encode all classes, each chunk with a copy of the contexts of its own, so that its gradient can be told.
+
+        Returns:
+            The copies, leaves that want gradients, in the order of `chunked`; and the features (C, K, F).
+        """
+
+        def encode() -> tuple[list[Tensor], Tensor]:
+            leaves = [contexts.detach().requires_grad_() for _ in self._chunks(tuple(contexts.shape))]
+            return leaves, self._encode(leaves)
+
+        return self._again_if_too_large(encode)
+
+    def chunked(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The classes that are encoded together for contexts of a shape.
+
+        A subset of whole chunks is split into these chunks again, in this order.
+        """
+        return [chunk.classes for chunk in self._chunks(shape)]
 
     def shrink(self) -> None:
         """Halve the budget after the device ran out of memory.
@@ -138,7 +161,7 @@ class PromptEncoder:
         if all(len(chunk.classes) == 1 for chunk in chunks):
             raise torch.OutOfMemoryError("not even one class's prompts fit the device")
         # Half of a budget that was never filled would change nothing.
-        used = max(sum(chunk.size for chunk in layout[-CHUNKS:]) for layout in self._layouts.values())
+        used = max(sum(chunk.size for chunk in layout[-self._kept(layout) :]) for layout in self._layouts.values())
         self._budget = min(self._budget, used) // 2
         self._layouts.clear()
         if self._whole:
@@ -149,22 +172,27 @@ class PromptEncoder:
         if self._notice:
             self._notice(f"out of memory: text encoding now keeps to {self._budget / 2**20:.0f} MiB")
 
-    def _encode(self, contexts: Tensor) -> Tensor:
-        learning = torch.is_grad_enabled() and contexts.requires_grad
-        chunks = self._chunks(tuple(contexts.shape))
+    def _again_if_too_large(self, encode: Callable[[], T]) -> T:
+        while True:
+            try:
+                return encode()
+            except torch.OutOfMemoryError:
+                self.shrink()
+
+    def _encode(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Encode each chunk with its contexts."""
+        learning = torch.is_grad_enabled() and contexts[0].requires_grad
+        chunks = self._chunks(tuple(contexts[0].shape))
         parts = []
+        first_kept = len(chunks) - self._kept(chunks)
         # Where one chunk follows on another in the same memory, its gaps add up; with few chunks there is nothing to gain.
-        encode = (
-            self._encode_in_trimmed_memory
-            if self._device.type == "cpu" and len(chunks) > CHUNKS
-            else self._encode_chunk
-        )
+        encode = self._encode_in_trimmed_memory if self._device.type == "cpu" and first_kept else self._encode_chunk
         # The kept chunks come last, so that the backward pass uses them up before it makes any other's activations again.
-        for number, chunk in enumerate(chunks):
-            if learning and number < len(chunks) - CHUNKS:
-                parts.append(checkpoint(encode, contexts, chunk, use_reentrant=False))
+        for number, (own, chunk) in enumerate(zip(contexts, chunks, strict=True)):
+            if learning and number < first_kept:
+                parts.append(checkpoint(encode, own, chunk, use_reentrant=False))
             else:
-                parts.append(encode(contexts, chunk))
+                parts.append(encode(own, chunk))
         features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         places = torch.tensor([c for chunk in chunks for c in chunk.classes], device=features.device)
         return F.normalize(features[:, torch.argsort(places)], dim=-1)
@@ -193,6 +221,11 @@ class PromptEncoder:
             token += count + behind
         return encode_shared_prefix(causal, start, chunk.sequences, torch.cat(pieces, dim=1))
 
+    def _kept(self, chunks: Sequence[_Chunk]) -> int:
+        """How many of the last chunks fit the budget together; one at least."""
+        sizes = itertools.accumulate(chunk.size for chunk in reversed(chunks))
+        return max(1, sum(size <= self._budget for size in sizes))
+
     def _chunks(self, shape: tuple[int, ...]) -> list[_Chunk]:
         """Split the classes for contexts of a shape; only the first chunk may be smaller than the others."""
         if shape not in self._layouts:
@@ -200,7 +233,8 @@ class PromptEncoder:
             groups: list[list[int]] = [[]]
             used = 0
             for c in sorted(range(len(costs)), key=costs.__getitem__):
-                if groups[-1] and used + costs[c] > self._budget // CHUNKS:
+                full = len(groups[-1]) == MOST_CLASSES or used + costs[c] > self._budget // CHUNKS
+                if groups[-1] and full:
                     groups.append([])
                     used = 0
                 groups[-1].append(c)

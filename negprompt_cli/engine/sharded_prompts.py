@@ -1,18 +1,21 @@
 """A prompt encoder whose classes are shared out among the processes of a job.
 
 Each rank encodes its own classes with the contexts rank 0 sends, keeps their graph, and sends the features; in the backward
-pass it gets their gradients and sends the gradient of the contexts, which rank 0 adds up in the order of ranks. Activations
-are thereby spread over all devices: 21,000 classes take on eight of them what 2,600 take on one.
+pass it gets their gradients and sends the gradients of the contexts, which rank 0 adds up. Activations are thereby spread
+over all devices: 21,000 classes take on eight of them what 2,600 take on one.
 
-Classes are dealt out by length, so that every rank has about the same tokens. Leaves out: the loss and the step, which rank
-0 takes alone.
+What is dealt out are the chunks that one process would encode, and their gradients are added in the order in which
+autograd adds them there. Where devices compute alike, the result is therefore that of one process, bit for bit. Classes of
+a single chunk are rank 0's own work: sending them about would take longer than encoding them.
+
+Leaves out: the loss and the step, which rank 0 takes alone.
 """
 
 import copy
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -26,8 +29,8 @@ from negprompt_cli.engine.tokens import PromptTokens
 class ShardedPromptEncoder:
     """Rank 0's encoder of prompts of K classes on all ranks, used like a `PromptEncoder`.
 
-    Classes are shared out at the first pass that learns. What is encoded without learning anything, for a score or an
-    anchor, is rank 0's own work and so the same, bit for bit, as with one process.
+    Classes are shared out at the first pass that learns. What is encoded before that, for a score or an anchor, is rank 0's
+    own work.
 
     Args:
         model: the model that every rank has.
@@ -46,22 +49,22 @@ class ShardedPromptEncoder:
         budget: int,
         notice: Callable[[str], None] | None,
     ) -> None:
-        self._tokens, self._notice = tokens, notice
         self._alone = make(tokens, budget=budget, notice=notice)
-        self._share: Callable[[], _Parts] = partial(_share, model, tokens, make, budget, notice)
+        self._whole = _Whole(model, tokens, make, budget, notice)
+        self._classes: Sequence[int] = range(len(tokens))
         self._parts: _Parts | None = None
 
     @property
     def tokens(self) -> PromptTokens:
         """The prompts this encoder was built for."""
-        return self._tokens
+        return self._alone.tokens
 
     def subset(self, classes: Sequence[int]) -> "ShardedPromptEncoder":
-        """An encoder of n of the K classes, in the order given; each rank encodes those of its own."""
-        whole = self._shared_out()
+        """An encoder of n of the K classes, in the order given, shared out anew."""
         part = copy.copy(self)
-        part._tokens, part._alone = self._tokens.subset(classes), self._alone.subset(classes)
-        part._parts = whole.subset(classes)
+        part._alone = self._alone.subset(classes)
+        part._classes = [self._classes[c] for c in classes]
+        part._parts = None
         return part
 
     def __call__(self, contexts: Tensor) -> Tensor:
@@ -71,10 +74,16 @@ class ShardedPromptEncoder:
             LostRank: another process is gone.
             torch.OutOfMemoryError: a device cannot hold one class's prompts.
         """
-        if torch.is_grad_enabled() and contexts.requires_grad:
-            features: Tensor = _Everywhere.apply(contexts, self._shared_out())
+        learning = torch.is_grad_enabled() and contexts.requires_grad
+        if learning and self._parts is None:
+            chunks = self._alone.chunked(tuple(contexts.shape))
+            self._parts = self._whole.share_out(self._classes, chunks) if len(chunks) > 1 else None
+        if self._parts is None:
+            return self._alone(contexts)
+        if learning:
+            features: Tensor = _Everywhere.apply(contexts, self._parts)
             return features
-        return self._parts.forward(contexts, learning=False) if self._parts else self._alone(contexts)
+        return self._parts.forward(contexts, learning=False)
 
     def shrink(self) -> None:
         """Halve the budget of every rank that can.
@@ -87,9 +96,45 @@ class ShardedPromptEncoder:
         else:
             self._alone.shrink()
 
-    def _shared_out(self) -> "_Parts":
-        self._parts = self._parts or self._share()
-        return self._parts
+
+class _Whole:
+    """All classes, whose encoder each rank makes at the first call and of which it then takes what it is dealt."""
+
+    def __init__(
+        self,
+        model: Shared,
+        tokens: PromptTokens,
+        make: Callable[..., PromptEncoder],
+        budget: int,
+        notice: Callable[[str], None] | None,
+    ) -> None:
+        self._model, self._tokens, self._make, self._budget, self._notice = model, tokens, make, budget, notice
+        self._everywhere: tuple[int, PromptShard] | None = None
+
+    def share_out(self, classes: Sequence[int], chunks: Sequence[Sequence[int]]) -> "_Parts":
+        """Deal out some of the classes, of which `chunks` says what is encoded together."""
+        team = self._model.team
+        number, whole = self._made()
+        shards = deal(chunks, team.ranks.size)
+        theirs = [[classes[i] for i in shard] for shard in shards]
+        part = Shared(team, team.number())
+        team.call("prompts.subset", {"number": part.number, "of": number, "classes": theirs})
+        own = whole.subset(theirs[0])
+        team.answers()
+        return _Parts(part, own, shards, self._notice)
+
+    def _made(self) -> tuple[int, "PromptShard"]:
+        """The number under which every rank has an encoder of all classes, and rank 0's."""
+        if self._everywhere is None:
+            team, tokens, budget = self._model.team, self._tokens, self._budget
+            number = team.number()
+            asked = {"number": number, "model": self._model.number, "budget": budget, "tokens": asdict(tokens)}
+            team.call("prompts.new", asked)
+            own = PromptShard(lambda note: self._make(tokens, budget=budget, notice=note), len(tokens))
+            team.answers()
+            weakref.finalize(self, team.drop, number).atexit = False
+            self._everywhere = (number, own)
+        return self._everywhere
 
 
 class _Parts:
@@ -108,23 +153,9 @@ class _Parts:
         self._number, self._team, self._own, self._shards = shared.number, shared.team, own, shards
         self._notice, self._width = notice, 0
         self._most = max(map(len, shards))
-        self._places = {c: (rank, place) for rank, shard in enumerate(shards) for place, c in enumerate(shard)}
+        self._chunks: list[int] = []
         self.passes = 0
         weakref.finalize(self, shared.team.drop, shared.number).atexit = False
-
-    def subset(self, classes: Sequence[int]) -> "_Parts":
-        """The parts of some of the classes, each where it is."""
-        chosen: list[list[int]] = [[] for _ in self._shards]
-        theirs: list[list[int]] = [[] for _ in self._shards]
-        for i, c in enumerate(classes):
-            rank, place = self._places[c]
-            chosen[rank].append(i)
-            theirs[rank].append(place)
-        made = Shared(self._team, self._team.number())
-        self._team.call("prompts.subset", {"number": made.number, "of": self._number, "classes": theirs})
-        own = self._own.subset(theirs[0])
-        self._team.answers()
-        return _Parts(made, own, chosen, self._notice)
 
     def shrink(self) -> None:
         """Halve the budget of every rank that can; torch.OutOfMemoryError where none can."""
@@ -152,13 +183,14 @@ class _Parts:
         self._team.call("prompts.backward", {"number": self._number, "shape": list(shape)})
         mine = self._team.scatter([_padded(gradient[:, shard], shape) for shard in self._shards], shape)
         self._together(lambda: self._own.backward(mine))
-        parts = self._collect(self._part_shape(contexts))
         if contexts.dim() == 4:
-            return self._in_class_order(parts)
-        # Added in the order of ranks: the same sum every time.
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+            return self._in_class_order(self._collect(self._part_shape(contexts)))
+        parts = self._collect((len(contexts), max(self._chunks), *contexts.shape[1:]))
+        # As `deal` went about it, from the last chunk to the first: in this order autograd goes back through them.
+        dealt = sorted((place, rank) for rank, count in enumerate(self._chunks) for place in range(count))
+        total = torch.zeros_like(contexts)
+        for place, rank in reversed(dealt):
+            total = total + parts[rank][:, place]
         return total
 
     def _together(self, own: Callable[[], None]) -> None:
@@ -170,6 +202,7 @@ class _Parts:
             raise
         answers = [answer.document for answer in self._team.answers()]
         self._width = max(self._own.width, *(answer["width"] for answer in answers))
+        self._chunks = [self._own.chunks, *(answer["chunks"] for answer in answers)]
         for rank, lines in enumerate([self._own.take_notes(), *(answer["notes"] for answer in answers)]):
             for line in lines:
                 if self._notice:
@@ -216,8 +249,8 @@ class _Everywhere(torch.autograd.Function):
 class PromptShard:
     """One rank's classes: features forward, gradients backward; the graph of the last pass is kept.
 
-    `made` is what the last pass made: features (C, n, F), or the gradient of the contexts. `width` is F, 0 before the first
-    pass and where there are no classes.
+    `made` is what the last pass made: features (C, n, F), or gradients of the contexts: (C, chunks, M, D), one for each of
+    the chunks, or of contexts per class (C, n, M, D). `width` is F, 0 before the first pass and where there are no classes.
 
     Args:
         make: makes the encoder of this rank's n classes, given where to put its notices; not called where n is 0.
@@ -227,42 +260,47 @@ class PromptShard:
     def __init__(self, make: Callable[[Callable[[str], None]], PromptEncoder], classes: int) -> None:
         self._notes: list[str] = []
         self._encoder = make(self._notes.append) if classes else None
-        self._contexts: Tensor | None = None
+        self._leaves: list[Tensor] = []
         self._features: Tensor | None = None
         self.made = torch.empty(0)
         self.width = 0
 
+    @property
+    def chunks(self) -> int:
+        """In how many chunks the last pass that learns encoded the classes."""
+        return len(self._leaves)
+
     def forward(self, contexts: Tensor, *, learning: bool) -> None:
         """Make features (C, n, F) of this rank's classes for (C, M, D), or (C, n, M, D) with n or more."""
-        self._contexts = self._features = None
+        self._leaves, self._features = [], None
         if self._encoder is None:
             self.made = contexts.new_zeros(len(contexts), 0, 0)
-            self._contexts = contexts
             return
         if contexts.dim() == 4:
             contexts = contexts[:, : len(self._encoder.tokens)]
         with torch.set_grad_enabled(learning):
-            leaf = contexts.detach().requires_grad_(learning)
-            features = self._encoder(leaf)
-        if learning:
-            self._contexts, self._features = leaf, features
+            if learning:
+                self._leaves, features = self._encoder.encode_apart(contexts)
+                self._features = features
+            else:
+                features = self._encoder(contexts)
         self.made = features.detach()
         self.width = features.shape[-1]
 
     def backward(self, gradient: Tensor) -> None:
-        """Make the gradient of the contexts for that of the features (C, n, F), with n or more; uses the graph up."""
-        if self._contexts is None:
-            raise RuntimeError("no forward pass to go back through")
-        contexts, features = self._contexts, self._features
-        self._contexts = self._features = None
+        """Make the gradients of the contexts for that of the features (C, n, F), with n or more; uses the graph up."""
+        if self._encoder is None:
+            return
+        features, self._features = self._features, None
         if features is None:
-            self.made = torch.zeros_like(contexts)
-        else:
-            (self.made,) = torch.autograd.grad(features, contexts, gradient[:, : features.shape[1]])
+            raise RuntimeError("no forward pass to go back through")
+        gradients = torch.autograd.grad(features, self._leaves, gradient[:, : features.shape[1]])
+        # With contexts per class, each class's gradient is in that of its own chunk and zero in the others.
+        self.made = reduce(torch.add, gradients) if gradients[0].dim() == 4 else torch.stack(gradients, dim=1)
 
     def shrink(self) -> bool:
         """Halve the budget, and forget the graph; False where it cannot be halved."""
-        self._contexts = self._features = None
+        self._leaves, self._features = [], None
         try:
             if self._encoder is not None:
                 self._encoder.shrink()
@@ -284,38 +322,13 @@ class PromptShard:
         return notes
 
 
-def _share(
-    model: Shared,
-    tokens: PromptTokens,
-    make: Callable[..., PromptEncoder],
-    budget: int,
-    notice: Callable[[str], None] | None,
-) -> _Parts:
-    """Have every rank make the encoder of its own classes."""
-    team = model.team
-    shards = deal(tokens, team.ranks.size)
-    parts = [tokens.subset(shard) for shard in shards]
-    made = Shared(team, team.number())
-    asked = {"number": made.number, "model": model.number, "budget": budget, "tokens": [asdict(part) for part in parts]}
-    team.call("prompts.new", asked)
-    own = PromptShard(lambda note: make(parts[0], budget=budget, notice=note), len(parts[0]))
-    team.answers()
-    return _Parts(made, own, shards, notice)
-
-
-def deal(tokens: PromptTokens, ranks: int) -> list[list[int]]:
-    """Share classes out: about the same tokens, and at most one class more or less, for each rank.
+def deal(chunks: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
+    """Share chunks out in turn, at most one more or less for each rank.
 
     Returns:
-        The classes of each rank, by index; rank 0 has one at least where there are any.
+        The classes of each rank in ascending order, in which a `PromptEncoder` makes the same chunks of them again.
     """
-    lengths = tokens.lengths()
-    shards: list[list[int]] = [[] for _ in range(ranks)]
-    for place, c in enumerate(sorted(range(len(lengths)), key=lambda c: -lengths[c])):
-        turn, seat = divmod(place, ranks)
-        # Back and forth, so that no rank always has the longer ones.
-        shards[seat if turn % 2 == 0 else ranks - 1 - seat].append(c)
-    return [sorted(shard) for shard in shards]
+    return [sorted(c for chunk in chunks[rank::ranks] for c in chunk) for rank in range(ranks)]
 
 
 def answer_prompts(team: Team, call: Message, things: dict[int, Any]) -> Message | None:
@@ -333,7 +346,7 @@ def answer_prompts(team: Team, call: Message, things: dict[int, Any]) -> Message
     number = document["number"]
     match document["call"]:
         case "prompts.new":
-            tokens, model = _tokens(document["tokens"][rank]), things[document["model"]]
+            tokens, model = _tokens(document["tokens"]), things[document["model"]]
             make = partial(model.encoder_of, tokens, budget=document["budget"])
             things[number] = PromptShard(lambda note: make(notice=note), len(tokens))
         case "prompts.subset":
@@ -350,7 +363,8 @@ def answer_prompts(team: Team, call: Message, things: dict[int, Any]) -> Message
             things[number].forward(contexts, learning=document["learning"])
         case "prompts.backward":
             things[number].backward(team.scatter(None, tuple(document["shape"])))
-    return Message({"width": things[number].width, "notes": things[number].take_notes()})
+    shard = things[number]
+    return Message({"width": shard.width, "chunks": shard.chunks, "notes": shard.take_notes()})
 
 
 def _tokens(document: dict[str, Any]) -> PromptTokens:
