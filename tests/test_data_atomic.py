@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from negprompt_cli.data.atomic import atomic_path, atomic_write_bytes, atomic_write_text
+from negprompt_cli.data.atomic import atomic_folder, atomic_path, atomic_write_bytes, atomic_write_text
 from negprompt_cli.errors import NegPromptError
 
 
@@ -59,3 +59,35 @@ def test_a_writer_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NegPromptError, match="Cannot write"), atomic_path(tmp_path / "x.txt"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    for text in ("one", "two"):
+        with atomic_folder(folder, replacing=True) as temporary:
+            (temporary / text).write_text(text)
+        assert [p.name for p in folder.iterdir()] == [text]
+    with pytest.raises(RuntimeError, match="halfway"), atomic_folder(folder, replacing=True) as temporary:
+        (temporary / "three").write_text("thr")
+        raise RuntimeError("halfway")
+    assert (folder / "two").read_text() == "two"
+    with pytest.raises(OSError, match="not empty"), atomic_folder(folder) as temporary:
+        (temporary / "four").write_text("four")
+    assert [p.name for p in folder.iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_what_was_there_comes_back_when_the_new_folder_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    with pytest.raises(PermissionError), atomic_folder(folder, replacing=True):
+        monkeypatch.setattr(Path, "replace", refuse)
+    assert (folder / "old").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]

@@ -10,13 +10,15 @@ from evaluation_world import Recorder, World, make_world, workbench
 from typer.testing import CliRunner
 
 from negprompt_cli.cli.app import app
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.sweep import _print_overall
 from negprompt_cli.data.artifacts import load_prompts
 from negprompt_cli.data.config import load_config
 from negprompt_cli.data.grids import Grid, load_grid
 from negprompt_cli.engine import training
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs
-from negprompt_cli.steps.sweep import plan_sweep, run_sweep
+from negprompt_cli.steps.sweep import overall, plan_sweep, run_sweep
 
 PROBLEM = {"id": "known", "ood": ["far"]}
 
@@ -157,6 +159,66 @@ def test_a_sweep_makes_runs_that_compare_reads_and_skips_them_the_next_time(worl
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == before
     _run(world, run, grid, overwrite=True)
     assert all(p.stat().st_mtime_ns > t for p, t in before.items())
+
+
+def test_overall_figures_are_those_of_a_loop_over_problems_and_sets(world, tmp_path):
+    noise, pets = str(world.folder / "noise"), str(world.folder / "pets" / "train" / "cat")
+    problems = {
+        "a": {"id": str(world.folder / "pets"), "ood": [noise, pets]},
+        "b": {"id": f"{world.folder / 'pets'}#0-1", "ood": [noise]},
+    }
+    grid = _grid(tmp_path, problems=problems, seeds=[0, 1], variants={"x": {}, "y": {"negative.floors": None}})
+    _, document = _run(world, tmp_path / "run", grid)
+    scores = list(dict.fromkeys(row["score"] for row in document["rows"]))
+    assert [(o["variant"], o["score"]) for o in document["overall"]] == [(v, s) for v in ("x", "y") for s in scores]
+    for line in document["overall"]:
+        total, errors, aurocs = 0.0, 0.0, {}
+        for problem, ood in (("a", "noise"), ("a", "cat"), ("b", "noise")):
+            auroc = error = 0.0
+            for seed in (0, 1):
+                path = tmp_path / "run" / problem / line["variant"] / f"seed-{seed}" / "evaluation.json"
+                for row in json.loads(path.read_text())["rows"]:
+                    if (row["ood"].split("/")[-1], row["score"]) == (ood, line["score"]):
+                        auroc += row["auroc"] / 2
+                        error += row["fpr95_id_positive"] / 2
+            total, errors = total + auroc, errors + error
+            aurocs[problem, ood] = auroc
+        assert line["cells"] == 3
+        assert line["auroc"] == pytest.approx(total / 3)
+        assert line["fpr95_id_positive"] == pytest.approx(errors / 3)
+        lowest = line["lowest"]
+        assert lowest["auroc"] == pytest.approx(min(aurocs.values()))
+        assert lowest["auroc"] == pytest.approx(aurocs[lowest["problem"], lowest["ood"].split("/")[-1]])
+
+
+def test_averages_of_problems_do_not_count_among_the_overall_figures():
+    def row(problem, ood, auroc):
+        return {
+            "problem": problem, "variant": "v", "score": "s", "ood": ood, "auroc": auroc, "fpr95_id_positive": 1 - auroc
+        }  # fmt: skip
+
+    one = [row("a", "x", 0.5), row("a", "average", 0.5)]
+    assert overall(one) == []
+    # A mean of the problems' averages would be 0.7 here.
+    two = [*one, row("b", "x", 1.0), row("b", "y", 0.8), row("b", "average", 0.9)]
+    (line,) = overall(two)
+    assert line["auroc"] == pytest.approx((0.5 + 1.0 + 0.8) / 3)
+    assert line["fpr95_id_positive"] == pytest.approx((0.5 + 0.0 + 0.2) / 3)
+    assert line["lowest"] == {"problem": "a", "ood": "x", "auroc": 0.5}
+
+
+def test_the_overall_table_is_printed_where_there_is_more_than_one_pair(capsys):
+    rows = [
+        {"variant": "v", "score": "s", "ood": o, "problem": "p", "auroc": a, "fpr95_id_positive": 0.25}
+        for o, a in (("far", 0.9), ("near", 0.81238))
+    ]
+    talk = Talk(quiet=False, as_json=False)
+    _print_overall(talk, overall(rows[:1]))
+    assert capsys.readouterr().err == ""
+    _print_overall(talk, overall(rows))
+    printed = capsys.readouterr().err
+    for shown in ("Mean over 2 pairs", "85.62 / 25.0", "81.2", "p, near"):
+        assert shown in printed
 
 
 def test_an_interrupted_training_is_gone_on_with(world, tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ SUBCOMMANDS = {
     "inspect": "Show what an artifact holds, and the words its context vectors are nearest to.",
     "verify": "Check whether an artifact could be made again: digests, model, data, configuration, versions.",
     "demo": "Run train-positive, train-negative, evaluate and transfer on a small drawn world.",
-    "data": "List, check, download and sample data sets.",
+    "data": "List, check, download and sample data sets, make OOD problems of them.",
     "config": "Show presets and resolved configurations.",
     "cache": "List or clear cached image features.",
     "env": "Print versions, devices and settings for a bug report.",

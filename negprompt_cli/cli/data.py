@@ -1,4 +1,4 @@
-"""`negprompt data ls|check|download|sample`: the data sets that are known, and one's own."""
+"""`negprompt data ls|check|download|sample|leave-out`: the data sets that are known, and one's own."""
 
 import json
 from dataclasses import asdict
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="List, check, download and sample data sets, make OOD problems of them.", no_args_is_help=True
+)
 
 DataRoot = Annotated[
     Path, typer.Option("--data-root", envvar="NEGPROMPT_DATA_ROOT", help="Where named data sets lie.", metavar="DIR")
@@ -203,3 +205,60 @@ def sample(
         "short": written.short,
     }
     talk.result(written.path, document)
+
+
+@data_app.command("leave-out")
+def leave_out(
+    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    into: Annotated[Path, typer.Option("--into", help="The folder to make.", metavar="DIR")],
+    share: Annotated[float, typer.Option("--share", help="Share of the classes that is left out.")] = 0.3,
+    held_out: Annotated[
+        float, typer.Option("--held-out", help="Share of the other classes' images that is not trained on.")
+    ] = 0.25,
+    kinds: Annotated[
+        str, typer.Option("--kinds", help="Which OOD sets to make, separated by commas.", metavar="KINDS")
+    ] = "near,down,shuffle,corner,drawn",
+    seed: Annotated[int, typer.Option("--seed", help="Drives every draw.", min=0)] = 0,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy images instead of linking them.")] = False,
+    data_root: DataRoot = Path("data"),
+    catalogue: CatalogueFile = None,
+    class_names: ClassNames = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an OOD problem of training images alone, to choose settings by: some classes are left out and play OOD.
+
+    Writes DIR/id (the other classes, with train/ and val/) and flat folders of OOD images: the left-out classes (near), the
+    same shrunk to 32 pixels (down), with their patches in random order (shuffle, held-out images too) and cut to a corner
+    (corner), and drawn textures (drawn). Evaluation images are never read.
+    """
+    from negprompt_cli.cli.console import Talk
+    from negprompt_cli.data.imagesets import load_image_set
+    from negprompt_cli.data.leave_out import leave_out as make
+    from negprompt_cli.data.leave_out import parse_kinds
+
+    talk = Talk(quiet=quiet, as_json=as_json)
+    wanted = parse_kinds(kinds)
+    images = load_image_set(spec, role="train", data_root=data_root, class_names=class_names, catalogue=catalogue)
+    for note in images.notes:
+        talk.say(note)
+    made = make(
+        images,
+        into,
+        share=share,
+        held_out=held_out,
+        seed=seed,
+        kinds=wanted,
+        copy=copy,
+        overwrite=overwrite,
+        progress=talk,
+    )
+    classes, counts = made.document["classes"], made.document["images"]
+    talk.say(
+        f"{len(classes['kept'])} classes kept, {len(classes['left_out'])} left out; "
+        + ", ".join(f"{count} {part}" for part, count in counts.items())
+    )
+    problem = json.dumps({"id": made.id_spec, "ood": made.ood_specs}, ensure_ascii=False)
+    talk.say(f"Next: a line under problems: in the YAML file of `negprompt sweep`\n  {into.name}: {problem}")
+    talk.result(into, {**made.document, "path": str(into)})

@@ -25,8 +25,10 @@ def sweep(
 ) -> None:
     """Run a grid of settings on several ID problems and seeds; finished cells are skipped.
 
-    Every cell is a run folder that `negprompt compare` reads. The OOD figures of a sweep are
-    for reporting: settings chosen by them are tuned to these OOD sets.
+    Every cell is a run folder that `negprompt compare` reads. The last table has means over all
+    problems and OOD sets, and the lowest AUROC among them. Choose settings by the figures of
+    problems that `negprompt data leave-out` made; settings chosen by others are tuned to their
+    OOD sets.
     """
     if common.data is not None or common.seed is not None:
         raise UsageError("--data and --seed do not go with sweep: the grid names its problems and seeds.")
@@ -52,6 +54,7 @@ def sweep(
         return
     result = run_sweep(found, run, configure=configure, overwrite=common.overwrite, progress=talk)
     _print_rows(talk, result.document["rows"])
+    _print_overall(talk, result.document["overall"])
     if result.document["limited"]:
         talk.warn("LIMITED: a trial, not figures to quote or to hold against others.")
     talk.result(result.path, result.document)
@@ -71,6 +74,26 @@ def _print_rows(talk: Talk, rows: list[dict[str, Any]]) -> None:
             ["variant", "score", *sets],
             [[*names, *line.values()] for names, line in lines.items()],
         )
+
+
+def _print_overall(talk: Talk, overall: list[dict[str, Any]]) -> None:
+    """A table over all problems and OOD sets, where there are several."""
+    if not overall:
+        return
+    talk.table(
+        f"Mean over {overall[0]['cells']} pairs of problem and OOD set: AUROC / FPR95 (ID positive), per cent",
+        ["variant", "score", "mean", "lowest AUROC", "of"],
+        [
+            [
+                line["variant"],
+                line["score"],
+                f"{percent(line['auroc'], 2)} / {percent(line['fpr95_id_positive'])}",
+                percent(line["lowest"]["auroc"]),
+                f"{line['lowest']['problem']}, {line['lowest']['ood']}",
+            ]
+            for line in overall
+        ],
+    )
 
 
 def _figure(row: dict[str, Any], metric: str) -> str:

@@ -67,21 +67,29 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, replacing: bool = False) -> Iterator[Path]:
     """Yield a folder beside `folder` to fill; on success it becomes `folder`, on failure it is removed.
 
     Args:
         folder: absent or empty.
+        replacing: `folder` may hold anything, which is removed once the new one is in its place.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    before = temporary.with_name(f"{temporary.name}-before")
     try:
         yield temporary
         # Temporary folders are private, others may have to read this one.
         temporary.chmod(0o755)
         if folder.is_dir():
-            folder.rmdir()
+            if replacing:
+                folder.rename(before)
+            else:
+                folder.rmdir()
         temporary.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
+        if before.is_dir() and not folder.exists():
+            before.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         raise

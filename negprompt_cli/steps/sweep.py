@@ -3,14 +3,16 @@
     <run>/<problem>/<variant>/seed-N/negative.safetensors, evaluation.json    one cell
     <run>/<problem>/<variant>/evaluation.json                                 means over the seeds, as evaluate --seeds
     <run>/<problem>/positive/<digest>/seed-N/positive.safetensors             stage 1, once for all cells that share it
-    <run>/sweep.json                                                          the figures of all cells
+    <run>/sweep.json                                                          the figures of all cells, and overall
 
 With `data.train_classes` the prompts are transferred to all classes of the problem before they are evaluated. One model and
-the features of each image set serve all cells. Leaves out: choosing a winner; OOD figures must not choose settings.
+the features of each image set serve all cells. Leaves out: choosing a winner. Settings may be chosen by the overall figures
+of problems made of ID images alone (`data.leave_out`); those of other OOD sets are for reporting.
 """
 
 import hashlib
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +28,7 @@ from negprompt_cli.data.progress import Progress
 from negprompt_cli.data.provenance import versions
 from negprompt_cli.data.runs import EVALUATION, NEGATIVE, POSITIVE
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.evaluate import AVERAGE
 from negprompt_cli.steps.outputs import write_config
 from negprompt_cli.steps.preflight import ZERO_SHOT, together
 from negprompt_cli.steps.reproduce import Job, finished, run_job
@@ -57,7 +60,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep came to: its document, whose rows are means over seeds with their deviations."""
+    """What a sweep came to: its document, whose rows are means over seeds with their deviations.
+
+    `overall` in it is what `overall` below makes of the rows.
+    """
 
     path: Path
     document: dict[str, Any]
@@ -142,9 +148,40 @@ def run_sweep(
         "grid": grid.model_dump(mode="json"),
         "evaluations": [str(c.evaluation) for c in cells],
         "rows": rows,
+        "overall": overall(rows),
     }
     atomic_write_text(run / SUMMARY, json.dumps(document, indent=1) + "\n")
     return Sweep(run / SUMMARY, document)
+
+
+def overall(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The figures of each variant and score over all problems and OOD sets, each pair of these weighing the same.
+
+    Args:
+        rows: a sweep's rows; the averages among them are passed over.
+
+    Returns:
+        One document for each variant and score, in the order of the rows: `variant`, `score`, `cells` (how many pairs of
+        problem and OOD set), `auroc` and `fpr95_id_positive` (means, fractions), `lowest` (`problem`, `ood` and `auroc` of
+        the pair with the lowest AUROC, the first of equals). Empty where there is a single pair.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["ood"] != AVERAGE:
+            groups.setdefault((row["variant"], row["score"]), []).append(row)
+    made = []
+    for (variant, score), cells in groups.items():
+        lowest = min(cells, key=lambda row: row["auroc"])
+        made.append(
+            {
+                "variant": variant,
+                "score": score,
+                "cells": len(cells),
+                **{key: statistics.fmean(row[key] for row in cells) for key in ("auroc", "fpr95_id_positive")},
+                "lowest": {key: lowest[key] for key in ("problem", "ood", "auroc")},
+            }
+        )
+    return made if len({(row["problem"], row["ood"]) for cells in groups.values() for row in cells}) > 1 else []
 
 
 def _cell_jobs(
