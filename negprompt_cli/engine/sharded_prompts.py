@@ -49,8 +49,9 @@ class ShardedPromptEncoder:
         budget: int,
         notice: Callable[[str], None] | None,
     ) -> None:
-        self._alone = make(tokens, budget=budget, notice=notice)
-        self._whole = _Whole(model, tokens, make, budget, notice)
+        make = partial(make, tokens, budget=budget)
+        self._alone = make(notice=notice)
+        self._whole = _Whole(model, {"tokens": asdict(tokens), "budget": budget}, make, notice)
         self._classes: Sequence[int] = range(len(tokens))
         self._parts: _Parts | None = None
 
@@ -103,12 +104,11 @@ class _Whole:
     def __init__(
         self,
         model: Shared,
-        tokens: PromptTokens,
+        asked: dict[str, Any],
         make: Callable[..., PromptEncoder],
-        budget: int,
         notice: Callable[[str], None] | None,
     ) -> None:
-        self._model, self._tokens, self._make, self._budget, self._notice = model, tokens, make, budget, notice
+        self._model, self._asked, self._make, self._notice = model, asked, make, notice
         self._everywhere: tuple[int, PromptShard] | None = None
 
     def share_out(self, classes: Sequence[int], chunks: Sequence[Sequence[int]]) -> "_Parts":
@@ -126,11 +126,11 @@ class _Whole:
     def _made(self) -> tuple[int, "PromptShard"]:
         """The number under which every rank has an encoder of all classes, and rank 0's."""
         if self._everywhere is None:
-            team, tokens, budget = self._model.team, self._tokens, self._budget
+            team = self._model.team
             number = team.number()
-            asked = {"number": number, "model": self._model.number, "budget": budget, "tokens": asdict(tokens)}
-            team.call("prompts.new", asked)
-            own = PromptShard(lambda note: self._make(tokens, budget=budget, notice=note), len(tokens))
+            team.call("prompts.new", {"number": number, "model": self._model.number, **self._asked})
+            notes: list[str] = []
+            own = PromptShard(self._make(notice=notes.append), notes)
             team.answers()
             weakref.finalize(self, team.drop, number).atexit = False
             self._everywhere = (number, own)
@@ -253,13 +253,12 @@ class PromptShard:
     the chunks, or of contexts per class (C, n, M, D). `width` is F, 0 before the first pass and where there are no classes.
 
     Args:
-        make: makes the encoder of this rank's n classes, given where to put its notices; not called where n is 0.
-        classes: n.
+        encoder: of this rank's n classes; None where n is 0.
+        notes: where the encoder's notices go.
     """
 
-    def __init__(self, make: Callable[[Callable[[str], None]], PromptEncoder], classes: int) -> None:
-        self._notes: list[str] = []
-        self._encoder = make(self._notes.append) if classes else None
+    def __init__(self, encoder: PromptEncoder | None, notes: list[str]) -> None:
+        self._encoder, self._notes = encoder, notes
         self._leaves: list[Tensor] = []
         self._features: Tensor | None = None
         self.made = torch.empty(0)
@@ -310,10 +309,7 @@ class PromptShard:
 
     def subset(self, classes: Sequence[int]) -> "PromptShard":
         """A shard of some of this rank's classes; its notices are this one's."""
-        whole = self._encoder
-        part = PromptShard(lambda _: whole.subset(classes), len(classes) if whole else 0)  # type: ignore[union-attr]
-        part._notes = self._notes
-        return part
+        return PromptShard(self._encoder.subset(classes) if self._encoder and classes else None, self._notes)
 
     def take_notes(self) -> list[str]:
         """The encoder's notices since the last time."""
@@ -347,8 +343,9 @@ def answer_prompts(team: Team, call: Message, things: dict[int, Any]) -> Message
     match document["call"]:
         case "prompts.new":
             tokens, model = _tokens(document["tokens"]), things[document["model"]]
-            make = partial(model.encoder_of, tokens, budget=document["budget"])
-            things[number] = PromptShard(lambda note: make(notice=note), len(tokens))
+            notes: list[str] = []
+            encoder = model.encoder_of(tokens, budget=document["budget"], notice=notes.append)
+            things[number] = PromptShard(encoder, notes)
         case "prompts.subset":
             things[number] = things[document["of"]].subset(document["classes"][rank])
         case "prompts.shrink":
