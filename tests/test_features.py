@@ -106,6 +106,10 @@ def test_known_images_are_not_decoded_again(
     assert torch.equal(again.features, first.features)
     # Any other list of the same files is known too.
     assert torch.equal(encode(tiny_clip, paths[::-2]).features, first.features[[8, 6, 4, 2, 0]])
+    # And a link to one of them.
+    link = paths[0].with_name("link.jpg")
+    link.symlink_to(paths[4])
+    assert torch.equal(encode(tiny_clip, [link]).features, first.features[[4]])
     assert opened == []
 
 

@@ -53,7 +53,7 @@ class StoreKey:
 def image_keys(paths: Sequence[Path]) -> list[bytes]:
     """Keys of N image files as they are now: digests of absolute path, size in bytes and modification time in ns.
 
-    Images that torchvision keeps together in one file have that file's size and time.
+    A link has the key of the path it names. Images that torchvision keeps together in one file have its size and time.
 
     Raises:
         OSError: a file is gone.
@@ -61,7 +61,9 @@ def image_keys(paths: Sequence[Path]) -> list[bytes]:
     keys = []
     for path in paths:
         stat = stored_in(path).stat()
-        text = f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - a Path per file is slow
+        # One step, not resolved: the image it names is known by a path that may lead over linked folders itself.
+        named = path.parent / path.readlink() if path.is_symlink() else path
+        text = f"{os.path.abspath(named)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - resolves no links
         keys.append(hashlib.sha256(os.fsencode(text)).digest()[:KEY_BYTES])
     return keys
 

@@ -36,7 +36,17 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
     images, classes = args.score_images, args.score_classes
     features = unit(images)
-    bank = PromptBank(unit(classes), unit(classes, args.score_negatives), unit(classes), logit_scale=100.0)
+    positives, negatives = unit(classes), unit(classes, args.score_negatives)
+    # With floors, as by default.
+    bank = PromptBank(
+        positives,
+        negatives,
+        unit(classes),
+        logit_scale=100.0,
+        image_mean=features[:1000].mean(0),
+        exponent=2,
+        base="energy",
+    )
     default_bytes = CPU_BLOCK_BYTES if device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
     block_bytes = default_bytes if args.score_block_mib is None else int(args.score_block_mib * 2**20)
     groups = [bank.rows(group).T for group in ("positives", "negatives", "zero_shot")]
