@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -16,6 +17,10 @@ from negprompt_cli.engine.clip import Clip, ModelIdentity, weights_digest
 from negprompt_cli.engine.devices import Compute
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# How long an example takes says something about what else the machine does.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 # The models of the tests are so small that a second thread only gets in the way.
 torch.set_num_threads(1)

@@ -42,7 +42,7 @@ def make(names: list[str], *, negatives: int = 2, length: int = 3, specific: boo
     )
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=4),
     negatives=st.integers(0, 3),
@@ -96,7 +96,7 @@ def test_a_header_that_lies_about_its_length_is_refused(tmp_path: Path):
         load_prompts(path)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 4000), value=st.integers(0, 255))
 def test_a_changed_byte_reads_or_is_refused_but_never_crashes(tmp_path: Path, place: int, value: int):
     path = tmp_path / "x.safetensors"

@@ -20,7 +20,7 @@ SCORES = st.lists(st.integers(-40, 40).map(lambda i: i / 8), min_size=60, max_si
 
 
 @given(SCORES, SCORES, SHARES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_threshold_is_the_one_behind_fpr(id_scores: list[float], ood_scores: list[float], acceptance: float):
     if images_needed(acceptance) > len(id_scores):
         return
@@ -30,7 +30,7 @@ def test_the_threshold_is_the_one_behind_fpr(id_scores: list[float], ood_scores:
 
 
 @given(SCORES, SHARES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_it_accepts_enough_and_no_higher_threshold_does(scores: list[float], acceptance: float):
     if images_needed(acceptance) > len(scores):
         return

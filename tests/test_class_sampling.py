@@ -50,7 +50,7 @@ def data() -> Features:
     return Features(unit(len(labels), 16, seed=3), labels)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     counts=st.lists(st.integers(0, 9), min_size=2, max_size=12),
     per_step=st.integers(1, 11),

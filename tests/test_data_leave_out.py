@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_trees import class_tree, write
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -77,7 +77,6 @@ def images_of(folder: Path) -> dict[int, Path]:
 # --- who plays which part
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(2, 9), min_size=3, max_size=12),
     st.floats(0.01, 0.99),
@@ -263,7 +262,6 @@ def patches_by_hand(pixels: np.ndarray, n: int) -> Counter[bytes]:
     return found
 
 
-@settings(deadline=None)
 @given(st.integers(4, 23), st.integers(4, 23), st.integers(1, 4), st.integers(0, 99))
 def test_shuffling_keeps_the_patches(width: int, height: int, n: int, seed: int) -> None:
     generator = np.random.default_rng(seed)

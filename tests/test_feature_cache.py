@@ -49,7 +49,7 @@ def test_what_was_added_is_found_now_and_by_others(tmp_path: Path) -> None:
         assert not features[1].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     parts=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=9, unique=True), max_size=5),
     asked=st.lists(st.integers(0, 40), min_size=1, max_size=30),
@@ -160,7 +160,7 @@ def test_a_shard_damaged_or_gone_after_it_was_opened_gives_no_features(tmp_path:
     assert len(listener.warnings) == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(keys=st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=8, unique=True))
 def test_keys_of_any_bytes_are_told_apart(keys: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     store = store_in(tmp_path_factory.mktemp("store"))

@@ -73,7 +73,7 @@ def test_without_a_mean_image_the_score_is_the_papers():
     assert found == pytest.approx(expected.numpy(), rel=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), exponent=st.floats(0.1, 10), tau=st.floats(0.05, 5))
 def test_it_is_between_0_and_1_and_never_above_max_logit(seed: int, exponent: float, tau: float):
     bank, features = _bank(seed, exponent)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_ood.metrics import OODMetrics
 from pytorch_ood.metrics import functional as pytorch_ood_metrics
@@ -146,7 +146,6 @@ def test_all_equal_loops_over_their_definitions(kind):
 SCORES = st.lists(st.integers(-6, 6).map(lambda i: i / 4), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(SCORES, SCORES, st.data())
 def test_all_equal_loops_on_any_small_input(id_scores, ood_scores, data):
     correct = data.draw(st.lists(st.booleans(), min_size=len(id_scores), max_size=len(id_scores)))
@@ -154,7 +153,6 @@ def test_all_equal_loops_on_any_small_input(id_scores, ood_scores, data):
     assert dataclasses.asdict(evaluate_scores(id_scores, ood_scores, correct)) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(SCORES, SCORES)
 def test_exchanging_id_and_ood_complements_auroc_and_negating_too_swaps_the_conventions(id_scores, ood_scores):
     here, there = evaluate_scores(id_scores, ood_scores), evaluate_scores(ood_scores, id_scores)
@@ -168,7 +166,6 @@ def test_exchanging_id_and_ood_complements_auroc_and_negating_too_swaps_the_conv
     assert mirror.autc == pytest.approx(here.autc, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(SCORES, SCORES, st.sampled_from([np.exp, np.cbrt, lambda s: 3 * s + 7, lambda s: np.sign(s) * s**2]))
 def test_strictly_increasing_maps_change_nothing_but_autc(id_scores, ood_scores, increasing):
     a, b = np.array(id_scores), np.array(ood_scores)
@@ -176,7 +173,6 @@ def test_strictly_increasing_maps_change_nothing_but_autc(id_scores, ood_scores,
     assert dataclasses.replace(here, autc=None) == dataclasses.replace(there, autc=None)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=30),
     st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=30),

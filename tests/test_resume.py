@@ -396,7 +396,7 @@ def test_a_damaged_checkpoint_is_said_and_the_training_starts_again(
     assert files(interrupted) == short
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_goes_unseen(interrupted: Path, data: st.DataObject) -> None:
     path, broken = interrupted / "negative.checkpoint.safetensors", interrupted / "broken.safetensors"

@@ -47,7 +47,7 @@ def numbered(first: int, last: int) -> list[Row]:
 
 
 @given(rows_of_images(), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_two_goes_equal_one(tmp_path_factory: pytest.TempPathFactory, rows: list[Row], data: st.DataObject):
     folder = tmp_path_factory.mktemp("rows")
     whole, out = folder / "whole.parquet", folder / "rows.parquet"
@@ -63,7 +63,7 @@ def test_two_goes_equal_one(tmp_path_factory: pytest.TempPathFactory, rows: list
 
 
 @given(rows_of_images(), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_run_killed_at_any_byte_goes_on(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], data: st.DataObject
 ):

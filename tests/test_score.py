@@ -234,7 +234,7 @@ def test_sorting_links_and_copies(score: Scoring, images: Path, tmp_path: Path):
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_class_name_never_leaves_its_folder(key: str):
     name = folder_name(key)
     assert name not in ("", ".", "..")
@@ -347,7 +347,7 @@ def test_a_link_to_a_folder_above_ends(tmp_path: Path):
 
 
 @given(st.sets(st.text(max_size=12)), st.text(max_size=12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_known_paths_are_the_ones_given(paths: set[str], other: str):
     known = KnownPaths(paths)
     assert len(known) == len(paths)
@@ -359,7 +359,7 @@ AWKWARD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_siz
 
 
 @given(st.lists(AWKWARD, min_size=1, max_size=6, unique=True), st.sampled_from(["csv", "jsonl"]), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_file_name_survives_a_crash_at_any_byte(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], form: str, data: st.DataObject
 ):

@@ -248,7 +248,7 @@ def test_float32_ranks_a_thousand_classes_as_float64_does():
         assert len(np.unique(single.scores[name])) == 1200
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 4), st.floats(0.005, 5))
 def test_negatives_lower_the_score_and_never_touch_predictions(seed, classes, negatives, temperature):
     bank = _bank(

@@ -44,7 +44,7 @@ def test_ids_equal_those_of_whole_sentences_for_every_imagenet_name() -> None:
         assert length == len(rest)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=25).filter(str.strip))
 def test_ids_equal_those_of_whole_sentences_for_any_name(name: str) -> None:
     try:

@@ -117,7 +117,7 @@ def test_class_specific_contexts_learn_apart(encoder: PromptEncoder, context: Te
 # Rates.
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     steps=st.integers(1, 500), warmup=st.floats(0, 0.9), lr=st.floats(1e-4, 10), where=st.floats(0, 1, exclude_max=True)
 )
@@ -218,7 +218,7 @@ def test_keep_best_needs_held_out_images(encoder: PromptEncoder, context: Tensor
         learn_positive(context, encoder, keep="best")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     counts=st.lists(st.integers(1, 20), min_size=1, max_size=8),
     share=st.floats(0.01, 0.99),
