@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from negprompt_cli import __version__
 from negprompt_cli.cli import app
 from negprompt_cli.cli.app import SUBCOMMANDS, load_subcommand
+from negprompt_cli.data.checkpoints import checkpoint_path
 from negprompt_cli.demo.images import DemoWorld, write_world
 from negprompt_cli.demo.model import unpack_model
 
@@ -396,8 +397,14 @@ def test_environment_names_versions_and_text_path(common: list[object]):
 
 @pytest.mark.slow
 def test_demo_runs_whole(tmp_path: Path):
-    result = run("demo", "--run", tmp_path / "demo", "--json")
+    # What an interrupted one left is in nobody's way.
+    (tmp_path / "demo").mkdir()
+    left = checkpoint_path(tmp_path / "demo" / "positive.safetensors")
+    left.write_bytes(b"left")
+    result = run("demo", "--run", tmp_path / "demo", "--json", "--overwrite")
     assert result.exit_code == 0, result.output
+    assert "--resume" not in result.stderr
+    assert not left.exists()
     document = json.loads(result.stdout)
     assert Path(document["picture"]).stat().st_size > 10_000
     average = {r["score"]: r["auroc"] for r in document["evaluation"]["rows"] if r["ood"] == "average"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negprompt_cli.data.artifacts import Prompts
+from negprompt_cli.data.checkpoints import checkpoint_path
 from negprompt_cli.data.config import load_config
 from negprompt_cli.data.progress import Progress
 from negprompt_cli.data.runs import EVALUATION, NEGATIVE, POSITIVE, transfer_name
@@ -61,6 +62,9 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
     config = load_config("demo", flags={**flags, "data.spec": str(world.shapes), "evaluate.ood": ood})
     bench = Workbench(config, progress)
     positive, negative = folder / POSITIVE, folder / NEGATIVE
+    # It is over in a minute: an interrupted one starts afresh, and no mention of its checkpoint.
+    for out in (positive, negative):
+        checkpoint_path(out).unlink(missing_ok=True)
     run_train_positive(config, positive, overwrite=overwrite, progress=progress, bench=bench)
     trained = run_train_negative(
         config, negative, positive=positive, overwrite=overwrite, progress=progress, bench=bench

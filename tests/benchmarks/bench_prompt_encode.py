@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-names", type=int, default=200, help="class names")
     parser.add_argument("--prompt-contexts", type=int, default=2, help="negative contexts")
     parser.add_argument("--prompt-vectors", type=int, default=4, help="vectors of each context")
+    parser.add_argument("--prompt-memory-gib", type=float, default=2.0, help="budget for activations")
     parser.add_argument("--prompt-repeats", type=int, default=3)
 
 
@@ -39,7 +40,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
     names = imagenet_names(args.prompt_names)
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
     tokens = tokenize_prompts(names, tokenizer, plan, context=args.prompt_vectors)
-    encoder = PromptEncoder(model, plan, tokens, device=device, budget=2**31)
+    encoder = PromptEncoder(model, plan, tokens, device=device, budget=int(args.prompt_memory_gib * 2**30))
     generator = torch.Generator().manual_seed(1)
     start = 0.02 * torch.randn(args.prompt_contexts, args.prompt_vectors, plan.width, generator=generator)
     weights = torch.randn(args.prompt_contexts, len(names), 512, generator=generator).to(device)
