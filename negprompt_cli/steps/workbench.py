@@ -20,8 +20,8 @@ from negprompt_cli.engine.ranks import ranks_from_environment
 from negprompt_cli.engine.team import current_team
 from negprompt_cli.errors import UsageError
 
-MAX_AUTO_BYTES = 2 << 30
-"""Most that 'auto' allows for text activations on a CPU: beyond it larger chunks gain nothing."""
+MAX_AUTO_BYTES = 3 << 30
+"""Most that 'auto' allows for text activations on a CPU: those of 1000 classes x 2 on a ViT-B/16, none computed twice."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ import sys
 from harness import Row
 
 TARGET = 3 * 2**30
-BUDGET = 2 * 2**30
+BUDGET = 3 * 2**30
 STEPS = 2
 VECTORS = 16
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-names", type=int, default=200, help="class names")
     parser.add_argument("--prompt-contexts", type=int, default=2, help="negative contexts")
     parser.add_argument("--prompt-vectors", type=int, default=4, help="vectors of each context")
-    parser.add_argument("--prompt-memory-gib", type=float, default=2.0, help="budget for activations")
+    parser.add_argument("--prompt-memory-gib", type=float, default=3.0, help="budget for activations")
     parser.add_argument("--prompt-repeats", type=int, default=3)
 
 

@@ -37,7 +37,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
     plan = plan_text_path(model)
     names = imagenet_names(args.step_classes)
     tokens = tokenize_prompts(names, open_clip.get_tokenizer("ViT-B-16"), plan, context=VECTORS)
-    encoder = PromptEncoder(model, plan, tokens, device=device, budget=2**31)
+    encoder = PromptEncoder(model, plan, tokens, device=device, budget=3 * 2**30)
     generator = torch.Generator().manual_seed(1)
     start = (0.02 * torch.randn(args.step_negatives, VECTORS, plan.width, generator=generator)).to(device)
     pixels = torch.randn(args.step_batch, 3, 224, 224, generator=generator).to(device)
