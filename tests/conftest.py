@@ -76,11 +76,14 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 def build_tiny_clip(*, embed: int = 16, image_size: int = 32, **text: Any) -> CLIP:
     """Build a random open_clip `CLIP` with a tiny tower on each side; `text` overrides its text configuration."""
-    model = CLIP(
-        embed_dim=embed,
-        vision_cfg={"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": image_size},
-        text_cfg={"width": 32, "heads": 2, "layers": 2, **text},
-    )
+    # Biases start at random, which what ran before must not change.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIP(
+            embed_dim=embed,
+            vision_cfg={"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": image_size},
+            text_cfg={"width": 32, "heads": 2, "layers": 2, **text},
+        )
     randomise(model)
     return model
 

@@ -4,7 +4,8 @@ import open_clip
 import pytest
 import torch
 from conftest import build_tiny_clip
-from hypothesis import given, settings
+from ftfy import fix_text
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
@@ -47,6 +48,8 @@ def test_ids_equal_those_of_whole_sentences_for_every_imagenet_name() -> None:
 @settings(max_examples=200)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=25).filter(str.strip))
 def test_ids_equal_those_of_whole_sentences_for_any_name(name: str) -> None:
+    # The tokenizer has ftfy mend wrongly decoded text, which it recognises by what stands around it too.
+    assume(fix_text(f"a photo of a {name}.") == f"a photo of a {fix_text(f'{name}.')}")
     try:
         ours = spliced_ids(name, "a photo of a", "{}.")
     except UsageError as error:

@@ -241,13 +241,14 @@ def test_split_held_out(counts: list[int], share: float, seed: int) -> None:
 # Stopping and going on.
 
 
-def held_out_with_a_best_epoch_in_between(learn: Callable[..., Trained], options: dict[str, Any]) -> Features:
-    """Random images of which neither the first nor the last epoch is best.
+def held_out_that_gets_worse(learn: Callable[..., Trained], options: dict[str, Any]) -> Features:
+    """A random image of which the last epoch is not the best.
 
-    Sought, since random numbers and with them the best epoch are not the same on every processor.
+    Sought, since random numbers and with them the best epoch are not the same on every processor. A single image, whose
+    loss may go either way; that of many follows the prompts' distances among themselves, which training improves.
     """
-    tried = (random_features(seed=seed) for seed in range(100, 200))
-    return next(held for held in tried if 1 < learn(**options, held_out=held).epoch < options["schedule"].epochs)
+    tried = (random_features(1, seed=seed) for seed in range(100, 200))
+    return next(held for held in tried if learn(**options, held_out=held).epoch < options["schedule"].epochs)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -268,7 +269,7 @@ def test_a_training_goes_on_from_any_epoch_as_if_it_had_not_stopped(
     options = {"schedule": Schedule(5, 8, 0.1), **options}
     learn = partial(STAGES[stage], context, encoder)
     best = "keep" in options
-    options["held_out"] = held_out_with_a_best_epoch_in_between(learn, options) if best else random_features(seed=100)
+    options["held_out"] = held_out_that_gets_worse(learn, options) if best else random_features(seed=100)
     whole = learn(on_state=states.append, **options)
     copies = copy.deepcopy(states)
     assert [len(s.history) for s in states] == [1, 2, 3, 4, 5]
