@@ -424,3 +424,13 @@ def test_folders_without_splits() -> None:
     assert len(load(ASSETS / "textures")) == 600
     assert np.bincount(load(f"{ASSETS}/cifar10#0-4,9", "train").labels).tolist() == [30] * 6
     assert [c.name for c in load(ASSETS / "imagenette", "eval").classes][:2] == ["tench", "English Springer Spaniel"]
+
+
+def test_a_folder_of_a_catalogue_name_in_another_layout_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "textures").mkdir()
+    with pytest.raises(UsageError, match="none of these layouts") as caught:
+        load_image_set("textures", role="ood", data_root=tmp_path)
+    assert str(tmp_path / "textures") in str(caught.value)
+    with pytest.raises(UsageError) as other:
+        load_image_set("textures", role="ood", data_root=tmp_path / "elsewhere")
+    assert "none of these layouts" not in str(other.value)

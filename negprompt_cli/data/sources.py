@@ -42,7 +42,14 @@ def find_source(
     # A catalogue name written in another case still means the catalogue, unless there is such a path.
     name = spec.base if spec.base in sets.sets or found else spec.base.lower()
     if name in sets.sets:
-        source = entry_source(name, role, data_root, sets)
+        try:
+            source = entry_source(name, role, data_root, sets)
+        except UsageError as error:
+            if found is None or not found.is_dir():
+                raise
+            raise UsageError(
+                f"{error}\nThe folder {found.absolute()} has none of these layouts. To take it as it is, give that path."
+            ) from error
         return source, name + spec.label, source.root
     if found is None:
         places = " and ".join(str(candidate) for candidate in tried)
