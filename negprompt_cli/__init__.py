@@ -10,6 +10,8 @@ Python interface (`negprompt_cli.api`) are imported when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
+from negprompt_cli._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from negprompt_cli.api import (
         Detector,
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
         transfer,
         zero_shot,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Detector",

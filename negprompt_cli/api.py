@@ -52,25 +52,25 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts, save_prompts
-from negprompt_cli.data.config import Config, ModelConfig, load_config
-from negprompt_cli.data.imagesets import ClassLabel
-from negprompt_cli.data.models import load_clip
-from negprompt_cli.data.pathlist import check_paths, list_paths
-from negprompt_cli.data.progress import Silent
-from negprompt_cli.data.rowfile import Row
-from negprompt_cli.data.stream import stream_features
+from negprompt_cli.config import Config, ModelConfig, load_config
+from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.encoding.stream import stream_features
+from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
+from negprompt_cli.data.results.rowfile import Row
+from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.pathlist import check_paths, list_paths
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
-from negprompt_cli.engine.verdict import Verdicts
+from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Silent
 from negprompt_cli.steps.calibrate import CalibrateOptions, calibrate_scorer
 from negprompt_cli.steps.fit import run_fit
-from negprompt_cli.steps.fit_features import fit_features
-from negprompt_cli.steps.scorer import Scorer, make_scorer
+from negprompt_cli.steps.shared.fit_features import fit_features
+from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_positive import zero_shot_positive
 from negprompt_cli.steps.transfer import read_class_list, run_transfer
-from negprompt_cli.steps.workbench import Workbench
 
 __all__ = [
     "Detector",
@@ -201,7 +201,7 @@ class Detector:
         Raises:
             NegPromptError: the hub refuses.
         """
-        from negprompt_cli.data.hub import push_to_hub
+        from negprompt_cli.data.results.hub import push_to_hub
 
         return push_to_hub(self.prompts, repo_id, evaluation=evaluation, private=private)
 
@@ -218,7 +218,7 @@ class Detector:
             UsageError: there is no artifact, or it belongs to another model.
             NegPromptError: the hub cannot be reached.
         """
-        from negprompt_cli.data.hub import find_artifact
+        from negprompt_cli.data.results.hub import find_artifact
 
         prompts = load_prompts(find_artifact(source))
         return cls(model or _model_of(prompts, device), prompts)
@@ -336,7 +336,7 @@ def calibrate(
         UsageError: too few images; says how many would do.
         BrokenImage: an image cannot be read.
     """
-    from negprompt_cli.data.images import BrokenImage
+    from negprompt_cli.data.encoding.images import BrokenImage
 
     if not isinstance(images, Tensor):
         parts: list[Tensor] = []
@@ -355,8 +355,8 @@ def calibrate(
     return Detector(detector.model, replace(detector.prompts, calibration=made), score=made.score)
 
 
-def score_features(detector: Detector, features: Tensor) -> Verdicts:
-    """Verdicts on L2-normalised features (B, F): predictions, probabilities, ID scores, nearest negatives.
+def score_features(detector: Detector, features: Tensor) -> Judgements:
+    """Judgements on L2-normalised features (B, F): predictions, probabilities, ID scores, nearest negatives.
 
     Raises:
         ValueError: another width, or not normalised.

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from negprompt_cli.data.config import Config, load_config
-from negprompt_cli.data.progress import Silent
+from negprompt_cli.config import Config, load_config
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.steps.sharing import RememberingWorkbench
+from negprompt_cli.progress import Silent
+from negprompt_cli.steps.shared.sharing import RememberingWorkbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from scoring_world import bench_of, small_clip, write_images
 
-from negprompt_cli.data.config import ModelConfig
-from negprompt_cli.data.shared_model import agree_on_compute, load_shared
+from negprompt_cli.config import ModelConfig
+from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.engine.ranks import ranks_from_environment
-from negprompt_cli.engine.team import Team, assemble
-from negprompt_cli.steps.serving import serve
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.engine.parallel.rank_calls import Team, assemble
+from negprompt_cli.engine.parallel.ranks import ranks_from_environment
+from negprompt_cli.steps.shared.rank_worker import serve
+from negprompt_cli.steps.shared.workbench import Workbench
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(

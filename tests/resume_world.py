@@ -76,15 +76,15 @@ def files(run: Path) -> dict[str, bytes]:
 
 def every_epoch() -> None:
     """Write a checkpoint after every epoch, however short."""
-    from negprompt_cli.steps import resuming
+    from negprompt_cli.steps.shared import resuming
 
     resuming.SECONDS = 0.0
 
 
 def slow_and_often(seconds: float) -> None:
     """Take steps of some time at least, and write a checkpoint every few epochs."""
-    from negprompt_cli.engine import training
-    from negprompt_cli.steps import resuming
+    from negprompt_cli.engine.prompt_learners import training
+    from negprompt_cli.steps.shared import resuming
 
     resuming.SECONDS = 0.05
     real = training._step

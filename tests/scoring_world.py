@@ -10,15 +10,15 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from negprompt_cli.cli import app
-from negprompt_cli.data.artifacts import Calibration, Prompts, save_prompts
-from negprompt_cli.data.config import ModelConfig, load_config
-from negprompt_cli.data.imagesets import ClassLabel
-from negprompt_cli.data.models import load_clip
-from negprompt_cli.data.progress import Silent
+from negprompt_cli.config import ModelConfig, load_config
+from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.results.artifacts import Calibration, Prompts, save_prompts
+from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.progress import Silent
+from negprompt_cli.steps.shared.workbench import Workbench
 
 NAMES = ("red circle", "green square", "blue triangle")
 

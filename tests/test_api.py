@@ -13,7 +13,7 @@ from torch import Tensor
 
 import negprompt_cli as negprompt
 from negprompt_cli import api
-from negprompt_cli.data.images import open_rgb
+from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
 

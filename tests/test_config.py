@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negprompt_cli.data.config import Config, load_config, parse_bytes, preset_names, preset_text
+from negprompt_cli.config import Config, load_config, parse_bytes, preset_names, preset_text
 from negprompt_cli.errors import UsageError
 
 

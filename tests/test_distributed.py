@@ -22,23 +22,23 @@ from scoring_world import make_prompts, small_clip, write_artifact, write_broken
 from torch import Tensor
 
 from negprompt_cli.cli.launch import _explain
-from negprompt_cli.data.artifacts import load_prompts
-from negprompt_cli.data.config import ModelConfig, load_config
-from negprompt_cli.data.features import EncodeOptions, encode_images
-from negprompt_cli.data.images import BrokenImage
-from negprompt_cli.data.imagesets import load_image_set
-from negprompt_cli.data.progress import Silent
-from negprompt_cli.data.shared_model import load_shared
-from negprompt_cli.data.stream import stream_features
+from negprompt_cli.config import ModelConfig, load_config
+from negprompt_cli.data.encoding.features import EncodeOptions, encode_images
+from negprompt_cli.data.encoding.images import BrokenImage
+from negprompt_cli.data.encoding.shared_model import load_shared
+from negprompt_cli.data.encoding.stream import stream_features
+from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.sets.imagesets import load_image_set
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.engine.sharded_prompts import PromptShard, deal
-from negprompt_cli.engine.tokens import tokenize_prompts
+from negprompt_cli.engine.parallel.sharded_prompts import PromptShard, deal
+from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Silent
 from negprompt_cli.steps.evaluate import make_bank, score_options
-from negprompt_cli.steps.local_scores import local_scores
+from negprompt_cli.steps.shared.local_scores import local_scores
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
-from negprompt_cli.steps.workbench import Workbench
 
 NAMES = (
     "red circle",

@@ -34,23 +34,23 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import save
 
 import negprompt_cli
-from negprompt_cli.data import archives
-from negprompt_cli.data.archives import unpack
-from negprompt_cli.data.artifacts import load_prompts
-from negprompt_cli.data.cache_folder import list_stores
-from negprompt_cli.data.catalogue import load_catalogue
-from negprompt_cli.data.check import check_data
-from negprompt_cli.data.classnames import read_class_names
-from negprompt_cli.data.config import load_config
-from negprompt_cli.data.download import download_set
-from negprompt_cli.data.evaluations import load_evaluation
-from negprompt_cli.data.images import BrokenImage, open_rgb
-from negprompt_cli.data.imglist import format_list, read_list
-from negprompt_cli.data.progress import Silent
-from negprompt_cli.data.spec import read_lines
-from negprompt_cli.data.textfile import MAX_YAML_BYTES, MAX_YAML_DEPTH, parse_yaml, read_text
+from negprompt_cli.config import load_config
+from negprompt_cli.data.encoding.cache_folder import list_stores
+from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
+from negprompt_cli.data.files.textfile import MAX_YAML_BYTES, MAX_YAML_DEPTH, parse_yaml, read_text
+from negprompt_cli.data.prepare import archives
+from negprompt_cli.data.prepare.archives import unpack
+from negprompt_cli.data.prepare.check import check_data
+from negprompt_cli.data.prepare.download import download_set
+from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.results.evaluations import load_evaluation
+from negprompt_cli.data.sets.catalogue import load_catalogue
+from negprompt_cli.data.sets.classnames import read_class_names
+from negprompt_cli.data.sets.imglist import format_list, read_list
+from negprompt_cli.data.sets.spec import read_lines
 from negprompt_cli.errors import NegPromptError, UsageError
-from negprompt_cli.steps.coop import read_checkpoint
+from negprompt_cli.progress import Silent
+from negprompt_cli.steps.shared.coop import read_checkpoint
 
 MEBI = 1 << 20
 

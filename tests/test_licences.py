@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ def normal(name: str) -> str:
 
 
 LICENCES: dict[str, dict[str, str]] = yaml.safe_load(
-    (resources.files("negprompt_cli.data") / "licences.yaml").read_text(encoding="utf-8")
+    (Path(__file__).parent / "licences.yaml").read_text(encoding="utf-8")
 )
 PROJECT = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
 

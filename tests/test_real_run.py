@@ -40,7 +40,7 @@ def test_learned_negatives_on_real_images(lite_clip_folder: Path, real_images: P
     assert json.loads(positive.stdout)["id"]["accuracy"] == document["id"]["accuracy"]
 
     # Zero-shot MCM, straight from open_clip on the very files that were evaluated.
-    from negprompt_cli.data.imagesets import load_image_set
+    from negprompt_cli.data.sets.imagesets import load_image_set
 
     sets = [
         load_image_set(data, role="eval", data_root=Path("data"), limit=LIMIT),

@@ -9,7 +9,7 @@ import sys
 
 from negprompt_cli.cli.app import app
 from negprompt_cli.cli.launch import remember_line, run_as_rank
-from negprompt_cli.engine.ranks import ranks_from_environment
+from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 
 __all__ = ["app", "main"]
 

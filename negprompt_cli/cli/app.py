@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from negprompt_cli import __version__
-from negprompt_cli.cli.guard import GuardedGroup, show_tracebacks
+from negprompt_cli._version import __version__
+from negprompt_cli.cli.error_exit import GuardedGroup, show_tracebacks
 from negprompt_cli.errors import UsageError, did_you_mean
 
 SUBCOMMANDS = {

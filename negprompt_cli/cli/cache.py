@@ -11,7 +11,7 @@ cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_
 @cache_app.command("ls")
 def ls(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
     """List what is cached, one line per model and precision."""
-    from negprompt_cli.data.cache_folder import cache_folder, list_stores
+    from negprompt_cli.data.encoding.cache_folder import cache_folder, list_stores
 
     stores = list_stores()
     if as_json:
@@ -32,7 +32,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="One JSON document o
 @cache_app.command("clear")
 def clear() -> None:
     """Remove all cached image features; they are computed again when needed."""
-    from negprompt_cli.data.cache_folder import cache_folder, clear_cache
+    from negprompt_cli.data.encoding.cache_folder import cache_folder, clear_cache
 
     freed = clear_cache()
     typer.echo(f"freed {freed / 2**20:.1f} MiB in {cache_folder()}", err=True)

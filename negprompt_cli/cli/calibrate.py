@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
-from negprompt_cli.data.runs import NEGATIVE
+from negprompt_cli.data.results.runs import NEGATIVE
 
 if TYPE_CHECKING:
-    from negprompt_cli.data.artifacts import Calibration
+    from negprompt_cli.data.results.artifacts import Calibration
     from negprompt_cli.steps.calibrate import Calibrated
 
 CALIBRATION = "Calibration"
@@ -39,9 +39,9 @@ def calibrate(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     config = common.resolve()
     source = prompts or common.run_folder(config) / NEGATIVE
-    from negprompt_cli.steps.base import artifact_base
     from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
-    from negprompt_cli.steps.workbench import Workbench
+    from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.workbench import Workbench
 
     config = common.resolve(base=artifact_base(source, sections=("model",)))
     result = run_calibrate(

@@ -41,10 +41,10 @@ def compare(
     overwrite: Annotated[bool, option("--overwrite", help="Replace the file if it exists.", panel=OUTPUT)] = False,
 ) -> None:
     """Merge evaluations on the same images into one table; refuse to mix what cannot be compared."""
-    from negprompt_cli.data.atomic import atomic_write_text
-    from negprompt_cli.steps import comparison_text
+    from negprompt_cli.data.files.atomic import atomic_write_text
     from negprompt_cli.steps.compare import compare_runs
-    from negprompt_cli.steps.outputs import refuse_existing
+    from negprompt_cli.steps.shared import comparison_text
+    from negprompt_cli.steps.shared.outputs import refuse_existing
 
     if out:
         refuse_existing(out, overwrite=overwrite)

@@ -12,7 +12,7 @@ config_app = typer.Typer(help="Show presets and resolved configurations.", no_ar
 @config_app.command("ls")
 def ls() -> None:
     """List the presets, each with its first line."""
-    from negprompt_cli.data.config import preset_names, preset_text
+    from negprompt_cli.config import preset_names, preset_text
 
     for name in preset_names():
         about = preset_text(name).splitlines()[0].lstrip("# ")
@@ -28,6 +28,6 @@ def show(
     ] = None,
 ) -> None:
     """Print a configuration with every default filled in, in the format --config reads."""
-    from negprompt_cli.data.config import load_config
+    from negprompt_cli.config import load_config
 
     typer.echo(load_config(name, assignments=assignments or ()).to_yaml(), nl=False)

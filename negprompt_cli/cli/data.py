@@ -37,8 +37,8 @@ def ls(
 ) -> None:
     """List the data sets of the catalogue, and which of them are on disk."""
     from negprompt_cli.cli.console import Talk
-    from negprompt_cli.data.catalogue import load_catalogue
-    from negprompt_cli.data.listing import list_sets
+    from negprompt_cli.data.prepare.listing import list_sets
+    from negprompt_cli.data.sets.catalogue import load_catalogue
 
     talk = Talk(quiet=quiet, as_json=as_json)
     rows = list_sets(load_catalogue(data_root, catalogue), data_root, catalogue=catalogue, count=count)
@@ -82,8 +82,8 @@ def check(
 ) -> None:
     """Check counts, files, class names and ID/OOD overlap; exit status 1 where there is a problem."""
     from negprompt_cli.cli.console import Talk
-    from negprompt_cli.data.check import check_data
-    from negprompt_cli.data.imagesets import split_specs
+    from negprompt_cli.data.prepare.check import check_data
+    from negprompt_cli.data.sets.imagesets import split_specs
 
     talk = Talk(quiet=quiet or as_json, as_json=as_json)
     report = check_data(
@@ -132,8 +132,8 @@ def download(
 ) -> None:
     """Download data sets whose address is known, check them and unpack them below the data root."""
     from negprompt_cli.cli.console import Talk
-    from negprompt_cli.data.catalogue import load_catalogue
-    from negprompt_cli.data.download import download_set
+    from negprompt_cli.data.prepare.download import download_set
+    from negprompt_cli.data.sets.catalogue import load_catalogue
 
     talk = Talk(quiet=quiet or as_json, as_json=as_json)
     sets = load_catalogue(data_root, catalogue)
@@ -175,9 +175,9 @@ def sample(
 ) -> None:
     """Write a few-shot sample of the training images as an imglist, which is a SPEC itself."""
     from negprompt_cli.cli.console import Talk
-    from negprompt_cli.data.imagesets import load_image_set
-    from negprompt_cli.data.imglist import list_part
-    from negprompt_cli.data.sample_file import write_sample
+    from negprompt_cli.data.prepare.sample_file import write_sample
+    from negprompt_cli.data.sets.imagesets import load_image_set
+    from negprompt_cli.data.sets.imglist import list_part
     from negprompt_cli.errors import UsageError
 
     talk = Talk(quiet=quiet, as_json=as_json)
@@ -234,9 +234,9 @@ def leave_out(
     (corner), and drawn textures (drawn). Evaluation images are never read.
     """
     from negprompt_cli.cli.console import Talk
-    from negprompt_cli.data.imagesets import load_image_set
-    from negprompt_cli.data.leave_out import leave_out as make
-    from negprompt_cli.data.leave_out import parse_kinds
+    from negprompt_cli.data.prepare.leave_out import leave_out as make
+    from negprompt_cli.data.prepare.leave_out import parse_kinds
+    from negprompt_cli.data.sets.imagesets import load_image_set
 
     talk = Talk(quiet=quiet, as_json=as_json)
     wanted = parse_kinds(kinds)

@@ -25,7 +25,7 @@ def demo(
     talk = Talk(quiet=quiet, as_json=as_json)
     from negprompt_cli.cli.evaluate import print_evaluation
     from negprompt_cli.steps.demo import run_demo
-    from negprompt_cli.steps.histogram import draw_histograms
+    from negprompt_cli.steps.shared.histogram import draw_histograms
 
     made = run_demo(run, seed=seed, overwrite=overwrite, progress=talk)
     picture = draw_histograms(made.evaluation, run / "scores.png", scores=("negprompt", "mcm", "max-logit"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from negprompt_cli import __version__
+from negprompt_cli._version import __version__
 from negprompt_cli.cli.options import HARDWARE, MODEL, OUTPUT, option
 
 PACKAGES = (
@@ -49,10 +49,10 @@ def env(
     """Print versions, devices and settings for a bug report."""
     import torch
 
-    from negprompt_cli.data.cache_folder import cache_folder
-    from negprompt_cli.data.shared_model import agree_on_compute
+    from negprompt_cli.data.encoding.cache_folder import cache_folder
+    from negprompt_cli.data.encoding.shared_model import agree_on_compute
     from negprompt_cli.engine.devices import choose_compute
-    from negprompt_cli.engine.team import current_team
+    from negprompt_cli.engine.parallel.rank_calls import current_team
 
     team = current_team()
     compute, places = agree_on_compute(team, device, "auto") if team else (choose_compute(device), ())
@@ -70,8 +70,8 @@ def env(
         **{name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
     if model is not None:
-        from negprompt_cli.data.config import ModelConfig
-        from negprompt_cli.data.models import load_clip
+        from negprompt_cli.config import ModelConfig
+        from negprompt_cli.data.encoding.models import load_clip
 
         clip = load_clip(ModelConfig(name=model, pretrained=pretrained), compute)
         facts |= {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from negprompt_cli.cli.console import Talk, percent
 from negprompt_cli.cli.options import EVALUATION, OUTPUT, Common, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, seed_source
-from negprompt_cli.data.runs import EVALUATION as EVALUATION_FILE
-from negprompt_cli.data.runs import NEGATIVE
+from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
+from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.engine.scores import score_names
 from negprompt_cli.errors import UsageError
 
@@ -94,11 +94,11 @@ def evaluate(
     folder = common.run_folder(config)
     source = seed_source(folder, many, NEGATIVE) if many else prompts or folder / NEGATIVE
     path = out or folder / EVALUATION_FILE
-    from negprompt_cli.steps.base import artifact_base
     from negprompt_cli.steps.evaluate import run_evaluate
-    from negprompt_cli.steps.score_file import check_score_file
-    from negprompt_cli.steps.score_file import save_scores as write_scores
     from negprompt_cli.steps.seeds import evaluate_seeds
+    from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.score_file import check_score_file
+    from negprompt_cli.steps.shared.score_file import save_scores as write_scores
 
     if save_scores:
         check_score_file(save_scores, overwrite=common.overwrite)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
-from negprompt_cli.data.runs import NEGATIVE
+from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.errors import UsageError
 
 EXPORT = "Export"
@@ -50,15 +50,15 @@ def export(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     source = prompts or common.run_folder(common.resolve()) / NEGATIVE
     path = out or source.with_suffix(SUFFIX[form])
-    from negprompt_cli.data.artifacts import load_prompts
-    from negprompt_cli.data.provenance import versions
-    from negprompt_cli.steps.base import artifact_base
-    from negprompt_cli.steps.coop import write_coop
+    from negprompt_cli.data.results.artifacts import load_prompts
+    from negprompt_cli.data.results.provenance import versions
     from negprompt_cli.steps.export import require_export_libraries, run_export
-    from negprompt_cli.steps.outputs import refuse_existing
-    from negprompt_cli.steps.preflight import require_prompts
-    from negprompt_cli.steps.scorer import make_scorer, open_prompts
-    from negprompt_cli.steps.workbench import Workbench
+    from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.coop import write_coop
+    from negprompt_cli.steps.shared.outputs import refuse_existing
+    from negprompt_cli.steps.shared.preflight import require_prompts
+    from negprompt_cli.steps.shared.scorer import make_scorer, open_prompts
+    from negprompt_cli.steps.shared.workbench import Workbench
 
     refuse_existing(path, overwrite=common.overwrite)
     if form is Format.COOP:

@@ -28,8 +28,8 @@ def import_(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     config = common.resolve()
     path = out or Path(f"{checkpoint.name}.safetensors")
-    from negprompt_cli.steps.import_prompts import run_import
-    from negprompt_cli.steps.workbench import Workbench
+    from negprompt_cli.steps.import_ import run_import
+    from negprompt_cli.steps.shared.workbench import Workbench
 
     made = run_import(Workbench(config, talk), path, checkpoint=checkpoint, classes=classes, overwrite=common.overwrite)
     talk.table(

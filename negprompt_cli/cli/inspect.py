@@ -9,7 +9,7 @@ import typer
 from negprompt_cli.cli.options import HARDWARE, MODEL, OUTPUT, option
 
 if TYPE_CHECKING:
-    from negprompt_cli.data.artifacts import Prompts
+    from negprompt_cli.data.results.artifacts import Prompts
     from negprompt_cli.engine.clip import Clip
 
 
@@ -33,9 +33,9 @@ def inspect(
     from negprompt_cli.steps.inspect import inspect_artifact
 
     def load(prompts: "Prompts") -> "Clip":
-        from negprompt_cli.data.artifacts import check_model
-        from negprompt_cli.data.config import ModelConfig
-        from negprompt_cli.data.models import load_clip
+        from negprompt_cli.config import ModelConfig
+        from negprompt_cli.data.encoding.models import load_clip
+        from negprompt_cli.data.results.artifacts import check_model
         from negprompt_cli.engine.devices import choose_compute
 
         recorded = prompts.model

@@ -1,7 +1,7 @@
 """Several processes: started through torchrun for --gpus, and what this process does when it is one of them.
 
 `--gpus N` runs the same command line again under torchrun, in N processes. Rank 0 then runs the command and is the only one
-that prints, reads standard input and writes; the others lend it their devices (see `engine.team`). torchrun ends the whole
+that prints, reads standard input and writes; the others lend it their devices (`engine.parallel`). torchrun ends the whole
 job when one process dies. Its own reports are left out here, since rank 0 or this process says what happened; whoever calls
 torchrun reads them as usual.
 """
@@ -19,9 +19,9 @@ from typing import NoReturn
 
 import typer
 
+from negprompt_cli.cli.error_exit import complain
 from negprompt_cli.cli.faults import explain
-from negprompt_cli.cli.guard import complain
-from negprompt_cli.engine.ranks import Ranks, ranks_from_environment
+from negprompt_cli.engine.parallel.ranks import Ranks, ranks_from_environment
 from negprompt_cli.errors import NegPromptError
 
 WAIT_SECONDS = 2.0
@@ -61,7 +61,7 @@ def run_as_rank(ranks: Ranks, command: Callable[[], None]) -> NoReturn:
 def _lead(ranks: Ranks, command: Callable[[], None]) -> int:
     """Be rank 0 and run the command; its exit code."""
     signal.signal(signal.SIGINT, _interrupt_once)
-    from negprompt_cli.engine.team import assemble
+    from negprompt_cli.engine.parallel.rank_calls import assemble
 
     try:
         team = assemble(ranks)
@@ -123,8 +123,8 @@ def _serve(ranks: Ranks) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     warnings.simplefilter("ignore")
-    from negprompt_cli.engine.team import LostRank, assemble
-    from negprompt_cli.steps.serving import serve
+    from negprompt_cli.engine.parallel.rank_calls import LostRank, assemble
+    from negprompt_cli.steps.shared.rank_worker import serve
 
     team = None
     try:

@@ -17,7 +17,7 @@ import typer
 from negprompt_cli.cli.launch import start_processes
 
 if TYPE_CHECKING:
-    from negprompt_cli.data.config import Config
+    from negprompt_cli.config import Config
 
 DATA, MODEL, HARDWARE, OUTPUT = "Data", "Model", "Hardware", "Output"
 TRAINING, LOSS, EVALUATION = "Training", "Stage 2", "Evaluation"
@@ -157,12 +157,12 @@ class Common:
             base: dotted keys that stand below the configuration file.
             flags: values by field name of configuration keys, '__' for the dot.
         """
-        from negprompt_cli.data.config import load_config
+        from negprompt_cli.config import load_config
 
         given = {k: v for group in (self, *groups) for k, v in _given(group).items()}
         given |= {key.replace("__", "."): value for key, value in flags.items() if value is not None}
         if self.model is not None and self.pretrained is None:
-            from negprompt_cli.data.config import ModelConfig
+            from negprompt_cli.config import ModelConfig
 
             # The default tag belongs to the default model; another model brings its own or none.
             if self.model != ModelConfig().name:
@@ -175,7 +175,7 @@ class Common:
 
     def run_folder(self, config: "Config") -> Path:
         """The run folder asked for, or runs/<data name>."""
-        from negprompt_cli.data.runs import default_run_folder
+        from negprompt_cli.data.results.runs import default_run_folder
 
         return self.run or default_run_folder(config.data.spec)
 

@@ -62,7 +62,7 @@ def report(
         device=device,
         data_root=data_root,
     )
-    from negprompt_cli.data.provenance import versions
+    from negprompt_cli.data.results.provenance import versions
 
     first = runs[0] if runs[0].is_dir() else runs[0].parent
     page = run_report(runs, out or first / "report", options, overwrite=overwrite, progress=talk)

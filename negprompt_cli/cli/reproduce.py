@@ -12,7 +12,7 @@ from negprompt_cli.cli.options import DATA, OUTPUT, Common, option
 from negprompt_cli.errors import NegPromptError, UsageError
 
 if TYPE_CHECKING:
-    from negprompt_cli.data.config import Config
+    from negprompt_cli.config import Config
     from negprompt_cli.steps.reproduce import Planned, Reproduction
 
 
@@ -36,11 +36,11 @@ def reproduce(
     if common.data is not None:
         raise UsageError("--data does not go with reproduce: an experiment names its data. Use --experiments FILE.")
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    from negprompt_cli.data.experiments import load_experiment
+    from negprompt_cli.data.studies.experiments import load_experiment
 
     found = load_experiment(experiment, experiments)
     run = common.run or Path("runs") / f"reproduce-{experiment}"
-    from negprompt_cli.data.config import load_config
+    from negprompt_cli.config import load_config
 
     below = load_config(common.config).model_dump(mode="json") if common.config else None
 
@@ -61,9 +61,9 @@ def reproduce(
 
 def _print_plan(planned: "list[Planned]", talk: Talk) -> None:
     """The commands on stdout, as a script whose comments say which data are there."""
-    from negprompt_cli.data.progress import Silent
+    from negprompt_cli.progress import Silent
     from negprompt_cli.steps.reproduce import needed_data
-    from negprompt_cli.steps.sharing import RememberingWorkbench
+    from negprompt_cli.steps.shared.sharing import RememberingWorkbench
 
     bench = RememberingWorkbench(planned[0].jobs[0].config, Silent())
     lines, missing = [], 0

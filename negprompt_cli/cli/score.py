@@ -12,12 +12,12 @@ import typer
 
 from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
-from negprompt_cli.data.runs import NEGATIVE
+from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.score import ScoreSummary
-    from negprompt_cli.steps.scorer import Scorer
+    from negprompt_cli.steps.shared.scorer import Scorer
 
 SCORING = "Scoring"
 MAX_LIST_BYTES = 64 << 20
@@ -88,13 +88,13 @@ def score(
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
     _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into)
-    from negprompt_cli.data.pathlist import check_paths, list_paths
-    from negprompt_cli.data.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
-    from negprompt_cli.steps.base import artifact_base
+    from negprompt_cli.data.results.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
+    from negprompt_cli.data.sets.pathlist import check_paths, list_paths
     from negprompt_cli.steps.score import Sorting, require_threshold, run_score
-    from negprompt_cli.steps.scorer import make_scorer, named_prompts, open_prompts
+    from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.scorer import make_scorer, named_prompts, open_prompts
+    from negprompt_cli.steps.shared.workbench import Workbench
     from negprompt_cli.steps.transfer import read_class_list
-    from negprompt_cli.steps.workbench import Workbench
 
     chosen = form_of(out, form.value if form else None)
     if out:
@@ -170,7 +170,7 @@ def _read(path: Path) -> str:
     Raises:
         UsageError: no such file, or not text.
     """
-    from negprompt_cli.data.textfile import read_text
+    from negprompt_cli.data.files.textfile import read_text
 
     return read_text(path, most=MAX_LIST_BYTES, what="a list of class names, one per line")
 
@@ -201,7 +201,7 @@ def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: f
 
 
 def _document(scorer: "Scorer", summary: "ScoreSummary", out: Path, *, limited: bool) -> dict[str, Any]:
-    from negprompt_cli.data.provenance import versions
+    from negprompt_cli.data.results.provenance import versions
 
     return {
         "schema": "negprompt/score/1",

@@ -13,7 +13,7 @@ from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from negprompt_cli.data.config import Config
+    from negprompt_cli.config import Config
 
 
 def sweep(
@@ -33,7 +33,7 @@ def sweep(
     if common.data is not None or common.seed is not None:
         raise UsageError("--data and --seed do not go with sweep: the grid names its problems and seeds.")
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    from negprompt_cli.data.grids import load_grid
+    from negprompt_cli.data.studies.grids import load_grid
     from negprompt_cli.steps.sweep import plan_sweep, run_sweep
 
     found = load_grid(grid)

@@ -8,7 +8,7 @@ from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, Sampling, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds, seed_source
 from negprompt_cli.cli.training import ResumeOption, print_training, resumable
-from negprompt_cli.data.runs import NEGATIVE, POSITIVE
+from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def train_negative(
     folder = common.run_folder(config)
     many = parse_seeds(seeds, common, out=out)
     source = positive or str(seed_source(folder, many, POSITIVE) if many else folder / POSITIVE)
-    from negprompt_cli.steps.base import artifact_base
+    from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.train_negative import run_train_negative
 
     config = common.resolve(sampling, options, base=artifact_base(Path(source), sections=("model", "positive")))

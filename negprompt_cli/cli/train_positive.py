@@ -8,7 +8,7 @@ from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, Sampling, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
 from negprompt_cli.cli.training import ResumeOption, print_training, resumable
-from negprompt_cli.data.runs import POSITIVE
+from negprompt_cli.data.results.runs import POSITIVE
 
 
 @dataclass(frozen=True)

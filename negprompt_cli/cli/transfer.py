@@ -6,7 +6,7 @@ from typing import Annotated
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
-from negprompt_cli.data.runs import NEGATIVE, transfer_name
+from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
 from negprompt_cli.errors import UsageError
 
 TRANSFER = "Transfer"
@@ -33,8 +33,8 @@ def transfer(
     folder = common.run_folder(config)
     source = prompts or folder / NEGATIVE
     stem = "stdin" if classes == "-" else Path(classes).stem
-    from negprompt_cli.steps.base import artifact_base
-    from negprompt_cli.steps.preflight import require_prompts, together
+    from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.preflight import require_prompts, together
     from negprompt_cli.steps.transfer import read_class_list, run_transfer
 
     texts: list[str] = []

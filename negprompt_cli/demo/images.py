@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from sklearn.datasets import load_digits, load_sample_images
 
-from negprompt_cli.data.atomic import atomic_folder
+from negprompt_cli.data.files.atomic import atomic_folder
 from negprompt_cli.demo.drawing import draw_class
 from negprompt_cli.demo.world import World, load_world
 from negprompt_cli.errors import UsageError

@@ -16,7 +16,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from negprompt_cli.data.atomic import atomic_folder
+from negprompt_cli.data.files.atomic import atomic_folder
 from negprompt_cli.errors import NegPromptError, UsageError
 
 ARCHIVE = "small-clip.zip"

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negprompt_cli.engine.devices import Compute
-from negprompt_cli.engine.prompt_encoder import Encoder, PromptEncoder
-from negprompt_cli.engine.sharded_prompts import ShardedPromptEncoder
-from negprompt_cli.engine.team import Shared
-from negprompt_cli.engine.tokens import PromptTokens, Tokenizer, tokenize_prompts, word_ids
-from negprompt_cli.engine.towers import TowerPlan, plan_text_path
+from negprompt_cli.engine.parallel.rank_calls import Shared
+from negprompt_cli.engine.parallel.sharded_prompts import ShardedPromptEncoder
+from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder, PromptEncoder
+from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, Tokenizer, tokenize_prompts, word_ids
+from negprompt_cli.engine.prompt_learners.towers import TowerPlan, plan_text_path
 from negprompt_cli.errors import UsageError
 
 

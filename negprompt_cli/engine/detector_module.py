@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negprompt_cli.engine.scores import ScoreOptions, find_score
-from negprompt_cli.engine.scores.bank import PromptBank
-from negprompt_cli.engine.scores.block import Block, Setup
+from negprompt_cli.engine.scores.image_block import ImageBlock, ScoringContext
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 INPUT, OUTPUTS = "pixels", ("probabilities", "score", "is_ood")
 """Names of the module's input and outputs in exported files."""
@@ -33,7 +33,7 @@ class DetectorModule(nn.Module):
     def __init__(
         self,
         visual: nn.Module,
-        bank: PromptBank,
+        bank: ScoreInputs,
         *,
         score: str,
         temperature: float,
@@ -52,7 +52,9 @@ class DetectorModule(nn.Module):
         if isinstance(pooled, tuple):  # CoCa's tower gives its tokens too
             pooled = pooled[0]
         # A setup remembers what it computes, and what an exporter traces must not be remembered.
-        block = Block(Setup(self._bank, self._temperature, ScoreOptions()), F.normalize(pooled.float(), dim=-1), None)
+        block = ImageBlock(
+            ScoringContext(self._bank, self._temperature, ScoreOptions()), F.normalize(pooled.float(), dim=-1), None
+        )
         probabilities = torch.softmax(self._bank.logit_scale * block.cosines("positives"), dim=1)
         score = self._score(block)
         return probabilities, score.float(), score < self._threshold

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from negprompt_cli.engine.ranks import ALONE, Ranks
+from negprompt_cli.engine.parallel.ranks import ALONE, Ranks
 from negprompt_cli.errors import UsageError, did_you_mean
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

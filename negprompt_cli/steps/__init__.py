@@ -1,5 +1,7 @@
-"""The jobs a person asks for: each joins data, engine and artifacts into one function.
+"""The jobs of the command line, one file per subcommand; `shared` has what they have in common.
 
-A step takes a resolved configuration and paths, reports through a `Progress`, and returns what it made. It prints nothing
-and parses nothing, so the command line, the demo and a Python caller all run the very same code.
+A step takes a resolved configuration and paths, does one job and returns a typed result. It prints nothing: progress goes
+to the object it is given, and errors are raised with the facts.
+May import: `engine`, `data`, `report`; never `cli`.
+Neighbours: `cli` parses options and shows results.
 """

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from negprompt_cli.data.artifacts import Calibration, Prompts, save_prompts
-from negprompt_cli.data.imagesets import files_digest, match_classes
-from negprompt_cli.engine.calibration import choose_threshold, images_for_precision, images_needed
+from negprompt_cli.data.results.artifacts import Calibration, Prompts, save_prompts
+from negprompt_cli.data.sets.imagesets import files_digest, match_classes
+from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.outputs import refuse_existing
-from negprompt_cli.steps.preflight import require_prompts, together
-from negprompt_cli.steps.scorer import Scorer, make_scorer, open_prompts
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.preflight import require_prompts, together
+from negprompt_cli.steps.shared.scorer import Scorer, make_scorer, open_prompts
+from negprompt_cli.steps.shared.workbench import Workbench
 
 
 @dataclass(frozen=True)

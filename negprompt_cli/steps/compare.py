@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from negprompt_cli.data.evaluations import AVERAGE, EvaluationDocument, Row, evaluation_path, load_evaluation
-from negprompt_cli.data.published import Figure, published
-from negprompt_cli.data.runs import EVALUATION
+from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, Row, evaluation_path, load_evaluation
+from negprompt_cli.data.results.runs import EVALUATION
+from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError, did_you_mean
 
 FprConvention = Literal["id-positive", "ood-positive"]

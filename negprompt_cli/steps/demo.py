@@ -7,19 +7,19 @@ shows how the pieces fit, not how good the method is on real images.
 from dataclasses import dataclass
 from pathlib import Path
 
-from negprompt_cli.data.artifacts import Prompts
-from negprompt_cli.data.checkpoints import checkpoint_path
-from negprompt_cli.data.config import load_config
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.data.runs import EVALUATION, NEGATIVE, POSITIVE, transfer_name
+from negprompt_cli.config import load_config
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.results.checkpoints import checkpoint_path
+from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE, transfer_name
 from negprompt_cli.demo.images import DemoWorld, write_world
 from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
 from negprompt_cli.steps.transfer import read_class_list, run_transfer
-from negprompt_cli.steps.workbench import Workbench
 
 WORLD_SEED = 0
 """Seed of the drawn images; --seed changes the training, not the world."""

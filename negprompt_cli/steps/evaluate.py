@@ -15,33 +15,33 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts
-from negprompt_cli.data.atomic import atomic_write_text
-from negprompt_cli.data.config import Config, EvaluateConfig
-from negprompt_cli.data.features import EncodedSet
-from negprompt_cli.data.imagesets import ImageSet, default_ood, files_digest, match_classes, split_specs
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.data.provenance import device_name, versions
-from negprompt_cli.engine.bootstrap import bootstrap_ci
-from negprompt_cli.engine.metrics import (
+from negprompt_cli.config import Config, EvaluateConfig
+from negprompt_cli.data.encoding.features import EncodedSet
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts
+from negprompt_cli.data.results.provenance import device_name, versions
+from negprompt_cli.data.sets.imagesets import ImageSet, default_ood, files_digest, match_classes, split_specs
+from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
+from negprompt_cli.engine.metrics.detection import (
     OodMetrics,
     acceptance_curve,
     evaluate_scores,
     fpr_at_recall_id_positive,
     fpr_at_recall_ood_positive,
 )
+from negprompt_cli.engine.metrics.trapezoid import trapezoid_aupr
 from negprompt_cli.engine.scores import ScoreOptions, check_scores, find_score
-from negprompt_cli.engine.scores.bank import PromptBank
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
-from negprompt_cli.engine.trapezoid import trapezoid_aupr
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.local_scores import local_scores, require_local_features
-from negprompt_cli.steps.negative_words import encode_negative_words
-from negprompt_cli.steps.outputs import refuse_existing, write_config
-from negprompt_cli.steps.preflight import require_prompts, together
-from negprompt_cli.steps.templates import encode_zero_shot, template_texts
-from negprompt_cli.steps.training_sample import training_features
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.local_scores import local_scores, require_local_features
+from negprompt_cli.steps.shared.negative_words import encode_negative_words
+from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
+from negprompt_cli.steps.shared.preflight import require_prompts, together
+from negprompt_cli.steps.shared.templates import encode_zero_shot, template_texts
+from negprompt_cli.steps.shared.training_sample import training_features
+from negprompt_cli.steps.shared.workbench import Workbench
 
 SCHEMA = "negprompt/evaluation/1"
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive", "oscr")
@@ -70,7 +70,7 @@ class Measured:
     """Scores of an artifact on ID and OOD images, before any metric is taken."""
 
     prompts: Prompts
-    bank: PromptBank
+    bank: ScoreInputs
     id_set: Scored
     ood_sets: tuple[Scored, ...]
     scores: tuple[str, ...]
@@ -199,7 +199,7 @@ def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True)
     return Measured(prompts, bank, id_set, ood_sets, names)
 
 
-def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> PromptBank:
+def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> ScoreInputs:
     """Encode an artifact's prompts, and whatever else the scores asked for compare with.
 
     Raises:
@@ -213,7 +213,7 @@ def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> Prom
     with torch.no_grad():
         positives = encoder(prompts.positive.to(clip.device))[0]
         negatives = None if prompts.negative is None else encoder(prompts.negative.to(clip.device)).transpose(0, 1)
-    bank = PromptBank(positives, negatives, None, clip.logit_scale)
+    bank = ScoreInputs(positives, negatives, None, clip.logit_scale)
     floors = prompts.config.negative.floors
     if prompts.image_mean is not None and floors is not None:
         if prompts.image_mean.shape != positives.shape[1:]:
@@ -244,7 +244,7 @@ def score_options(config: EvaluateConfig) -> ScoreOptions:
 
 
 def _score(
-    bench: Workbench, images: ImageSet, bank: PromptBank, names: Sequence[str], *, keep_features: bool
+    bench: Workbench, images: ImageSet, bank: ScoreInputs, names: Sequence[str], *, keep_features: bool
 ) -> Scored:
     settings = bench.config.evaluate
     local = [name for name in names if "local_features" in find_score(name).requires]

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.atomic import atomic_path
-from negprompt_cli.data.provenance import versions
+from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.engine.detector_module import INPUT, OUTPUTS, DetectorModule
 from negprompt_cli.errors import NegPromptError, UsageError
-from negprompt_cli.steps.scorer import Scorer
+from negprompt_cli.steps.shared.scorer import Scorer
 
 SCHEMA = "negprompt/export/1"
 KEY = "negprompt"

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.artifacts import Prompts
-from negprompt_cli.data.config import Config
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.data.runs import NEGATIVE, POSITIVE
-from negprompt_cli.engine.calibration import images_needed
+from negprompt_cli.config import Config
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
+from negprompt_cli.engine.metrics.calibration import images_needed
+from negprompt_cli.progress import Progress
 from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
-from negprompt_cli.steps.outputs import refuse_existing
+from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
-from negprompt_cli.steps.workbench import Workbench
 
 
 @dataclass(frozen=True)

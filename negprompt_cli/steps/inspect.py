@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.artifacts import Prompts, load_prompts
+from negprompt_cli.data.results.artifacts import Prompts, load_prompts
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
 

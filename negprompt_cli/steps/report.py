@@ -19,22 +19,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from negprompt_cli import __version__
-from negprompt_cli.data.artifacts import load_prompts
-from negprompt_cli.data.atomic import atomic_write_bytes, atomic_write_text
-from negprompt_cli.data.config import Config, load_config
-from negprompt_cli.data.evaluations import AVERAGE, EvaluationDocument, Row, evaluation_path, load_evaluation
-from negprompt_cli.data.images import open_rgb
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.engine.metrics import acceptance_curve, area_under_roc
+from negprompt_cli._version import __version__
+from negprompt_cli.config import Config, load_config
+from negprompt_cli.data.encoding.images import open_rgb
+from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
+from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, Row, evaluation_path, load_evaluation
+from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
 from negprompt_cli.errors import UsageError, did_you_mean
+from negprompt_cli.progress import Progress
 from negprompt_cli.report import figures
 from negprompt_cli.report.page import Gallery, Picture, PictureGroup, Section, Table, Thumbnail, render_page
 from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
-from negprompt_cli.steps.comparison_text import caption, remarks, table_cells
 from negprompt_cli.steps.evaluate import Measured, Scored, measure
-from negprompt_cli.steps.outputs import refuse_existing
-from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.comparison_text import caption, remarks, table_cells
+from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
 
 MapKind = Literal["tsne", "pca"]
 FORMATS = ("png", "svg", "pdf")

@@ -17,20 +17,20 @@ from typing import Any, Literal
 
 import yaml
 
-from negprompt_cli.data.artifacts import load_prompts
-from negprompt_cli.data.atomic import atomic_write_text
-from negprompt_cli.data.checkpoints import checkpoint_path
-from negprompt_cli.data.config import Config, load_config
-from negprompt_cli.data.evaluations import AVERAGE, EvaluationDocument, load_evaluation
-from negprompt_cli.data.experiments import Experiment, ExperimentBenchmark, ExperimentTask
-from negprompt_cli.data.imagesets import split_specs
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.data.published import Figure, published
-from negprompt_cli.data.runs import POSITIVE
+from negprompt_cli.config import Config, load_config
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.results.checkpoints import checkpoint_path
+from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, load_evaluation
+from negprompt_cli.data.results.runs import POSITIVE
+from negprompt_cli.data.sets.imagesets import split_specs
+from negprompt_cli.data.studies.experiments import Experiment, ExperimentBenchmark, ExperimentTask
+from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import run_evaluate
-from negprompt_cli.steps.preflight import together
-from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.preflight import together
+from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
 from negprompt_cli.steps.transfer import NovelNames, run_transfer

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
-from negprompt_cli.data.images import BrokenImage
-from negprompt_cli.data.progress import Task
-from negprompt_cli.data.rowfile import KnownPaths, Row, Sink
-from negprompt_cli.data.sorting import sort_image
-from negprompt_cli.data.stream import stream_features
+from negprompt_cli.data.encoding.images import BrokenImage
+from negprompt_cli.data.encoding.stream import stream_features
+from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink
+from negprompt_cli.data.results.sorting import sort_image
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.scorer import Scorer
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.progress import Task
+from negprompt_cli.steps.shared.scorer import Scorer
+from negprompt_cli.steps.shared.workbench import Workbench
 
 SHOWN = 5
 """How many of the least ID-like images a summary names."""

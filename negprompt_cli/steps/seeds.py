@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.atomic import atomic_write_text
-from negprompt_cli.data.config import Config
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.data.runs import EVALUATION, NEGATIVE
+from negprompt_cli.config import Config
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE
 from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import METRICS, MORE_METRICS, Evaluation, Measured, run_evaluate
-from negprompt_cli.steps.outputs import refuse_existing, write_config
-from negprompt_cli.steps.preflight import ZERO_SHOT, require_positive, require_prompts, together
-from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
+from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, require_prompts, together
+from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import TrainingResult, run_train_positive
 

@@ -19,21 +19,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.atomic import atomic_write_text
-from negprompt_cli.data.config import Config
-from negprompt_cli.data.experiments import ExperimentTask
-from negprompt_cli.data.grids import Grid
-from negprompt_cli.data.imagesets import split_specs
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.data.provenance import versions
-from negprompt_cli.data.runs import EVALUATION, NEGATIVE, POSITIVE
+from negprompt_cli.config import Config
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.provenance import versions
+from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE
+from negprompt_cli.data.sets.imagesets import split_specs
+from negprompt_cli.data.studies.experiments import ExperimentTask
+from negprompt_cli.data.studies.grids import Grid
 from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import AVERAGE
-from negprompt_cli.steps.outputs import write_config
-from negprompt_cli.steps.preflight import ZERO_SHOT, together
 from negprompt_cli.steps.reproduce import Job, finished, run_job
 from negprompt_cli.steps.seeds import aggregate, seed_folder
-from negprompt_cli.steps.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.outputs import write_config
+from negprompt_cli.steps.shared.preflight import ZERO_SHOT, together
+from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
 
 SUMMARY = "sweep.json"
 TRANSFERRED = "transferred.safetensors"

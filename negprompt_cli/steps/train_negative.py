@@ -4,16 +4,18 @@ from pathlib import Path
 
 import torch
 
-from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts, save_prompts
-from negprompt_cli.data.config import Config
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.engine.contexts import negative_contexts
+from negprompt_cli.config import Config
+from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
 from negprompt_cli.engine.losses import NegativeLoss
-from negprompt_cli.engine.training import train_negative
+from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
+from negprompt_cli.engine.prompt_learners.training import train_negative
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.outputs import write_config, write_history
-from negprompt_cli.steps.preflight import ZERO_SHOT, require_positive, together
-from negprompt_cli.steps.resuming import Resumable
+from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.outputs import write_config, write_history
+from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, together
+from negprompt_cli.steps.shared.resuming import Resumable
+from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_positive import (
     NEGATIVE_STREAM,
     ORDER_STREAM,
@@ -22,8 +24,6 @@ from negprompt_cli.steps.train_positive import (
     stream,
     zero_shot_positive,
 )
-from negprompt_cli.steps.training_data import encode_training_images, find_training_images, schedule_of
-from negprompt_cli.steps.workbench import Workbench
 
 
 def run_train_negative(

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from negprompt_cli.data.artifacts import Prompts, save_prompts
-from negprompt_cli.data.config import Config, ContextConfig
-from negprompt_cli.data.imagesets import ClassLabel
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.engine.contexts import positive_context, random_context
-from negprompt_cli.engine.training import EpochReport, train_positive
-from negprompt_cli.steps.outputs import write_config, write_history
-from negprompt_cli.steps.resuming import Resumable
-from negprompt_cli.steps.training_data import encode_training_images, find_training_images, schedule_of
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.config import Config, ContextConfig
+from negprompt_cli.data.results.artifacts import Prompts, save_prompts
+from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.engine.prompt_learners.contexts import positive_context, random_context
+from negprompt_cli.engine.prompt_learners.training import EpochReport, train_positive
+from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.outputs import write_config, write_history
+from negprompt_cli.steps.shared.resuming import Resumable
+from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.shared.workbench import Workbench
 
 INIT_STREAM, ORDER_STREAM, NEGATIVE_STREAM = 1, 2, 3
 """Numbers that keep the random streams of one seed apart."""

@@ -6,15 +6,15 @@ The paper's open-vocabulary setting (section 3.4): context vectors shared by all
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from negprompt_cli.data.artifacts import Prompts, check_model, load_prompts, save_prompts
-from negprompt_cli.data.config import Config
-from negprompt_cli.data.imagesets import ClassLabel
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.engine.tokens import tokenize_prompts
+from negprompt_cli.config import Config
+from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
+from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.outputs import refuse_existing, write_config
-from negprompt_cli.steps.preflight import require_prompts
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
+from negprompt_cli.steps.shared.preflight import require_prompts
+from negprompt_cli.steps.shared.workbench import Workbench
 
 
 @dataclass(frozen=True)

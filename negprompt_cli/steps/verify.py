@@ -19,7 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.artifacts import (
+from negprompt_cli.config import load_config
+from negprompt_cli.data.results.artifacts import (
     Calibration,
     Parent,
     Prompts,
@@ -28,17 +29,16 @@ from negprompt_cli.data.artifacts import (
     check_model,
     load_prompts,
 )
-from negprompt_cli.data.config import load_config
-from negprompt_cli.data.imagesets import ImageSet, files_digest
-from negprompt_cli.data.progress import Progress
-from negprompt_cli.data.provenance import device_name, versions
+from negprompt_cli.data.results.provenance import device_name, versions
+from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
 from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.progress import Progress
 from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
-from negprompt_cli.steps.preflight import ZERO_SHOT
+from negprompt_cli.steps.shared.preflight import ZERO_SHOT
+from negprompt_cli.steps.shared.training_data import find_training_images
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
-from negprompt_cli.steps.training_data import find_training_images
-from negprompt_cli.steps.workbench import Workbench
 
 SCHEMA = "negprompt/verification/1"
 LIMITED = " (limited)"

@@ -13,9 +13,9 @@ import torch
 from harness import SHARED, Row, Skip, take_turns, text_of, write_jpegs
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from negprompt_cli.data.config import ModelConfig
-from negprompt_cli.data.decoders import PilReader, TorchcodecReader, pixel_reader
-from negprompt_cli.data.models import load_clip
+from negprompt_cli.config import ModelConfig
+from negprompt_cli.data.encoding.decoders import PilReader, TorchcodecReader, pixel_reader
+from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.errors import UsageError
 

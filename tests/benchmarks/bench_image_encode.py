@@ -14,13 +14,13 @@ import torch
 from harness import Row, seconds, vit_b16, write_jpegs
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from negprompt_cli.data.batches import Reading, run_batches, worker_count
-from negprompt_cli.data.features import EncodeOptions, encode_images
-from negprompt_cli.data.imagepaths import ImagePaths
-from negprompt_cli.data.imagesets import ImageSet
-from negprompt_cli.data.progress import Silent
+from negprompt_cli.data.encoding.batches import Reading, run_batches, worker_count
+from negprompt_cli.data.encoding.features import EncodeOptions, encode_images
+from negprompt_cli.data.sets.imagepaths import ImagePaths
+from negprompt_cli.data.sets.imagesets import ImageSet
 from negprompt_cli.engine.clip import Clip, ModelIdentity
 from negprompt_cli.engine.devices import choose_compute
+from negprompt_cli.progress import Silent
 
 TARGET = 0.9
 

@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 from harness import SHARED, Row, Skip, print_table
 
-from negprompt_cli.data.artifacts import Prompts, save_prompts
-from negprompt_cli.data.config import Config, ModelConfig
-from negprompt_cli.data.feature_cache import FeatureStore, StoreKey, image_keys
-from negprompt_cli.data.imagesets import ClassLabel
-from negprompt_cli.data.models import load_clip
-from negprompt_cli.data.progress import Silent
+from negprompt_cli.config import Config, ModelConfig
+from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey, image_keys
+from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.results.artifacts import Prompts, save_prompts
+from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
+from negprompt_cli.progress import Silent
 
 LINKS = 30_000
 """Hard links to one file; file systems stop at 65,000."""

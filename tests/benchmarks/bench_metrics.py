@@ -7,8 +7,8 @@ import torch
 from harness import Row, seconds, take_turns, text_of
 from sklearn.metrics import roc_auc_score
 
-from negprompt_cli.engine.bootstrap import bootstrap_ci
-from negprompt_cli.engine.metrics import evaluate_scores
+from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
+from negprompt_cli.engine.metrics.detection import evaluate_scores
 
 TARGET = 4.0
 

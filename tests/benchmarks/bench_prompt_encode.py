@@ -15,10 +15,10 @@ from harness import Row, imagenet_names, take_turns, text_of, vit_b16
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from negprompt_cli.engine.prompt_encoder import PromptEncoder
-from negprompt_cli.engine.spliced import encode_spliced
-from negprompt_cli.engine.tokens import PromptTokens, tokenize_prompts
-from negprompt_cli.engine.towers import TowerPlan, plan_text_path
+from negprompt_cli.engine.prompt_learners.prompt_encoder import PromptEncoder
+from negprompt_cli.engine.prompt_learners.spliced import encode_spliced
+from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, tokenize_prompts
+from negprompt_cli.engine.prompt_learners.towers import TowerPlan, plan_text_path
 
 TARGET = 20.0
 

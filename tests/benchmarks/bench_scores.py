@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from negprompt_cli.engine.scores import DEFAULT_SCORES
-from negprompt_cli.engine.scores.bank import PromptBank
 from negprompt_cli.engine.scores.compute import ACCELERATOR_BLOCK_BYTES, CPU_BLOCK_BYTES, compute_scores
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 TARGET = 1.5
 
@@ -38,7 +38,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
     features = unit(images)
     positives, negatives = unit(classes), unit(classes, args.score_negatives)
     # With floors, as by default.
-    bank = PromptBank(
+    bank = ScoreInputs(
         positives,
         negatives,
         unit(classes),

@@ -13,10 +13,10 @@ from harness import Row, imagenet_names, take_turns, text_of, vit_b16
 from torch.nn.functional import normalize
 
 from negprompt_cli.engine.losses import NegativeLoss
-from negprompt_cli.engine.prompt_encoder import PromptEncoder
-from negprompt_cli.engine.tokens import tokenize_prompts
-from negprompt_cli.engine.towers import plan_text_path
-from negprompt_cli.engine.training import Features, Schedule, train_negative
+from negprompt_cli.engine.prompt_learners.prompt_encoder import PromptEncoder
+from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
+from negprompt_cli.engine.prompt_learners.towers import plan_text_path
+from negprompt_cli.engine.prompt_learners.training import Features, Schedule, train_negative
 
 TARGET = 20.0
 VECTORS = 4

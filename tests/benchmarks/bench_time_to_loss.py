@@ -12,13 +12,13 @@ import time
 import torch
 from harness import SHARED, Row, Skip, text_of
 
-from negprompt_cli.data.config import NegativeConfig, load_config
-from negprompt_cli.data.progress import Silent
-from negprompt_cli.engine.contexts import negative_contexts
+from negprompt_cli.config import NegativeConfig, load_config
 from negprompt_cli.engine.losses import NegativeLoss
-from negprompt_cli.engine.training import EpochReport, Schedule, train_negative
-from negprompt_cli.steps.training_data import encode_training_images, find_training_images, schedule_of
-from negprompt_cli.steps.workbench import Workbench
+from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
+from negprompt_cli.engine.prompt_learners.training import EpochReport, Schedule, train_negative
+from negprompt_cli.progress import Silent
+from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.shared.workbench import Workbench
 
 TARGET = 4.0
 

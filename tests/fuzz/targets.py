@@ -23,23 +23,23 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from negprompt_cli.data.archives import unpack
-from negprompt_cli.data.artifacts import load_prompts
-from negprompt_cli.data.catalogue import load_catalogue
-from negprompt_cli.data.classnames import read_class_names
-from negprompt_cli.data.config import Config, load_config
-from negprompt_cli.data.evaluations import load_evaluation
-from negprompt_cli.data.experiments import load_experiment
-from negprompt_cli.data.feature_cache import FeatureStore, StoreKey
-from negprompt_cli.data.flatlabels import find_flat_labels
-from negprompt_cli.data.grids import load_grid
-from negprompt_cli.data.images import open_rgb
-from negprompt_cli.data.imglist import list_source
-from negprompt_cli.data.progress import Silent
-from negprompt_cli.data.rowfile import COLUMNS, row_file
-from negprompt_cli.data.spec import parse_spec, select_indices, split_specs
+from negprompt_cli.config import Config, load_config
+from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey
+from negprompt_cli.data.encoding.images import open_rgb
+from negprompt_cli.data.prepare.archives import unpack
+from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.results.evaluations import load_evaluation
+from negprompt_cli.data.results.rowfile import COLUMNS, row_file
+from negprompt_cli.data.sets.catalogue import load_catalogue
+from negprompt_cli.data.sets.classnames import read_class_names
+from negprompt_cli.data.sets.flatlabels import find_flat_labels
+from negprompt_cli.data.sets.imglist import list_source
+from negprompt_cli.data.sets.spec import parse_spec, select_indices, split_specs
+from negprompt_cli.data.studies.experiments import load_experiment
+from negprompt_cli.data.studies.grids import load_grid
 from negprompt_cli.errors import NegPromptError, UsageError
-from negprompt_cli.steps.coop import read_checkpoint
+from negprompt_cli.progress import Silent
+from negprompt_cli.steps.shared.coop import read_checkpoint
 from negprompt_cli.steps.transfer import read_class_list
 
 KEY = StoreKey("model", "0" * 64, "preprocessing", "float32")

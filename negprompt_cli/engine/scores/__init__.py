@@ -1,10 +1,11 @@
 """OOD scores of image features against prompts, one file per score; higher = more in-distribution.
 
 This package imports no torch, so that the command line can list the scores at once: the names and their records are in
-`catalogue`, the options in `options`. `compute.compute_scores` computes them, on a `bank.PromptBank`.
+`registry`, the options in `options`. `compute.compute_scores` computes them from a `score_inputs.ScoreInputs`.
 """
 
-from negprompt_cli.engine.scores.catalogue import (
+from negprompt_cli.engine.scores.options import ScoreOptions
+from negprompt_cli.engine.scores.registry import (
     DEFAULT_SCORES,
     SCORES,
     Score,
@@ -12,6 +13,5 @@ from negprompt_cli.engine.scores.catalogue import (
     find_score,
     score_names,
 )
-from negprompt_cli.engine.scores.options import ScoreOptions
 
 __all__ = ["DEFAULT_SCORES", "SCORES", "Score", "ScoreOptions", "check_scores", "find_score", "score_names"]

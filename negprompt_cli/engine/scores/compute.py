@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.scores.bank import PromptBank, check_normalised
-from negprompt_cli.engine.scores.block import Block, Setup
-from negprompt_cli.engine.scores.catalogue import Score, check_scores, find_score
+from negprompt_cli.engine.scores.image_block import ImageBlock, ScoringContext
 from negprompt_cli.engine.scores.options import ScoreOptions
+from negprompt_cli.engine.scores.registry import Score, check_scores, find_score
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs, check_normalised
 
 CPU_BLOCK_BYTES = 4 * 2**20
 """Cosines of a block that stay in a CPU's caches between the product and the exponentials."""
@@ -40,7 +40,7 @@ class ScoreTable:
 @torch.no_grad()
 def compute_scores(
     features: Tensor,
-    bank: PromptBank,
+    bank: ScoreInputs,
     names: Sequence[str],
     *,
     temperature: float = 1.0,
@@ -79,7 +79,7 @@ def compute_scores(
     records = [find_score(name) for name in dict.fromkeys(names)]
     functions = {record.name: record.load() for record in records}
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    setup = Setup(bank.to(features.device, dtype), temperature, options or ScoreOptions())
+    setup = ScoringContext(bank.to(features.device, dtype), temperature, options or ScoreOptions())
     if block_bytes is None:
         block_bytes = CPU_BLOCK_BYTES if features.device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
     rows = max(1, block_bytes // (dtype.itemsize * _columns(records, bank, local_features)))
@@ -92,7 +92,7 @@ def compute_scores(
             part = features[start : start + rows].to(dtype)
             check_normalised(part, "features")
             local = None if local_features is None else local_features[start : start + rows].to(dtype)
-            block = Block(setup, part, local)
+            block = ImageBlock(setup, part, local)
             predictions.append(block.predictions)
             for name, function in functions.items():
                 parts[name].append(function(block))
@@ -102,7 +102,7 @@ def compute_scores(
     )
 
 
-def _columns(records: Sequence[Score], bank: PromptBank, local_features: Tensor | None) -> int:
+def _columns(records: Sequence[Score], bank: ScoreInputs, local_features: Tensor | None) -> int:
     """Return how many cosines per image the scores look at."""
     groups = {"positives"}.union(*(record.requires for record in records))
     columns = sum(len(bank.rows(group)) for group in groups - {"train_labels", "local_features"})

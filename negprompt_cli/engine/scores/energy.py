@@ -8,9 +8,9 @@ the model's logit scale s, as in training; the temperature of the softmax scores
 
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block
+from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
-def energy(block: Block) -> Tensor:
+def energy(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images."""
     return block.log_sum_exp("positives", block.setup.bank.logit_scale)

@@ -10,10 +10,10 @@ exponents b * (cosine - highest cosine), which loses nothing to cancellation wit
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block
+from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
-def entropy(block: Block) -> Tensor:
+def entropy(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images."""
     exact = block.setup.exact
     exponents = torch.sub(block.cosines("positives"), block.highest("positives")[:, None])

@@ -9,16 +9,16 @@ Miyai et al., "GL-MCM: global and local maximum concept matching for zero-shot o
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block
+from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
-def gl_mcm(block: Block) -> Tensor:
+def gl_mcm(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images; the block must have local features."""
     if block.local_features is None:
         raise ValueError("gl-mcm needs local features")
     images, patches, _ = block.local_features.shape
     # A block whose images are the patches of this one: (B * R, D).
-    local = Block(block.setup, block.local_features.flatten(0, 1), None)
+    local = ImageBlock(block.setup, block.local_features.flatten(0, 1), None)
     best_patch = local.log_max_softmax("positives").view(images, patches).amax(dim=1)
     weight = block.setup.options.local_weight
     return torch.add(block.log_max_softmax("positives").exp(), best_patch.exp(), alpha=weight)

@@ -7,11 +7,11 @@ Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 20
 
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block
+from negprompt_cli.engine.scores.image_block import ImageBlock
 from negprompt_cli.errors import UsageError
 
 
-def knn(block: Block) -> Tensor:
+def knn(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images."""
     k = block.setup.options.neighbours
     train = block.setup.bank.rows("train_features")

@@ -10,15 +10,15 @@ improving near-OOD detection", 2021. How the Gaussians are fitted is in `gaussia
 
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block
+from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
-def mahalanobis(block: Block) -> Tensor:
+def mahalanobis(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images."""
     return -block.setup.gaussians.class_distance(block.features)
 
 
-def mahalanobis_relative(block: Block) -> Tensor:
+def mahalanobis_relative(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images."""
     gaussians = block.setup.gaussians
     return gaussians.background_distance(block.features) - gaussians.class_distance(block.features)

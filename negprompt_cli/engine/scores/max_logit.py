@@ -9,14 +9,14 @@ zero-shot prompts.
 
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block
+from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
-def max_logit(block: Block) -> Tensor:
+def max_logit(block: ImageBlock) -> Tensor:
     """Return (B,) scores over the positive prompts."""
     return block.highest("positives")
 
 
-def max_logit_zero_shot(block: Block) -> Tensor:
+def max_logit_zero_shot(block: ImageBlock) -> Tensor:
     """Return (B,) scores over the zero-shot prompts."""
     return block.highest("zero_shot")

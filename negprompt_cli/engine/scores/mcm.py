@@ -8,14 +8,14 @@ cosines. In (0, 1]. `mcm` takes the learned positive prompts, `mcm_zero_shot` th
 
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block
+from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
-def mcm(block: Block) -> Tensor:
+def mcm(block: ImageBlock) -> Tensor:
     """Return (B,) scores over the positive prompts."""
     return block.log_max_softmax("positives").exp()
 
 
-def mcm_zero_shot(block: Block) -> Tensor:
+def mcm_zero_shot(block: ImageBlock) -> Tensor:
     """Return (B,) scores over the zero-shot prompts."""
     return block.log_max_softmax("zero_shot").exp()

@@ -9,11 +9,11 @@ official code. Left out: choosing the words (the paper's NegMining). In (0, 1).
 
 from torch import Tensor
 
-from negprompt_cli.engine.scores.block import Block, log_sum_exp
+from negprompt_cli.engine.scores.image_block import ImageBlock, log_sum_exp
 from negprompt_cli.errors import UsageError
 
 
-def neglabel(block: Block) -> Tensor:
+def neglabel(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images."""
     inverse, groups = 1 / block.setup.temperature, block.setup.options.word_groups
     cosines = block.cosines("words")

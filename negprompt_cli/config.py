@@ -1,0 +1,393 @@
+"""The configuration of a run: typed, validated, written out in the very format that is read.
+
+Values come from, weakest first: the defaults below, `--config FILE` (or a preset that ships with the package), command-line
+flags, `--set key=value`. Unknown keys and wrong types are errors that name the key. The resolved configuration is written
+beside every artifact, and a run is repeatable from it. The values' sources in the paper and the official code are in
+README's table of defaults.
+
+Leaves out: where files are written and how output looks, which do not change a result.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
+from negprompt_cli.errors import UsageError, did_you_mean
+
+SHOWN_PROBLEMS = 20
+"""Most wrong keys that one message names."""
+SHOWN_CHARACTERS = 200
+"""Most of a key or of a value that a message shows."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """Which CLIP: an open_clip model name and pretrained tag, or local-dir:PATH or hf-hub:ID (which need no tag)."""
+
+    name: str = "ViT-B-16"
+    pretrained: str | None = "laion2b_s34b_b88k"
+
+
+class DataConfig(_Section):
+    """Which images, and how they are chosen.
+
+    `shots`: training images per class, 0 for all. `train_classes`: which of the classes to train on ('all', '10%', ...).
+    `limit`: images per data set, for a quick trial. `on_error`: what a broken image does. `decoder`: what decodes JPEGs,
+    PIL as in CLIP's own preprocessing, or torchcodec, which is faster and changes features slightly.
+    """
+
+    spec: str = "imagenet"
+    root: str = "data"
+    catalogue: str | None = None
+    class_names: str | None = None
+    train_classes: str = "all"
+    shots: Annotated[int, Field(ge=0)] = 16
+    limit: Annotated[int, Field(ge=1)] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    decoder: Literal["pil", "torchcodec"] = "pil"
+
+
+class ContextConfig(_Section):
+    """The context vectors: their number and where they start.
+
+    `init` 'words' starts from the token embeddings of `words` (and has as many vectors as `words` has tokens); 'random'
+    draws `length` vectors.
+    """
+
+    init: Literal["words", "random"] = "words"
+    words: str = "a photo of a"
+    length: Annotated[int, Field(ge=1, le=74)] = 16
+    class_specific: bool = False
+
+
+class ScheduleConfig(_Section):
+    """SGD on context vectors.
+
+    `epochs` are added until `min_steps` steps are taken, since a few images make few batches. `lr` belongs to `batch_size`.
+    `classes_per_step` bounds memory and time of a step where classes are many: each step sees images of a random group of
+    that many classes and encodes their prompts only, so an epoch has a step for each group at least; 0 is all classes.
+    `warmup` is the share of all steps with a rising rate. `keep` is the epoch kept: the last or the best on the held-out
+    share of the ID training images.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    min_steps: Annotated[int, Field(ge=0)] = 60
+    batch_size: Annotated[int, Field(ge=1)] = 4096
+    classes_per_step: Annotated[int, Field(ge=0)] = 0
+    lr: Annotated[float, Field(gt=0)] = 1.5
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    keep: Literal["last", "best"] = "last"
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
+
+
+class PositiveSchedule(ScheduleConfig):
+    """Stage 1's schedule."""
+
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class PositiveConfig(_Section):
+    """Stage 1. `anchor` weighs the distance of the positive prompts from those of `context.words` (KgCoOp); 0 is CoOp."""
+
+    context: ContextConfig = ContextConfig()
+    anchor: Annotated[float, Field(ge=0)] = 4.0
+    schedule: PositiveSchedule = PositiveSchedule()
+
+
+LOSS_WEIGHTS = {"separation": (0.0, 1.0), "quoted": (0.1, 0.05), "official": (0.1, 0.05)}
+"""Weights (beta, gamma) that belong to each loss preset."""
+
+
+class LossConfig(_Section):
+    """Stage 2's loss preset; `beta` weighs NPD, `gamma` NND, each the preset's own where not given."""
+
+    name: Literal["separation", "quoted", "official"] = "separation"
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    gamma: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_weights(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") in LOSS_WEIGHTS:
+            beta, gamma = LOSS_WEIGHTS[values["name"]]
+            return {"beta": beta, "gamma": gamma, **values}
+        return values
+
+
+class FloorsConfig(_Section):
+    """Floors in the score negprompt: a mass counts only above its value at the mean ID training image.
+
+    `base`: what the score is where no mass is above its floor, the positives' energy at CLIP's logit scale or their highest
+    cosine. `exponent`: kappa, the power of the floored denominator.
+    """
+
+    base: Literal["energy", "max-logit"] = "energy"
+    exponent: Annotated[float, Field(gt=0, le=100)] = 2.0
+
+
+class NegativeConfig(_Section):
+    """Stage 2: `count` negatives per class, starting `noise` (standard deviation) around the positive context.
+
+    `floors` of the score, recorded in the artifact; null, the default of the losses `quoted` and `official`, is the paper's
+    score.
+    """
+
+    count: Annotated[int, Field(ge=1, le=64)] = 2
+    noise: Annotated[float, Field(ge=0)] = 0.02
+    loss: LossConfig = LossConfig()
+    floors: FloorsConfig | None = FloorsConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_floors(cls, values: Any) -> Any:
+        loss = values.get("loss") if isinstance(values, dict) else None
+        if isinstance(loss, dict) and loss.get("name") in ("quoted", "official"):
+            return {"floors": None, **values}
+        return values
+
+
+class EvaluateConfig(_Section):
+    """Evaluation: OOD sets (SPECs), scores by name, and what the scores and metrics leave open.
+
+    `temperature`: tau of the softmax scores, on cosines. `template`: the zero-shot prompt with {} for the name, or the name
+    of an ensemble ('openai-80', 'openai-7'). `words`: file of negative words for neglabel, WordNet's nouns without one;
+    the `word_count` words farthest from the class names are kept, in `word_groups` groups. `neighbours`: k of knn.
+    `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 %
+    at which FPR is given. `ci`: whether intervals at `level` are bootstrapped from `resamples` resamples of the images.
+    """
+
+    ood: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ("negprompt", "mcm", "mcm-zero-shot", "max-logit", "energy")
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    template: str = "a photo of a {}."
+    words: str | None = None
+    word_count: Annotated[int, Field(ge=1)] = 10_000
+    word_groups: Annotated[int, Field(ge=1)] = 1
+    neighbours: Annotated[int, Field(ge=1)] = 5
+    shrinkage: Annotated[float, Field(ge=0, le=1)] | None = None
+    local_weight: Annotated[float, Field(ge=0)] = 1.0
+    recalls: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    ci: bool = False
+    resamples: Annotated[int, Field(ge=1)] = 1000
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class ComputeConfig(_Section):
+    """Hardware; none of it changes results beyond rounding.
+
+    `memory`: bytes for text activations ('auto', '4GiB'). `batch_size`: images per encoder batch, 0 to choose.
+    `workers`: decoding processes, -1 to choose. `cache`: keep image features on disk.
+    """
+
+    device: str = "auto"
+    gpus: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    memory: str = "auto"
+    batch_size: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=-1)] = -1
+    cache: bool = True
+
+
+class Config(_Section):
+    """Everything that decides a result, in sections; `seed` drives sampling, initialisation and batch order."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**43)] = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    positive: PositiveConfig = PositiveConfig()
+    negative: NegativeConfig = NegativeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    def to_yaml(self) -> str:
+        """Write the configuration in the format `load_config` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that ship with the package."""
+    return tuple(sorted(p.name.removesuffix(".yaml") for p in _preset_folder().iterdir() if p.name.endswith(".yaml")))
+
+
+def preset_text(name: str) -> str:
+    """Text of a shipped preset.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise UsageError(f"Unknown preset '{name}'.{did_you_mean(name, preset_names())}")
+    text: str = (_preset_folder() / f"{name}.yaml").read_text("utf-8")
+    return text
+
+
+def load_config(
+    source: str | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Iterable[str] = (),
+    base: Mapping[str, Any] | None = None,
+) -> Config:
+    """Resolve a configuration.
+
+    Args:
+        source: a YAML file, or the name of a shipped preset.
+        flags: dotted keys to values from command-line flags.
+        assignments: `key=value` texts, the value read as YAML; they win over flags.
+        base: dotted keys to values that stand below `source` (what an artifact at hand says).
+
+    Raises:
+        UsageError: the file is missing, not YAML, or a key or value is wrong; the message names the key.
+    """
+    values: dict[str, Any] = {}
+    for key, value in (base or {}).items():
+        _put(values, key, value)
+    if source is not None:
+        _merge(values, _read(source))
+    for key, value in (flags or {}).items():
+        _put(values, key, value)
+    for assignment in assignments:
+        key, found, text = assignment.partition("=")
+        where = f"--set {assignment[:SHOWN_CHARACTERS]}"
+        if not found:
+            raise UsageError(f"{where}: write key=value, for example --set negative.count=4.")
+        _put(values, key.strip(), parse_yaml(text, where))
+    return _validate(values)
+
+
+def parse_config(text: str, where: str) -> Config:
+    """Read a configuration that `Config.to_yaml` wrote.
+
+    Args:
+        text: the YAML.
+        where: what messages call it.
+
+    Raises:
+        UsageError: not YAML, or not a configuration.
+    """
+    values = _mapping(parse_yaml(text, where), where)
+    try:
+        return _validate(values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as '4GiB', '512MB' or a bare number of bytes.
+
+    Raises:
+        UsageError: not a size.
+    """
+    units = {"": 1, "b": 1}
+    for power, letter in enumerate("kmgt", start=1):
+        units |= {letter: 1024**power, f"{letter}ib": 1024**power, f"{letter}b": 1000**power}
+    stripped = text.strip().lower()
+    number = stripped.rstrip("kmgtib ")
+    unit = stripped[len(number) :].strip()
+    try:
+        size = int(float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise UsageError(f"'{text}' is not a size in bytes; write for example 4GiB, 512MiB or auto.") from None
+    if size <= 0:
+        raise UsageError(f"A size must be positive, not '{text}'.")
+    return size
+
+
+def _preset_folder() -> Any:
+    """The folder of presets: inside the installed package, or at the top of a checkout."""
+    packaged = resources.files("negprompt_cli") / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if not path.is_file():
+        if source in preset_names():
+            return _mapping(parse_yaml(preset_text(source), source), source)
+        raise UsageError(
+            f"--config {source}: neither a file nor a preset.{did_you_mean(source, preset_names())} "
+            "`negprompt config ls` lists the presets."
+        )
+    return _mapping(read_yaml(path, what="a configuration"), source)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: a configuration is a mapping of keys to values.")
+    return value
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _put(into: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    for section in sections:
+        inner = into.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"'{dotted}' is not a configuration key: '{section}' has no keys below it.")
+        into = inner
+    into[last] = value
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _validate(values: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    problems = error.errors()
+    for problem in problems[:SHOWN_PROBLEMS]:
+        key = ".".join(str(p) for p in problem["loc"])[:SHOWN_CHARACTERS]
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, _keys(Config), n=3, cutoff=0.5)
+            hint = f" Did you mean {', '.join(near)}?" if near else " `negprompt config show` lists the keys."
+            lines.append(f"Unknown configuration key '{key}'.{hint}")
+        else:
+            lines.append(f"Configuration key '{key}': {problem['msg']} (got {_shown(problem['input'])}).")
+    if len(problems) > SHOWN_PROBLEMS:
+        lines.append(f"And {len(problems) - SHOWN_PROBLEMS} more.")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is longer than a person reads."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

@@ -1,0 +1,131 @@
+"""Image files in, the pixels a model takes out: with PIL as CLIP's own preprocessing does, or faster with torchcodec.
+
+PIL is the reference. torchcodec (extra "decode") decodes a JPEG to the very same values and resizes them as tensors, which
+differs by one grey level here and there. Only plain JPEGs go that way; every other file, one with an EXIF orientation
+(which torchcodec would apply and CLIP's preprocessing does not), and whatever torchcodec cannot read, is left to PIL, so
+that the rules of `images` hold with both. Leaves out: decoding on a GPU, and preprocessing with padding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from negprompt_cli.data.encoding.images import open_rgb
+from negprompt_cli.data.sets.torchsets import is_item
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.errors import UsageError
+
+Decoder = Literal["pil", "torchcodec"]
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = 1
+
+
+@dataclass(frozen=True)
+class PilReader:
+    """Reads a file with PIL and the model's own transform; call it with a path to get (3, H, W).
+
+    `preprocessing` describes what it does, for cache keys.
+    """
+
+    preprocess: Callable[[Any], Tensor]
+    preprocessing: str
+
+    def __call__(self, path: Path) -> Tensor:
+        """Read one image.
+
+        Raises:
+            BrokenImage: it cannot be read; names the file.
+        """
+        return self.preprocess(open_rgb(path))
+
+
+@dataclass(frozen=True)
+class TorchcodecReader:
+    """Reads plain JPEGs with torchcodec and resizes tensors; everything else goes to `others`.
+
+    `size` (H, W) in pixels; `squash` whether the picture is stretched to it, else its shorter side is scaled and the
+    middle cut out; `mean` and `std` per channel on values in [0, 1].
+    """
+
+    others: PilReader
+    size: tuple[int, int]
+    squash: bool
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def preprocessing(self) -> str:
+        """What is done to an image: pixels of another decoder are another preprocessing to the cache."""
+        return f"{self.others.preprocessing} torchcodec"
+
+    def __call__(self, path: Path) -> Tensor:
+        """Read one image.
+
+        Raises:
+            BrokenImage: it cannot be read; names the file.
+        """
+        pixels = None if is_item(path) else _plain_jpeg(path)
+        return self.others(path) if pixels is None else self._fit(pixels)
+
+    def _fit(self, pixels: Tensor) -> Tensor:
+        """Make (3, h, w) bytes what the model takes."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
+        size = list(self.size) if self.squash else [min(self.size)]
+        mode = InterpolationMode(self.interpolation)
+        pixels = functional.resize(pixels, size, interpolation=mode, antialias=True)
+        pixels = functional.center_crop(pixels, list(self.size))
+        fitted: Tensor = functional.normalize(pixels.float().div_(255), list(self.mean), list(self.std))
+        return fitted
+
+
+def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
+    """Make what reads image files for a model.
+
+    Raises:
+        UsageError: torchcodec is not installed, or the model's preprocessing is only there with PIL.
+    """
+    reader = PilReader(clip.preprocess, clip.preprocessing)
+    if decoder == "pil":
+        return reader
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except Exception as error:  # beyond a missing package: a build for another torch fails in its shared library
+        raise UsageError(
+            f"--decoder torchcodec needs the extra 'decode': pip install 'negprompt[decode]' ({error}). "
+            "Or use --decoder pil."
+        ) from error
+    from open_clip.transform import PreprocessCfg
+
+    config = PreprocessCfg(**clip.model.visual.preprocess_cfg)  # type: ignore[arg-type, union-attr]
+    size = (config.size, config.size) if isinstance(config.size, int) else (config.size[0], config.size[1])
+    fits = config.resize_mode == "squash" or (config.resize_mode == "shortest" and size[0] == size[1])
+    if not fits or config.mode != "RGB" or config.interpolation not in ("bicubic", "bilinear"):
+        raise UsageError(
+            f"--decoder torchcodec does not know this model's preprocessing ({clip.preprocessing}). Use --decoder pil."
+        )
+    return TorchcodecReader(
+        reader, size, config.resize_mode == "squash", config.interpolation, tuple(config.mean), tuple(config.std)
+    )
+
+
+def _plain_jpeg(path: Path) -> Tensor | None:
+    """Decode a JPEG to (3, h, w) bytes, or say by None that PIL has to judge the file."""
+    from torchcodec.decoders import decode_jpeg
+
+    try:
+        with Image.open(path) as image:
+            plain = image.format == "JPEG" and image.mode in ("RGB", "L")
+            if not plain or image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
+                return None
+        pixels: Tensor = decode_jpeg(str(path), output_dtype=torch.uint8)
+    except Exception:  # PIL tells what is wrong with the file, in the words used everywhere
+        return None
+    return pixels

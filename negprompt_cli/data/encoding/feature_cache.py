@@ -1,0 +1,223 @@
+"""Image features on disk, so that no image is ever encoded twice by the same model.
+
+One folder per model, weights, preprocessing and precision ("store"); in it, shards of safetensors holding features and the
+keys of the images they are of: digests of absolute path, size and modification time. Lists of images may overlap in any
+way (other seeds, other shots, --limit): what is known is reused, the rest is encoded and added as a new shard, so an
+interrupted run goes on where it stopped and processes that share a store never write to the same file. A shard whose
+checksum does not fit is dropped with a notice and its images are encoded again.
+
+Leaves out: eviction; `negprompt cache clear` empties the cache.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from negprompt_cli.data.encoding.cache_folder import VARIABLE, cache_folder
+from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
+from negprompt_cli.data.sets.torchsets import stored_in
+from negprompt_cli.errors import NegPromptError
+from negprompt_cli.progress import Progress
+
+SCHEMA = "negprompt/features/1"
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What features depend on besides the image file."""
+
+    model: str
+    weights_sha256: str
+    preprocessing: str
+    precision: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the store's folder."""
+        text = "\n".join((SCHEMA, self.model, self.weights_sha256, self.preprocessing, self.precision))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def image_keys(paths: Sequence[Path]) -> list[bytes]:
+    """Keys of N image files as they are now: digests of absolute path, size in bytes and modification time in ns.
+
+    A link has the key of the path it names. Images that torchvision keeps together in one file have its size and time.
+
+    Raises:
+        OSError: a file is gone.
+    """
+    keys = []
+    for path in paths:
+        stat = stored_in(path).stat()
+        # One step, not resolved: the image it names is known by a path that may lead over linked folders itself.
+        named = path.parent / path.readlink() if path.is_symlink() else path
+        text = f"{os.path.abspath(named)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - resolves no links
+        keys.append(hashlib.sha256(os.fsencode(text)).digest()[:KEY_BYTES])
+    return keys
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A file of the store: its keys (n,) of KEY_BYTES each, and the width F of its features, which stay on disk."""
+
+    path: Path
+    keys: NDArray[np.bytes_]
+    width: int
+
+
+class FeatureStore:
+    """Features known for one model; `get` looks up, `add` remembers.
+
+    Only keys are held in memory; features are read, and their checksums compared, when they are asked for.
+
+    Args:
+        key: what the features depend on.
+        progress: told about damaged shards.
+        root: the cache's folder, by default the user's.
+    """
+
+    def __init__(self, key: StoreKey, *, progress: Progress, root: Path | None = None) -> None:
+        self._folder = (root or cache_folder()) / "features" / key.folder
+        self._key, self._progress = key, progress
+        self._shards: list[_Shard] = []
+        self._index: _Index | None = None
+        # Names with a dot in front are shards that other processes are writing, or that a killed one left half written.
+        for path in sorted(self._folder.glob("[!.]*.safetensors")):
+            self._open(path)
+
+    def get(self, keys: Sequence[bytes]) -> tuple[Tensor | None, np.ndarray]:
+        """Look up N images.
+
+        Returns:
+            features (N, F) with rows of zeros where unknown, or None where nothing is known; and known (N,) bool.
+        """
+        while True:
+            if self._index is None:
+                self._index = _Index(self._shards)
+            known, shards, places = self._index.find(keys)
+            if not known.any():
+                return None, known
+            features = torch.zeros(len(keys), self._shards[0].width)
+            if all(self._copy(shard, shards, places, features) for shard in np.unique(shards[known]).tolist()):
+                return features, known
+            # A shard was dropped; what it held may be in another.
+            self._index = None
+
+    def add(self, keys: Sequence[bytes], features: Tensor) -> None:
+        """Remember features (n, F) of n images, on disk and for this process.
+
+        Raises:
+            NegPromptError: the shard cannot be written; says how to go on without it.
+        """
+        table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy())
+        tensors = {"keys": table, "features": features.contiguous()}
+        data = save(tensors, {"schema": SCHEMA, "sha256": _checksum(table, features)})
+        try:
+            if not os.path.exists(self._folder / "store.json"):  # noqa: PTH110 - no error where the folder cannot be searched
+                atomic_write_text(self._folder / "store.json", json.dumps(self._key.__dict__, indent=1))
+            path = self._folder / f"{hashlib.sha256(data).hexdigest()[:24]}.safetensors"
+            atomic_write_bytes(path, data)
+        except NegPromptError as error:
+            raise NegPromptError(
+                f"The feature cache cannot take what was encoded. {error} {VARIABLE}=FOLDER names another place for the "
+                "cache, --no-cache does without."
+            ) from error
+        self._remember(_Shard(path, _keys(table), features.shape[1]))
+
+    def _open(self, path: Path) -> None:
+        """Take in the keys of a shard."""
+        try:
+            with safe_open(path, framework="pt") as opened:
+                table, features = opened.get_tensor("keys"), opened.get_slice("features")
+                sound = (opened.metadata() or {}).get("schema") == SCHEMA
+                shape, kind = features.get_shape(), features.get_dtype()
+            sound &= _fit(table, shape, kind) and (not self._shards or self._shards[0].width == shape[1])
+        except FileNotFoundError:
+            return  # another process dropped it
+        except (SafetensorError, OSError, ValueError):
+            sound = False
+        if sound:
+            self._remember(_Shard(path, _keys(table), shape[1]))
+        else:
+            self._drop(path)
+
+    def _remember(self, shard: _Shard) -> None:
+        self._shards.append(shard)
+        self._index = None
+
+    def _copy(self, number: int, shards: NDArray[np.int64], places: NDArray[np.int64], into: Tensor) -> bool:
+        """Copy the features found in a shard to their rows; forget the shard where it is damaged or gone."""
+        shard = self._shards[number]
+        try:
+            with safe_open(shard.path, framework="pt") as opened:
+                table, features = opened.get_tensor("keys"), opened.get_tensor("features")
+                sound = (opened.metadata() or {}).get("sha256") == _checksum(table, features)
+        except FileNotFoundError:
+            self._shards.remove(shard)
+            return False
+        except (SafetensorError, OSError, ValueError):
+            sound = False
+        if not sound:
+            self._shards.remove(shard)
+            self._drop(shard.path)
+            return False
+        rows = np.flatnonzero(shards == number)
+        into[rows] = features[places[rows]]
+        return True
+
+    def _drop(self, path: Path) -> None:
+        self._progress.warn(f"Damaged feature cache file {path} is dropped; its images are encoded again.")
+        with suppress(OSError):  # where it cannot be removed it is dropped for this process only
+            path.unlink()
+
+
+class _Index:
+    """Where each key is: 16 + 8 bytes a key, where a dictionary takes ten times as much."""
+
+    def __init__(self, shards: Sequence[_Shard]) -> None:
+        keys = np.concatenate([shard.keys for shard in shards]) if shards else np.empty(0, f"S{KEY_BYTES}")
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+        self._starts = np.cumsum([0, *(len(shard.keys) for shard in shards)])
+
+    def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+        """For N keys: known (N,) bool; number of the shard and place in it, both (N,) int64, -1 where unknown."""
+        wanted = np.frombuffer(b"".join(keys), dtype=f"S{KEY_BYTES}")
+        shards, places = np.full((2, len(keys)), -1, dtype=np.int64)
+        if not len(self._keys):
+            return np.zeros(len(keys), dtype=bool), shards, places
+        found = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        known = self._keys[found] == wanted
+        rows = self._order[found[known]]
+        shards[known] = np.searchsorted(self._starts, rows, side="right") - 1
+        places[known] = rows - self._starts[shards[known]]
+        return known, shards, places
+
+
+def _keys(table: Tensor) -> NDArray[np.bytes_]:
+    """A table of keys (n, KEY_BYTES) uint8 as (n,) texts of bytes, which compare as the bytes do."""
+    return np.frombuffer(table.numpy().tobytes(), dtype=f"S{KEY_BYTES}")
+
+
+def _fit(table: Tensor, shape: list[int], kind: str) -> bool:
+    """Whether keys (n, KEY_BYTES) and features (n, F) have the types and shapes that `add` writes."""
+    keys = table.dtype == torch.uint8 and table.dim() == 2 and table.shape[1] == KEY_BYTES
+    return keys and kind == "F32" and len(shape) == 2 and shape[0] == len(table)
+
+
+def _checksum(table: Tensor, features: Tensor) -> str:
+    digest = hashlib.sha256(table.numpy().data)
+    digest.update(features.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,160 @@
+"""An image set in, its features out: what the cache knows is taken from it, the rest is encoded and remembered.
+
+Each image is preprocessed by the model's own transform and encoded once. Broken images stop the job or are skipped and
+counted, as asked. Leaves out: augmentation, since a frozen encoder sees each image once.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from negprompt_cli.data.encoding.batches import Reading
+from negprompt_cli.data.encoding.decoders import Decoder, pixel_reader
+from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey, image_keys
+from negprompt_cli.data.encoding.images import BrokenImage
+from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere
+from negprompt_cli.data.sets.imagesets import ImageSet
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.progress import Progress, Task
+
+SHARD_IMAGES = 4096
+"""Images after which what is encoded so far is put on disk: minutes of work on a slow machine, a few MB."""
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """Features of an image set.
+
+    `features` (N, F) float32 on the CPU, L2-normalised; `labels` (N,) int64, -1 where unlabelled; `images` the set they
+    are of, without skipped files; `skipped` the broken files left out.
+    """
+
+    images: ImageSet
+    features: Tensor
+    labels: Tensor
+    skipped: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode; no option but the decoder changes a feature beyond rounding.
+
+    `batch_size` 0 and `workers` -1 choose by hardware. Without `cache` features are kept off the disk.
+    """
+
+    batch_size: int = 0
+    workers: int = -1
+    on_error: Literal["stop", "skip"] = "stop"
+    cache: bool = True
+    decoder: Decoder = "pil"
+
+
+def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress: Progress) -> EncodedSet:
+    """Encode an image set, taking what the cache knows.
+
+    Raises:
+        BrokenImage: a file cannot be read as an image and `options.on_error` is 'stop'.
+        UsageError: nothing is left after skipping broken files.
+    """
+    try:
+        keys = image_keys(images.paths)
+    except OSError as error:
+        raise NegPromptError(f"{error.filename} is gone since the folder was listed. Run again.") from error
+    precision = str(clip.compute.dtype).removeprefix("torch.")
+    preprocessing = pixel_reader(clip, options.decoder).preprocessing
+    key = StoreKey(str(clip.identity), clip.identity.weights_sha256, preprocessing, precision)
+    store = FeatureStore(key, progress=progress) if options.cache else None
+    found, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
+    todo = np.flatnonzero(~known)
+    broken: list[tuple[int, str]] = []
+    features = found
+    if len(todo):
+        rows = _Rows(store, keys, todo)
+        title = f"Encoding {images.name}"
+        with progress.task(title, len(todo), "images") as task:
+            _encode(clip, [images.paths[i] for i in todo.tolist()], options, task, rows, broken)
+        fresh, done = rows.finish()
+        if features is None:
+            features = torch.zeros(len(keys), fresh.shape[1])
+        # All that is not in the cache may be broken.
+        if done:
+            features[done] = fresh
+    if features is None:
+        raise UsageError(f"{images.spec}: no images to encode.")
+    keep = np.ones(len(keys), dtype=bool)
+    keep[[todo[place] for place, _ in broken]] = False
+    skipped = tuple(str(images.paths[todo[place]]) for place, _ in broken)
+    for _, message in broken:
+        progress.warn(f"skipped: {message}")
+    if not keep.any():
+        raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read.")
+    kept = images.take(np.flatnonzero(keep)) if skipped else images
+    if skipped:
+        features = features[torch.from_numpy(keep)]
+    return EncodedSet(kept, features, torch.from_numpy(kept.labels.copy()), skipped)
+
+
+class _Rows:
+    """Collects features as they come and puts them into the store a shard at a time."""
+
+    def __init__(self, store: FeatureStore | None, keys: list[bytes], todo: np.ndarray) -> None:
+        self._store, self._keys, self._todo = store, keys, todo
+        self._parts: list[Tensor] = []
+        self._done: list[int] = []
+        self._pending: list[Tensor] = []
+        self._pending_places: list[int] = []
+
+    def add(self, features: Tensor, places: list[int]) -> None:
+        """Take features (b, F) of the images at `places` of the list to do."""
+        self._pending.append(features)
+        self._pending_places += places
+        if len(self._pending_places) >= SHARD_IMAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put what has come since the last time on disk."""
+        if not self._pending_places:
+            return
+        features = torch.cat(self._pending)
+        rows = [int(self._todo[p]) for p in self._pending_places]
+        if self._store:
+            self._store.add([self._keys[r] for r in rows], features)
+        self._parts.append(features)
+        self._done += rows
+        self._pending, self._pending_places = [], []
+
+    def finish(self) -> tuple[Tensor, list[int]]:
+        """Features (n, F) and the rows of the whole list they belong to."""
+        self.flush()
+        return (torch.cat(self._parts) if self._parts else torch.zeros(0, 0)), self._done
+
+
+def _encode(
+    clip: Clip, paths: list[Path], options: EncodeOptions, task: Task, rows: _Rows, broken: list[tuple[int, str]]
+) -> None:
+    size = options.batch_size or (256 if clip.device.type != "cpu" else 32)
+    batches = (paths[start : start + size] for start in range(0, len(paths), size))
+    place = 0
+    try:
+        # Batches of one size, since what is remembered must not depend on what else there was to do.
+        for batch in run_everywhere(clip, batches, FEATURES, Reading(options.workers, options.decoder, size)):
+            errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
+            if errors and options.on_error == "stop":
+                raise BrokenImage(errors[0][1])
+            broken += errors
+            if batch.features is not None:
+                rows.add(batch.features, [place + i for i, error in enumerate(batch.errors) if error is None])
+            place += len(batch.paths)
+            task.advance(len(batch.paths))
+    except BaseException:
+        # What is encoded already is not lost to Ctrl-C, a broken file or a full disk further on.
+        rows.flush()
+        raise

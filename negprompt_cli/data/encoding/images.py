@@ -1,0 +1,111 @@
+"""Reading one image file as RGB.
+
+The rule for every kind of file, and why:
+
+* 8-bit RGB and greyscale: exactly PIL's `convert("RGB")`, as in the reference preprocessing of CLIP and open_clip.
+* EXIF orientation is NOT applied. Published numbers come from pipelines that ignore it. A photo that lies on its side
+  because of it is best rotated once, on disk; `negprompt data check` counts such photos.
+* Transparency (an alpha channel, or a transparent colour of a palette) is dropped and not laid over a background: the
+  reference preprocessing does so, and any background would be a guess. A palette is expanded to its colours first.
+* CMYK and other colour spaces: PIL's `convert("RGB")`; embedded colour profiles are not applied.
+* 16-bit greyscale is divided by 257, so that 65535 becomes 255; where PIL gives such a file as 32-bit integers the
+  same holds, and integers beyond 65535 are divided by 2^24. Floats are 0..1 where none exceeds 1, else 0..255. PIL's
+  own conversion would clip, which turns most of a 16-bit image white.
+* Animations: the first frame.
+* Only formats that PIL decodes itself are read, whatever a file is called: a PostScript file in .jpg's clothing would be
+  handed to another program.
+* Truncated, broken and empty files are errors, and so are decompression bombs (beyond PIL's limit of 179 million
+  pixels).
+"""
+
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from negprompt_cli.data.sets.torchsets import is_item, open_item
+from negprompt_cli.errors import NegPromptError
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""PIL's names of the formats that are read, whatever a file is called."""
+
+
+class BrokenImage(NegPromptError):
+    """An image file that cannot be read; the message names it."""
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Read an image as 8-bit RGB by the rules above; the file is closed again.
+
+    Args:
+        path: an image file, or an image inside a torchvision set (`torchsets`).
+
+    Raises:
+        BrokenImage: missing, empty, truncated, not an image, or too large; names the file.
+    """
+    if is_item(path):
+        return to_rgb(open_item(path))
+    try:
+        with open_image(path) as image:
+            return to_rgb(image)
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(f"{path}: {error} Scale the image down, or remove it.") from error
+    except Exception as error:  # what a decoder trips over in a damaged file is not limited to OSError
+        raise BrokenImage(f"Cannot read the image {path}: {_reason(path, error)}. Replace or remove it.") from error
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file without decoding it: formats that PIL decodes itself, in regular files.
+
+    Raises:
+        OSError: missing, not a regular file, or not an image of one of these formats.
+        Exception: what PIL raises on damaged headers.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        # Reading a pipe would wait for a writer, reading some devices would never end.
+        raise OSError("it is not a regular file")
+    return Image.open(path, formats=_formats())
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """The formats that are read; PIL hands others (PostScript) to other programs, or has no decoder for them."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an opened image (its first frame) to 8-bit RGB by the rules above."""
+    image.load()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.mode in ("P", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Scale 16-bit, 32-bit or float grey values (h, w) to 0..255, rounded."""
+    grey = np.nan_to_num(values.astype(np.float64), posinf=np.inf)
+    top = grey.max(initial=0.0)
+    if np.issubdtype(values.dtype, np.floating):
+        grey *= 255.0 if top <= 1.0 else 1.0
+    else:
+        grey /= 257.0 if top <= 65535 else float(2**24)
+    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:  # noqa: PTH113, PTH202 - a name may be too long for Path
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image of a known format"
+    return (str(error) or type(error).__name__).rstrip(".")

@@ -1,0 +1,156 @@
+"""Batches of image files through the model on every rank of a job, in order on rank 0.
+
+Batch i goes whole to rank i mod n, so that each has the very images it has with one process, and its features the same bits
+(with the same device and number of threads). Rank 0 hands batches out a round at a time, works on its own, and takes what
+the others made as it comes to it. Rounds may start small and grow, so that first results come soon; a round bounds what is
+listed ahead of the work. Alone, a process does all batches itself.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.data.encoding.batches import Batch, Reading, Work, image_features, run_batches
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.parallel.rank_calls import LostRank, Message, Shared, Team, failure, raise_failure
+from negprompt_cli.errors import NegPromptError
+
+MOST_BATCHES = 256
+"""Batches of one rank in a round: with 256 images each, about half a minute of a fast GPU."""
+GROWTH = 4
+"""How much larger the next round is: between rounds ranks wait for each other."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work by a name that every rank knows it by, with what it takes besides the images.
+
+    `settings` is JSON; see `JOBS`.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+FEATURES = Job("features")
+"""Image features: 'features' (g, F) float32, L2-normalised."""
+
+JOBS: dict[str, Callable[[Job, Clip], Work]] = {"features": lambda job, clip: image_features}
+"""How a rank makes its work of a job, by name. Whoever has another job adds it when imported."""
+
+
+def run_everywhere(
+    clip: Clip,
+    batches: Iterable[Sequence[Path]],
+    job: Job,
+    reading: Reading,
+    *,
+    first: int = MOST_BATCHES,
+) -> Iterator[Batch]:
+    """Do a job on batches of image files, on all ranks; as `run_batches` does on one.
+
+    Args:
+        clip: the model, shared or not.
+        batches: paths; those of a round are taken before its first batch is out.
+        job: what to do.
+        reading: how each rank reads its batches.
+        first: batches of one rank in the first round; later rounds grow up to `MOST_BATCHES`.
+
+    Yields:
+        The batches in order.
+
+    Raises:
+        NegPromptError: another rank failed.
+    """
+    if clip.shared is None:
+        yield from run_batches(clip, batches, JOBS[job.name](job, clip), reading)
+        return
+    source, most = iter(batches), first
+    while share := list(itertools.islice(source, most * clip.shared.team.ranks.size)):
+        yield from _round(clip, clip.shared, share, job, reading)
+        most = min(GROWTH * most, MOST_BATCHES)
+
+
+def _round(clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, reading: Reading) -> Iterator[Batch]:
+    """One round on rank 0: batch i of `share` on rank i mod n."""
+    team, size, number = shared.team, shared.team.ranks.size, shared.team.number()
+    asked = {
+        "number": number,
+        "model": shared.number,
+        "job": job.name,
+        "settings": job.settings,
+        "reading": asdict(reading),
+    }
+    team.call("images", asked, job.tensors)
+    for rank in team.others:
+        team.send(Message({"batches": [[str(path) for path in batch] for batch in share[rank::size]]}), rank)
+    busy = set(team.others)
+    own = run_batches(clip, share[::size], JOBS[job.name](job, clip), reading)
+    with closing(own):
+        try:
+            for i, paths in enumerate(share):
+                if i % size == 0:
+                    yield next(own)
+                    continue
+                message = _next(team, i % size, busy)
+                yield Batch(tuple(paths), tuple(message.document["errors"]), message.tensors)
+        except BaseException:
+            _call_off(team, number, busy)
+            raise
+    for rank in team.others:
+        _next(team, rank, busy)
+    team.settle()
+
+
+def _next(team: Team, rank: int, busy: set[int]) -> Message:
+    """The next message of a busy rank: a batch, the end, or its failure, which is raised."""
+    message = team.receive(rank)
+    if message.document.keys() & {"end", "failure"}:
+        busy.discard(rank)
+    raise_failure(message, rank)
+    return message
+
+
+def _call_off(team: Team, number: int, busy: set[int]) -> None:
+    """Have the others stop before their next batch, and take what they have sent, so that they listen again.
+
+    What went wrong here is told, not what goes wrong now: a rank that cannot be heard any more is left alone.
+    """
+    with suppress(NegPromptError, torch.OutOfMemoryError):
+        team.stop(number)
+        for rank in sorted(busy):
+            while rank in busy:
+                _next(team, rank, busy)
+        team.settle()
+
+
+def answer_images(team: Team, call: Message, things: dict[int, Any]) -> None:
+    """What a rank other than 0 does at a call for images: its batches, each sent when it is done, and the end.
+
+    Args:
+        team: the team.
+        call: the call.
+        things: this rank's things by number, the model among them.
+    """
+    asked = call.document
+    clip: Clip = things[asked["model"]]
+    job = Job(asked["job"], asked["settings"], call.tensors)
+    batches = [[Path(path) for path in batch] for batch in team.receive(0).document["batches"]]
+    try:
+        for batch in run_batches(clip, batches, JOBS[job.name](job, clip), Reading(**asked["reading"])):
+            if team.stopped(asked["number"]):
+                break
+            team.send(Message({"errors": list(batch.errors)}, batch.results), 0)
+    except LostRank:
+        raise
+    except (NegPromptError, torch.OutOfMemoryError) as error:
+        team.send(failure(error), 0)
+    else:
+        team.send(Message({"end": True}), 0)

@@ -1,0 +1,41 @@
+"""Image paths in, features out, a batch at a time and in order: for lists that may never end.
+
+Neither paths nor features are collected, so memory does not grow with their number, and the feature cache, which would
+remember them all, is left out.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from negprompt_cli.data.encoding.batches import Batch, Reading
+from negprompt_cli.data.encoding.decoders import Decoder
+from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere
+from negprompt_cli.engine.clip import Clip
+
+BATCHES = {"cpu": 16, "mps": 64, "cuda": 256}
+"""Images per batch by kind of device: enough to keep it busy, few enough that rows come out soon."""
+
+
+def stream_features(
+    clip: Clip, paths: Iterable[Path], *, batch_size: int = 0, workers: int = -1, decoder: Decoder = "pil"
+) -> Iterator[Batch]:
+    """Encode images as they are listed.
+
+    Args:
+        clip: the model.
+        paths: image files, taken a few batches ahead of what is yielded.
+        batch_size: images per batch, 0 to choose by device.
+        workers: decoding processes, -1 to choose.
+        decoder: what decodes JPEGs.
+
+    Yields:
+        Batches in the order of `paths`, with their features.
+    """
+    batches = _batches(iter(paths), batch_size or BATCHES[clip.device.type])
+    return run_everywhere(clip, batches, FEATURES, Reading(workers, decoder), first=1)
+
+
+def _batches(paths: Iterator[Path], size: int) -> Iterator[list[Path]]:
+    while batch := list(itertools.islice(paths, size)):
+        yield batch

@@ -1,0 +1,277 @@
+"""Unpacking an archive from the internet without trusting it.
+
+Every member is looked at before the first is written: only plain files and folders whose names stay inside the target
+are accepted. Their number, and their size beside the archive's, are bounded (images do not shrink a hundredfold, bombs
+do), they must fit on the disk, and no header makes more than a few blocks be held in memory. Everything is unpacked
+beside the target and renamed at the end, so the target is there whole or not at all. Owners, permissions and times in
+the archive are ignored.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from negprompt_cli.errors import NegPromptError
+from negprompt_cli.progress import Progress
+
+_BLOCK = 1 << 20
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # an encrypted member, or a compression that zipfile does not know
+    # What the libraries let through where a header is no header.
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+)
+_SPARE = 64 << 20
+"""Bytes of disk space that are left free."""
+MAX_MEMBERS = 4_000_000
+MAX_RATIO, HARMLESS = 100, 1 << 30
+"""An archive may unfold to so many times its size, or to so many bytes, whichever is more."""
+_MAX_READ = 16 << 20
+"""Most that is read at once. tarfile reads an extended header whole, however long the archive says it is."""
+_MAX_NAME = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    size: int
+    folder: bool
+    odd: str
+    """What it is, if it is neither a file nor a folder."""
+
+
+class _Archive(Protocol):
+    def members(self) -> list[_Member]:
+        """What is in the archive, in order."""
+
+    def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
+        """Name and content of each file, in order."""
+
+
+class _Tar:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def members(self) -> list[_Member]:
+        with _open_tar(self._path) as tar:
+            members = _listed(self._path, (_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in _each(tar)))
+            # gzip's own checksum stands behind the last member and is only looked at when that is read.
+            while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
+                pass
+            return members
+
+    def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
+        with _open_tar(self._path) as tar:
+            for member in _each(tar):
+                if member.isfile() and (source := tar.extractfile(member)) is not None:
+                    yield member.name, source
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def members(self) -> list[_Member]:
+        with zipfile.ZipFile(self._path) as archive:
+            entries = archive.infolist()
+            return _listed(self._path, (_Member(m.filename, m.file_size, m.is_dir(), _zip_kind(m)) for m in entries))
+
+    def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
+        with zipfile.ZipFile(self._path) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    with archive.open(member) as source:
+                        yield member.filename, source
+
+
+class _Gentle(io.RawIOBase):
+    """A decompressed stream that refuses to be read a lot at once, or beyond `most` bytes."""
+
+    def __init__(self, stream: io.BufferedIOBase, most: int) -> None:
+        self._stream, self._most = stream, most
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
+        if not 0 <= size <= _MAX_READ:
+            raise tarfile.ReadError("a header claims to be longer than any is")
+        data = self._stream.read(size)
+        if self._stream.tell() > self._most:
+            raise tarfile.ReadError(f"it unfolds to more than {self._most / 2**30:.0f} GiB, as no image set does")
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move as the stream does."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Where the stream is."""
+        return self._stream.tell()
+
+
+_COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar file of any compression, read gently."""
+    with path.open("rb") as file:
+        start = file.read(6)
+        opener = next((o for magic, o in _COMPRESSIONS.items() if start.startswith(magic)), None)
+        file.seek(0)
+        with opener(path) if opener else nullcontext(file) as stream:
+            yield tarfile.open(fileobj=_Gentle(stream, _most_bytes(path)), mode="r:")  # noqa: SIM115 - the stream is closed
+
+
+def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file, which it does not keep in memory meanwhile."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        yield member
+
+
+def _most_bytes(archive: Path) -> int:
+    return max(HARMLESS, MAX_RATIO * archive.stat().st_size)
+
+
+def _listed(archive: Path, members: Iterable[_Member]) -> list[_Member]:
+    """Members as a list, if there are not too many and the files are not too large together."""
+    most = _most_bytes(archive)
+    listed: list[_Member] = []
+    size = 0
+    for member in members:
+        listed.append(member)
+        size += member.size
+        if len(listed) > MAX_MEMBERS or size > most:
+            many = f"{MAX_MEMBERS} files" if len(listed) > MAX_MEMBERS else f"{most / 2**30:.0f} GiB"
+            raise NegPromptError(f"{archive} is refused: it unfolds to more than {many}, as no image set does.")
+    return listed
+
+
+def _tar_kind(member: tarfile.TarInfo) -> str:
+    if member.isfile() or member.isdir():
+        return ""
+    return "a link" if member.issym() or member.islnk() else "a device or pipe"
+
+
+def _zip_kind(member: zipfile.ZipInfo) -> str:
+    mode = member.external_attr >> 16
+    return "" if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or device"
+
+
+def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
+    """Unpack a .tar, .tar.gz, .tgz or .zip as the folder `target`, whole or not at all.
+
+    A single top folder in the archive becomes `target` itself, whatever it is called.
+
+    Args:
+        archive: the file.
+        target: a folder that does not exist yet.
+        progress: is told how far it is.
+
+    Raises:
+        NegPromptError: not an archive or a damaged one, a member that is a link or device or that would land outside
+            the target, or not enough space; nothing is left behind.
+    """
+    opened = _open(archive)
+    with _clear_errors(archive):
+        members = opened.members()
+    top = _check(archive, members)
+    check_space(target.parent, sum(member.size for member in members), what=f"Unpacking {archive.name}")
+    partial = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with _clear_errors(archive), progress.task(f"unpacking {archive.name}", len(members), "files") as task:
+            partial.mkdir(parents=True)
+            for member in members:
+                if member.folder:
+                    _place(partial, member.name, top).mkdir(parents=True, exist_ok=True)
+                    task.advance()
+            for name, source in opened.contents():
+                place = _place(partial, name, top)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("wb") as file:
+                    shutil.copyfileobj(source, file, _BLOCK)
+                task.advance()
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open(archive: Path) -> _Archive:
+    if zipfile.is_zipfile(archive):
+        return _Zip(archive)
+    with suppress(*_DAMAGED, OSError), _open_tar(archive):
+        return _Tar(archive)
+    raise NegPromptError(f"{archive} is neither a tar nor a zip archive. Remove it and download again.")
+
+
+@contextmanager
+def _clear_errors(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED as error:
+        raise NegPromptError(f"{archive} is damaged: {error}. Remove it and download again.") from error
+    except OSError as error:
+        raise NegPromptError(f"Unpacking {archive} failed: {error.strerror or error}. Nothing was kept.") from error
+
+
+def _check(archive: Path, members: Iterable[_Member]) -> str:
+    """Refuse dangerous members; return the single top folder of all members, or ''."""
+    tops = set()
+    files_on_top = False
+    for member in members:
+        path = PurePosixPath(member.name)
+        if member.odd:
+            raise NegPromptError(f"{archive} is refused: {member.name!r} is {member.odd}, not a plain file.")
+        if "\0" in member.name or len(member.name) > _MAX_NAME:
+            raise NegPromptError(f"{archive} is refused: {member.name[:100]!r}... is no name of a file.")
+        if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name.split("/")[0]:
+            raise NegPromptError(f"{archive} is refused: {member.name!r} would be written outside the target folder.")
+        if path.parts:
+            tops.add(path.parts[0])
+            files_on_top |= len(path.parts) == 1 and not member.folder
+    return tops.pop() if len(tops) == 1 and not files_on_top else ""
+
+
+def _place(folder: Path, name: str, top: str) -> Path:
+    path = PurePosixPath(name)
+    return folder.joinpath(*path.parts[1 if top else 0 :])
+
+
+def check_space(folder: Path, needed: int, *, what: str) -> None:
+    """Ask whether `needed` bytes fit on the disk of `folder` (or of the nearest folder above that exists).
+
+    Raises:
+        NegPromptError: they do not; says how much is missing.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed + _SPARE:
+        raise NegPromptError(
+            f"{what} needs {needed / 2**30:.2f} GiB in {folder}, but only {free / 2**30:.2f} GiB are free. "
+            "Free space or choose another --data-root."
+        )

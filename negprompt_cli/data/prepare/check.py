@@ -1,0 +1,357 @@
+"""Checking a data set before trusting numbers on it.
+
+Problems (the set should not be used as it is): counts that differ from the catalogue's, classes without images, files
+that are empty, missing, broken or truncated, identical files, class names that are no words or are shared by several
+classes, ID classes or ID images that also stand in the OOD set. Warnings: what may well be meant, such as photos with
+an EXIF rotation (which is not applied), files that are no images, and known facts about the set.
+
+Images are decoded by `images.open_rgb`, the way they will be read; identical files are found by content, among files
+of the same size. Near-duplicates are not looked for.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from negprompt_cli.data.encoding.images import BrokenImage, open_image, open_rgb
+from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
+from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
+from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
+from negprompt_cli.data.sets.layouts import is_image_name
+from negprompt_cli.data.sets.spec import parse_spec, some_of
+from negprompt_cli.data.sets.torchsets import is_item
+from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Progress
+
+_EXIF_ORIENTATION = 0x0112
+_NO_IMAGE_BUT_USUAL = frozenset({".txt", ".csv", ".json", ".md", ".xml", ".mat", ".db", ""})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: a problem or a warning, and the files or names it is about."""
+
+    level: Literal["problem", "warning"]
+    kind: str
+    """A fixed word for scripts: count, empty-class, empty-file, broken, duplicate, class-name, overlap, ..."""
+    message: str
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one role."""
+
+    role: str
+    images: int
+    classes: int
+    expected_images: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    spec: str
+    name: str
+    layout: str
+    parts: tuple[Part, ...]
+    findings: tuple[Finding, ...]
+    decoded: int
+    """How many images were decoded."""
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings that make the set unfit as it is."""
+        return tuple(f for f in self.findings if f.level == "problem")
+
+
+@dataclass
+class _Found:
+    findings: list[Finding] = field(default_factory=list)
+
+    def problem(self, kind: str, message: str, items: Iterable[str] = ()) -> None:
+        self.findings.append(Finding("problem", kind, message, tuple(items)))
+
+    def warning(self, kind: str, message: str, items: Iterable[str] = ()) -> None:
+        self.findings.append(Finding("warning", kind, message, tuple(items)))
+
+
+def check_data(
+    spec: str,
+    *,
+    data_root: Path,
+    ood: Sequence[str] = (),
+    catalogue: Path | None = None,
+    class_names: Path | None = None,
+    limit: int | None = None,
+    decode: bool = True,
+    workers: int = 4,
+    progress: Progress,
+) -> Report:
+    """Check the images of a SPEC, training and evaluation images alike, and their overlap with OOD sets.
+
+    Args:
+        spec: the data set.
+        data_root: where catalogue sets lie.
+        ood: SPECs of OOD sets to compare class names and files with.
+        catalogue: a catalogue file of the user's own.
+        class_names: file naming the classes.
+        limit: decode at most this many images per part, classes as even as they allow; everything else looks at all.
+        decode: whether to decode images at all.
+        workers: threads that read and decode.
+        progress: is told how far it is.
+
+    Raises:
+        UsageError: the set cannot be found or has no images at all.
+    """
+    found = _Found()
+    options: dict[str, Any] = {"data_root": data_root, "catalogue": catalogue, "class_names": class_names}
+    entry = _entry(spec, data_root, catalogue)
+    sets = _parts(spec, options, found)
+    parts = tuple(_count(images, role, entry, found) for role, images in sets.items())
+    main = list(sets.values())[-1]
+    for role, images in sets.items():
+        for note in images.notes:
+            found.warning("note", f"{role}: {note}")
+    _check_classes(main.classes, found)
+    if entry is not None and entry.notes:
+        found.warning("note", entry.notes)
+    files = {role: _Files.of(images, found) for role, images in sets.items()}
+    with ThreadPoolExecutor(workers) as pool:
+        decoded = sum(_decode(images, limit, found, pool, progress) for images in sets.values()) if decode else 0
+        _duplicates(files, found, pool)
+        for other in ood:
+            other_set = load_image_set(other, role="ood", data_root=data_root, catalogue=catalogue)
+            _overlap(list(sets.values()), list(files.values()), other_set, found, pool)
+    return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded)
+
+
+def _entry(spec: str, data_root: Path, catalogue: Path | None) -> Entry | None:
+    """The catalogue entry whose counts apply: only where no classes are selected."""
+    parsed = parse_spec(spec)
+    return None if parsed.selector else load_catalogue(data_root, catalogue).sets.get(parsed.base.lower())
+
+
+def _parts(spec: str, options: dict[str, Any], found: _Found) -> dict[str, ImageSet]:
+    """The images by role: "train", "eval" or both where they are kept apart, else "all"."""
+    everything = load_image_set(spec, role="ood", **options)
+    if not everything.classes:
+        return {"all": everything}
+    try:
+        train = load_image_set(spec, role="train", **options)
+    except EmptyClasses as error:
+        found.problem("empty-class", str(error))
+        return {"all": everything}
+    except UsageError as error:
+        found.warning("no-training-images", str(error).splitlines()[0])
+        return {"eval": everything}
+    if train.halved:
+        return {"all": everything}
+    same = train.root == everything.root and list(train.paths.relatives()) == list(everything.paths.relatives())
+    return {"train": train} if same else {"train": train, "eval": everything}
+
+
+def _count(images: ImageSet, role: str, entry: Entry | None, found: _Found) -> Part:
+    expected = None
+    if entry is not None:
+        expected = entry.images.train if role == "train" else entry.images.eval
+        counts = {layout.count for layout in entry.layouts if images.layout.startswith(f"{layout.by} layout: list ")}
+        expected = next((count for count in counts if count), expected)
+        if expected is not None and expected != len(images):
+            found.problem("count", f"{role}: {len(images)} images, expected {expected}")
+        if entry.classes is not None and images.classes and entry.classes != len(images.classes):
+            found.problem("count", f"{role}: {len(images.classes)} classes, expected {entry.classes}")
+    per_class = Counter(images.labels.tolist())
+    empty = [c.key for i, c in enumerate(images.classes) if per_class[i] == 0]
+    if empty:
+        found.problem("empty-class", f"{role}: {len(empty)} classes have no images: {some_of(empty)}", empty)
+    return Part(role, len(images), len(images.classes), expected)
+
+
+def _check_classes(classes: Sequence[ClassLabel], found: _Found) -> None:
+    by_name: dict[str, list[ClassLabel]] = defaultdict(list)
+    for label in classes:
+        by_name[" ".join(label.name.casefold().split())].append(label)
+    for same in by_name.values():
+        if len(same) > 1:
+            keys = [label.key for label in same]
+            message = f"{len(same)} classes are called {same[0].name!r}: {', '.join(keys)}"
+            if all(label.wnid for label in same):
+                found.warning(
+                    "class-name", f"{message} (they stay apart by wnid, but their prompts are the same)", keys
+                )
+            else:
+                found.problem("class-name", f"{message}; give --class-names or rename the folders", keys)
+    bare = [c.key for c in classes if is_wnid(c.name) or not re.search(r"[^\W\d_]{2}", c.name)]
+    if bare:
+        message = f"{len(bare)} class names are no words that a text encoder knows: {some_of(bare)}"
+        found.problem("class-name", f"{message}; give --class-names or rename the folders", bare)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Sizes of the files of a part: path by path, in order; -1 where there is no such file."""
+
+    paths: list[str]
+    sizes: list[int]
+
+    @staticmethod
+    def of(images: ImageSet, found: _Found) -> "_Files":
+        """Look at every file's size, and at what else lies in its folder."""
+        paths, sizes = [], []
+        folders: set[str] = set()
+        for path in images.paths:
+            if is_item(path):
+                continue
+            paths.append(str(path))
+            try:
+                sizes.append(path.stat().st_size)
+            except OSError:
+                sizes.append(-1)
+            folders.add(os.path.dirname(paths[-1]))  # noqa: PTH120 - hundreds of thousands of times
+        missing = [p for p, size in zip(paths, sizes, strict=True) if size < 0]
+        empty = [p for p, size in zip(paths, sizes, strict=True) if size == 0]
+        if missing:
+            found.problem("missing", f"{len(missing)} listed files do not exist", missing)
+        if empty:
+            found.problem("empty-file", f"{len(empty)} files are empty (zero bytes)", empty)
+        others = Counter(suffix for folder in sorted(folders) for suffix in _other_suffixes(folder))
+        if others:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+            found.warning("other-file", f"files that are not read as images beside the images: {kinds}")
+        return _Files(paths, sizes)
+
+    def usable(self) -> dict[int, list[str]]:
+        """Paths of files that have content, by size."""
+        by_size: dict[int, list[str]] = defaultdict(list)
+        for path, size in zip(self.paths, self.sizes, strict=True):
+            if size > 0:
+                by_size[size].append(path)
+        return by_size
+
+
+def _other_suffixes(folder: str) -> Iterable[str]:
+    try:
+        listed = os.scandir(folder)
+    except OSError:  # gone, or a list that names what is not there: its files are said to be missing
+        return
+    with listed as entries:
+        for entry in entries:
+            suffix = Path(entry.name).suffix.lower()
+            plain = not entry.name.startswith(".") and not is_image_name(entry.name)
+            if plain and suffix not in _NO_IMAGE_BUT_USUAL and entry.is_file():
+                yield suffix
+
+
+def _decode(images: ImageSet, limit: int | None, found: _Found, pool: ThreadPoolExecutor, progress: Progress) -> int:
+    """Decode the images, as they will be read; returns how many were tried."""
+    from negprompt_cli.data.sets import sampling
+
+    chosen = images
+    if limit is not None and limit < len(images):
+        keys = [c.key for c in images.classes]
+        chosen = images.take(
+            sampling.limit(images.labels, list(images.paths.relatives()), class_keys=keys, count=limit, seed=0)
+        )
+    broken: list[str] = []
+    reasons: list[str] = []
+    rotated: list[str] = []
+    with progress.task(f"decoding {images.name}", len(chosen), "images") as task:
+        for path, reason, turned in pool.map(_try, chosen.paths, chunksize=64):
+            if reason:
+                broken.append(str(path))
+                reasons.append(reason)
+            if turned:
+                rotated.append(str(path))
+            task.advance()
+    if broken:
+        found.problem("broken", f"{len(broken)} images cannot be read. The first: {reasons[0]}", broken)
+    if rotated:
+        message = f"{len(rotated)} images carry an EXIF rotation, which is not applied; rotate them on disk"
+        found.warning("exif-rotation", message, rotated)
+    return len(chosen)
+
+
+def _try(path: Path) -> tuple[Path, str, bool]:
+    """Decode one image: its path, what is wrong with it if anything, and whether EXIF turns it."""
+    if not is_item(path) and (not path.is_file() or path.stat().st_size == 0):
+        return path, "", False  # said already
+    try:
+        open_rgb(path)
+    except BrokenImage as error:
+        return path, str(error), False
+    return path, "", not is_item(path) and _turned(path)
+
+
+def _turned(path: Path) -> bool:
+    """Whether EXIF data, where they can be read, turn an image."""
+    try:
+        with open_image(path) as image:
+            return image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
+    except Exception:  # damaged EXIF data make their reader raise anything; the pixels were read
+        return False
+
+
+def _sha256(path: str) -> tuple[str, bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            return path, hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return path, b""  # unreadable: said by the decoder
+
+
+def _same_content(candidates: Iterable[str], pool: ThreadPoolExecutor) -> list[list[str]]:
+    """Groups of paths whose content is the same, in the order of the candidates."""
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for path, digest in pool.map(_sha256, candidates, chunksize=64):
+        if digest:
+            groups[digest].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _duplicates(files: dict[str, _Files], found: _Found, pool: ThreadPoolExecutor) -> None:
+    by_size: dict[int, list[str]] = defaultdict(list)
+    part_of: dict[str, str] = {}
+    for role, listed in files.items():
+        for size, paths in listed.usable().items():
+            by_size[size] += paths
+        part_of |= dict.fromkeys(listed.paths, role)
+    groups = _same_content((p for paths in by_size.values() if len(paths) > 1 for p in paths), pool)
+    across = [group for group in groups if len({part_of[path] for path in group}) > 1]
+    if across:
+        items = [" = ".join(group) for group in across]
+        found.problem("leak", f"{len(across)} images stand both in the training and in the evaluation part", items)
+    within = [" = ".join(group) for group in groups if group not in across]
+    if within:
+        found.problem("duplicate", f"{len(within)} images occur more than once", within)
+
+
+def _overlap(
+    sets: Sequence[ImageSet], files: Sequence[_Files], other: ImageSet, found: _Found, pool: ThreadPoolExecutor
+) -> None:
+    """Class names and files that stand in the ID set and in an OOD set."""
+    known = {c.wnid or c.name.casefold(): c.name for images in sets for c in images.classes}
+    known |= {c.name.casefold(): c.name for images in sets for c in images.classes}
+    shared = [c.name for c in other.classes if (c.wnid or "") in known or c.name.casefold() in known]
+    if shared:
+        found.problem("overlap", f"{len(shared)} classes of {other.spec} are ID classes: {some_of(shared)}", shared)
+    theirs = _Files.of(other, _Found()).usable()
+    ours: dict[int, list[str]] = defaultdict(list)
+    for listed in files:
+        for size, paths in listed.usable().items():
+            ours[size] += paths
+    candidates = [path for size in ours.keys() & theirs.keys() for path in (*ours[size], *theirs[size])]
+    their_paths = {path for paths in theirs.values() for path in paths}
+    groups = _same_content(dict.fromkeys(candidates), pool)
+    both = [g for g in groups if any(p in their_paths for p in g) and not all(p in their_paths for p in g)]
+    same_file = [p for size in ours for p in ours[size] if p in their_paths]
+    items = [*(" = ".join(group) for group in both), *same_file]
+    if items:
+        found.problem("overlap", f"{len(items)} images of {other.spec} are ID images", items)

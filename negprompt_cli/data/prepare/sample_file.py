@@ -1,0 +1,55 @@
+"""A few-shot sample as a file: an imglist that other tools read too, and beside it the names of its classes.
+
+`FILE` holds `path label` lines, `FILE`.classnames.txt (in place of the suffix) `key<TAB>name` in label order. Paths
+start from the data root where the images lie below it, else from the list's folder, else they are absolute; that is
+where `imglist` looks for them again. Only a list with the word train in its name is used as a whole for training.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.sets.imagesets import ImageSet
+from negprompt_cli.data.sets.imglist import format_list
+from negprompt_cli.data.sets.sampling import few_shot
+from negprompt_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """What was written."""
+
+    path: Path
+    names: Path
+    images: int
+    classes: int
+    short: dict[str, int]
+    """Key of each class with fewer images than shots, and how many it has."""
+
+
+def write_sample(images: ImageSet, *, shots: int, seed: int, out: Path, data_root: Path) -> SampleFile:
+    """Draw `shots` images per class of labelled `images` and write the list and the class names.
+
+    Raises:
+        UsageError: images without classes, shots below 1, or a file name that no list can hold.
+        NegPromptError: a file cannot be written.
+    """
+    if not images.classes:
+        raise UsageError(f"{images.spec} has no classes to draw shots from ({images.layout}).")
+    keys = [c.key for c in images.classes]
+    sample = few_shot(images.labels, list(images.paths.relatives()), class_keys=keys, shots=shots, seed=seed)
+    chosen = images.take(sample.indices)
+    base = next((b for b in (data_root.absolute(), out.absolute().parent) if _all_below(chosen, b)), None)
+    paths = [path.absolute() for path in chosen.paths]
+    texts = [(path.relative_to(base) if base else path).as_posix() for path in paths]
+    listed = format_list(texts, chosen.labels.tolist())
+    names = out.with_suffix(".classnames.txt")
+    atomic_write_text(names, "".join(f"{c.key}\t{c.name}\n" for c in images.classes))
+    atomic_write_text(out, listed)
+    return SampleFile(out, names, len(chosen), int(np.count_nonzero(np.bincount(chosen.labels))), sample.short)
+
+
+def _all_below(images: ImageSet, folder: Path) -> bool:
+    return all(path.absolute().is_relative_to(folder) for path in images.paths)

@@ -1,0 +1,284 @@
+"""Prompt artifacts: what one step learned, as one safetensors file that explains itself.
+
+Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
+model's token embeddings; `image_mean` (F,), where the score has floors, the mean of the ID training features.
+Metadata (strings): schema, versions, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a
+summary of the training and, once calibrated, the threshold. Nothing in a file is executed, and a file is believed only
+after its shapes and classes fit together. Leaves out: text features, which follow from the contexts and the model, and
+anything that would make the same work give other bytes, such as the time.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from negprompt_cli.config import Config, parse_config
+from negprompt_cli.data.files.atomic import atomic_write_bytes
+from negprompt_cli.data.results.provenance import versions
+from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.engine.clip import ModelIdentity
+from negprompt_cli.errors import UsageError
+
+SCHEMA = "negprompt/prompts/1"
+MAX_HEADER_BYTES = 64 << 20
+MAX_BYTES = 4 << 30
+"""Largest artifact: contexts of its own for each of 21,000 classes stay below it."""
+Kind = Literal["positive", "negative", "transferred"]
+
+
+class Parent(BaseModel):
+    """An artifact this one was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+    sha256: str
+
+
+class TrainingSummary(BaseModel):
+    """What training came to, and what it depends on.
+
+    `images` used; `files_sha256` of the list of their relative paths and sizes, empty for features without files; `epoch`
+    kept; last `terms` of the loss; ID `accuracy` in training. `features_sha256`: of the features trained on; `device`:
+    the processor; `versions`: of what computes. Those three are empty where they were not recorded.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    images: int
+    files_sha256: str
+    epoch: int
+    terms: dict[str, float]
+    accuracy: float
+    features_sha256: str = ""
+    device: str = ""
+    versions: dict[str, str] = {}
+
+
+class Calibration(BaseModel):
+    """A threshold on an ID score, chosen on held-out ID images: an image is ID where its score is at least `threshold`.
+
+    `score`, `temperature` and `template` say which score; `acceptance` is the share of ID images asked for, `accepted` of
+    the `images` held-out ones were; [`low`, `high`] is the interval, at `confidence`, of the share of new ID images that
+    are accepted. `data` and `files_sha256` name the held-out images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    score: str
+    temperature: Annotated[float, Field(gt=0)]
+    template: str
+    threshold: float
+    acceptance: Annotated[float, Field(gt=0, lt=1)]
+    accepted: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=1)]
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(ge=0, le=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    data: str
+    files_sha256: str
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A prompt artifact in memory.
+
+    `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes
+    the contexts were trained with, 0 for zero-shot. `calibration`: the threshold, where one was chosen. `sha256`: digest
+    of the file it was read from or written to. `image_mean`: (F,), the mean ID training feature, or None for a score
+    without floors. `written_with`: the versions the file was written with, by package; empty where it does not say.
+    """
+
+    kind: Kind
+    positive: Tensor
+    negative: Tensor | None
+    classes: tuple[ClassLabel, ...]
+    model: ModelIdentity
+    config: Config
+    learned_on: int
+    parents: tuple[Parent, ...] = ()
+    training: tuple[TrainingSummary, ...] = ()
+    calibration: Calibration | None = None
+    image_mean: Tensor | None = None
+    sha256: str = field(default="", compare=False)
+    written_with: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names as words, in label order."""
+        return [c.name for c in self.classes]
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether each class has contexts of its own."""
+        return self.positive.dim() == 4
+
+    @property
+    def negatives_per_class(self) -> int:
+        """Number p of negatives per class."""
+        return 0 if self.negative is None else int(self.negative.shape[0])
+
+    @property
+    def floor_exponent(self) -> float | None:
+        """Exponent kappa of the score's floors, or None for the paper's score."""
+        floors = self.config.negative.floors
+        return None if floors is None or self.image_mean is None else floors.exponent
+
+    def parent(self) -> Parent:
+        """This artifact as a parent of another."""
+        return Parent(kind=self.kind, sha256=self.sha256)
+
+
+def save_prompts(prompts: Prompts, path: Path) -> Prompts:
+    """Write an artifact, whole or not at all; return it with its digest and the versions it was written with.
+
+    Raises:
+        NegPromptError: the file cannot be written.
+    """
+    written = replace(prompts, written_with=versions())
+    data = artifact_bytes(written)
+    atomic_write_bytes(path, data)
+    return replace(written, sha256=hashlib.sha256(data).hexdigest())
+
+
+def artifact_bytes(prompts: Prompts) -> bytes:
+    """The file of an artifact: the same bytes for the same content and `written_with`."""
+    tensors = {"positive": prompts.positive.detach().cpu().float().contiguous()}
+    if prompts.negative is not None:
+        tensors["negative"] = prompts.negative.detach().cpu().float().contiguous()
+    if prompts.image_mean is not None:
+        tensors["image_mean"] = prompts.image_mean.detach().cpu().float().contiguous()
+    metadata = {
+        "schema": SCHEMA,
+        "versions": json.dumps(dict(prompts.written_with)),
+        "kind": prompts.kind,
+        "classes": json.dumps([asdict(c) for c in prompts.classes], ensure_ascii=False),
+        "model": json.dumps(asdict(prompts.model)),
+        "config": prompts.config.to_yaml(),
+        "seed": str(prompts.config.seed),
+        "learned_on": str(prompts.learned_on),
+        "parents": json.dumps([p.model_dump() for p in prompts.parents]),
+        "training": json.dumps([t.model_dump() for t in prompts.training]),
+    }
+    if prompts.calibration is not None:
+        metadata["calibration"] = prompts.calibration.model_dump_json()
+    return _canonical(save(tensors, metadata))
+
+
+def load_prompts(path: Path) -> Prompts:
+    """Read an artifact.
+
+    Raises:
+        UsageError: missing, truncated, not an artifact, of a later schema, or inconsistent; the message names the file.
+    """
+    if not path.is_file():
+        raise UsageError(f"No prompt artifact at {path}.")
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UsageError(f"{path} is not a prompt artifact: it has {size} bytes.")
+        with path.open("rb") as file:
+            (header,) = struct.unpack("<Q", file.read(8))
+            if header > MAX_HEADER_BYTES:
+                raise UsageError(f"{path} is not a prompt artifact: its header claims {header} bytes.")
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            # Clones, because in the file tensors may lie across cache lines, and products are then rounded another way.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, struct.error, ValueError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is not a readable prompt artifact ({error}). It may be truncated: make it again, or copy it again."
+        ) from None
+    if metadata.get("schema") != SCHEMA:
+        raise UsageError(
+            f"{path} is not a prompt artifact of schema {SCHEMA} (found: {metadata.get('schema', 'none')[:40]})."
+        )
+    try:
+        prompts = Prompts(
+            kind=TypeAdapter(Kind).validate_python(metadata["kind"]),
+            positive=tensors["positive"],
+            negative=tensors.get("negative"),
+            classes=tuple(TypeAdapter(list[ClassLabel]).validate_json(metadata["classes"])),
+            model=TypeAdapter(ModelIdentity).validate_json(metadata["model"]),
+            config=parse_config(metadata["config"], str(path)),
+            learned_on=int(metadata["learned_on"]),
+            parents=tuple(TypeAdapter(list[Parent]).validate_json(metadata["parents"])),
+            training=tuple(TypeAdapter(list[TrainingSummary]).validate_json(metadata["training"])),
+            calibration=(
+                Calibration.model_validate_json(metadata["calibration"]) if "calibration" in metadata else None
+            ),
+            image_mean=tensors.get("image_mean"),
+            sha256=digest,
+            written_with=TypeAdapter(dict[str, str]).validate_json(metadata.get("versions", "{}")),
+        )
+    except (KeyError, ValidationError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path} is not a sound prompt artifact ({type(error).__name__}: {reason}).") from None
+    _check_shapes(prompts, path)
+    return prompts
+
+
+def check_model(prompts: Prompts, model: ModelIdentity, width: int, path: Path) -> None:
+    """Refuse prompts that were learned for other weights.
+
+    Raises:
+        UsageError: weights or context width differ; both models are named.
+    """
+    if prompts.model.weights_sha256 != model.weights_sha256:
+        raise UsageError(
+            f"{path} was learned for {prompts.model}, but the model at hand is {model}. "
+            "Pass the --model and --pretrained it was learned for, or train again."
+        )
+    if prompts.positive.shape[-1] != width:
+        raise UsageError(f"{path} holds contexts of width {prompts.positive.shape[-1]}; the model's is {width}.")
+
+
+def _check_shapes(prompts: Prompts, path: Path) -> None:
+    positive, negative, classes = prompts.positive, prompts.negative, len(prompts.classes)
+
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"{path} is not a sound prompt artifact: {what}.")
+
+    if not classes:
+        raise wrong("it has no classes")
+    if len({c.key for c in prompts.classes}) != classes:
+        raise wrong("a class key occurs twice")
+    if prompts.kind != "positive" and negative is None:
+        raise wrong("its negatives are missing")
+    for name, tensor in (("positive", positive), ("negative", negative)):
+        if tensor is None:
+            continue
+        if tensor.dim() not in (3, 4) or 0 in tensor.shape or not tensor.is_floating_point():
+            raise wrong(f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype}")
+        if tensor.dim() == 4 and tensor.shape[1] != classes:
+            raise wrong(f"{name} is for {tensor.shape[1]} classes, but {classes} are listed")
+        if not torch.isfinite(tensor).all():
+            raise wrong(f"{name} holds numbers that are not finite")
+        if tensor.shape[-1] != positive.shape[-1]:
+            raise wrong("positive and negative contexts differ in width")
+    mean = prompts.image_mean
+    # Written so that NaN fails; a mean of features of length 1 is no longer than they are.
+    if mean is not None and (mean.dim() != 1 or not bool(torch.linalg.vector_norm(mean.float()) < 1.01)):
+        raise wrong(f"image_mean, of shape {tuple(mean.shape)}, is not a mean of L2-normalised features")
+    if positive.shape[0] != 1:
+        raise wrong(f"{positive.shape[0]} positive contexts, not one")
+
+
+def _canonical(data: bytes) -> bytes:
+    """Order a safetensors file's metadata by key: the writer's own order differs from run to run."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # Tensor data must start at a multiple of eight bytes; the format allows trailing spaces for that.
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]

@@ -1,0 +1,160 @@
+"""Checkpoints: where a training stands, as one safetensors file beside the artifact that it will become.
+
+Tensors: `contexts`, `best`, `generator` and, for SGD with momentum, `momentum` (see `engine.training.State`). Metadata
+(strings): schema; facts, what the training depends on; history, a report per epoch; best_epoch; and a sha256 over all of it,
+since a flipped bit in a context would go unseen. Nothing in a file is executed.
+
+Leaves out: when checkpoints are written and what they are compared with (see `steps.resuming`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from negprompt_cli.data.files.atomic import atomic_write_bytes
+from negprompt_cli.engine.prompt_learners.training import EpochReport, State
+from negprompt_cli.errors import UsageError
+
+SCHEMA = "negprompt/checkpoint/1"
+
+Fact = str | int | float | bool | None
+Facts = Mapping[str, Fact]
+"""What a training depends on, by name: keys of the configuration, versions, digests."""
+
+
+class DamagedCheckpoint(UsageError):
+    """A checkpoint cannot be used because the file is not as it was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: the state, its tensors on the CPU, and the facts of its training."""
+
+    state: State
+    facts: Facts
+
+
+def checkpoint_path(out: Path) -> Path:
+    """<stem>.checkpoint.safetensors beside the artifact `out`."""
+    return out.with_name(f"{out.stem}.checkpoint.safetensors")
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        NegPromptError: the file cannot be written.
+    """
+    state = checkpoint.state
+    tensors = {"contexts": state.contexts, "best": state.best, "generator": state.generator}
+    if state.momentum is not None:
+        tensors["momentum"] = state.momentum
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {
+        "schema": SCHEMA,
+        "facts": json.dumps(checkpoint.facts),
+        "history": json.dumps([asdict(report) for report in state.history]),
+        "best_epoch": str(state.best_epoch),
+    }
+    atomic_write_bytes(path, save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        DamagedCheckpoint: truncated, changed, or not a checkpoint.
+        UsageError: of another schema.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = dict(opened.metadata() or {})
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path} is not a readable checkpoint ({error}).") from None
+    schema = metadata.get("schema", "")
+    if schema.startswith("negprompt/checkpoint/") and schema != SCHEMA:
+        raise UsageError(
+            f"{path} has the schema {schema}, this version of negprompt reads {SCHEMA}. Go on with the version that wrote "
+            "it, or leave out --resume to start afresh."
+        )
+    if metadata.pop("sha256", None) != _digest(metadata, tensors):
+        raise DamagedCheckpoint(f"{path} is damaged: its checksum does not fit.")
+    try:
+        state = State(
+            contexts=tensors["contexts"],
+            momentum=tensors.get("momentum"),
+            best=tensors["best"],
+            best_epoch=int(metadata["best_epoch"]),
+            generator=tensors["generator"],
+            history=TypeAdapter(tuple[EpochReport, ...]).validate_python(tuple(json.loads(metadata["history"]))),
+        )
+        facts = TypeAdapter(dict[str, Fact]).validate_python(json.loads(metadata["facts"]), strict=True)
+    except (KeyError, ValidationError, ValueError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{path} is not a sound checkpoint ({type(error).__name__}).") from None
+    if not _sound(state):
+        raise DamagedCheckpoint(f"{path} is not a sound checkpoint: its parts do not fit together.")
+    return Checkpoint(state, facts)
+
+
+def differences(recorded: Facts, present: Facts) -> list[str]:
+    """One line, with both values, for each fact of `present` that `recorded` does not have or has otherwise."""
+    return [
+        f"{name}: {_shown(recorded[name]) if name in recorded else 'not recorded'} there, {_shown(value)} now"
+        for name, value in present.items()
+        if name not in recorded or recorded[name] != value
+    ]
+
+
+def flat_facts(values: Mapping[str, Any], prefix: str = "") -> dict[str, Fact]:
+    """Nested plain values as dotted names; lists become their JSON."""
+    facts: dict[str, Fact] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            facts |= flat_facts(value, f"{prefix}{name}.")
+        else:
+            facts[prefix + name] = json.dumps(value) if isinstance(value, list) else value
+    return facts
+
+
+def tensor_digest(*tensors: Tensor) -> str:
+    """sha256 over the types, shapes and values of tensors, in order, wherever they are."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    names = sorted(tensors)
+    parts = [json.dumps(dict(sorted(metadata.items()))), *names, tensor_digest(*(tensors[name] for name in names))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _sound(state: State) -> bool:
+    """Whether a state can be taken up: shapes, types and epochs agree, and there is an epoch."""
+    contexts = [state.contexts, state.best, *([] if state.momentum is None else [state.momentum])]
+    generator = torch.Generator().get_state()
+    return (
+        all(t.shape == state.contexts.shape and t.is_floating_point() for t in contexts)
+        and (state.generator.shape, state.generator.dtype) == (generator.shape, generator.dtype)
+        and [report.epoch for report in state.history] == list(range(1, len(state.history) + 1))
+        and 0 <= state.best_epoch <= len(state.history) > 0
+    )
+
+
+def _shown(value: Fact) -> str:
+    """A value in a message: digests by their first characters."""
+    if isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2:
+        return value[:12]
+    return json.dumps(value, ensure_ascii=False)

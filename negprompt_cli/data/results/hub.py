@@ -1,0 +1,177 @@
+"""Prompt artifacts on the Hugging Face Hub: one file and a model card filled from the artifact and its evaluation.
+
+A published folder holds `prompts.safetensors`, the README.md card and, if there was one, evaluation.json. The backbone's
+weights are not in it: the artifact names them by digest. A local folder of this form is read like a repository.
+
+Leaves out: publishing images, and weights of models.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
+from negprompt_cli.data.results.artifacts import Prompts, save_prompts
+from negprompt_cli.data.results.evaluations import AVERAGE, load_evaluation
+from negprompt_cli.errors import NegPromptError, UsageError
+
+ARTIFACT = "prompts.safetensors"
+CARD, EVALUATION = "README.md", "evaluation.json"
+SHOWN_CLASSES = 50
+
+
+def save_pretrained(
+    prompts: Prompts, folder: Path, *, evaluation: Path | None = None, repo_id: str | None = None
+) -> Prompts:
+    """Write artifact, card and evaluation into `folder`.
+
+    Args:
+        prompts: the artifact.
+        folder: made where it is missing; its files of these names are replaced.
+        evaluation: an evaluation.json of these prompts, whose figures go into the card.
+        repo_id: "owner/name" where it will be published.
+
+    Raises:
+        UsageError: the evaluation is unsound or not of these contexts.
+        NegPromptError: the files cannot be written.
+    """
+    saved = save_prompts(prompts, folder / ARTIFACT)
+    atomic_write_text(folder / CARD, model_card(saved, evaluation, source=repo_id or str(folder)))
+    if evaluation is not None:
+        atomic_write_bytes(folder / EVALUATION, evaluation.read_bytes())
+    return saved
+
+
+def push_to_hub(
+    prompts: Prompts, repo_id: str, *, evaluation: Path | None = None, private: bool = False, api: Any = None
+) -> str:
+    """Publish; return the address of the repository.
+
+    Args:
+        prompts: the artifact.
+        repo_id: "owner/name".
+        evaluation: an evaluation.json of these prompts.
+        private: whether a new repository is private.
+        api: a `huggingface_hub.HfApi`; None for one with the user's own login.
+
+    Raises:
+        NegPromptError: the hub cannot be reached, or refuses.
+        UsageError: the evaluation is unsound or not of these contexts.
+    """
+    if api is None:
+        from huggingface_hub import HfApi
+
+        api = HfApi(library_name="negprompt")
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(prompts, Path(folder), evaluation=evaluation, repo_id=repo_id)
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Prompts by negprompt")
+        except Exception as error:  # the hub raises errors of its own, of HTTP and of the network
+            raise NegPromptError(
+                f"Publishing {repo_id} failed: {_first_line(error)} (`hf auth login` logs in)."
+            ) from error
+    return str(url)
+
+
+def find_artifact(source: str | Path) -> Path:
+    """The artifact file of a local folder or of a repository of the hub, fetched where needed.
+
+    Raises:
+        UsageError: a folder without an artifact.
+        NegPromptError: the hub has no such repository, or cannot be reached.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if not (path / ARTIFACT).is_file():
+            raise UsageError(f"{path} holds no {ARTIFACT}; `save_pretrained` writes it.")
+        return path / ARTIFACT
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(str(source), ARTIFACT, library_name="negprompt"))
+    except Exception as error:  # as above
+        raise NegPromptError(
+            f"{source} is no folder here, and fetching it from the hub failed: {_first_line(error)}"
+        ) from error
+
+
+def model_card(prompts: Prompts, evaluation: Path | None = None, *, source: str = "FOLDER") -> str:
+    """The README.md of a published artifact: what it is, how to use it, what was measured.
+
+    Args:
+        prompts: the artifact.
+        evaluation: an evaluation.json; its figures are quoted with their conventions.
+        source: repository or folder, for the example.
+
+    Raises:
+        UsageError: the evaluation is unsound, limited, or not of these prompts.
+    """
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        library_name="negprompt",
+        tags=["out-of-distribution-detection", "clip", "prompt-learning"],
+        pipeline_tag="zero-shot-image-classification",
+    )
+    name = " ".join(filter(None, (prompts.model.name.rsplit("/", 1)[-1], prompts.model.pretrained)))
+    shown = ", ".join(prompts.names[:SHOWN_CLASSES])
+    more = f" and {len(prompts.classes) - SHOWN_CLASSES} more" if len(prompts.classes) > SHOWN_CLASSES else ""
+    loss = f"loss {prompts.config.negative.loss.name}, " if prompts.negative is not None else ""
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        "# Prompts for out-of-distribution detection",
+        f"Learned {prompts.kind} prompts for CLIP ({name}, weights sha256 `{prompts.model.weights_sha256}`), made with "
+        f"negprompt: {len(prompts.classes)} classes, {prompts.negatives_per_class} negatives per class, {loss}"
+        f"{prompts.config.data.shots or 'all'} shots, seed {prompts.config.seed}.",
+        "The image and text towers are not part of this repository; the model of that digest is needed beside it.",
+        f"## Classes\n\n{shown}{more}.",
+        "## Use\n\n```python\nimport negprompt_cli as negprompt\n\n"
+        f'detector = negprompt.Detector.from_pretrained("{source}")\n'
+        'for row in negprompt.score_images(detector, "photos"):\n    print(row.path, row.prediction_name, row.is_ood)\n```',
+        _threshold(prompts),
+        _figures(prompts, evaluation),
+    ]
+    return "\n\n".join(filter(None, lines)) + "\n"
+
+
+def _threshold(prompts: Prompts) -> str:
+    made = prompts.calibration
+    if made is None:
+        return "## Threshold\n\nNone: `negprompt calibrate` chooses one on held-out images of the classes."
+    return (
+        f"## Threshold\n\nAn image is in-distribution where its score `{made.score}` is at least {made.threshold:.6g}, "
+        f"which accepts {made.accepted} of {made.images} held-out images of the classes "
+        f"({100 * made.confidence:g} % interval for new ones: {100 * made.low:.1f} to {100 * made.high:.1f} %)."
+    )
+
+
+def _figures(prompts: Prompts, path: Path | None) -> str:
+    if path is None:
+        return ""
+    document = load_evaluation(path)
+    if document.limited:
+        raise UsageError(f"{path} is a limited trial, which no card should quote. Evaluate without --limit.")
+    if document.model.weights_sha256 != prompts.model.weights_sha256 or document.id.classes != len(prompts.classes):
+        raise UsageError(f"{path} is not an evaluation of these prompts: model or classes differ.")
+    rows = [
+        f"| {row.ood} | {row.score} | {100 * row.auroc:.1f} | {100 * row.fpr95_id_positive:.1f} |"
+        for row in document.rows
+        if row.ood != AVERAGE
+    ]
+    return "\n".join(
+        [
+            "## Evaluation",
+            "",
+            f"ID: {document.id.name}, {document.id.images} images, accuracy {100 * document.id.accuracy:.1f} %. Per cent; "
+            "FPR95 is the share of OOD images accepted where 95 % of ID images are (ID positive).",
+            "",
+            "| OOD | score | AUROC | FPR95 |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

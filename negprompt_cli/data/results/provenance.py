@@ -1,0 +1,53 @@
+"""Where a result comes from: versions, device and digests, the same in every result.
+
+Only what decides the bits of a result: no time, no user, no path, so that the same work gives the same bytes.
+"""
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import Tensor
+
+from negprompt_cli._version import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the libraries that compute: what the bits of a result depend on."""
+    return {
+        "negprompt": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "open_clip": _version("open_clip_torch"),
+        "numpy": _version("numpy"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The processor as far as it decides the bits: a GPU's name, or a CPU's kind, vector instructions and threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = f"{device.type} {platform.machine()}"
+    if device.type != "cpu":
+        return name
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+
+
+def features_digest(features: Tensor, labels: Tensor) -> str:
+    """sha256 over image features (N, F) as float32 and labels (N,) as int64, in their order.
+
+    It follows the content of the images, the model and the arithmetic: one changed pixel, weight or rounding changes it.
+    """
+    digest = hashlib.sha256(f"{tuple(features.shape)}\n".encode())
+    digest.update(features.detach().cpu().float().contiguous().numpy().data)
+    digest.update(labels.detach().cpu().long().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    # Importing open_clip takes seconds, which commands that only read results need not wait.
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

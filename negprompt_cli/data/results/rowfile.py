@@ -1,0 +1,332 @@
+"""Rows about images, written as they come: CSV, JSON lines or Parquet.
+
+On standard output rows are flushed batch by batch. A file grows beside its place as `<name>.part` and takes its place when
+all rows are in, so FILE is whole or not there; what an interrupted run leaves is gone on with by appending. Appending also
+adds to a whole file. A last line cut short by a crash is dropped then, and images that have a row are known by a 64-bit
+digest of their path: eight bytes each.
+
+A Parquet file cannot be read before its end is written, so its rows grow as JSON lines, which lose no row however a run
+ends, and are turned into Parquet a row group at a time when all are in.
+
+Leaves out: two runs at once on one file.
+"""
+
+import csv
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.errors import NegPromptError, UsageError
+
+FORMATS = ("csv", "jsonl", "parquet")
+GROUP = 8192
+"""Rows of a Parquet row group: a size that readers like, and few enough to hold in memory."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image. Of a broken image only `path` and `error` are known.
+
+    `prediction`: key of the class, `prediction_name` its words. `probability`: of that class. `score`: ID score, higher =
+    more ID. `is_ood`: whether it is below the threshold; None without one. `nearest_negative`: class name and number of the
+    nearest negative prompt, `negative_similarity` its cosine; None without negatives.
+    """
+
+    path: str
+    prediction: str | None = None
+    prediction_name: str | None = None
+    probability: float | None = None
+    score: float | None = None
+    is_ood: bool | None = None
+    nearest_negative: str | None = None
+    negative_similarity: float | None = None
+    error: str | None = None
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+class Sink(Protocol):
+    """Somewhere rows go."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Take some rows."""
+
+
+class TextSink:
+    """CSV or JSON lines on a binary stream; numbers read back exactly."""
+
+    def __init__(self, stream: BinaryIO, form: str, *, header: bool = True) -> None:
+        self._stream, self._form = stream, form
+        if form == "csv" and header:
+            self._put(",".join(COLUMNS) + "\n")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write and flush."""
+        if self._form == "csv":
+            buffer = io.StringIO()
+            for row in rows:
+                buffer.write(csv_line([_csv(v) for v in asdict(row).values()]))
+            self._put(buffer.getvalue())
+        else:
+            self._put(_json_lines(asdict(row) for row in rows))
+
+    def _put(self, text: str) -> None:
+        # File names need not be UTF-8; their bytes are passed through.
+        self._stream.write(text.encode("utf-8", "surrogateescape"))
+        self._stream.flush()
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    r"""One row of CSV with its `\n`, whatever line ends stand in its texts."""
+    values = list(values)
+    buffer = io.StringIO()
+    # The writer quotes only its own line end, but every reader takes a bare \r for one.
+    bare = any(isinstance(v, str) and "\r" in v for v in values)
+    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL).writerow(values)
+    return buffer.getvalue()
+
+
+class KnownPaths:
+    """Which paths a file has rows for already.
+
+    Args:
+        paths: those of its rows.
+        written: how the file writes a path; Parquet cannot hold every file name as it is.
+    """
+
+    def __init__(self, paths: Iterable[str] = (), *, written: Callable[[str], str] = str) -> None:
+        self._written = written
+        self._digests = np.sort(np.fromiter((_digest(written(path)) for path in paths), dtype=np.uint64))
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __contains__(self, path: str) -> bool:
+        digest = _digest(self._written(path))
+        place = int(np.searchsorted(self._digests, np.uint64(digest)))
+        return place < len(self._digests) and int(self._digests[place]) == digest
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file that takes rows, and which images it has rows for already."""
+
+    sink: Sink
+    known: KnownPaths
+
+
+def form_of(path: Path | None, form: str | None) -> str:
+    """The format of an output: `form`, else by the suffix of `path`, else CSV.
+
+    Raises:
+        UsageError: another suffix, Parquet without a file or without pyarrow.
+    """
+    chosen = form or ("csv" if path is None else path.suffix.lower().removeprefix("."))
+    if chosen not in FORMATS:
+        raise UsageError(f"{path}: the name must end in .csv, .jsonl or .parquet, or say --format.")
+    if chosen == "parquet" and path is None:
+        raise UsageError("Parquet is written to a file: pass --out FILE.parquet.")
+    if chosen == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or write .csv or .jsonl.")
+    return chosen
+
+
+def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> None:
+    """Refuse, before any work, an output that could not be written.
+
+    Raises:
+        UsageError: it exists or is unfinished and neither `append` nor `overwrite` is given, or it is a Parquet file to
+            append to that is damaged or holds other columns.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give a file name.")
+    if append and form == "parquet" and path.exists() and not part_of(path).exists():
+        next(_parquet_groups(path), None)
+    if append or overwrite:
+        return
+    if path.exists():
+        raise UsageError(f"{path} exists. Pass --append to add the images it lacks, or --overwrite to replace it.")
+    if part_of(path).exists():
+        raise UsageError(
+            f"{part_of(path)} is what an interrupted run left. Pass --append to go on with it, or --overwrite to start anew."
+        )
+
+
+def part_of(path: Path) -> Path:
+    """Where the rows of `path` grow until they are all there."""
+    return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
+    """Open `path` for rows; it appears, or is replaced, when the body is through. After an error the part is kept.
+
+    Raises:
+        NegPromptError: it cannot be written.
+        UsageError: appending to a file that is damaged or does not hold such rows.
+    """
+    part = part_of(path)
+    growing = "jsonl" if form == "parquet" else form
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not append:
+            part.unlink(missing_ok=True)
+        elif path.exists() and not part.exists():
+            # A part with only some of the old rows would be taken for what an interrupted run left.
+            with atomic_path(part) as copy:
+                if form == "parquet":
+                    with copy.open("wb") as stream:
+                        for group in _parquet_groups(path):
+                            stream.write(_json_lines(group).encode("utf-8"))
+                else:
+                    shutil.copyfile(path, copy)
+        with part.open("a+b") as stream:
+            known = _resume(stream, growing, path, written=utf8_text if form == "parquet" else str)
+            yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known)
+            os.fsync(stream.fileno())
+        if form == "parquet":
+            with atomic_path(path) as whole:
+                _write_parquet(part, whole)
+            part.unlink()
+        else:
+            part.replace(path)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise NegPromptError(
+            f"Cannot write {path}: {error.strerror or error}. Free space or choose another place; with --append a later "
+            f"run goes on from {part}."
+        ) from error
+
+
+def _resume(stream: BinaryIO, form: str, path: Path, *, written: Callable[[str], str]) -> KnownPaths:
+    """Cut off an unfinished last row, leave the stream at its end, and read which images are there."""
+    end, offset, quotes = 0, 0, 0
+    stream.seek(0)
+    for line in stream:
+        offset += len(line)
+        # A line end between quotes belongs to a CSV field.
+        quotes += line.count(b'"') if form == "csv" else 0
+        if line.endswith(b"\n") and quotes % 2 == 0:
+            end = offset
+    stream.truncate(end)
+    stream.seek(0)
+    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+    try:
+        known = KnownPaths(_paths(text, form, path), written=written)
+    finally:
+        text.detach()
+    stream.seek(0, os.SEEK_END)
+    return known
+
+
+def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
+    wrong = UsageError(
+        f"{path}, or {part_of(path).name} beside it, does not hold rows of `negprompt score` in the format {form}; choose "
+        "another --out."
+    )
+    if form == "csv":
+        rows = csv.reader(text)
+        try:
+            header = next(rows, None)
+            if header not in (None, list(COLUMNS)):
+                raise wrong
+            yield from (row[0] for row in rows if row)
+        except csv.Error:
+            raise wrong from None
+        return
+    for line in text:
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            yield str(json.loads(line)["path"])
+            continue
+        raise wrong
+
+
+def _parquet_schema() -> Any:
+    import pyarrow
+
+    kinds = {"probability": "float64", "score": "float64", "negative_similarity": "float64", "is_ood": "bool_"}
+    return pyarrow.schema([(name, getattr(pyarrow, kinds.get(name, "string"))()) for name in COLUMNS])
+
+
+def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a Parquet file, a group at a time, read with its checksums.
+
+    Raises:
+        UsageError: it is damaged, or holds other columns.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as opened:
+            if not opened.schema_arrow.equals(_parquet_schema()):
+                columns = ", ".join(f"{field.name} {field.type}" for field in opened.schema_arrow)
+                raise UsageError(
+                    f"{path} does not hold rows of `negprompt score`: its columns are {columns or 'none'}. Choose another "
+                    "--out."
+                )
+            # Older pyarrow cannot iterate over no rows.
+            if opened.num_row_groups:
+                for batch in opened.iter_batches(batch_size=GROUP):
+                    yield batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path} cannot be read as Parquet ({reason}), so nothing can be appended to it. Choose another --out, or pass "
+            "--overwrite to replace it."
+        ) from error
+
+
+def _write_parquet(lines: Path, path: Path) -> None:
+    """Turn rows in JSON lines into a Parquet file, a row group at a time.
+
+    Raises:
+        UsageError: a line does not hold such a row.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = _parquet_schema()
+    try:
+        with (
+            lines.open(encoding="utf-8", errors="surrogateescape", newline="\n") as rows,
+            parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer,
+        ):
+            while group := list(islice(rows, GROUP)):
+                values = [{name: utf8_text(value) for name, value in json.loads(row).items()} for row in group]
+                writer.write_table(pyarrow.Table.from_pylist(values, schema=schema))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{lines} does not hold rows of `negprompt score` ({error}). Pass --overwrite to start anew."
+        ) from error
+
+
+def _json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _csv(value: Any) -> Any:
+    return {None: "", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
+
+
+def utf8_text(value: Any) -> Any:
+    """A value for Parquet, whose strings are UTF-8: other bytes of file names become escapes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _digest(path: str) -> int:
+    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest())

@@ -1,0 +1,63 @@
+"""Putting judged images into folders: id/<class>/ and ood/, as links or copies; the images themselves are not touched.
+
+Class folders are named by class keys, made safe as names of folders. Where another image of the same name is there already,
+the name gets eight digits of the path's digest, so that sorting the same images again changes nothing.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.errors import NegPromptError
+
+
+def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: bool) -> Path:
+    """Link or copy one image to where it belongs, and return the place.
+
+    Args:
+        path: the image.
+        into: folder that holds id/ and ood/.
+        prediction: key of its class.
+        is_ood: whether it goes to ood/.
+        copy: copy the file instead of making a symbolic link to its absolute path.
+
+    Raises:
+        NegPromptError: the file system refuses.
+    """
+    folder = into / "ood" if is_ood else into / "id" / folder_name(prediction)
+    source = path.absolute()
+    place = folder / path.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(place) and not _same(place, source):
+            digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
+            place = folder / f"{path.stem}-{digest}{path.suffix}"
+        if os.path.lexists(place):
+            return place
+        if copy:
+            with atomic_path(place) as temporary:
+                shutil.copy2(source, temporary)
+        else:
+            place.symlink_to(source)
+    except OSError as error:
+        raise NegPromptError(
+            f"Cannot put {path} into {folder}: {error.strerror or error}. Choose another --sort-into, or --copy where the "
+            "file system has no links."
+        ) from error
+    return place
+
+
+def folder_name(key: str) -> str:
+    """A class key as the name of one folder: no separators, no control characters, no leading dot."""
+    name = re.sub(r"[/\\\x00-\x1f]", "_", key).strip()
+    return "_" + name[1:] if name.startswith(".") else name or "_"
+
+
+def _same(place: Path, source: Path) -> bool:
+    if place.is_symlink():
+        return place.readlink() == source
+    there, here = place.stat(), source.stat()
+    return (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns)

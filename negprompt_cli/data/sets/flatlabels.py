@@ -1,0 +1,109 @@
+"""Labels of a flat evaluation folder, from the files that usually lie near it.
+
+ImageNet's validation images come as one folder of ILSVRC2012_val_00000001.JPEG and so on; their classes stand in
+Kaggle's LOC_val_solution.csv, in the development kit, or in OpenOOD's imglists. Tiny-ImageNet as distributed has a
+val_annotations.txt. Each reader returns {file name: wnid}.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from negprompt_cli.data.sets.classnames import imagenet_wnids
+from negprompt_cli.data.sets.spec import read_lines
+from negprompt_cli.errors import UsageError
+
+_INDEX = re.compile(r"[0-9]{1,18}")
+_VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.", re.IGNORECASE)
+
+
+def _kaggle(path: Path, images: Sequence[str]) -> dict[str, str]:
+    """LOC_val_solution.csv: `ImageId,PredictionString`; the first word of the prediction is the wnid."""
+    stems = {name.rsplit(".", 1)[0]: name for name in images}
+    try:
+        lines = csv.reader(read_lines(path))
+        rows = [row for row in lines if len(row) >= 2 and row[1].split()]
+    except csv.Error as error:
+        raise UsageError(f"{path} is not the CSV file of labels that its name says: {error}.") from None
+    return {stems[row[0]]: row[1].split()[0] for row in rows if row[0] in stems}
+
+
+def _devkit(path: Path, images: Sequence[str]) -> dict[str, str]:
+    """ILSVRC2012_validation_ground_truth.txt: line i is the ILSVRC2012_ID (1..1000) of image i; meta.mat has the wnids.
+
+    The ids are the kit's own and not the sorted-wnid order, so without meta.mat the file says nothing.
+    """
+    meta = path.with_name("meta.mat")
+    if not meta.is_file():
+        raise UsageError(f"{path} needs meta.mat of the same development kit beside it, which is missing.")
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
+        wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        truth = [wnid_of[int(line)] for line in read_lines(path)]
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged .mat file makes its reader raise anything
+        reason = str(error) or type(error).__name__
+        raise UsageError(f"{path} and {meta} are not those of the development kit ({reason}).") from error
+    numbered = ((name, _VAL_NUMBER.match(name)) for name in images)
+    numbers = {name: int(match[1]) for name, match in numbered if match}
+    return {name: truth[number - 1] for name, number in numbers.items() if 1 <= number <= len(truth)}
+
+
+def _imglist(path: Path, images: Sequence[str]) -> dict[str, str]:
+    """OpenOOD's val_imagenet.txt (5,000 images) and test_imagenet.txt (the other 45,000): indices in wnid order."""
+    wnids = imagenet_wnids()
+    present = set(images)
+    labels: dict[str, str] = {}
+    for file in (path, path.with_name("val_imagenet.txt")):
+        for line in read_lines(file) if file.is_file() else ():
+            name, _, label = line.partition(" ")
+            name = name.rsplit("/", 1)[-1]
+            if name in present and _INDEX.fullmatch(label.strip()) and int(label) < len(wnids):
+                labels[name] = wnids[int(label)]
+    return labels
+
+
+def _annotations(path: Path, images: Sequence[str]) -> dict[str, str]:
+    """Tiny-ImageNet's val_annotations.txt: file name, wnid and a box, between TABs."""
+    present = set(images)
+    rows = (line.split("\t") for line in read_lines(path))
+    return {row[0]: row[1] for row in rows if len(row) >= 2 and row[0] in present}
+
+
+_READERS: tuple[tuple[str, Callable[[Path, Sequence[str]], dict[str, str]]], ...] = (
+    ("LOC_val_solution.csv", _kaggle),
+    ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", _devkit),
+    ("devkit/data/ILSVRC2012_validation_ground_truth.txt", _devkit),
+    ("data/ILSVRC2012_validation_ground_truth.txt", _devkit),
+    ("ILSVRC2012_validation_ground_truth.txt", _devkit),
+    ("benchmark_imglist/imagenet/test_imagenet.txt", _imglist),
+    ("val_annotations.txt", _annotations),
+)
+
+FLAT_LABEL_FILES = tuple(dict.fromkeys(name for name, _ in _READERS))
+"""The label files that are looked for, relative to each folder searched."""
+
+
+def find_flat_labels(images: Sequence[str], folders: Sequence[Path]) -> tuple[dict[str, str], Path] | None:
+    """Find the labels of flat `images` in the first label file that knows any of them.
+
+    Args:
+        images: file names.
+        folders: where to look, in order.
+
+    Returns:
+        ({file name: class key}, the file), or None where no file was found.
+
+    Raises:
+        UsageError: a label file that is there but cannot be used.
+    """
+    for folder in folders:
+        for name, read in _READERS:
+            path = folder / name
+            if path.is_file() and (labels := read(path, images)):
+                return labels, path
+    return None

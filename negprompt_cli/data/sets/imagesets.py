@@ -1,0 +1,268 @@
+"""From a data set SPEC to an image set: which images, of which classes, recognised how.
+
+The steps: the name or path is found (`sources`), the selector picks classes of the sorted
+class list, the images of those classes are listed and, where there are no separate training and evaluation images,
+halved, classes get their names, and a limit is applied. Nothing is opened or decoded here; `images` does that.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negprompt_cli.data.sets import sampling
+from negprompt_cli.data.sets.catalogue import built_in, load_catalogue
+from negprompt_cli.data.sets.classnames import ClassLabel, label_classes, read_class_names
+from negprompt_cli.data.sets.imagepaths import ImagePaths
+from negprompt_cli.data.sets.layouts import IMAGE_SUFFIXES, Role, Source
+from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
+from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, some_of, split_specs
+from negprompt_cli.data.sets.torchsets import is_item
+from negprompt_cli.errors import NegPromptError, UsageError
+
+__all__ = [
+    "ClassLabel",
+    "EmptyClasses",
+    "ImageSet",
+    "Role",
+    "default_ood",
+    "files_digest",
+    "load_image_set",
+    "match_classes",
+    "path_name",
+    "split_specs",
+]
+
+SPLIT_SEED = 0
+"""Seed of the half-and-half split. Fixed, so that evaluating with another --seed never meets a training image."""
+
+
+class EmptyClasses(UsageError):
+    """Classes to be trained have no images; the message names them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one SPEC for one role, in an order that does not depend on the file system."""
+
+    spec: str
+    """As typed."""
+    name: str
+    """Short name for run folders and result rows: the catalogue name or last part of the path, and the selector."""
+    paths: ImagePaths
+    """n image files: a compact sequence of `Path`s."""
+    labels: NDArray[np.int64]
+    """(n,) indices into `classes`, -1 where unlabelled."""
+    classes: tuple[ClassLabel, ...]
+    """Sorted by key; empty for an unlabelled set."""
+    root: Path
+    """What relative paths start from."""
+    layout: str
+    """Which layout was recognised, and where."""
+    notes: tuple[str, ...]
+    """What the user must be told."""
+    halved: bool = False
+    """Whether these are one half of images that have no separate training and evaluation part."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: NDArray[np.int64], *notes: str) -> "ImageSet":
+        """The images at `indices` (m,), with `notes` added."""
+        return replace(self, paths=self.paths.take(indices), labels=self.labels[indices], notes=(*self.notes, *notes))
+
+
+def load_image_set(
+    spec: str,
+    *,
+    role: Role,
+    data_root: Path,
+    seed: int = 0,
+    limit: int | None = None,
+    class_names: Path | None = None,
+    catalogue: Path | None = None,
+) -> ImageSet:
+    """Resolve a SPEC to its images.
+
+    Args:
+        spec: a catalogue name or a path, with an optional `#selector` into the sorted class list.
+        role: "train" takes train/, "eval" val/ or else test/; without them the images are halved per class, the same
+            way for every seed. "ood" takes val/ or test/ where they are, otherwise all images.
+        data_root: where catalogue sets lie.
+        seed: of the choice that `limit` makes.
+        limit: at most this many images, classes as even as they allow.
+        class_names: file naming the classes (`classnames.read_class_names`); wins over a classnames.txt in the data.
+        catalogue: a catalogue file of the user's own.
+
+    Raises:
+        UsageError: unknown name, data that are not there (says what was tried), no images, no labels where the role
+            needs them, training classes without images, a selector or class-name file that does not fit.
+    """
+    parsed = parse_spec(spec)
+    sets = load_catalogue(data_root, catalogue)
+    source, name, given = find_source(parsed, role, data_root, sets, class_names)
+    folders = (given, source.root, data_root)
+    if parsed.selector and not source.keys and source.no_classes:
+        raise UsageError(f"'#{parsed.selector}' selects classes, but {source.no_classes}.")
+    chosen = select_indices(parsed, source.keys, folders=folders)
+    keys = [source.keys[i] for i in chosen] if source.keys else [""]
+    paths, labels, counts = _list(source, keys, role)
+    if not len(paths):
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise UsageError(f"No images for {parsed.text!r} ({source.layout}). Looked for files ending in {suffixes}.")
+    notes = list(source.notes)
+    if source.halve:
+        part = "training" if role == "train" else "evaluation"
+        notes.append(
+            f"{parsed.base} has no separate training and evaluation images: each class is split half and half (always "
+            f"the same way); the {part} half has {len(paths)} images."
+        )
+    classes: tuple[ClassLabel, ...] = ()
+    if source.keys:
+        notes += _missing_images(keys, counts, parsed, role)
+        classes, said = _named(source, keys, given, class_names)
+        notes += said
+    images = ImageSet(
+        spec=parsed.text,
+        name=name,
+        paths=paths,
+        labels=labels,
+        classes=classes,
+        root=source.root,
+        layout=source.layout,
+        notes=tuple(notes),
+        halved=source.halve,
+    )
+    if limit is None:
+        return images
+    kept = sampling.limit(labels, list(paths.relatives()), class_keys=[c.key for c in classes], count=limit, seed=seed)
+    return images.take(kept, f"limited to {len(kept)} of {len(images)} images") if len(kept) < len(images) else images
+
+
+def _list(source: Source, keys: Sequence[str], role: Role) -> tuple[ImagePaths, NDArray[np.int64], list[int]]:
+    """List the images of `keys`: paths, labels (-1 without classes), and how many each class has."""
+    counts: list[int] = []
+
+    def relatives() -> Iterable[str]:
+        for key in keys:
+            files = source.list_class(key)
+            if source.halve:
+                part = sampling.half(len(files), key, seed=SPLIT_SEED, first=role == "train")
+                files = [files[i] for i in part.tolist()]
+            counts.append(len(files))
+            yield from files
+
+    paths = ImagePaths(source.root, relatives())
+    label = np.arange(len(keys), dtype=np.int64) if source.keys else np.full(1, -1, dtype=np.int64)
+    return paths, np.repeat(label, counts), counts
+
+
+def _missing_images(keys: Sequence[str], counts: Sequence[int], spec: Spec, role: Role) -> list[str]:
+    empty = [key for key, count in zip(keys, counts, strict=True) if count == 0]
+    if not empty:
+        return []
+    said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no images for {role}: {some_of(empty)}"
+    if role == "train":
+        raise EmptyClasses(f"{said}. Add images, remove the empty folders, or select the other classes with '#'.")
+    return [said]
+
+
+def _named(
+    source: Source, keys: Sequence[str], given: Path, class_names: Path | None
+) -> tuple[tuple[ClassLabel, ...], list[str]]:
+    """Name the classes of `keys`, and say which file did."""
+    file = class_names or class_name_file(given, source)
+    if file is None:
+        return label_classes(keys, source.names), []
+    # The whole class list is the reference, so that a selector does not change which form of file fits.
+    names = source.names if file == source.named_by else read_class_names(file, source.keys)
+    unnamed = [key for key in keys if key not in names and key not in source.names]
+    notes = [f"class names from {file}"]
+    if unnamed:
+        notes.append(f"{len(unnamed)} classes are not in {file} and keep their own names: {some_of(unnamed)}")
+    return label_classes(keys, {**source.names, **names}), notes
+
+
+def default_ood(spec: str) -> str | None:
+    """The OOD list that a data set of the built-in catalogue brings along (p1..p4 theirs), or None.
+
+    A selector takes it away, because the OOD classes belong to the whole set.
+    """
+    parsed = parse_spec(spec)
+    entry = built_in().sets.get(parsed.base.lower())
+    return entry.default_ood if entry is not None and not parsed.selector else None
+
+
+def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
+    """Relabel an image set to the classes of an artifact.
+
+    A class is matched by wnid where both sides know it, else by name (upper and lower case alike). Classes of one name
+    are matched in order and never merged: the artifact must have as many of that name.
+
+    Args:
+        images: labelled images.
+        classes: the classes of the artifact.
+
+    Returns:
+        The same images with labels that index `classes`, and `classes` as their classes.
+
+    Raises:
+        UsageError: classes of `images` that match none of `classes`; names them.
+    """
+    by_wnid = {c.wnid: i for i, c in enumerate(classes) if c.wnid}
+    target = np.full(len(images.classes), -1, dtype=np.int64)
+    for i, c in enumerate(images.classes):
+        target[i] = by_wnid.get(c.wnid, -1) if c.wnid else -1
+    taken = set(target.tolist())
+    by_name: dict[str, list[int]] = {}
+    for i, c in enumerate(classes):
+        if i not in taken:
+            by_name.setdefault(_folded(c.name), []).append(i)
+    for i in np.flatnonzero(target < 0).tolist():
+        label = images.classes[i]
+        places = by_name.get(_folded(label.name), [])
+        fitting = [place for place in places if not (label.wnid and classes[place].wnid)]
+        if fitting:
+            target[i] = fitting[0]
+            places.remove(fitting[0])
+    unmatched = [
+        c.name if c.name == c.key else f"{c.name} ({c.key})" for i, c in enumerate(images.classes) if target[i] < 0
+    ]
+    if unmatched:
+        raise UsageError(
+            f"{len(unmatched)} of {len(images.classes)} classes of {images.spec} are not among the {len(classes)} classes "
+            f"of the prompts: {some_of(unmatched, 10)}. Select the classes that are with '#', name them with --class-names, "
+            "or transfer the prompts to these classes."
+        )
+    labels = np.where(images.labels >= 0, target[images.labels], -1) if len(target) else images.labels
+    return replace(images, labels=labels.astype(np.int64), classes=tuple(classes))
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def files_digest(paths: Iterable[Path], root: Path) -> str:
+    """sha256 over the relative path and size of files, in their order: names a list of images without reading them.
+
+    Images inside a torchvision set count with size 0: the library checks the set itself.
+
+    Raises:
+        NegPromptError: a file that is not there.
+    """
+    digest = hashlib.sha256()
+    # Texts, because paths take most of the time of a million images.
+    above = os.path.join(root, "")  # noqa: PTH118
+    for path in paths:
+        text = str(path)
+        try:
+            size = 0 if is_item(path) else os.stat(text).st_size  # noqa: PTH116
+        except OSError as error:
+            raise NegPromptError(f"Cannot read {path}: {error.strerror or error}.") from error
+        relative = text.removeprefix(above).replace(os.sep, "/")
+        digest.update(os.fsencode(relative) + b"\0" + str(size).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,240 @@
+"""Recognising how a folder of images is laid out, and listing it lazily.
+
+Recognised: class folders, with or without train/ and val/ (or test/) above them; a flat val/ whose labels stand in a
+file (`flatlabels`); a flat folder. An `images/` folder or ImageNet's `ILSVRC/Data/CLS-LOC` in between is stepped
+into. Files are found with `os.scandir` and told by their suffix; none is opened, and one class is listed at a time, so
+memory does not grow with the number of images. The order is by code point, whatever the file system's.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
+from negprompt_cli.data.sets.spec import some_of
+from negprompt_cli.errors import NegPromptError, UsageError
+
+Role = Literal["train", "eval", "ood"]
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""What counts as an image, by suffix, in any case."""
+
+_STEP_INTO = ("images", "ILSVRC/Data/CLS-LOC")
+_EVALUATION = ("val", "test")
+_SKIPPED = frozenset({"__MACOSX", "__pycache__"})
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Where a data set keeps its images: `train` and `evaluation` folders, or `whole` where there are no splits."""
+
+    root: Path
+    """What relative paths start from."""
+    layout: str
+    """Which layout this is, for people."""
+    train: Path | None = None
+    evaluation: Path | None = None
+    whole: Path | None = None
+    counterpart: str = ""
+    """The split beside the only one given, where there is one: it is not part of the set, but keeps it from halving."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of one role are, before classes are selected."""
+
+    root: Path
+    keys: tuple[str, ...]
+    """The sorted class list, the same for every role; empty where there are no classes."""
+    list_class: Callable[[str], list[str]]
+    """Sorted POSIX texts below `root` of one class; everything for "" where there are no classes."""
+    layout: str
+    names: dict[str, str]
+    """Names that come with the data, by key; a class-name file wins over them."""
+    halve: bool = False
+    """No separate training and evaluation images: each class is to be split in two."""
+    notes: tuple[str, ...] = ()
+    named_by: Path | None = None
+    """The class-name file that keys and `names` come from already, if they do."""
+    no_classes: str = ""
+    """Why there are no classes, where there are none."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name is that of an image: a known suffix, and not hidden (`._x.jpg` of macOS is no image)."""
+    dot = name.rfind(".")
+    return dot > 0 and name[0] != "." and name[dot:].lower() in IMAGE_SUFFIXES
+
+
+def list_entries(folder: Path | str) -> tuple[list[str], list[str]]:
+    """Names of the images and names of the subfolders directly in `folder`, each sorted; hidden ones left out.
+
+    Raises:
+        NegPromptError: the folder cannot be listed.
+    """
+    images, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if not entry.name.startswith(".") and entry.name not in _SKIPPED:
+                        folders.append(entry.name)
+                elif is_image_name(entry.name):
+                    images.append(entry.name)
+    except OSError as error:
+        raise NegPromptError(f"Cannot list {folder}: {error.strerror or error}.") from error
+    return sorted(images), sorted(folders)
+
+
+def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    images, folders = list_entries(folder)
+    yield from (prefix + name for name in images)
+    if not folders:
+        return
+    above = (*above, os.path.realpath(folder) + "/")
+    for name in folders:
+        inner = f"{folder}/{name}"
+        real = os.path.realpath(inner) + "/"
+        if not any(path.startswith(real) for path in above):  # a link back to a folder above would never end
+            yield from _walk(inner, f"{prefix}{name}/", above)
+
+
+def list_images(folder: Path, *, prefix: str = "") -> list[str]:
+    """All images at any depth below `folder`: sorted POSIX texts relative to it, with `prefix` put before.
+
+    Raises:
+        NegPromptError: a folder that cannot be listed.
+    """
+    return sorted(_walk(str(folder), prefix, ()))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is an image at any depth below `folder`; stops at the first."""
+    return next(_walk(str(folder), "", ()), None) is not None
+
+
+def step_into(folder: Path) -> Path:
+    """Follow the folders that only stand between a data set's name and its class folders."""
+    for step in _STEP_INTO:
+        inner = folder / step
+        if inner.is_dir() and not list_entries(folder)[0]:
+            return step_into(inner)
+    return folder
+
+
+def find_splits(given: Path) -> Splits:
+    """Find train/ and val/ (or else test/) in folder `given`, or that `given` itself is one of them.
+
+    Folders of those names are splits where nothing else stands beside them or one of them holds folders of its own;
+    otherwise they are classes among others (a "train" is also a vehicle). A `given` folder that stands as train/
+    beside a val/, or the other way round, is that split and not a set to be halved.
+    """
+    base = step_into(given)
+    named = _split_folders(base)
+    if named:
+        evaluation = next((named[name] for name in _EVALUATION if name in named), None)
+        return Splits(root=base, layout="", train=named.get("train"), evaluation=evaluation)
+    name = given.absolute().name
+    parent = given.absolute().parent
+    beside = _split_folders(parent) if name in ("train", *_EVALUATION) and os.access(parent, os.R_OK) else {}
+    if name == "train" and any(other in beside for other in _EVALUATION):
+        return Splits(root=base, layout="", train=base, counterpart="val")
+    if name in _EVALUATION and "train" in beside:
+        return Splits(root=base, layout="", evaluation=base, counterpart="train")
+    return Splits(root=base, layout="", whole=base)
+
+
+def _split_folders(base: Path) -> dict[str, Path]:
+    folders = list_entries(base)[1]
+    named = {name: base / name for name in ("train", *_EVALUATION) if name in folders}
+    alone = set(named) == set(folders)
+    return named if named and (alone or any(list_entries(path)[1] for path in named.values())) else {}
+
+
+def open_splits(
+    splits: Splits, role: Role, *, keys: Sequence[str] = (), label_folders: Sequence[Path] = (), halve: bool = True
+) -> Source:
+    """Make the source of `role` from the folders in `splits`.
+
+    role "train" takes train/, "eval" takes val/ or else test/; where one of the two is missing (or there are no
+    splits) the images are to be halved. role "ood" takes val/ or test/ where they are, otherwise everything.
+
+    Args:
+        splits: the folders.
+        role: what the images are for.
+        keys: the class list where it is known beforehand; otherwise the class folders of all splits together.
+        label_folders: more folders where the labels of a flat evaluation folder may be.
+        halve: whether one folder may be split in two for training and evaluation.
+
+    Raises:
+        UsageError: no folder for the role, no images in it, or no labels where the role needs them.
+    """
+    if role == "train":
+        chosen, halved = splits.train or splits.whole, splits.evaluation is None
+    else:
+        chosen = splits.evaluation or splits.train or splits.whole
+        halved = splits.evaluation is None and role == "eval"
+    halved = halved and not (splits.counterpart and role == "train")
+    if chosen is None or (halved and (splits.counterpart or not halve)):
+        wanted = "train/ to train on" if role == "train" else "val/ or test/ to evaluate on"
+        beside = f" It stands beside it: give {splits.root.parent}." if splits.counterpart else ""
+        raise UsageError(f"{splits.root} has no {wanted}.{beside}")
+    folder = step_into(chosen)
+    images, folders = list_entries(folder)
+    if folders and not (images and not any(has_images(folder / name) for name in folders)):
+        source = _class_folders(splits, folder, tuple(folders), tuple(keys))
+        if images:
+            source = replace(source, notes=(f"{len(images)} images directly in {folder} belong to no class: left out",))
+    elif images:
+        source = _flat(splits, folder, images, role, tuple(keys), label_folders)
+    else:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise UsageError(f"No images in {folder}. Looked for class folders, and for files ending in {suffixes}.")
+    return replace(source, halve=halved and bool(source.keys), layout=f"{splits.layout}{source.layout}")
+
+
+def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known: tuple[str, ...]) -> Source:
+    prefix = "" if folder == splits.root else folder.relative_to(splits.root).as_posix() + "/"
+    keys = known
+    if not keys:
+        others = [path for path in (splits.train, splits.evaluation) if path]
+        keys = tuple(sorted({*folders, *(name for path in others for name in list_entries(path)[1])} - {"images"}))
+    unknown = sorted(set(folders) - set(keys))
+    notes = (
+        (f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}",) if unknown else ()
+    )
+    present = frozenset(folders)
+
+    def list_class(key: str) -> list[str]:
+        return list_images(folder / key, prefix=f"{prefix}{key}/") if key in present else []
+
+    return Source(splits.root, keys, list_class, f"class folders in {folder}", names={}, notes=notes)
+
+
+def _flat(
+    splits: Splits, folder: Path, images: list[str], role: Role, known: tuple[str, ...], label_folders: Sequence[Path]
+) -> Source:
+    prefix = "" if folder == splits.root else folder.relative_to(splits.root).as_posix() + "/"
+    searched = list(dict.fromkeys([folder, *list(folder.parents)[:5], *label_folders]))
+    found = find_flat_labels(images, searched)
+    if found is None:
+        why = f"{folder} is a flat folder and no label file was found: none of {', '.join(FLAT_LABEL_FILES)} in "
+        why += ", ".join(str(path) for path in searched)
+        if role != "ood":
+            raise UsageError(f"{why}. Put the images into class folders, add one of these files, or give an imglist.")
+        paths = [prefix + name for name in images]
+        return Source(splits.root, (), lambda _: paths, f"flat folder {folder}", names={}, no_classes=why)
+    labels, file = found
+    by_class: dict[str, list[str]] = {}
+    for name in images:
+        if name in labels:
+            by_class.setdefault(labels[name], []).append(prefix + name)
+    keys = known or tuple(sorted({*by_class, *(list_entries(splits.train)[1] if splits.train else ())}))
+    missing = [name for name in images if name not in labels]
+    notes = (f"{len(missing)} images in {folder} have no label in {file}: left out ({some_of(missing)})",)
+    layout = f"flat folder {folder} with labels from {file}"
+    return Source(
+        splits.root, keys, lambda key: by_class.get(key, []), layout, names={}, notes=notes if missing else ()
+    )

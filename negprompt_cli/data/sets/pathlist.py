@@ -1,0 +1,73 @@
+"""The images that files, folders, globs and a list on standard input name, one after the other.
+
+Arguments are taken in their order. A folder stands for its images at any depth, told by their suffix: those directly in it
+first, then those of each subfolder, by name. A glob (`**` goes into subfolders) is sorted by name. A file is taken as it
+is, whatever its name. Names of one folder, or of one glob, are all that is held at a time.
+
+Leaves out: opening anything; a listed file that is not there is found out when it is read.
+"""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from negprompt_cli.data.sets.layouts import list_entries
+from negprompt_cli.errors import UsageError
+
+STDIN = "-"
+
+
+def check_paths(arguments: Sequence[str]) -> None:
+    """Refuse arguments that name nothing, before any work.
+
+    Raises:
+        UsageError: no such file or folder, a glob without matches, a folder without images, or `-` twice.
+    """
+    for argument in arguments:
+        if argument == STDIN:
+            if list(arguments).count(STDIN) > 1:
+                raise UsageError("Standard input (-) can be read only once.")
+        elif Path(argument).is_dir():
+            if next(_walk(Path(argument), ()), None) is None:
+                raise UsageError(
+                    f"No images in {argument}, at any depth. Images are told by their suffix, such as .jpg."
+                )
+        elif not Path(argument).exists() and next(_matches(argument), None) is None:
+            raise UsageError(
+                f"{argument}: no such file or folder, and no files match it as a pattern. Give images, folders, quoted "
+                "globs such as 'photos/**/*.jpg', or - for a list on standard input."
+            )
+
+
+def list_paths(arguments: Sequence[str], lines: Iterable[str]) -> Iterator[Path]:
+    """The images that `arguments` name, in order.
+
+    Args:
+        arguments: files, folders, globs, or `-` for `lines`.
+        lines: a list of files, one per line; empty lines are skipped.
+    """
+    for argument in arguments:
+        path = Path(argument)
+        if argument == STDIN:
+            yield from (Path(name) for line in lines if (name := line.rstrip("\r\n")))
+        elif path.is_dir():
+            yield from _walk(path, ())
+        elif path.exists():
+            yield path
+        else:
+            yield from (Path(name) for name in sorted(_matches(argument)) if not Path(name).is_dir())
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    return glob.iglob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link back to a folder above would never end
+        return
+    images, folders = list_entries(folder)
+    yield from (folder / name for name in images)
+    for name in folders:
+        yield from _walk(folder / name, (*above, real))

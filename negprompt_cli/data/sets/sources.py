@@ -1,0 +1,199 @@
+"""Finding what the name or path in a SPEC stands for: catalogue entry, folder, or list.
+
+A catalogue entry is looked for in each of its layouts below the data root, in the order they stand in the catalogue; a
+subset without a folder of its own is cut out of the whole. Everything that was tried is kept for the message.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from negprompt_cli.data.sets.catalogue import Catalogue, Entry, Layout
+from negprompt_cli.data.sets.classnames import imagenet_wnids
+from negprompt_cli.data.sets.imglist import list_source
+from negprompt_cli.data.sets.layouts import Role, Source, Splits, find_splits, is_image_name, list_entries, open_splits
+from negprompt_cli.data.sets.spec import Spec, exists, parse_ranges, user_path
+from negprompt_cli.data.sets.torchsets import torchvision_root, torchvision_source
+from negprompt_cli.errors import UsageError
+
+
+def class_name_file(given: Path, source: Source) -> Path | None:
+    """The classnames.txt that belongs to the data: beside a list, in the folder, on the way down, or above a split."""
+    if given.is_file():
+        own = given.with_suffix(".classnames.txt")
+        return own if own.is_file() else None
+    chain = [given]
+    if source.root != given and source.root.is_relative_to(given):
+        chain += [source.root, *(path for path in source.root.parents if path.is_relative_to(given))]
+    while chain[-1].name in {"train", "val", "test", "images"} and chain[-1].parent != chain[-1]:
+        chain.append(chain[-1].parent)
+    return next((path / "classnames.txt" for path in chain if (path / "classnames.txt").is_file()), None)
+
+
+def find_source(
+    spec: Spec, role: Role, data_root: Path, sets: Catalogue, class_names: Path | None
+) -> tuple[Source, str, Path]:
+    """Find what the base of `spec` names: its source, a short name, and the folder or file that was meant."""
+    path = user_path(spec.base)
+    tried = [path] if path.is_absolute() else [path, data_root / path]
+    found = next((candidate for candidate in tried if exists(candidate)), None)
+    # A catalogue name written in another case still means the catalogue, unless there is such a path.
+    name = spec.base if spec.base in sets.sets or found else spec.base.lower()
+    if name in sets.sets:
+        try:
+            source = entry_source(name, role, data_root, sets)
+        except UsageError as error:
+            if found is None or not found.is_dir():
+                raise
+            raise UsageError(
+                f"{error}\nThe folder {found.absolute()} has none of these layouts. To take it as it is, give that path."
+            ) from error
+        return source, name + spec.label, source.root
+    if found is None:
+        places = " and ".join(str(candidate) for candidate in tried)
+        raise UsageError(
+            f"No data set {spec.base!r}: it is not in the catalogue and there is no such path (tried {places})."
+            f"{sets.suggestion(spec.base)} `negprompt data ls` lists the catalogue; a path must exist."
+        )
+    if found.is_dir():
+        splits = find_splits(found)
+        return open_splits(splits, role), path_name(found) + spec.label, found
+    if is_image_name(found.name):
+        raise UsageError(f"{found} is a single image. Give its folder, or a text file that lists images.")
+    sidecar = found.with_suffix(".classnames.txt")
+    names = class_names or (sidecar if sidecar.is_file() else None)
+    source = list_source(found, role, data_root=data_root, prefixes=sets.list_prefixes, class_names=names)
+    return source, found.stem + spec.label, found
+
+
+def path_name(path: Path) -> str:
+    """A short name for a folder: its last part, with the one above where the last says nothing (val, images)."""
+    parts = [part for part in path.absolute().parts if part not in ("/", "..")]
+    generic = {"train", "val", "test", "images"}
+    while len(parts) > 1 and parts[-1] in generic and parts[-2] in generic:
+        parts = [*parts[:-2], parts[-1]]
+    name = "-".join(parts[-2:]) if len(parts) > 1 and parts[-1] in generic else (parts or ["data"])[-1]
+    return re.sub(r"[^\w.+-]+", "_", name)
+
+
+def entry_source(name: str, role: Role, data_root: Path, sets: Catalogue) -> Source:
+    """The source of catalogue entry `name`: the first of its layouts that is there; a subset is cut out of its whole.
+
+    Raises:
+        UsageError: none of its layouts is there (says what was tried and what to do), or it cannot serve the role.
+    """
+    entry = sets.sets[name]
+    keys = _entry_keys(entry, sets)
+    tried: list[str] = []
+    for layout in entry.layouts:
+        source = _layout_source(layout, role, data_root, keys, tried)
+        if source is not None:
+            return source
+    if entry.torchvision is not None:
+        source = torchvision_source(entry.torchvision, role, roots=_torchvision_roots(name, data_root), tried=tried)
+        if source is not None:
+            return source
+    if entry.subset is None:
+        raise UsageError(missing_message(name, entry, data_root, tried))
+    try:
+        source = entry_source(entry.subset.of, role, data_root, sets)
+    except UsageError as error:
+        also = f" {name} also has no folder of its own: tried {', '.join(tried)}." if tried else ""
+        raise UsageError(f"{name} is cut out of {entry.subset.of}. {error}{also}") from error
+    if not source.keys:
+        raise UsageError(f"{name} selects classes of {entry.subset.of}, but {source.no_classes}.")
+    subset = keys or tuple(
+        source.keys[i] for i in parse_ranges(entry.subset.ranges, count=len(source.keys), what=entry.subset.of)
+    )
+    return replace(source, keys=subset)
+
+
+def locate(name: str, role: Role, data_root: Path, sets: Catalogue) -> str | None:
+    """Which layout of catalogue entry `name` is on disk for `role`, or None; no image is listed or loaded."""
+    entry = sets.sets[name]
+    if entry.torchvision is not None:
+        root = torchvision_root(entry.torchvision, role, _torchvision_roots(name, data_root))
+        return f"torchvision layout: {entry.torchvision} in {root}" if root else None
+    try:
+        return entry_source(name, role, data_root, sets).layout
+    except UsageError:
+        return None
+
+
+def _torchvision_roots(name: str, data_root: Path) -> list[Path]:
+    return [data_root, data_root / name]
+
+
+def _entry_keys(entry: Entry, sets: Catalogue) -> tuple[str, ...]:
+    """The sorted class list of an entry where it is known without looking at the disk."""
+    if entry.class_list == "imagenet":
+        return imagenet_wnids()
+    if entry.subset is None:
+        return ()
+    keys = _entry_keys(sets.sets[entry.subset.of], sets)
+    chosen = parse_ranges(entry.subset.ranges, count=len(keys), what=entry.subset.of) if keys else ()
+    return tuple(keys[i] for i in chosen)
+
+
+def _layout_source(
+    layout: Layout, role: Role, data_root: Path, keys: tuple[str, ...], tried: list[str]
+) -> Source | None:
+    """The source of one layout, or None where it is not there; what was looked for is added to `tried`."""
+    by = f"{layout.by} layout: "
+    if layout.images is not None:
+        folder = data_root / layout.images
+        if layout.imglist is not None:
+            file = data_root / layout.imglist
+            tried.append(f"{file} with the images in {folder} ({layout.by})")
+            if not (file.is_file() and folder.is_dir()):
+                return None
+            source = list_source(file, role, data_root=data_root, root=folder)
+            return replace(source, layout=by + source.layout)
+        tried.append(f"{folder} ({layout.by})")
+        if not _holds_something(folder):
+            return None
+        splits = find_splits(folder)
+        return open_splits(replace(splits, layout=by), role, keys=keys, label_folders=[data_root])
+    train = (data_root / layout.train).absolute() if layout.train else None
+    evaluation = (data_root / layout.eval).absolute() if layout.eval else None
+    wanted = train if role == "train" else evaluation
+    typed = layout.train if role == "train" else layout.eval
+    if typed is not None:
+        tried.append(f"{data_root / typed} ({layout.by})")
+    if wanted is None or not _holds_something(wanted) or (keys and not _fits(wanted, keys)):
+        return None
+    present = [path for path in (train, evaluation) if path and path.is_dir()]
+    splits = Splits(
+        root=Path(os.path.commonpath([path.parent for path in present])),
+        layout=by,
+        train=train if train in present else None,
+        evaluation=evaluation if evaluation in present else None,
+    )
+    return replace(open_splits(splits, role, keys=keys, label_folders=[data_root], halve=False), halve=False)
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(list_entries(folder))
+
+
+def _fits(folder: Path, keys: Sequence[str]) -> bool:
+    """Whether a folder with class folders has at least one of `keys` (a `train/` of something else has none)."""
+    images, folders = list_entries(folder)
+    return bool(images) or bool(set(folders) & set(keys))
+
+
+def missing_message(name: str, entry: Entry, data_root: Path, tried: Sequence[str]) -> str:
+    """What to say when a catalogue set is not on disk: what was tried, and what to put where."""
+    places = "".join(f"\n  {place}" for place in tried)
+    if Path(name).exists():
+        places += f"\nThere is a path of that name here: write ./{name} if you mean it."
+    message = f"Data set {name!r} is not below the data root {data_root}. Tried:{places}\n"
+    if entry.download is not None:
+        message += f"Get it with: negprompt data download {name} --data-root {data_root}"
+    elif entry.fetch is not None:
+        message += entry.fetch
+    else:
+        message += "Put it into one of these places."
+    return message + "\nIf it is somewhere else, say where with --data-root or NEGPROMPT_DATA_ROOT."

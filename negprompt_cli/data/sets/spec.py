@@ -1,0 +1,184 @@
+"""A data set SPEC as typed on the command line: `NAME_OR_PATH[#SELECTOR]`, and comma-separated lists of them.
+
+The selector is either index ranges into the sorted class list, both ends included (`0-99,120`), or a file with one
+class folder name per line. Only text is handled here; what a name or a path means is decided in `imagesets`.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from negprompt_cli.data.files.textfile import read_text
+from negprompt_cli.errors import UsageError, did_you_mean
+
+MAX_LIST_BYTES = 1 << 30
+"""Largest list of images: ImageNet-21k's has half of it."""
+
+_RANGE = re.compile(r"\s*([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?\s*")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A SPEC taken apart: `base` is a catalogue name or a path, `selector` is empty where none was given."""
+
+    text: str
+    base: str
+    selector: str
+
+    @property
+    def by_index(self) -> bool:
+        """Whether the selector is made of index ranges (otherwise it names a file)."""
+        return bool(self.selector) and all(_RANGE.fullmatch(part) for part in self.selector.split(","))
+
+    @property
+    def label(self) -> str:
+        """The selector as a short suffix for names of runs and rows: `#0-99`, `#known` for a file, or nothing."""
+        if not self.selector:
+            return ""
+        return "#" + (self.selector.replace(" ", "") if self.by_index else Path(self.selector).stem)
+
+
+def parse_spec(text: str) -> Spec:
+    """Take one SPEC apart. A path that exists as typed is never cut at a '#' of its own.
+
+    Raises:
+        UsageError: nothing before or nothing after the '#'.
+    """
+    stripped = text.strip()
+    if "#" not in stripped or exists(user_path(stripped)):
+        if not stripped:
+            raise UsageError("An empty data set SPEC. Give a catalogue name (`negprompt data ls`) or a path.")
+        return Spec(text=stripped, base=stripped, selector="")
+    base, _, selector = stripped.rpartition("#")
+    if not base.strip() or not selector.strip():
+        raise UsageError(f"Data set SPEC {stripped!r}: write NAME#0-99,120 or NAME#FILE, with both sides of the '#'.")
+    return Spec(text=stripped, base=base.strip(), selector=selector.strip())
+
+
+def user_path(text: str) -> Path:
+    """A path as typed: ~ stands for the home folder, where there is one of that name."""
+    # Path's own expansion raises where there is none, and this one where the name can be none.
+    return Path(text if "\0" in text else os.path.expanduser(text))  # noqa: PTH111
+
+
+def exists(path: Path) -> bool:
+    """Whether a path is there; Path's own answer is an error for some texts that can be no path."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def split_specs(text: str) -> list[str]:
+    """Split a comma-separated list of SPECs: `a#0-4,7,b` is [`a#0-4,7`, `b`].
+
+    An item that is only an index range continues the selector of the item before it, where that one has one made of
+    index ranges. A folder whose name is a number is written `./7`.
+
+    Raises:
+        UsageError: the list holds no SPEC.
+    """
+    specs: list[str] = []
+    for item in (part.strip() for part in text.split(",")):
+        if not item:
+            continue
+        if specs and _RANGE.fullmatch(item) and parse_spec(specs[-1]).by_index:
+            specs[-1] += f",{item}"
+        else:
+            specs.append(item)
+    if not specs:
+        raise UsageError("An empty list of data sets. Give SPECs separated by commas, for example inaturalist,dtd.")
+    return specs
+
+
+def parse_ranges(text: str, *, count: int, what: str) -> tuple[int, ...]:
+    """Read index ranges such as `0-99,120` into sorted indices without repeats.
+
+    Args:
+        text: the ranges, both ends included, counted from 0.
+        count: how many classes there are; every index must be below it.
+        what: what has those classes, for the message.
+
+    Raises:
+        UsageError: not of that form, a range that runs backwards, or an index that does not exist.
+    """
+    indices: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part)
+        if match is None:
+            raise UsageError(f"Class selector {text!r}: {part!r} is not an index or a range such as 0-99.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"Class selector {text!r}: the range {part.strip()} runs backwards.")
+        if last >= count:
+            raise UsageError(f"Class selector {text!r}: {what} has {count} classes, indices 0 to {count - 1}.")
+        indices.update(range(first, last + 1))
+    return tuple(sorted(indices))
+
+
+def format_ranges(indices: Sequence[int]) -> str:
+    """Write sorted indices as the shortest ranges: (0, 1, 2, 7) is `0-2,7`. Inverse of `parse_ranges`."""
+    if not len(indices):
+        return ""
+    values = np.asarray(indices, dtype=np.int64)
+    runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def read_lines(path: Path, *, most: int = MAX_LIST_BYTES) -> list[str]:
+    """Return the lines of a text file that are neither blank nor comments ('#' first), stripped.
+
+    Args:
+        path: the file.
+        most: largest size, bytes.
+
+    Raises:
+        UsageError: the file cannot be read, is larger than that, or is not UTF-8 text.
+    """
+    # Only a line feed ends a line: the other separators that Unicode knows may stand in file names.
+    lines = (line.strip() for line in read_text(path, most=most, what="a list").split("\n"))
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) -> tuple[int, ...]:
+    """Resolve the selector of `spec` to sorted indices into `keys`.
+
+    Args:
+        spec: with or without a selector; without one every class is selected.
+        keys: the sorted class list.
+        folders: where a selector file is looked for after the working folder.
+
+    Raises:
+        UsageError: an index out of range, no such file, or a name in the file that is no class (nearest offered).
+    """
+    if not spec.selector:
+        return tuple(range(len(keys)))
+    if not keys:
+        raise UsageError(
+            f"{spec.base} has no classes, so the selector '#{spec.selector}' cannot be used. Leave it out."
+        )
+    if spec.by_index:
+        return parse_ranges(spec.selector, count=len(keys), what=spec.base)
+    given = user_path(spec.selector)
+    tried = [given] if given.is_absolute() else [given, *(folder / given for folder in folders)]
+    file = next((path for path in tried if exists(path) and path.is_file()), None)
+    if file is None:
+        places = ", ".join(str(path) for path in tried)
+        raise UsageError(
+            f"Class selector {spec.selector!r} is neither index ranges (0-99,120) nor a file. Looked for {places}."
+        )
+    wanted = read_lines(file)
+    if not wanted:
+        raise UsageError(f"{file} names no class. Write one class folder name per line.")
+    index = {key: i for i, key in enumerate(keys)}
+    unknown = [name for name in wanted if name not in index]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UsageError(f"{file}: {unknown[0]!r}{more} is no class of {spec.base}.{did_you_mean(unknown[0], index)}")
+    return tuple(sorted({index[name] for name in wanted}))
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first few of `names` for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

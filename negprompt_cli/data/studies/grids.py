@@ -1,0 +1,95 @@
+"""The file of a sweep: which settings, on which ID problems, for which seeds.
+
+    problems:
+      near: {id: tiny-imagenet#0-99, ood: [tiny-imagenet#100-199, textures]}
+    seeds: [0, 1, 2]
+    positive: zero-shot            # untrained positives; stage 1 is trained without it
+    settings: {data.shots: 16}     # keys that hold for all cells
+    variants:                      # named sets of keys, tried in turn
+      floors: {}
+      no floors: {negative.floors: null}
+    grid:                          # keys with the values to try, all combinations
+      negative.count: [1, 2, 4]
+
+`problems` is all that must be there. A cell is a problem, a variant, a combination of the grid and a seed. Leaves out:
+sweeps over models and hardware, which would need a model each.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from negprompt_cli.data.files.textfile import read_yaml
+from negprompt_cli.data.studies.experiments import ExperimentTask
+from negprompt_cli.errors import UsageError
+
+MAX_CELLS = 10_000
+OWN_KEYS = ("model", "compute", "seed", "data.spec", "evaluate.ood", "evaluate.scores")
+"""Keys and sections that are the same for a whole sweep, or that the file says in another place."""
+
+Name = Annotated[str, Field(pattern=r"^[\w .,=+-]{1,80}$")]
+
+
+class Grid(BaseModel):
+    """A sweep as its file says it; see the module."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    problems: dict[Name, ExperimentTask] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    positive: Literal["zero-shot"] | None = None
+    settings: dict[str, Any] = {}
+    variants: dict[Name, dict[str, Any]] = {}
+    grid: dict[str, tuple[Any, ...]] = {}
+
+    def settings_by_variant(self) -> dict[str, dict[str, Any]]:
+        """Dotted keys to values of every variant, combined with every point of the grid, by a name that tells them apart.
+
+        Raises:
+            UsageError: two would have the same name.
+        """
+        made: dict[str, dict[str, Any]] = {}
+        ends = [key.rsplit(".", 1)[-1] for key in self.grid]
+        labels = [end if ends.count(end) == 1 else key for key, end in zip(self.grid, ends, strict=True)]
+        for variant, keys in (self.variants or {"": {}}).items():
+            for values in itertools.product(*self.grid.values()):
+                point = [f"{label}={_short(value)}" for label, value in zip(labels, values, strict=True)]
+                name = " ".join(filter(None, [variant, *point])) or "default"
+                if name in made:
+                    raise UsageError(f"Two cells of the sweep are called '{name}': give them names under variants.")
+                made[name] = {**self.settings, **keys, **dict(zip(self.grid, values, strict=True))}
+        return made
+
+
+def load_grid(path: Path) -> Grid:
+    """Read the file of a sweep.
+
+    Raises:
+        UsageError: missing, not YAML, a wrong or unknown field, a key that a sweep cannot vary, or too many cells.
+    """
+    values = read_yaml(path, what="the grid of a sweep")
+    try:
+        grid = Grid.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise UsageError(f"{path}: {place}: {first['msg']}.") from None
+    for key in {*grid.settings, *grid.grid, *(key for keys in grid.variants.values() for key in keys)}:
+        if any(key == own or key.startswith(f"{own}.") for own in OWN_KEYS):
+            raise UsageError(f"{path}: a sweep cannot vary '{key}'. Problems, seeds and the command line set it.")
+    if len(set(grid.seeds)) != len(grid.seeds):
+        raise UsageError(f"{path}: a seed is given twice.")
+    cells = len(grid.problems) * len(grid.seeds) * max(1, len(grid.variants))
+    for values in grid.grid.values():
+        cells *= len(values)
+    if not 0 < cells <= MAX_CELLS:
+        raise UsageError(f"{path}: {cells} cells; a sweep has from 1 to {MAX_CELLS}.")
+    return grid
+
+
+def _short(value: Any) -> str:
+    """A value as part of a folder's name."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    return "".join(c if c.isalnum() or c in "-+." else "_" for c in text)[:60]

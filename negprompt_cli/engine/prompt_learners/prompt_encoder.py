@@ -1,0 +1,268 @@
+"""Contexts in, prompt features out: the one place that knows paths, chunks and memory.
+
+The encoder is built once for a list of class names and called at every training step with the current contexts. It splits
+the classes into chunks. Autograd keeps the activations of as many as fit a budget; the others' are recomputed in the
+backward pass (`torch.utils.checkpoint`), so that memory is bounded whatever the number of classes, at the price of a second
+forward of the classes beyond the budget. Where the device runs out of memory after all, the budget is halved for good, and
+it is said.
+
+Leaves out: sharding classes over several processes.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from negprompt_cli.engine.allocator import return_free_memory
+from negprompt_cli.engine.prompt_learners.shared_prefix import Ragged, encode_shared_prefix
+from negprompt_cli.engine.prompt_learners.spliced import encode_spliced
+from negprompt_cli.engine.prompt_learners.tokens import PromptTokens
+from negprompt_cli.engine.prompt_learners.towers import TowerPlan
+
+FLOATS_PER_TOKEN_AND_LAYER = 14
+"""Activations one token takes in one block, in units of the tower's width.
+
+Autograd keeps about 11 in a frozen tower (the two norms' inputs 2, queries to values 3, the four-fold hidden layer before
+its activation 4, attention's output and copies 2); the rest is for what lives only while a block runs and for memory that
+allocators hold without handing it out. Attention weights come on top, see `_costs`."""
+ATTENTION_COPIES = 3
+"""Attention weights kept of each token, in units of heads x tokens attended to."""
+
+CHUNKS = 4
+"""Chunks that fill the budget, at least. Chunks of one size find room in the memory that others left behind: with one large
+kept chunk and small recomputed ones the pieces did not fit, and the peak grew with the number of classes."""
+MOST_CLASSES = 128
+"""Classes of one chunk, at most. Chunks are what several processes share out (see `sharded_prompts`), and products of other
+shapes are rounded otherwise: with chunks that do not depend on the number of processes, the result does not either."""
+
+
+T = TypeVar("T")
+
+
+class Encoder(Protocol):
+    """What encodes the prompts of K classes: `PromptEncoder` on one device, or several of them on several."""
+
+    @property
+    def tokens(self) -> PromptTokens:
+        """The K prompts."""
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        """(C, M, D) or (C, K, M, D) contexts to (C, K, F) L2-normalised features, differentiable."""
+
+    def subset(self, classes: Sequence[int]) -> "Encoder":
+        """An encoder of n of the K classes, in the order given."""
+
+    def shrink(self) -> None:
+        """Take less memory from now on.
+
+        Raises:
+            torch.OutOfMemoryError: not possible.
+        """
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Classes encoded together: their indices, on the prefix path their token layout, and the bytes they should take."""
+
+    classes: tuple[int, ...]
+    sequences: Ragged | None
+    size: int
+
+
+class PromptEncoder:
+    """Encodes prompts of K classes for any contexts; call it with (C, M, D) to get (C, K, F), L2-normalised.
+
+    Args:
+        model: the frozen open_clip model.
+        plan: how its text tower is run.
+        tokens: the K prompts.
+        device: where the model is.
+        budget: bytes that the activations of one call may take.
+        notice: called with one line when a chunk had to be made smaller.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: TowerPlan,
+        tokens: PromptTokens,
+        *,
+        device: torch.device,
+        budget: int = 2**30,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
+        self._model, self._plan, self._tokens = model, plan, tokens
+        self._device, self._budget, self._notice = device, budget, notice
+        self._layouts: dict[tuple[int, ...], list[_Chunk]] = {}
+        self._whole: PromptEncoder | None = None
+
+    @property
+    def tokens(self) -> PromptTokens:
+        """The prompts this encoder was built for."""
+        return self._tokens
+
+    def subset(self, classes: Sequence[int]) -> "PromptEncoder":
+        """An encoder of n of the K classes, in the order given; what it learns of the device's memory holds for this one.
+
+        Args:
+            classes: indices from 0 to K - 1. Contexts with one per class are given for these classes only.
+        """
+        tokens = self._tokens.subset(classes)
+        part = PromptEncoder(
+            self._model, self._plan, tokens, device=self._device, budget=self._budget, notice=self._notice
+        )
+        part._whole = self
+        return part
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        """Encode all classes with C contexts.
+
+        Args:
+            contexts: (C, M, D) shared by the classes, or (C, K, M, D) with one per class.
+
+        Returns:
+            (C, K, F) L2-normalised text features, differentiable with respect to `contexts`.
+        """
+        return self._again_if_too_large(lambda: self._encode([contexts] * len(self._chunks(tuple(contexts.shape)))))
+
+    def encode_apart(self, contexts: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Encode all classes, each chunk with a copy of the contexts of its own, so that its gradient can be told.
+
+        Returns:
+            The copies, leaves that want gradients, in the order of `chunked`; and the features (C, K, F).
+        """
+
+        def encode() -> tuple[list[Tensor], Tensor]:
+            leaves = [contexts.detach().requires_grad_() for _ in self._chunks(tuple(contexts.shape))]
+            return leaves, self._encode(leaves)
+
+        return self._again_if_too_large(encode)
+
+    def chunked(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The classes that are encoded together for contexts of a shape.
+
+        A subset of whole chunks is split into these chunks again, in this order.
+        """
+        return [chunk.classes for chunk in self._chunks(shape)]
+
+    def shrink(self) -> None:
+        """Halve the budget after the device ran out of memory.
+
+        Raises:
+            torch.OutOfMemoryError: the budget is already too small for a single class.
+        """
+        chunks = [chunk for layout in self._layouts.values() for chunk in layout]
+        if all(len(chunk.classes) == 1 for chunk in chunks):
+            raise torch.OutOfMemoryError("not even one class's prompts fit the device")
+        # Half of a budget that was never filled would change nothing.
+        used = max(sum(chunk.size for chunk in layout[-self._kept(layout) :]) for layout in self._layouts.values())
+        self._budget = min(self._budget, used) // 2
+        self._layouts.clear()
+        if self._whole:
+            self._whole._budget = self._budget
+            self._whole._layouts.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._notice:
+            self._notice(f"out of memory: text encoding now keeps to {self._budget / 2**20:.0f} MiB")
+
+    def _again_if_too_large(self, encode: Callable[[], T]) -> T:
+        while True:
+            try:
+                return encode()
+            except torch.OutOfMemoryError:
+                self.shrink()
+
+    def _encode(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Encode each chunk with its contexts."""
+        learning = torch.is_grad_enabled() and contexts[0].requires_grad
+        chunks = self._chunks(tuple(contexts[0].shape))
+        parts = []
+        first_kept = len(chunks) - self._kept(chunks)
+        # Where one chunk follows on another in the same memory, its gaps add up; with few chunks there is nothing to gain.
+        encode = self._encode_in_trimmed_memory if self._device.type == "cpu" and first_kept else self._encode_chunk
+        # The kept chunks come last, so that the backward pass uses them up before it makes any other's activations again.
+        for number, (own, chunk) in enumerate(zip(contexts, chunks, strict=True)):
+            if learning and number < first_kept:
+                parts.append(checkpoint(encode, own, chunk, use_reentrant=False))
+            else:
+                parts.append(encode(own, chunk))
+        features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        places = torch.tensor([c for chunk in chunks for c in chunk.classes], device=features.device)
+        return F.normalize(features[:, torch.argsort(places)], dim=-1)
+
+    def _encode_in_trimmed_memory(self, contexts: Tensor, chunk: _Chunk) -> Tensor:
+        return_free_memory()
+        return self._encode_chunk(contexts, chunk)
+
+    def _encode_chunk(self, contexts: Tensor, chunk: _Chunk) -> Tensor:
+        """(C, M, D) or (C, K, M, D) to (C, n, F) for the n classes of a chunk."""
+        causal = self._plan.causal
+        if causal is None or chunk.sequences is None:
+            return encode_spliced(self._model, self._plan, self._tokens, contexts, chunk.classes)
+        start = causal.token_embedding(torch.tensor(self._tokens.start, device=contexts.device, dtype=torch.long))
+        start = start.expand(contexts.shape[0], -1, -1)
+        if contexts.dim() == 3:
+            return encode_shared_prefix(causal, torch.cat([start, contexts], dim=1), chunk.sequences)
+        # One context per class: only the start token is shared, and each ending is its context and its name.
+        embedded = causal.token_embedding(chunk.sequences.ids)
+        pieces: list[Tensor] = []
+        count, token = contexts.shape[-2], 0
+        for place in chunk.sequences.order.tolist():
+            behind = len(self._tokens.rest[chunk.classes[place]])
+            names = embedded[token + count : token + count + behind].expand(contexts.shape[0], -1, -1)
+            pieces += [contexts[:, chunk.classes[place]], names]
+            token += count + behind
+        return encode_shared_prefix(causal, start, chunk.sequences, torch.cat(pieces, dim=1))
+
+    def _kept(self, chunks: Sequence[_Chunk]) -> int:
+        """How many of the last chunks fit the budget together; one at least."""
+        sizes = itertools.accumulate(chunk.size for chunk in reversed(chunks))
+        return max(1, sum(size <= self._budget for size in sizes))
+
+    def _chunks(self, shape: tuple[int, ...]) -> list[_Chunk]:
+        """Split the classes for contexts of a shape; only the first chunk may be smaller than the others."""
+        if shape not in self._layouts:
+            costs = self._costs(shape)
+            groups: list[list[int]] = [[]]
+            used = 0
+            for c in sorted(range(len(costs)), key=costs.__getitem__):
+                full = len(groups[-1]) == MOST_CLASSES or used + costs[c] > self._budget // CHUNKS
+                if groups[-1] and full:
+                    groups.append([])
+                    used = 0
+                groups[-1].append(c)
+                used += costs[c]
+            filler = (0,) * (shape[-2] if len(shape) == 4 else 0)
+            chunks = []
+            for group in reversed(groups):
+                rows = [filler + self._tokens.rest[c] for c in group]
+                sequences = Ragged.of(rows, self._device) if self._plan.path == "prefix" else None
+                chunks.append(_Chunk(tuple(group), sequences, sum(costs[c] for c in group)))
+            self._layouts[shape] = chunks
+        return self._layouts[shape]
+
+    def _costs(self, shape: tuple[int, ...]) -> list[int]:
+        """Bytes of activations each class takes for contexts of a shape."""
+        contexts, count, own = shape[0], shape[-2], len(shape) == 4
+        shared = len(self._tokens.start) + count
+        lengths = self._tokens.lengths()
+        causal, width = self._plan.causal, self._plan.width
+        if causal is None:
+            full = self._plan.path == "full"
+            tokens = [self._plan.context_length if full else shared + n for n in lengths]
+            floats = [n * FLOATS_PER_TOKEN_AND_LAYER * width for n in tokens]
+        else:
+            tokens = [n + count if own else n for n in lengths]
+            heads = ATTENTION_COPIES * causal.heads
+            attended = [shared + n for n in lengths]
+            floats = [
+                n * (FLOATS_PER_TOKEN_AND_LAYER * width + heads * a) for n, a in zip(tokens, attended, strict=True)
+            ]
+        return [4 * contexts * self._plan.layers * f for f in floats]

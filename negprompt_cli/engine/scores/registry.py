@@ -1,0 +1,235 @@
+"""The one table of scores: names, formulas, papers and what each needs. Documentation and tests read it too.
+
+Importing it needs no torch; a score's function is imported when it is first asked for. Notation of the formulas: f the
+image feature, P_i the positive, N_ij the negative and Z_i the zero-shot prompt features, all L2-normalised; <,> the
+cosine, tau the temperature, s the logit scale.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
+
+from negprompt_cli.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from negprompt_cli.engine.scores.image_block import ImageBlock
+    from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+
+
+@dataclass(frozen=True)
+class Score:
+    """What there is to know about one score.
+
+    Attributes:
+        name: as on the command line.
+        title: a few words.
+        formula: the score of one image, higher = more ID.
+        paper: authors, title and venue.
+        url: where to read the paper.
+        requires: fields of `ScoreInputs` that must not be None, and `local_features` for patch features.
+        function: `module:function` within this package; takes a `ImageBlock` and returns the scores of its images.
+    """
+
+    name: str
+    title: str
+    formula: str
+    paper: str
+    url: str
+    requires: tuple[str, ...]
+    function: str
+
+    def load(self) -> "Callable[[ImageBlock], Tensor]":
+        """Import and return the function: `ImageBlock` of B images to (B,) scores."""
+        module, function = self.function.split(":")
+        loaded = getattr(importlib.import_module(f"negprompt_cli.engine.scores.{module}"), function)
+        return cast("Callable[[ImageBlock], Tensor]", loaded)
+
+
+_MCM = "Ming et al., Delving into out-of-distribution detection with vision-language representations, NeurIPS 2022"
+_MCM_URL = "https://arxiv.org/abs/2211.13445"
+_MAX_LOGIT = "Hendrycks et al., Scaling out-of-distribution detection for real-world settings, ICML 2022"
+_MAX_LOGIT_URL = "https://arxiv.org/abs/1911.11132"
+
+SCORES: Mapping[str, Score] = MappingProxyType(
+    {
+        score.name: score
+        for score in (
+            Score(
+                name="negprompt",
+                title="MCM extended by the negative prompts",
+                formula="exp((b(f)-1)/tau) / (max(1, P(f)/P(m))/2 + max(1, N(f)/N(m))/2)^kappa, "
+                "b(f) = log(mean_i exp(s <P_i,f>))/s, "
+                "P(f) = sum_i exp(<P_i,f>/tau), N(f) = sum_ij exp(<N_ij,f>/tau), m the mean ID training feature; "
+                "without floors max_i exp(<P_i,f>/tau) / (P(f) + N(f))",
+                paper="Li et al., Learning transferable negative prompts for out-of-distribution detection, CVPR 2024",
+                url="https://arxiv.org/abs/2404.03248",
+                requires=("positives", "negatives"),
+                function="mcm_extended:mcm_extended",
+            ),
+            Score(
+                name="mcm",
+                title="maximum concept matching on the learned positives",
+                formula="max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)",
+                paper=_MCM,
+                url=_MCM_URL,
+                requires=("positives",),
+                function="mcm:mcm",
+            ),
+            Score(
+                name="mcm-zero-shot",
+                title="maximum concept matching on zero-shot prompts",
+                formula="max_i exp(<Z_i,f>/tau) / sum_i exp(<Z_i,f>/tau)",
+                paper=_MCM,
+                url=_MCM_URL,
+                requires=("zero_shot",),
+                function="mcm:mcm_zero_shot",
+            ),
+            Score(
+                name="max-logit",
+                title="highest cosine with a learned positive",
+                formula="max_i <P_i,f>",
+                paper=_MAX_LOGIT,
+                url=_MAX_LOGIT_URL,
+                requires=("positives",),
+                function="max_logit:max_logit",
+            ),
+            Score(
+                name="max-logit-zero-shot",
+                title="highest cosine with a zero-shot prompt",
+                formula="max_i <Z_i,f>",
+                paper=_MAX_LOGIT,
+                url=_MAX_LOGIT_URL,
+                requires=("zero_shot",),
+                function="max_logit:max_logit_zero_shot",
+            ),
+            Score(
+                name="energy",
+                title="negative free energy of the positives' logits",
+                formula="log sum_i exp(s <P_i,f>)",
+                paper="Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020",
+                url="https://arxiv.org/abs/2010.03759",
+                requires=("positives",),
+                function="energy:energy",
+            ),
+            Score(
+                name="entropy",
+                title="negative entropy of the class probabilities",
+                formula="sum_i p_i log p_i, p = softmax_i(<P_i,f>/tau)",
+                paper="Chan et al., Entropy maximization and meta classification for out-of-distribution detection in "
+                "semantic segmentation, ICCV 2021",
+                url="https://arxiv.org/abs/2012.06575",
+                requires=("positives",),
+                function="entropy:entropy",
+            ),
+            Score(
+                name="gl-mcm",
+                title="global and local maximum concept matching",
+                formula="mcm(f) + w max_r mcm(f_r), f_r the feature of patch r",
+                paper="Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot "
+                "out-of-distribution detection, IJCV 2025",
+                url="https://arxiv.org/abs/2304.04521",
+                requires=("positives", "local_features"),
+                function="gl_mcm:gl_mcm",
+            ),
+            Score(
+                name="neglabel",
+                title="zero-shot positives against negative words",
+                formula="mean_g sum_i exp(<Z_i,f>/tau) / (sum_i exp(<Z_i,f>/tau) + sum_{w in group g} exp(<w,f>/tau))",
+                paper="Jiang et al., Negative label guided OOD detection with pretrained vision-language models, "
+                "ICLR 2024",
+                url="https://openreview.net/forum?id=xUO1HXz4an",
+                requires=("zero_shot", "words"),
+                function="neglabel:neglabel",
+            ),
+            Score(
+                name="knn",
+                title="distance to the k-th nearest ID training image",
+                formula="-||f - t_(k)||, t_(k) the k-th nearest training feature",
+                paper="Sun et al., Out-of-distribution detection with deep nearest neighbors, ICML 2022",
+                url="https://arxiv.org/abs/2204.06507",
+                requires=("train_features",),
+                function="knn:knn",
+            ),
+            Score(
+                name="mahalanobis",
+                title="Mahalanobis distance to the nearest class mean",
+                formula="-min_c (f-mu_c)' Sigma^-1 (f-mu_c), Sigma shared by the classes",
+                paper="Lee et al., A simple unified framework for detecting out-of-distribution samples and "
+                "adversarial attacks, NeurIPS 2018",
+                url="https://arxiv.org/abs/1807.03888",
+                requires=("train_features", "train_labels"),
+                function="mahalanobis:mahalanobis",
+            ),
+            Score(
+                name="mahalanobis-relative",
+                title="Mahalanobis distance relative to the background",
+                formula="-min_c ((f-mu_c)' Sigma^-1 (f-mu_c) - (f-mu_0)' Sigma_0^-1 (f-mu_0))",
+                paper="Ren et al., A simple fix to Mahalanobis distance for improving near-OOD detection, 2021",
+                url="https://arxiv.org/abs/2106.09022",
+                requires=("train_features", "train_labels"),
+                function="mahalanobis:mahalanobis_relative",
+            ),
+        )
+    }
+)
+
+DEFAULT_SCORES: tuple[str, ...] = ("negprompt", "mcm", "mcm-zero-shot", "max-logit", "energy")
+
+_MEANING: Mapping[str, str] = MappingProxyType(
+    {
+        "positives": "positive prompts",
+        "negatives": "negative prompts",
+        "zero_shot": "zero-shot prompts",
+        "words": "negative words",
+        "train_features": "features of ID training images",
+        "train_labels": "labels of ID training images",
+        "local_features": "local (patch) features",
+    }
+)
+
+
+def score_names() -> tuple[str, ...]:
+    """Return the names of all scores."""
+    return tuple(SCORES)
+
+
+def find_score(name: str) -> Score:
+    """Return the record of a score.
+
+    Raises:
+        UsageError: there is no such score; the message offers the nearest names.
+    """
+    if name not in SCORES:
+        raise UsageError(f"Unknown score {name!r}.{did_you_mean(name, SCORES)}")
+    return SCORES[name]
+
+
+def check_scores(names: Iterable[str], bank: "ScoreInputs", *, has_local_features: bool = False) -> None:
+    """Raise UsageError if a score is unknown or needs what is not there; the message lists the scores that would work.
+
+    Args:
+        names: the scores asked for.
+        bank: what there is to compute them from.
+        has_local_features: whether there are patch features too.
+    """
+    for score in map(find_score, names):
+        missing = _missing(score, bank, has_local_features)
+        if missing:
+            possible = [s.name for s in SCORES.values() if not _missing(s, bank, has_local_features)]
+            raise UsageError(
+                f"Score {score.name!r} needs {' and '.join(_MEANING[m] for m in missing)}, which are not given. "
+                f"Scores that can be computed here: {', '.join(possible)}."
+            )
+
+
+def _missing(score: Score, bank: "ScoreInputs", has_local_features: bool) -> list[str]:
+    """Return which requirements of the score are not met."""
+    return [
+        need
+        for need in score.requires
+        if (not has_local_features if need == "local_features" else getattr(bank, need) is None)
+    ]

@@ -1,0 +1,104 @@
+"""Everything a score may compare an image feature with, in one typed frame."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreInputs:
+    """Prompt features, and for the visual baselines training features; L2-normalised, on one device.
+
+    K classes, p negatives per class, W words, T training images, D feature dimensions.
+
+    Attributes:
+        positives: (K, D) features of the positive prompts; predictions are made over these.
+        negatives: (K, p, D) features of the negative prompts, or None.
+        zero_shot: (K, D) features of the zero-shot prompts of the same classes, or None.
+        logit_scale: s, the exponentiated logit scale of the model.
+        words: (W, D) features of the negative words of NegLabel, or None.
+        train_features: (T, D) image features of the ID training set, or None.
+        train_labels: (T,) their integer labels, or None.
+        image_mean: (D,) mean of L2-normalised ID training features, so at most 1 long: gives `negprompt` its floors; None
+            for the paper's score.
+        exponent: kappa > 0 of the floored score.
+        base: what the floored score starts from, the energy of the positives at the logit scale or their highest cosine.
+
+    Raises:
+        ValueError: shapes do not fit together, a feature is not L2-normalised, or a number is out of range.
+    """
+
+    positives: Tensor
+    negatives: Tensor | None
+    zero_shot: Tensor | None
+    logit_scale: float
+    words: Tensor | None = None
+    train_features: Tensor | None = None
+    train_labels: Tensor | None = None
+    image_mean: Tensor | None = None
+    exponent: float = 2.0
+    base: Literal["energy", "max-logit"] = "energy"
+
+    def __post_init__(self) -> None:
+        if self.positives.ndim != 2:
+            raise ValueError(f"positives must be (K, D), got shape {tuple(self.positives.shape)}")
+        k, d = self.positives.shape
+        expected = {
+            "positives": (k, d),
+            "negatives": (k, None, d),
+            "zero_shot": (k, d),
+            "words": (None, d),
+            "train_features": (None, d),
+        }
+        for name, shape in expected.items():
+            tensor: Tensor | None = getattr(self, name)
+            if tensor is None:
+                continue
+            fits = tensor.ndim == len(shape) and all(
+                want in (None, has) for want, has in zip(shape, tensor.shape, strict=True)
+            )
+            if not fits or tensor.numel() == 0:
+                wanted = ", ".join("any" if size is None else str(size) for size in shape)
+                raise ValueError(f"{name} must have shape ({wanted}) and not be empty, got {tuple(tensor.shape)}")
+            check_normalised(tensor, name)
+        if self.train_labels is not None and (
+            self.train_features is None or self.train_labels.shape != self.train_features.shape[:1]
+        ):
+            raise ValueError("train_labels must have one entry per row of train_features")
+        if self.image_mean is not None:
+            if self.image_mean.shape != (d,):
+                raise ValueError(f"image_mean must have shape ({d},), got {tuple(self.image_mean.shape)}")
+            # Written so that NaN fails.
+            if not bool(torch.linalg.vector_norm(self.image_mean) < 1.01):
+                raise ValueError("image_mean must be finite and at most 1 long, as a mean of L2-normalised features is")
+        if not self.logit_scale > 0:
+            raise ValueError(f"logit_scale must be positive, got {self.logit_scale}")
+        if not self.exponent > 0:
+            raise ValueError(f"exponent must be positive, got {self.exponent}")
+
+    def rows(self, group: str) -> Tensor:
+        """Return the features of a group (`positives`, `negatives`, ...) as (rows, D)."""
+        tensor: Tensor | None = getattr(self, group)
+        if tensor is None:
+            raise ValueError(f"the bank has no {group}")
+        return tensor.flatten(0, -2)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "ScoreInputs":
+        """Return the bank on another device, its features in another floating point type; labels stay integers."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device) if name == "train_labels" else value.to(device, dtype)
+        return replace(self, **moved)
+
+
+def check_normalised(features: Tensor, name: str) -> None:
+    """Raise ValueError unless all (..., D) features have length 1, within what half precision storage can lose."""
+    lengths = torch.linalg.vector_norm(features, dim=-1)
+    # Written so that NaN fails.
+    if not bool(((lengths - 1).abs() < 0.01).all()):
+        raise ValueError(
+            f"{name} must be finite and L2-normalised, got lengths from {lengths.min():.4g} to {lengths.max():.4g}"
+        )

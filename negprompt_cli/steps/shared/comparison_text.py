@@ -1,0 +1,160 @@
+"""A comparison as CSV, Markdown or LaTeX text, and as the cells of a table."""
+
+import csv
+import io
+from typing import Any
+
+from negprompt_cli.data.results.evaluations import Row
+from negprompt_cli.steps.compare import FPR_KEYS, Comparison
+
+FIGURES = (
+    "auroc",
+    "aupr_in",
+    "aupr_out",
+    "fpr95_id_positive",
+    "fpr95_ood_positive",
+    "oscr",
+    "detection_error",
+    "autc",
+)
+
+
+def caption(comparison: Comparison) -> str:
+    """What the table is of, in one line: data, metric and convention, and what holds for all rows."""
+    which = "ID" if comparison.fpr == "id-positive" else "OOD"
+    shared = ", ".join(f"{key} {value}" for key, value in comparison.shared.items() if value != "-")
+    return (
+        f"ID {comparison.id_name} ({comparison.id_images} images, {comparison.id_classes} classes). AUROC / FPR95 with "
+        f"{which} positive, per cent. {shared}"
+    ).rstrip()
+
+
+def table_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table: run, score, what differs, ID accuracy, and AUROC / FPR95 per OOD set."""
+    header = ["run", "score", *comparison.differing, "ID acc.", *comparison.sets]
+    rows = []
+    for line in comparison.lines:
+        accuracy = _number(line.accuracy, line.accuracy_std)
+        cells = [_cell(line.cells.get(name), comparison) for name in comparison.sets]
+        rows.append([line.run, line.score, *line.facts.values(), accuracy, *cells])
+    blank = ["-"] * (len(header) - 3)
+    for figure in comparison.published:
+        fpr = f"{100 * figure.fpr95:.1f}" if comparison.fpr == "id-positive" else "-"
+        rows.append([f"published [{figure.mark}]", figure.method, *blank, f"{100 * figure.auroc:.1f} / {fpr}"])
+    return header, rows
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line per run, score and OOD set with every metric as a fraction, and published figures behind."""
+    buffer = io.StringIO()
+    facts = [*comparison.shared, *comparison.differing]
+    columns = ["run", "score", "ood", "images", "id", "accuracy", *facts, *FIGURES, *(f"{f}_std" for f in FIGURES)]
+    writer = csv.DictWriter(buffer, [*columns, "source", "evidence"], lineterminator="\n", restval="")
+    writer.writeheader()
+    for line in comparison.lines:
+        for name in comparison.sets:
+            row = line.cells.get(name)
+            if row is None:
+                continue
+            figures = {key: getattr(row, key) for key in FIGURES}
+            spread = {f"{key}_std": value for key, value in (row.std or {}).items() if key in FIGURES}
+            place = {"run": line.run, "score": line.score, "ood": name, "images": row.images}
+            own = {"id": comparison.id_name, "accuracy": line.accuracy, **comparison.shared, **line.facts}
+            writer.writerow({**place, **own, **figures, **spread})
+    for figure in comparison.published:
+        writer.writerow(
+            {
+                "run": "published",
+                "score": figure.method,
+                "ood": "average",
+                "id": comparison.id_name,
+                "auroc": figure.auroc,
+                "fpr95_id_positive": figure.fpr95,
+                "source": figure.source,
+                "evidence": figure.mark,
+            }
+        )
+    return buffer.getvalue()
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """A Markdown table with its caption above and its notes below."""
+    header, rows = table_cells(comparison)
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in escaped) for i in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in escaped]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n\n".join([caption(comparison), "\n".join(lines), *remarks(comparison)]) + "\n"
+
+
+def to_latex(comparison: Comparison) -> str:
+    """A LaTeX table for the booktabs package."""
+    header, rows = table_cells(comparison)
+    facts = 2 + len(comparison.differing)
+    body = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_latex(' '.join([caption(comparison), *remarks(comparison)]))}}}",
+            r"\centering",
+            rf"\begin{{tabular}}{{{'l' * facts}{'r' * (len(header) - facts)}}}",
+            r"\toprule",
+            " & ".join(_latex(cell) for cell in header) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_document(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as one JSON document, figures as fractions."""
+    return {
+        "schema": "negprompt/comparison/1",
+        "id": {"name": comparison.id_name, "images": comparison.id_images, "classes": comparison.id_classes},
+        "fpr": comparison.fpr,
+        "shared": comparison.shared,
+        "rows": [
+            {
+                "run": line.run,
+                "accuracy": line.accuracy,
+                "accuracy_std": line.accuracy_std,
+                **line.facts,
+                **line.cells[name].model_dump(mode="json", exclude_none=True),
+            }
+            for line in comparison.lines
+            for name in comparison.sets
+            if name in line.cells
+        ],
+        "published": [figure.model_dump(mode="json") for figure in comparison.published],
+        "sources": comparison.sources,
+        "notes": list(comparison.notes),
+    }
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What stands below the table: notes, and the sources of published figures."""
+    sources = dict.fromkeys(f"{f.method}: {f.source}{f' ({f.note})' if f.note else ''}" for f in comparison.published)
+    return [*comparison.notes, *(["Published: " + "; ".join(sources) + "."] if sources else [])]
+
+
+def _cell(row: Row | None, comparison: Comparison) -> str:
+    if row is None:
+        return "-"
+    key = FPR_KEYS[comparison.fpr]
+    spread = row.std or {}
+    auroc = _number(row.auroc, spread.get("auroc"))
+    return f"{auroc} / {_number(getattr(row, key), spread.get(key))}"
+
+
+def _number(value: float, deviation: float | None) -> str:
+    return f"{100 * value:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def _latex(text: str) -> str:
+    special = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
+    special |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "…": r"\ldots{}"}
+    return "".join(special.get(character, character) for character in text)

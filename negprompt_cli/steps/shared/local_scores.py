@@ -1,0 +1,99 @@
+"""Scores that need patch features, computed batch by batch from the image files.
+
+Patch features take about 400 KB an image with a ViT-B/16, so they are used and dropped, never cached.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from negprompt_cli.data.encoding.batches import Reading, Work
+from negprompt_cli.data.encoding.images import BrokenImage
+from negprompt_cli.data.encoding.sharding import JOBS, Job, run_everywhere
+from negprompt_cli.data.sets.imagesets import ImageSet
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.local_features import encode_local, why_no_local_features
+from negprompt_cli.engine.scores.compute import compute_scores
+from negprompt_cli.engine.scores.options import ScoreOptions
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.workbench import Workbench
+
+
+def require_local_features(bench: Workbench, names: Sequence[str]) -> None:
+    """Stop with the reason where the model gives no local features.
+
+    Raises:
+        UsageError: it gives none.
+    """
+    reason = why_no_local_features(bench.clip.model)
+    if reason:
+        raise UsageError(
+            f"Score {names[0]!r} needs local (patch) features, and {bench.clip.identity.name} gives none: {reason}. "
+            f"Leave out {', '.join(names)} with --scores, or use a ViT such as --model ViT-B-16."
+        )
+
+
+def local_scores(
+    bench: Workbench,
+    images: ImageSet,
+    bank: ScoreInputs,
+    names: Sequence[str],
+    *,
+    temperature: float,
+    options: ScoreOptions,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Scores (N,) by name for N readable images, from the files.
+
+    Raises:
+        BrokenImage: a file cannot be read.
+    """
+    asked = bench.config.compute
+    size = asked.batch_size or (64 if bench.clip.device.type != "cpu" else 16)
+    batches = (list(images.paths[start : start + size]) for start in range(0, len(images), size))
+    job = _job(bank, names, temperature, options)
+    parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
+    with bench.progress.task(f"Patches of {images.name}", len(images), "images") as task:
+        reading = Reading(asked.workers, bench.config.data.decoder)
+        for batch in run_everywhere(bench.clip, batches, job, reading):
+            if broken := next((error for error in batch.errors if error is not None), None):
+                raise BrokenImage(broken)
+            for name in names:
+                parts[name].append(batch.results[name].numpy())
+            task.advance(len(batch.paths))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _job(bank: ScoreInputs, names: Sequence[str], temperature: float, options: ScoreOptions) -> Job:
+    """The scores as work for any rank; `_work` reads it."""
+    values = {f.name: getattr(bank, f.name) for f in fields(bank)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+    settings = {"names": list(names), "temperature": temperature, "options": asdict(options), "bank": numbers}
+    return Job("local-scores", settings, tensors)
+
+
+def _work(job: Job, clip: Clip) -> Work:
+    """Scores (g,) float64 by name for g preprocessed images (g, 3, H, W)."""
+    asked = job.settings
+    empty = {"negatives": None, "zero_shot": None}
+    tensors = {name: tensor.to(clip.device) for name, tensor in job.tensors.items()}
+    bank = ScoreInputs(**{**empty, **tensors, **asked["bank"]})
+    names, temperature, options = asked["names"], asked["temperature"], ScoreOptions(**asked["options"])
+
+    def score(clip: Clip, pixels: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            features, local = encode_local(clip, pixels)
+            table = compute_scores(
+                features, bank, names, temperature=temperature, options=options, local_features=local
+            )
+        return {name: torch.from_numpy(table.scores[name]) for name in names}
+
+    return score
+
+
+JOBS["local-scores"] = _work

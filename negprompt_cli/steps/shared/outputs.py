@@ -1,0 +1,34 @@
+"""Files of a run folder: where they go, when they may be replaced, and the configuration written beside them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from negprompt_cli.config import Config
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.engine.prompt_learners.training import EpochReport
+from negprompt_cli.errors import UsageError
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Stop before any work is done if `path` is there and may not be replaced.
+
+    Raises:
+        UsageError: it exists and `overwrite` is false, or something in its place is not a file.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give a file name.")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists. Pass --overwrite to replace it, or --run / --out for another place.")
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration beside an output, as <stem>.config.yaml, in the format --config reads."""
+    atomic_write_text(path.with_name(f"{path.stem}.config.yaml"), config.to_yaml())
+
+
+def write_history(history: Iterable[EpochReport], path: Path) -> None:
+    """Write one JSON line per epoch beside an artifact, as <stem>.metrics.jsonl."""
+    lines = "".join(json.dumps(asdict(report)) + "\n" for report in history)
+    atomic_write_text(path.with_name(f"{path.stem}.metrics.jsonl"), lines)

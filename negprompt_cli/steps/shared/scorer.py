@@ -1,0 +1,145 @@
+"""A model, prompts, a score and a threshold: what judges single images, whoever asks.
+
+The command line, the export and the Python API share it, so they say the same of the same image. Which score: the one
+asked for, else the one the artifact is calibrated for, else `negprompt` where there are negatives and `max-logit` where
+there are none. The calibrated score is computed as it was calibrated, with its own temperature and template.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from negprompt_cli.data.encoding.batches import Batch
+from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts
+from negprompt_cli.data.results.rowfile import Row
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.judgement import Judgements, check_prompt_score, judge
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.evaluate import make_bank
+from negprompt_cli.steps.shared.preflight import require_prompts
+from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.steps.train_positive import zero_shot_positive
+from negprompt_cli.steps.transfer import NovelNames
+
+
+@dataclass(frozen=True)
+class ScoreChoice:
+    """An ID score: its name, the temperature of the softmax scores (on cosines), and the zero-shot template."""
+
+    name: str
+    temperature: float
+    template: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """Judges images. `threshold`: images whose score is below are OOD; None where there is none."""
+
+    clip: Clip
+    prompts: Prompts
+    bank: ScoreInputs
+    choice: ScoreChoice
+    threshold: float | None
+
+    def judge(self, features: Tensor) -> Judgements:
+        """Judge (B, F) L2-normalised image features."""
+        return judge(features.to(self.clip.device), self.bank, self.choice.name, temperature=self.choice.temperature)
+
+    def rows(self, batch: Batch) -> list[Row]:
+        """A row for each image of a batch, in order."""
+        verdicts = None if batch.features is None else self.judge(batch.features)
+        rows, place = [], 0
+        for path, error in zip(batch.paths, batch.errors, strict=True):
+            if verdicts is None or error is not None:
+                rows.append(Row(str(path), error=error))
+            else:
+                rows.append(self._row(path, verdicts, place))
+                place += 1
+        return rows
+
+    def _row(self, path: Path, verdicts: Judgements, i: int) -> Row:
+        label = self.prompts.classes[int(verdicts.predictions[i])]
+        score = float(verdicts.scores[i])
+        nearest = similarity = None
+        if verdicts.negatives is not None and verdicts.similarities is not None:
+            owner, number = verdicts.negatives[i].tolist()
+            nearest = f"{self.prompts.classes[owner].name} #{number + 1}"
+            similarity = float(verdicts.similarities[i])
+        return Row(
+            path=str(path),
+            prediction=label.key,
+            prediction_name=label.name,
+            probability=float(verdicts.probabilities[i]),
+            score=score,
+            is_ood=None if self.threshold is None else score < self.threshold,
+            nearest_negative=nearest,
+            negative_similarity=similarity,
+        )
+
+
+def choose_score(prompts: Prompts, asked: str | None, *, temperature: float, template: str) -> ScoreChoice:
+    """Choose the score of an artifact by the rule above.
+
+    Args:
+        prompts: the artifact.
+        asked: a score by name, or None.
+        temperature: for a score that is not the calibrated one.
+        template: the same.
+
+    Raises:
+        UsageError: an unknown score, one that needs more than prompts, or negatives where there are none.
+    """
+    known = prompts.calibration
+    if known is not None and asked in (None, known.score):
+        return ScoreChoice(known.score, known.temperature, known.template)
+    name = asked or ("max-logit" if prompts.negative is None else "negprompt")
+    check_prompt_score(name)
+    if name == "negprompt" and prompts.negative is None:
+        raise UsageError("The score negprompt needs negative prompts, and there are none. Use max-logit or mcm.")
+    return ScoreChoice(name, temperature, template)
+
+
+def make_scorer(
+    bench: Workbench, prompts: Prompts, *, score: str | None = None, threshold: float | None = None
+) -> Scorer:
+    """Encode the prompts and choose score and threshold.
+
+    Args:
+        bench: the model at hand; its configuration gives temperature and template of an uncalibrated score.
+        prompts: an artifact for this model.
+        score: a score by name; None for the artifact's own.
+        threshold: an own threshold; None for the calibrated one, if the score is the calibrated one.
+
+    Raises:
+        UsageError: as `choose_score`.
+    """
+    settings = bench.config.evaluate
+    choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
+    settings = settings.model_copy(update={"template": choice.template})
+    other = bench.reconfigured(bench.config.model_copy(update={"evaluate": settings}))
+    if threshold is None and prompts.calibration is not None and prompts.calibration.score == choice.name:
+        threshold = prompts.calibration.threshold
+    return Scorer(bench.clip, prompts, make_bank(other, prompts, [choice.name]), choice, threshold)
+
+
+def open_prompts(bench: Workbench, path: Path) -> Prompts:
+    """Load an artifact and check that it fits the model at hand.
+
+    Raises:
+        UsageError: missing, unsound, or of another model.
+    """
+    require_prompts(path, bench.config.data.spec)
+    prompts = load_prompts(path)
+    clip = bench.clip
+    check_model(prompts, clip.identity, clip.plan.width, path)
+    return prompts
+
+
+def named_prompts(bench: Workbench, names: NovelNames) -> Prompts:
+    """Prompts for class names alone: "a photo of a <name>." (`positive.context.words`), nothing learned."""
+    if names.duplicates:
+        bench.progress.warn(f"{len(names.duplicates)} names given more than once were dropped")
+    prompts = zero_shot_positive(bench, names.classes)
+    return replace(prompts, positive=prompts.positive.cpu())

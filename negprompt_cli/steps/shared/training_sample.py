@@ -1,0 +1,46 @@
+"""The ID training images of an artifact, drawn again: what the visual baselines compare with.
+
+Nothing of the images is kept in an artifact but the digest of their list, so the sample is drawn anew from the recorded
+data, classes, shots and seed, and its digest compared. Where data lie is taken from the configuration at hand.
+"""
+
+from torch import Tensor
+
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.sets.imagesets import files_digest
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.sharing import with_config
+from negprompt_cli.steps.shared.training_data import find_training_images
+from negprompt_cli.steps.shared.workbench import Workbench
+
+
+def training_features(bench: Workbench, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Features (T, F) and labels (T,) of the artifact's training images, on the model's device.
+
+    Warns where the images are not the ones the artifact was trained with.
+
+    Raises:
+        UsageError: the data are not there.
+    """
+    recorded = prompts.config
+    here = bench.config.data
+    places = {name: getattr(here, name) for name in ("root", "catalogue", "class_names", "on_error")}
+    data = recorded.data.model_copy(update=places)
+    other = with_config(bench, recorded.model_copy(update={"data": data, "compute": bench.config.compute}))
+    try:
+        images = find_training_images(other, None if prompts.kind == "transferred" else prompts.classes)
+    except UsageError as error:
+        raise UsageError(
+            f"Scores on ID training features need the images the artifact was trained with, and they cannot be found: "
+            f"{error}\nLeave out knn and mahalanobis with --scores, or say where data lie with --data-root."
+        ) from None
+    encoded = other.encode(images)
+    digest = files_digest(encoded.images.paths, encoded.images.root)
+    if prompts.training and prompts.training[-1].files_sha256 != digest:
+        bench.progress.warn(
+            f"the {len(encoded)} training images drawn again from {recorded.data.spec} are not the ones the artifact was "
+            "trained with (their names or sizes have changed)"
+        )
+    labelled = encoded.labels >= 0
+    device = bench.clip.device
+    return encoded.features[labelled].to(device), encoded.labels[labelled].to(device)

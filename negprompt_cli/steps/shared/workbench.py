@@ -1,0 +1,128 @@
+"""What every step needs and should make only once: devices, the model, image sets and their features."""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from negprompt_cli.config import Config, parse_bytes
+from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
+from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
+from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.devices import Compute, choose_compute
+from negprompt_cli.engine.parallel.rank_calls import current_team
+from negprompt_cli.engine.parallel.ranks import ranks_from_environment
+from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Progress
+
+MAX_AUTO_BYTES = 3 << 30
+"""Most that 'auto' allows for text activations on a CPU: those of 1000 classes x 2 on a ViT-B/16, none computed twice."""
+
+
+@dataclass
+class Workbench:
+    """Devices, model and data of one configuration, each loaded when first asked for.
+
+    `clip` loads the model; `encode` resolves nothing twice that the feature cache knows.
+    """
+
+    config: Config
+    progress: Progress
+    _sets: dict[tuple[str, str], ImageSet] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def compute(self) -> Compute:
+        """The devices and precision, said once.
+
+        Raises:
+            UsageError: they do not exist here, or more processes are asked for than this job has.
+        """
+        asked, team = self.config.compute, current_team()
+        processes = team.ranks.local_size if team else 1
+        if asked.gpus is not None and asked.gpus not in (1, processes):
+            raise UsageError(
+                f"--gpus {asked.gpus} starts that many processes when `negprompt` itself is run; here there are "
+                f"{processes} on this machine already. Drop --gpus, or set torchrun's --nproc-per-node."
+            )
+        if team:
+            compute, _ = agree_on_compute(team, asked.device, asked.precision)
+        else:
+            compute = choose_compute(asked.device, precision=asked.precision)
+        self.progress.say(f"device: {compute.reason}")
+        return compute
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The frozen model, loaded once.
+
+        Raises:
+            UsageError: unknown model, tag or folder.
+            NegPromptError: the weights cannot be had.
+        """
+        compute = self.compute
+        named = self.config.model
+        self.progress.say(f"loading {named.name} {named.pretrained or ''}".rstrip())
+        team = current_team()
+        clip = load_shared(team, named, compute) if team else load_clip(named, compute)
+        self.progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
+        return clip
+
+    @cached_property
+    def budget(self) -> int:
+        """Bytes for text activations: `compute.memory`, or by hardware."""
+        asked = self.config.compute.memory
+        if asked != "auto":
+            return parse_bytes(asked)
+        device = self.compute.device
+        if device.type == "cuda":
+            return torch.cuda.mem_get_info(device)[0] // 2
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks_from_environment().local_size
+        return min(MAX_AUTO_BYTES, available // 4)
+
+    def image_set(self, spec: str, role: Literal["train", "eval", "ood"]) -> ImageSet:
+        """Resolve a SPEC, once, and say what was found; `load_image_set` says what it raises."""
+        if (spec, role) in self._sets:
+            return self._sets[spec, role]
+        data = self.config.data
+        images = load_image_set(
+            spec,
+            role=role,
+            data_root=Path(data.root),
+            seed=self.config.seed,
+            limit=data.limit,
+            # A file of class names belongs to the ID classes.
+            class_names=Path(data.class_names) if data.class_names and role != "ood" else None,
+            catalogue=Path(data.catalogue) if data.catalogue else None,
+        )
+        count = f"{len(images)} images" + (f" of {len(images.classes)} classes" if images.classes else "")
+        self.progress.say(f"{role} data: {images.name}: {count} ({images.layout})")
+        for note in images.notes:
+            self.progress.say(f"  {note}")
+        self._sets[spec, role] = images
+        return images
+
+    def encode(self, images: ImageSet) -> EncodedSet:
+        """Features of an image set, from the cache where it knows them; `encode_images` says what it raises."""
+        asked = self.config.compute
+        data = self.config.data
+        options = EncodeOptions(
+            batch_size=asked.batch_size,
+            workers=asked.workers,
+            on_error=data.on_error,
+            cache=asked.cache,
+            decoder=data.decoder,
+        )
+        return encode_images(self.clip, images, options, self.progress)
+
+    def reconfigured(self, config: Config) -> "Workbench":
+        """A workbench for another configuration of the same model and hardware, which are not loaded again."""
+        if (config.model, config.compute) != (self.config.model, self.config.compute):
+            raise ValueError("another model or other hardware needs a workbench of its own")
+        other = Workbench(config, self.progress)
+        other.__dict__ |= {name: self.__dict__[name] for name in ("compute", "clip", "budget") if name in self.__dict__}
+        return other

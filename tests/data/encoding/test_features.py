@@ -1,0 +1,279 @@
+"""Image encoding against open_clip's `encode_image` on PIL images: values, order, broken files, interruption."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from negprompt_cli.data.encoding import decoders as decoders_module
+from negprompt_cli.data.encoding import features as features_module
+from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
+from negprompt_cli.data.encoding.images import BrokenImage
+from negprompt_cli.data.sets.imagepaths import ImagePaths
+from negprompt_cli.data.sets.imagesets import ImageSet
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.errors import NegPromptError, UsageError
+
+MakeImages = Callable[..., list[Path]]
+
+
+class Listener:
+    """Keeps what a job says."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.totals: list[int] = []
+        self.advanced = 0
+
+    def say(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator["Listener"]:
+        self.totals.append(total)
+        yield self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.advanced += count
+
+
+def image_set(paths: list[Path]) -> ImageSet:
+    root = paths[0].parent
+    return ImageSet(
+        spec="test",
+        name="test",
+        paths=ImagePaths(root, [p.name for p in paths]),
+        labels=np.arange(len(paths)) % 3,
+        classes=(),
+        root=root,
+        layout="test",
+        notes=(),
+    )
+
+
+def encode(clip: Clip, paths: list[Path], listener: Listener | None = None, **options: Any) -> EncodedSet:
+    return encode_images(clip, image_set(paths), EncodeOptions(**{"workers": 0, **options}), listener or Listener())
+
+
+def reference(clip: Clip, paths: list[Path]) -> Tensor:
+    """One image at a time through open_clip's own call."""
+    with torch.inference_mode():
+        rows = [clip.model.encode_image(clip.preprocess(Image.open(p).convert("RGB"))[None]) for p in paths]
+        return normalize(torch.cat(rows), dim=-1)
+
+
+def test_features_equal_encode_image(tiny_clip: Clip, make_images: MakeImages) -> None:
+    paths = make_images(11)
+    listener = Listener()
+    encoded = encode(tiny_clip, paths, listener, batch_size=4)
+    torch.testing.assert_close(encoded.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
+    assert encoded.labels.tolist() == [i % 3 for i in range(11)]
+    assert encoded.skipped == ()
+    assert (listener.totals, listener.advanced) == ([11], 11)
+    assert not encoded.features.is_inference(), "features could not take part in training"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("batch_size", [3, 32])
+def test_workers_change_nothing(workers: int, batch_size: int, tiny_clip: Clip, make_images: MakeImages) -> None:
+    paths = make_images(14)
+    alone = encode(tiny_clip, paths, cache=False, batch_size=batch_size)
+    helped = encode(tiny_clip, paths, cache=False, batch_size=batch_size, workers=workers)
+    assert torch.equal(alone.features, helped.features)
+    assert torch.equal(alone.labels, helped.labels)
+
+
+def test_known_images_are_not_decoded_again(
+    tiny_clip: Clip, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_images(9)
+    first = encode(tiny_clip, paths)
+    opened: list[Path] = []
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    again = encode(tiny_clip, paths)
+    assert opened == []
+    assert torch.equal(again.features, first.features)
+    # Any other list of the same files is known too.
+    assert torch.equal(encode(tiny_clip, paths[::-2]).features, first.features[[8, 6, 4, 2, 0]])
+    # And a link to one of them.
+    link = paths[0].with_name("link.jpg")
+    link.symlink_to(paths[4])
+    assert torch.equal(encode(tiny_clip, [link]).features, first.features[[4]])
+    assert opened == []
+
+
+def test_without_a_cache_nothing_is_remembered(
+    tiny_clip: Clip, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_images(3)
+    encode(tiny_clip, paths, cache=False)
+    opened: list[Path] = []
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    encode(tiny_clip, paths, cache=False)
+    assert opened == paths
+
+
+def test_a_changed_file_is_encoded_again_and_no_other(
+    tiny_clip: Clip, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_images(5)
+    before = encode(tiny_clip, paths)
+    Image.new("RGB", (48, 48), (200, 30, 90)).save(paths[3])
+    opened: list[Path] = []
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    after = encode(tiny_clip, paths)
+    assert opened == [paths[3]]
+    torch.testing.assert_close(after.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
+    assert torch.equal(after.features[[0, 1, 2, 4]], before.features[[0, 1, 2, 4]])
+
+
+def test_a_broken_image_stops_the_job_and_what_was_encoded_is_kept(
+    tiny_clip: Clip, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_images(8)
+    good = paths[6].read_bytes()
+    paths[6].write_bytes(good[:200])
+    with pytest.raises(BrokenImage, match=r"0006\.jpg"):
+        encode(tiny_clip, paths, batch_size=2)
+    paths[6].write_bytes(good)
+    opened: list[Path] = []
+    real = decoders_module.open_rgb
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    whole = encode(tiny_clip, paths, batch_size=2)
+    assert paths[6] in opened
+    assert len(opened) < 8
+    torch.testing.assert_close(whole.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_can_be_skipped(workers: int, tiny_clip: Clip, make_images: MakeImages) -> None:
+    paths = make_images(7)
+    paths[0].write_bytes(b"")
+    paths[4].write_bytes(b"not an image")
+    listener = Listener()
+    encoded = encode(tiny_clip, paths, listener, on_error="skip", batch_size=2, workers=workers)
+    good = [p for i, p in enumerate(paths) if i not in (0, 4)]
+    torch.testing.assert_close(encoded.features, reference(tiny_clip, good), rtol=0, atol=1e-6)
+    assert encoded.labels.tolist() == [1, 2, 0, 2, 0]
+    assert list(encoded.images.paths) == good
+    assert encoded.skipped == (str(paths[0]), str(paths[4]))
+    assert [w.startswith("skipped: ") for w in listener.warnings] == [True, True]
+    assert listener.advanced == 7
+    again = encode(tiny_clip, paths, on_error="skip", batch_size=2, workers=workers)
+    assert torch.equal(again.features, encoded.features), (
+        "the good ones are in the cache, the broken ones are broken still"
+    )
+    assert again.skipped == encoded.skipped
+
+
+def test_a_set_of_only_broken_images_is_an_error(tiny_clip: Clip, make_images: MakeImages) -> None:
+    paths = make_images(2)
+    for path in paths:
+        path.write_bytes(b"x")
+    with pytest.raises(UsageError, match="none of its 2 images can be read"):
+        encode(tiny_clip, paths, on_error="skip")
+
+
+def test_a_file_that_vanished_is_an_error(tiny_clip: Clip, make_images: MakeImages) -> None:
+    paths = make_images(3)
+    paths[1].unlink()
+    with pytest.raises(NegPromptError, match=r"0001\.jpg is gone"):
+        encode(tiny_clip, paths)
+
+
+def test_an_interrupted_job_goes_on_where_it_stopped(
+    tiny_clip: Clip, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_module, "SHARD_IMAGES", 4)
+    paths = make_images(20)
+    real, calls = decoders_module.open_rgb, []
+
+    def interrupted(path: Path) -> Image.Image:
+        calls.append(path)
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(decoders_module, "open_rgb", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode(tiny_clip, paths, batch_size=2)
+    opened: list[Path] = []
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    encoded = encode(tiny_clip, paths, batch_size=2)
+    # Two batches may be on their way when the interruption comes; all earlier ones are on disk.
+    assert opened[-1] == paths[-1]
+    assert len(opened) <= 20 - 8
+    torch.testing.assert_close(encoded.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
+
+
+def test_a_batch_too_large_for_the_device_is_halved(
+    tiny_clip: Clip, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_images(9)
+    real, sizes = Clip.encode_images, []
+
+    def limited(clip: Clip, pixels: Tensor) -> Tensor:
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("simulated")
+        return real(clip, pixels)
+
+    monkeypatch.setattr(Clip, "encode_images", limited)
+    encoded = encode(tiny_clip, paths, batch_size=9)
+    assert max(sizes) == 9
+    torch.testing.assert_close(encoded.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
+
+
+def test_real_model_on_real_images(lite_clip_folder: Path, real_images: Path) -> None:
+    import open_clip
+
+    from negprompt_cli.config import ModelConfig
+    from negprompt_cli.data.encoding.models import load_clip
+    from negprompt_cli.engine.devices import choose_compute
+
+    paths = sorted((real_images / "imagenette" / "val").glob("*/*"))[::80]
+    clip = load_clip(ModelConfig(name=f"local-dir:{lite_clip_folder}", pretrained=None), choose_compute("cpu"))
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{lite_clip_folder}")
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(Image.open(p).convert("RGB")) for p in paths])
+        theirs = model.eval().encode_image(pixels, normalize=True)
+    root = real_images / "imagenette" / "val"
+    images = ImageSet(
+        spec="x",
+        name="x",
+        paths=ImagePaths(root, [str(p.relative_to(root)) for p in paths]),
+        labels=np.zeros(len(paths), dtype=np.int64),
+        classes=(),
+        root=root,
+        layout="test",
+        notes=(),
+    )
+    ours = encode_images(clip, images, EncodeOptions(workers=0), Listener())
+    torch.testing.assert_close(ours.features, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_do_not_depend_on_what_the_cache_knew(tiny_clip: Clip, make_images: MakeImages, threads: int) -> None:
+    paths = make_images(23)
+    whole = encode(tiny_clip, paths, cache=False, batch_size=8).features
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        encode(tiny_clip, paths[3:10:2], batch_size=8)
+        encode(tiny_clip, paths[::5], batch_size=8)
+        assert torch.equal(encode(tiny_clip, paths, batch_size=8).features, whole)
+    finally:
+        torch.set_num_threads(before)

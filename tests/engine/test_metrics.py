@@ -1,0 +1,301 @@
+"""Metrics against scikit-learn, pytorch-ood and slow loops, and the bootstrap against resampling the scores themselves."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytorch_ood.metrics import OODMetrics
+from pytorch_ood.metrics import functional as pytorch_ood_metrics
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from negprompt_cli.engine.metrics import detection as metrics
+from negprompt_cli.engine.metrics.bootstrap import CURVE_METRICS, bootstrap_ci
+from negprompt_cli.engine.metrics.detection import OodMetrics, evaluate_scores
+
+
+def _samples(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ID scores, OOD scores, whether each ID sample was classified correctly."""
+    g = np.random.default_rng(len(kind))
+    id_scores, ood_scores = {
+        "random": lambda: (g.normal(1, 1, 300), g.normal(0, 1.5, 200)),
+        "few distinct values": lambda: (g.integers(0, 5, 200) / 4, g.integers(-1, 4, 300) / 4),
+        "one each": lambda: (np.array([0.3]), np.array([0.1])),
+        "one against two": lambda: (np.array([0.5]), np.array([0.5, 0.7])),
+        "twenty, where 95 % is a sample": lambda: (np.arange(20.0), np.arange(20.0) - 0.5),
+        "separated": lambda: (np.array([3.0, 2.0, 2.0]), np.array([1.0, 0.0, -1.0])),
+        "reversed": lambda: (np.array([0.0, -1.0]), np.array([1.0, 2.0, 3.0])),
+        "minus zero": lambda: (np.array([0.0, 1.0, -0.0]), np.array([-0.0, 0.0, -1.0])),
+        "close to one": lambda: (1 - g.random(500) * 1e-15, 1 - g.random(500) * 2e-15),
+        "large": lambda: (g.normal(1, 1, 100_000).astype(np.float32), g.normal(0, 1, 100_000).astype(np.float32)),
+    }[kind]()
+    return id_scores, ood_scores, g.random(len(id_scores)) < 0.7
+
+
+KINDS = [
+    "random",
+    "few distinct values",
+    "one each",
+    "one against two",
+    "twenty, where 95 % is a sample",
+    "separated",
+    "reversed",
+    "minus zero",
+    "close to one",
+    "large",
+]
+SMALL = [kind for kind in KINDS if kind != "large"]
+
+
+@pytest.fixture(params=KINDS)
+def samples(request):
+    return _samples(request.param)
+
+
+def _joined(id_scores, ood_scores):
+    return np.repeat([1, 0], [len(id_scores), len(ood_scores)]), np.concatenate([id_scores, ood_scores])
+
+
+def test_auroc_and_average_precision_equal_scikit_learn(samples):
+    id_scores, ood_scores, _ = samples
+    is_id, scores = _joined(id_scores, ood_scores)
+    found = evaluate_scores(id_scores, ood_scores)
+    assert found.auroc == pytest.approx(roc_auc_score(is_id, scores), abs=1e-12)
+    assert found.aupr_in == pytest.approx(average_precision_score(is_id, scores), abs=1e-12)
+    assert found.aupr_out == pytest.approx(average_precision_score(1 - is_id, -scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("recall", [0.05, 0.5, 0.8, 0.95, 0.99, 1.0])
+def test_fpr_at_recall_follows_the_roc_curve_in_both_conventions(samples, recall):
+    id_scores, ood_scores, _ = samples
+    is_id, scores = _joined(id_scores, ood_scores)
+    fpr, tpr, _ = roc_curve(is_id, scores, drop_intermediate=False)
+    expected = fpr[np.argmax(tpr >= recall)]
+    assert metrics.fpr_at_recall_id_positive(id_scores, ood_scores, recall) == pytest.approx(expected, abs=1e-9)
+    fpr, tpr, _ = roc_curve(1 - is_id, -scores, drop_intermediate=False)
+    expected = fpr[np.argmax(tpr >= recall)]
+    assert metrics.fpr_at_recall_ood_positive(id_scores, ood_scores, recall) == pytest.approx(expected, abs=1e-9)
+
+
+def test_all_agree_with_pytorch_ood_whose_scores_point_the_other_way(samples):
+    id_scores, ood_scores, correct = samples
+    is_id, scores = _joined(id_scores, ood_scores)
+    outlier_scores, labels = torch.from_numpy(-scores.astype(np.float64)), torch.from_numpy(np.where(is_id, 0, -1))
+    theirs = OODMetrics().update(outlier_scores, labels).compute()
+    predictions = torch.from_numpy(np.concatenate([np.where(correct, 0, 1), np.zeros(len(ood_scores), dtype=int)]))
+    found = evaluate_scores(id_scores, ood_scores, correct)
+    assert found.auroc == pytest.approx(theirs["AUROC"], abs=1e-9)
+    assert found.fpr95_ood_positive == pytest.approx(theirs["FPR95TPR"], abs=1e-9)
+    assert found.autc == pytest.approx(theirs["AUTC"], abs=1e-9)
+    oscr = pytorch_ood_metrics.oscr_score(outlier_scores, predictions, labels)
+    assert found.oscr == pytest.approx(oscr, abs=1e-9)
+    # Theirs with ID positive: the same function on negated scores and swapped labels.
+    swapped = pytorch_ood_metrics.fpr_at_tpr(-outlier_scores, -1 - labels)
+    assert found.fpr95_id_positive == pytest.approx(float(swapped), abs=1e-9)
+
+
+def _slow_reference(id_scores, ood_scores, correct) -> OodMetrics:
+    """Every metric from its definition, in loops."""
+    ids, oods = [float(s) for s in id_scores], [float(s) for s in ood_scores]
+    n, m = len(ids), len(oods)
+    levels = sorted({*ids, *oods}, reverse=True)
+    accepted_id = [0.0, *(sum(s >= t for s in ids) / n for t in levels)]
+    accepted_ood = [0.0, *(sum(s >= t for s in oods) / m for t in levels)]
+    accepted_correct = [0.0, *(sum(s >= t and bool(c) for s, c in zip(ids, correct, strict=True)) / n for t in levels)]
+    rejected_id = [sum(s <= t for s in ids) / n for t in reversed(levels)]
+    rejected_ood = [sum(s <= t for s in oods) / m for t in reversed(levels)]
+
+    def average_precision(positives, negatives):
+        total = 0.0
+        for threshold in sorted({*positives, *negatives}, reverse=True):
+            here = sum(s == threshold for s in positives)
+            hits = sum(s >= threshold for s in positives)
+            total += here / len(positives) * hits / (hits + sum(s >= threshold for s in negatives))
+        return total
+
+    def scaled(s):
+        return (s - levels[-1]) / (levels[0] - levels[-1])
+
+    wins = sum((a > b) + (a == b) / 2 for a, b in itertools.product(ids, oods))
+    oscr = sum(
+        (accepted_ood[j] - accepted_ood[j - 1]) * (accepted_correct[j] + accepted_correct[j - 1]) / 2
+        for j in range(1, len(levels) + 1)
+    )
+    return OodMetrics(
+        auroc=wins / (n * m),
+        aupr_in=average_precision(ids, oods),
+        aupr_out=average_precision([-s for s in oods], [-s for s in ids]),
+        fpr95_id_positive=next(b for a, b in zip(accepted_id, accepted_ood, strict=True) if a >= 0.95),
+        fpr95_ood_positive=next(a for a, b in zip(rejected_id, rejected_ood, strict=True) if b >= 0.95),
+        detection_error=min((1 - a + b) / 2 for a, b in zip(accepted_id, accepted_ood, strict=True)),
+        oscr=oscr,
+        autc=None if len(levels) == 1 else (1 - sum(map(scaled, ids)) / n + sum(map(scaled, oods)) / m) / 2,
+    )
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_all_equal_loops_over_their_definitions(kind):
+    id_scores, ood_scores, correct = _samples(kind)
+    expected = dataclasses.asdict(_slow_reference(id_scores, ood_scores, correct))
+    assert dataclasses.asdict(evaluate_scores(id_scores, ood_scores, correct)) == pytest.approx(expected, abs=1e-12)
+
+
+SCORES = st.lists(st.integers(-6, 6).map(lambda i: i / 4), min_size=1, max_size=12)
+
+
+@given(SCORES, SCORES, st.data())
+def test_all_equal_loops_on_any_small_input(id_scores, ood_scores, data):
+    correct = data.draw(st.lists(st.booleans(), min_size=len(id_scores), max_size=len(id_scores)))
+    expected = dataclasses.asdict(_slow_reference(id_scores, ood_scores, correct))
+    assert dataclasses.asdict(evaluate_scores(id_scores, ood_scores, correct)) == pytest.approx(expected, abs=1e-12)
+
+
+@given(SCORES, SCORES)
+def test_exchanging_id_and_ood_complements_auroc_and_negating_too_swaps_the_conventions(id_scores, ood_scores):
+    here, there = evaluate_scores(id_scores, ood_scores), evaluate_scores(ood_scores, id_scores)
+    assert here.auroc == pytest.approx(1 - there.auroc, abs=1e-12)
+    mirror = evaluate_scores([-s for s in ood_scores], [-s for s in id_scores])
+    assert mirror.auroc == pytest.approx(here.auroc, abs=1e-12)
+    assert (mirror.aupr_in, mirror.aupr_out) == pytest.approx((here.aupr_out, here.aupr_in), abs=1e-12)
+    assert mirror.fpr95_id_positive == here.fpr95_ood_positive
+    assert mirror.fpr95_ood_positive == here.fpr95_id_positive
+    assert mirror.detection_error == pytest.approx(here.detection_error, abs=1e-12)
+    assert mirror.autc == pytest.approx(here.autc, abs=1e-12)
+
+
+@given(SCORES, SCORES, st.sampled_from([np.exp, np.cbrt, lambda s: 3 * s + 7, lambda s: np.sign(s) * s**2]))
+def test_strictly_increasing_maps_change_nothing_but_autc(id_scores, ood_scores, increasing):
+    a, b = np.array(id_scores), np.array(ood_scores)
+    here, there = evaluate_scores(a, b, a > 0), evaluate_scores(increasing(a), increasing(b), a > 0)
+    assert dataclasses.replace(here, autc=None) == dataclasses.replace(there, autc=None)
+
+
+@given(
+    st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=30),
+    st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=30),
+)
+def test_metrics_are_fractions_and_bounded_by_each_other(id_scores, ood_scores):
+    correct = np.arange(len(id_scores)) % 3 > 0
+    found = evaluate_scores(id_scores, ood_scores, correct)
+    for name, value in dataclasses.asdict(found).items():
+        assert value is None or -1e-12 <= value <= 1 + 1e-12, name
+    assert found.detection_error <= 0.5
+    assert found.oscr <= min(found.auroc, correct.mean()) + 1e-12
+
+
+def test_oscr_is_the_accuracy_when_separated_and_auroc_when_all_is_correct():
+    correct = np.array([True, False, True, True])
+    assert metrics.oscr([4, 3, 5, 6], correct, [1, 2]) == 0.75 == metrics.accuracy([0, 1, 2, 3], [0, 0, 2, 3])
+    id_scores, ood_scores, _ = _samples("few distinct values")
+    assert metrics.oscr(id_scores, np.ones(200, dtype=int), ood_scores) == metrics.auroc(id_scores, ood_scores)
+
+
+def test_each_function_gives_what_evaluate_scores_gives():
+    id_scores, ood_scores, correct = _samples("few distinct values")
+    single = OodMetrics(
+        auroc=metrics.auroc(id_scores, ood_scores),
+        aupr_in=metrics.aupr_in(id_scores, ood_scores),
+        aupr_out=metrics.aupr_out(id_scores, ood_scores),
+        fpr95_id_positive=metrics.fpr_at_recall_id_positive(id_scores, ood_scores),
+        fpr95_ood_positive=metrics.fpr_at_recall_ood_positive(id_scores, ood_scores),
+        detection_error=metrics.detection_error(id_scores, ood_scores),
+        oscr=metrics.oscr(id_scores, correct, ood_scores),
+        autc=metrics.autc(id_scores, ood_scores),
+    )
+    assert evaluate_scores(id_scores, ood_scores, correct) == single
+    assert evaluate_scores(id_scores, ood_scores) == dataclasses.replace(single, oscr=None)
+
+
+def test_equal_scores_everywhere_are_chance_and_leave_autc_undefined():
+    found = evaluate_scores([1.0, 1.0, 1.0], [1.0])
+    assert (found.auroc, found.fpr95_id_positive, found.fpr95_ood_positive, found.detection_error) == (0.5, 1, 1, 0.5)
+    assert found.autc is None
+    with pytest.raises(ValueError, match="all scores are equal"):
+        metrics.autc([1.0, 1.0], [1.0])
+
+
+def test_areas_of_large_sets_are_exact():
+    n = 3_000_000
+    assert metrics.auroc(np.zeros(n), np.zeros(n)) == 0.5
+    assert metrics.auroc(np.ones(n), np.zeros(n)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("id_scores", "ood_scores", "message"),
+    [
+        ([], [1.0], "no ID scores"),
+        ([1.0], [], "no OOD scores"),
+        ([1.0, np.nan], [1.0], "ID scores contain 1 NaN"),
+        ([1.0], [np.inf, 1.0, -np.inf], "OOD scores contain 0 NaN and 2 infinite"),
+        ([[1.0]], [1.0], "ID scores must be one-dimensional"),
+    ],
+)
+def test_unusable_scores_are_refused_and_named(id_scores, ood_scores, message):
+    for function in (evaluate_scores, metrics.auroc, metrics.aupr_out, metrics.autc, metrics.detection_error):
+        with pytest.raises(ValueError, match=message):
+            function(id_scores, ood_scores)
+
+
+def test_other_unusable_arguments_are_refused():
+    with pytest.raises(ValueError, match="one entry per ID score"):
+        evaluate_scores([1.0, 2.0], [0.0], [True])
+    with pytest.raises(ValueError, match="only 0 and 1"):
+        evaluate_scores([1.0, 2.0], [0.0], [0.5, 1.0])
+    for recall in (0, -0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="recall"):
+            metrics.fpr_at_recall_id_positive([1.0], [0.0], recall)
+    with pytest.raises(ValueError, match="exceeds float64"):
+        metrics.autc([1e308], [-1e308])
+    with pytest.raises(ValueError, match="one and the same length"):
+        metrics.accuracy([1, 2], [1])
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.accuracy([], [])
+
+
+@pytest.mark.parametrize("kind", ["few distinct values", "random"])
+def test_bootstrap_equals_resampling_the_scores_themselves(kind):
+    id_scores, ood_scores, correct = _samples(kind)
+    names = [field.name for field in dataclasses.fields(OodMetrics)]
+    found = bootstrap_ci(
+        id_scores, ood_scores, correct, metrics=names, n=40, level=0.8, generator=np.random.default_rng(3)
+    )
+    generator = np.random.default_rng(3)
+    rows = []
+    for _ in range(40):
+        i = generator.integers(len(id_scores), size=len(id_scores))
+        o = generator.integers(len(ood_scores), size=len(ood_scores))
+        rows.append(dataclasses.astuple(evaluate_scores(id_scores[i], ood_scores[o], correct[i])))
+    low, high = np.quantile(rows, [0.1, 0.9], axis=0)
+    for i, name in enumerate(names):
+        assert (found[name].low, found[name].high) == pytest.approx((low[i], high[i]), abs=1e-12), name
+        assert found[name].value == getattr(evaluate_scores(id_scores, ood_scores, correct), name)
+        assert found[name].level == 0.8
+
+
+def test_bootstrap_interval_covers_the_true_auroc_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    truth = 0.7602499389065233  # of two unit normals one apart: Phi(1 / sqrt 2)
+    covered = 0
+    for _ in range(60):
+        id_scores, ood_scores = generator.normal(1, 1, 150), generator.normal(0, 1, 150)
+        interval = bootstrap_ci(id_scores, ood_scores, metrics=["auroc"], n=100, level=0.9, generator=generator)[
+            "auroc"
+        ]
+        covered += interval.low <= truth <= interval.high
+    assert 46 <= covered <= 60  # of 60, 54 expected, standard deviation 2.3
+
+
+def test_bootstrap_metrics_are_the_fields_of_the_record_and_bad_requests_are_refused():
+    assert list(CURVE_METRICS) == [field.name for field in dataclasses.fields(OodMetrics)]
+    generator = np.random.default_rng(0)
+    for wrong, message in (
+        ({"metrics": ["auc"]}, "unknown metrics"),
+        ({"metrics": ["oscr"]}, "id_correct"),
+        ({"n": 0}, "n >= 1"),
+        ({"level": 1.0}, "level in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bootstrap_ci([1.0, 2.0], [0.0], generator=generator, **wrong)

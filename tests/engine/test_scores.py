@@ -1,0 +1,380 @@
+"""Every score against loops straight from its formula and, where there is one, against pytorch-ood."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_ood.detector import KNN, MCM, RMD, EnergyBased, Entropy, Mahalanobis, MaxLogit
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import normalize
+
+from negprompt_cli.engine.scores import DEFAULT_SCORES, SCORES, ScoreOptions, score_names
+from negprompt_cli.engine.scores.compute import compute_scores
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.errors import UsageError
+
+CLASSES, NEGATIVES, WORDS, TRAIN, PATCHES, DIMENSION = 5, 2, 7, 60, 3, 8
+
+
+def _unit(*shape: int, seed: int) -> torch.Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    # Rounded to float32 at once, so that both precisions see the same numbers.
+    return normalize(values, dim=-1).float().double()
+
+
+def _bank(dtype=torch.float32, **changes) -> ScoreInputs:
+    parts = {
+        "positives": _unit(CLASSES, DIMENSION, seed=1),
+        "negatives": _unit(CLASSES, NEGATIVES, DIMENSION, seed=2),
+        "zero_shot": _unit(CLASSES, DIMENSION, seed=3),
+        "logit_scale": 100.0,
+        "words": _unit(WORDS, DIMENSION, seed=4),
+        "train_features": _unit(TRAIN, DIMENSION, seed=5),
+        # Labels need not be 0..C-1.
+        "train_labels": torch.arange(TRAIN) % CLASSES * 3 + 2,
+        **changes,
+    }
+    return ScoreInputs(
+        **{k: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in parts.items()}
+    )
+
+
+FEATURES = _unit(11, DIMENSION, seed=6)
+LOCAL = _unit(11, PATCHES, DIMENSION, seed=7)
+
+
+def _dot(a, b) -> float:
+    return math.fsum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+
+
+def _log_sum(exponents) -> float:
+    """Log of the sum of exponentials in Python floats; the shift only avoids overflow."""
+    highest = max(exponents)
+    return highest + math.log(math.fsum(math.exp(e - highest) for e in exponents))
+
+
+def _mcm(f, prompts, tau) -> float:
+    exponents = [_dot(p, f) / tau for p in prompts]
+    return math.exp(max(exponents) - _log_sum(exponents))
+
+
+def _negprompt(f, local, bank, tau, options) -> float:
+    positives = [_dot(p, f) / tau for p in bank.positives]
+    negatives = [_dot(n, f) / tau for row in bank.negatives for n in row]
+    return math.exp(max(positives) - _log_sum(positives + negatives))
+
+
+def _entropy(f, local, bank, tau, options) -> float:
+    exponents = [_dot(p, f) / tau for p in bank.positives]
+    total = _log_sum(exponents)
+    return math.fsum(math.exp(e - total) * (e - total) for e in exponents)
+
+
+def _gl_mcm(f, local, bank, tau, options) -> float:
+    return _mcm(f, bank.positives, tau) + options.local_weight * max(_mcm(r, bank.positives, tau) for r in local)
+
+
+def _neglabel(f, local, bank, tau, options) -> float:
+    positives = [_dot(z, f) / tau for z in bank.zero_shot]
+    length = len(bank.words) // options.word_groups
+    shares = []
+    for g in range(options.word_groups):
+        words = [_dot(w, f) / tau for w in bank.words[g * length : (g + 1) * length]]
+        shares.append(math.exp(_log_sum(positives) - _log_sum(positives + words)))
+    return statistics.fmean(shares)
+
+
+def _knn(f, local, bank, tau, options) -> float:
+    return -sorted(math.dist(f.tolist(), t.tolist()) for t in bank.train_features)[options.neighbours - 1]
+
+
+def _covariance(residuals: np.ndarray, shrinkage: float | None) -> np.ndarray:
+    if shrinkage is None:
+        return LedoitWolf(assume_centered=True).fit(residuals).covariance_
+    covariance = sum(np.outer(r, r) for r in residuals) / len(residuals)
+    return (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+
+
+def _distances(f, bank, options) -> tuple[list[float], float]:
+    """Squared Mahalanobis distances to each class, and to the background."""
+    train, labels, x = bank.train_features.double().numpy(), bank.train_labels.numpy(), f.double().numpy()
+    means = {c: train[labels == c].mean(axis=0) for c in np.unique(labels)}
+    within = _covariance(np.stack([t - means[c] for t, c in zip(train, labels, strict=True)]), options.shrinkage)
+    background = _covariance(train - train.mean(axis=0), options.shrinkage)
+    classes = [float((x - m) @ np.linalg.inv(within) @ (x - m)) for m in means.values()]
+    return classes, float((x - train.mean(axis=0)) @ np.linalg.inv(background) @ (x - train.mean(axis=0)))
+
+
+def _mahalanobis_relative(f, local, bank, tau, options) -> float:
+    classes, background = _distances(f, bank, options)
+    return -min(d - background for d in classes)
+
+
+REFERENCES = {
+    "negprompt": _negprompt,
+    "mcm": lambda f, local, bank, tau, options: _mcm(f, bank.positives, tau),
+    "mcm-zero-shot": lambda f, local, bank, tau, options: _mcm(f, bank.zero_shot, tau),
+    "max-logit": lambda f, local, bank, tau, options: max(_dot(p, f) for p in bank.positives),
+    "max-logit-zero-shot": lambda f, local, bank, tau, options: max(_dot(z, f) for z in bank.zero_shot),
+    "energy": lambda f, local, bank, tau, options: _log_sum([bank.logit_scale * _dot(p, f) for p in bank.positives]),
+    "entropy": _entropy,
+    "gl-mcm": _gl_mcm,
+    "neglabel": _neglabel,
+    "knn": _knn,
+    "mahalanobis": lambda f, local, bank, tau, options: -min(_distances(f, bank, options)[0]),
+    "mahalanobis-relative": _mahalanobis_relative,
+}
+
+
+def test_every_score_has_a_reference():
+    assert set(REFERENCES) == set(SCORES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize(
+    "options",
+    [ScoreOptions(), ScoreOptions(word_groups=2, neighbours=3, shrinkage=0.3, local_weight=0.25)],
+    ids=["default options", "other options"],
+)
+def test_scores_equal_loops_over_their_formulas(dtype, temperature, options):
+    bank = _bank(dtype)
+    table = compute_scores(
+        FEATURES.to(dtype),
+        bank,
+        score_names(),
+        temperature=temperature,
+        options=options,
+        local_features=LOCAL.to(dtype),
+    )
+    assert list(table.scores) == list(score_names())
+    # A float32 cosine is off by about 1e-7, an exponent by that over tau.
+    tolerance = 1e-12 if dtype == torch.float64 else 4e-7 / min(temperature, 1)
+    for name, reference in REFERENCES.items():
+        expected = [reference(f, local, bank, temperature, options) for f, local in zip(FEATURES, LOCAL, strict=True)]
+        assert table.scores[name].dtype == np.float64
+        assert table.scores[name].shape == (11,)
+        # The relative tolerance is the stricter one for all but values near zero.
+        np.testing.assert_allclose(table.scores[name], expected, rtol=10 * tolerance, atol=tolerance, err_msg=name)
+    nearest = [max(range(CLASSES), key=lambda i: _dot(bank.positives[i], f)) for f in FEATURES]
+    assert table.predictions.tolist() == nearest
+    assert table.predictions.dtype == np.int64
+
+
+def test_scores_equal_pytorch_ood_whose_outlier_scores_are_negated():
+    bank, features = _bank(), FEATURES.float()
+    cosines = features @ bank.positives.T
+    train, labels = bank.train_features, torch.arange(TRAIN) % CLASSES
+    options = ScoreOptions(shrinkage=0.0)
+    found = compute_scores(features, bank, [n for n in score_names() if n != "gl-mcm"], options=options).scores
+    theirs = {
+        "mcm": MCM(None, bank.positives).predict_features(features),
+        "mcm-zero-shot": MCM(None, bank.zero_shot).predict_features(features),
+        "max-logit": MaxLogit.score(cosines),
+        "energy": EnergyBased.score(bank.logit_scale * cosines),
+        "entropy": Entropy.score(cosines),
+        "knn": KNN(None, k=5).fit_features(train, labels).predict_features(features),
+        # Half the distance under the sum of outer products, where ours has their mean.
+        "mahalanobis": 2 * TRAIN * Mahalanobis(None).fit_features(train, labels).predict_features(features),
+        "mahalanobis-relative": TRAIN * RMD(None).fit_features(train, labels).predict_features(features),
+    }
+    for name, outlier_scores in theirs.items():
+        # Their ridge of 1e-6 on the sum of outer products limits the agreement of the distances.
+        np.testing.assert_allclose(found[name], -outlier_scores.numpy(), rtol=1e-5, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 700, 4000, 2**20])
+def test_the_block_size_changes_nothing(block_bytes):
+    whole = compute_scores(FEATURES, _bank(torch.float64), score_names(), local_features=LOCAL, block_bytes=2**30)
+    parts = compute_scores(FEATURES, _bank(torch.float64), score_names(), local_features=LOCAL, block_bytes=block_bytes)
+    for name in score_names():
+        np.testing.assert_allclose(parts.scores[name], whole.scores[name], rtol=1e-12, err_msg=name)
+    np.testing.assert_array_equal(parts.predictions, whole.predictions)
+
+
+@pytest.mark.parametrize("name", score_names())
+def test_a_score_alone_is_the_score_among_others(name):
+    every = compute_scores(FEATURES, _bank(torch.float64), score_names(), local_features=LOCAL)
+    alone = compute_scores(FEATURES, _bank(torch.float64), [name], local_features=LOCAL)
+    assert list(alone.scores) == [name]
+    np.testing.assert_allclose(alone.scores[name], every.scores[name], rtol=1e-14)
+    np.testing.assert_array_equal(alone.predictions, every.predictions)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.002])
+def test_extreme_cosines_at_small_temperatures_stay_finite_and_exact(temperature):
+    # An image equal to its positive, and its opposite, which equals a negative.
+    e = torch.eye(4)
+    bank = ScoreInputs(e[:2], torch.stack([e[2:3], -e[:1]]), e[:2], logit_scale=500.0, words=-e[:1])
+    names = ("negprompt", "mcm", "energy", "entropy", "neglabel", "gl-mcm")
+    features = torch.stack([e[0], -e[0]])
+    found = compute_scores(features, bank, names, temperature=temperature, local_features=features[:, None])
+    for name in names:
+        expected = [REFERENCES[name](f, f[None], bank, temperature, ScoreOptions()) for f in features]
+        assert all(map(math.isfinite, expected))
+        # An entropy of 1e-42 is zero; a score of 1e-87 still ranks.
+        atol = 1e-30 if name == "entropy" else 0.0
+        np.testing.assert_allclose(found.scores[name], expected, rtol=1e-9, atol=atol, err_msg=name)
+    # exp(-1 / tau) and less: far below what float32 holds, but a score.
+    assert found.scores["negprompt"][1] > 0
+
+
+def test_float32_ranks_a_thousand_classes_as_float64_does():
+    """At tau = 1 the scores of different images differ by a few per cent; float32 cosines must not tie or reorder them."""
+    shared, images = _unit(DIMENSION * 32, seed=8), _unit(DIMENSION * 32, seed=9)
+    classes = _unit(1000, DIMENSION * 32, seed=10)
+    positives = normalize(0.8 * shared + 0.6 * classes, dim=-1)
+    negatives = normalize(0.8 * shared + 0.3 * images + 0.6 * _unit(1000, 1, DIMENSION * 32, seed=11), dim=-1)
+    noise, strength = _unit(1200, DIMENSION * 32, seed=12), torch.tensor([0.18, 0.12]).repeat_interleave(600)
+    own = classes[torch.arange(1200) % 1000] * strength[:, None]
+    features = normalize(0.2 * shared + 0.7 * images + own + 0.6 * noise, dim=-1)
+    bank = ScoreInputs(positives, negatives, positives.flip(0), logit_scale=100.0)
+    exact = compute_scores(features, bank, DEFAULT_SCORES)
+    single = compute_scores(features.float(), bank, DEFAULT_SCORES)
+    is_id = np.repeat([1, 0], 600)
+    np.testing.assert_array_equal(single.predictions, exact.predictions)
+    for name in DEFAULT_SCORES:
+        np.testing.assert_allclose(single.scores[name], exact.scores[name], rtol=1e-6, err_msg=name)
+        single_auroc, exact_auroc = (roc_auc_score(is_id, t.scores[name]) for t in (single, exact))
+        # One pair in the wrong order is 1 / 600^2 = 2.8e-6.
+        assert single_auroc == pytest.approx(exact_auroc, abs=1e-5), name
+        assert 0.55 < exact_auroc < 0.95
+    for name in ("negprompt", "mcm"):
+        assert len(np.unique(single.scores[name])) == 1200
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 4), st.floats(0.005, 5))
+def test_negatives_lower_the_score_and_never_touch_predictions(seed, classes, negatives, temperature):
+    bank = _bank(
+        positives=_unit(classes, DIMENSION, seed=seed),
+        zero_shot=None,
+        negatives=_unit(classes, negatives, DIMENSION, seed=seed + 1),
+    )
+    features = _unit(9, DIMENSION, seed=seed + 2).float()
+    found = compute_scores(features, bank, ["negprompt", "mcm", "max-logit", "energy"], temperature=temperature)
+    without = compute_scores(features, _bank(positives=bank.positives, negatives=None, zero_shot=None), [])
+    np.testing.assert_array_equal(found.predictions, without.predictions)
+    assert without.scores == {}
+    negprompt, mcm = found.scores["negprompt"], found.scores["mcm"]
+    assert (negprompt > 0).all()
+    assert (negprompt <= mcm).all()
+    assert (mcm >= 1 / classes - 1e-6).all()
+    assert (mcm <= 1 + 1e-12).all()
+    slack = found.scores["energy"] - 100 * found.scores["max-logit"]
+    assert (slack >= -1e-9).all()
+    assert (slack <= math.log(classes) + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", score_names())
+def test_the_order_of_images_and_prompts_does_not_matter(name):
+    bank = _bank(torch.float64)
+    order, classes = torch.randperm(11, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 4, 1, 2])
+    mixed = _bank(
+        torch.float64,
+        positives=bank.positives[classes],
+        negatives=bank.negatives[classes].flip(1),
+        zero_shot=bank.zero_shot[classes],
+        train_features=bank.train_features.flip(0),
+        train_labels=bank.train_labels.flip(0),
+    )
+    here = compute_scores(FEATURES, bank, [name], local_features=LOCAL)
+    there = compute_scores(FEATURES[order], mixed, [name], local_features=LOCAL[order].flip(1))
+    np.testing.assert_allclose(there.scores[name], here.scores[name][order], rtol=1e-10)
+    np.testing.assert_array_equal(classes[there.predictions], here.predictions[order])
+
+
+def test_half_precision_input_and_autocast_do_not_lower_the_precision_of_products():
+    features, bank = normalize(FEATURES.bfloat16().float(), dim=1), _bank()
+    expected = compute_scores(features, bank, DEFAULT_SCORES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = compute_scores(features, bank, DEFAULT_SCORES)
+    stored = compute_scores(FEATURES.half(), _bank(torch.float16), DEFAULT_SCORES)
+    for name in DEFAULT_SCORES:
+        np.testing.assert_array_equal(found.scores[name], expected.scores[name])
+        cast = compute_scores(FEATURES.half().float(), _bank(torch.float16), DEFAULT_SCORES)
+        np.testing.assert_array_equal(stored.scores[name], cast.scores[name])
+
+
+def test_no_images_give_empty_scores():
+    table = compute_scores(FEATURES[:0].float(), _bank(), DEFAULT_SCORES)
+    assert [len(table.scores[name]) for name in DEFAULT_SCORES] == [0] * 5
+    assert table.predictions.dtype == np.int64
+
+
+def test_input_is_left_as_it_is():
+    features, bank = FEATURES.clone(), _bank(torch.float64)
+    before = {k: v.clone() for k, v in vars(bank).items() if isinstance(v, torch.Tensor)}
+    compute_scores(features, bank, score_names(), local_features=LOCAL)
+    assert torch.equal(features, FEATURES)
+    assert all(torch.equal(getattr(bank, name), value) for name, value in before.items())
+
+
+def test_an_image_of_the_training_set_has_distance_zero():
+    bank = _bank()
+    found = compute_scores(bank.train_features, bank, ["knn"], options=ScoreOptions(neighbours=1))
+    np.testing.assert_array_equal(found.scores["knn"], np.zeros(TRAIN))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": FEATURES[0]}, "features must be"),
+        ({"features": FEATURES[:, :4]}, "features must be"),
+        ({"features": FEATURES * 2}, "L2-normalised"),
+        ({"features": FEATURES * float("nan")}, "L2-normalised"),
+        ({"local_features": LOCAL[:3]}, "local_features must be"),
+        ({"local_features": FEATURES}, "local_features must be"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+    ],
+)
+def test_unusable_arguments_are_refused(change, message):
+    arguments = {"features": FEATURES, "bank": _bank(torch.float64), "names": ["mcm"], **change}
+    with pytest.raises(ValueError, match=message):
+        compute_scores(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positives": _unit(DIMENSION, seed=0)}, r"positives must be \(K, D\)"),
+        ({"negatives": _unit(CLASSES + 1, 2, DIMENSION, seed=0)}, r"negatives must have shape \(5, any, 8\)"),
+        ({"negatives": _unit(CLASSES, 0, DIMENSION, seed=0)}, "not be empty"),
+        ({"zero_shot": _unit(CLASSES, DIMENSION + 1, seed=0)}, "zero_shot must have shape"),
+        ({"words": _unit(WORDS, DIMENSION, seed=0) * 3}, "words must be finite and L2-normalised"),
+        ({"train_labels": torch.arange(3)}, "one entry per row"),
+        ({"logit_scale": 0.0}, "logit_scale"),
+    ],
+)
+def test_a_bank_that_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        _bank(**change)
+
+
+def test_options_out_of_reach_name_what_to_change():
+    bank = _bank()
+    for options, name, message in (
+        (ScoreOptions(neighbours=TRAIN + 1), "knn", "lower neighbours"),
+        (ScoreOptions(word_groups=WORDS + 1), "neglabel", "lower word_groups"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            compute_scores(FEATURES.float(), bank, [name], options=options)
+    few = _bank(train_features=_unit(6, DIMENSION, seed=0), train_labels=torch.arange(6) % 3)
+    for name in ("mahalanobis", "mahalanobis-relative"):
+        with pytest.raises(UsageError, match="raise shrinkage"):
+            compute_scores(FEATURES.float(), few, [name], options=ScoreOptions(shrinkage=0.0))
+        assert np.isfinite(compute_scores(FEATURES.float(), few, [name]).scores[name]).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"word_groups": 0}, {"neighbours": 0}, {"shrinkage": 1.5}, {"shrinkage": -0.1}, {"local_weight": -1.0}]
+)
+def test_options_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ScoreOptions(**wrong)

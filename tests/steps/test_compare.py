@@ -1,0 +1,202 @@
+"""Comparison of evaluations: what may stand side by side, and the table in four forms."""
+
+import csv
+import io
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from negprompt_cli.cli.app import app
+from negprompt_cli.data.results.evaluations import load_evaluation
+from negprompt_cli.data.studies.published import Benchmark, Figure, Published, published
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.compare import compare_runs, run_labels
+from negprompt_cli.steps.shared.comparison_text import table_cells, to_csv, to_latex, to_markdown
+
+FOUR = ("inaturalist", "sun", "places", "dtd")
+
+
+def _row(ood, score, auroc, **more):
+    figures = {"aupr_in": 0.5, "aupr_out": 0.5, "oscr": 0.5, "fpr95_id_positive": 0.25, "fpr95_ood_positive": 0.75}
+    return {"ood": ood, "images": 10, "score": score, "auroc": auroc, **figures, **more}
+
+
+def _document(*, id_name="pets", oods=("noise",), scores=("negprompt", "mcm"), auroc=0.875, **changes):
+    document = {
+        "schema": "negprompt/evaluation/1",
+        "limited": False,
+        "model": {"name": "ViT-B-16", "pretrained": "laion2b_s34b_b88k", "weights_sha256": "ab" * 32},
+        "prompts": {
+            "path": "negative.safetensors",
+            "sha256": "cd" * 32,
+            "kind": "negative",
+            "loss": "separation",
+            "negatives": 2,
+            "seed": 0,
+            "shots": 16,
+            "context": 4,
+            "learned_on_classes": 3,
+        },
+        "id": {"name": id_name, "images": 30, "classes": 3, "accuracy": 0.7, "files_sha256": "1" * 64},
+        "ood": {name: {"images": 10, "files_sha256": "2" * 64} for name in oods},
+        "temperature": 1.0,
+        "template": "a photo of a {}.",
+        "rows": [_row(name, score, auroc) for score in scores for name in (*oods, "average")],
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            document[section] = {**document[section], name: value}
+        else:
+            document[section] = value
+    return document
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(name, document):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "evaluation.json").write_text(json.dumps(document))
+        return folder
+
+    return write
+
+
+def test_what_differs_is_a_column_and_what_is_shared_is_said_once(save):
+    a = save("a", _document())
+    b = save("b", _document(prompts__shots=4, model__name="RN50"))
+    comparison = compare_runs([a, b])
+    assert comparison.differing == ("model", "shots")
+    assert comparison.shared["loss"] == "separation"
+    assert comparison.sets == ("noise", "average")
+    header, rows = table_cells(comparison)
+    assert header == ["run", "score", "model", "shots", "ID acc.", "noise", "average"]
+    assert rows[0] == [
+        "a", "negprompt", "ViT-B-16 laion2b_s34b_b88k (abababab)", "16", "70.0", "87.5 / 25.0", "87.5 / 25.0",
+    ]  # fmt: skip
+    assert rows[2][2:4] == ["RN50 laion2b_s34b_b88k (abababab)", "4"]
+
+
+def test_the_other_convention_shows_the_other_figures(save):
+    _, rows = table_cells(compare_runs([save("a", _document())], fpr="ood-positive"))
+    assert rows[0][-1] == "87.5 / 75.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limited": True}, "Limited trials"),
+        ({"id__name": "cars"}, "ID images differ"),
+        ({"id__images": 31}, "31 images"),
+        ({"id__files_sha256": "9" * 64}, "other files"),
+        ({"ood": {"noise": {"images": 10, "files_sha256": "3" * 64}}}, "OOD set noise"),
+        ({"ood": {"noise": {"images": 11}}}, "OOD set noise"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(save, change, message):
+    runs = [save("a", _document()), save("b", _document(**change))]
+    with pytest.raises(UsageError, match=message):
+        compare_runs(runs)
+
+
+def test_different_ood_sets_have_no_average(save):
+    comparison = compare_runs([save("a", _document()), save("b", _document(oods=("noise", "fog")))])
+    assert comparison.sets == ("noise", "fog")
+    assert "no averages" in comparison.notes[0]
+    assert table_cells(comparison)[1][0][-1] == "-"
+
+
+def test_unknown_scores_and_files_name_the_fix(save, tmp_path):
+    run = save("a", _document())
+    with pytest.raises(UsageError, match="'mcm'"):
+        compare_runs([run], scores=["mcn"])
+    with pytest.raises(UsageError, match=r"evaluation\.json"):
+        compare_runs([tmp_path / "nowhere"])
+    (run / "evaluation.json").write_text("{")
+    with pytest.raises(UsageError, match="not readable"):
+        compare_runs([run])
+    (run / "evaluation.json").write_text('{"schema": "negprompt/training/1"}')
+    with pytest.raises(UsageError, match="negprompt/training/1"):
+        compare_runs([run])
+    broken = _document()
+    del broken["rows"][0]["auroc"]
+    (run / "evaluation.json").write_text(json.dumps(broken))
+    with pytest.raises(UsageError, match="auroc"):
+        load_evaluation(run / "evaluation.json")
+
+
+def test_csv_has_every_figure_as_a_fraction(save):
+    document = _document()
+    document["rows"][0]["std"] = {"auroc": 0.01}
+    rows = list(csv.DictReader(io.StringIO(to_csv(compare_runs([save("a", document)])))))
+    assert len(rows) == 4
+    assert float(rows[0]["auroc"]) == 0.875
+    assert float(rows[0]["auroc_std"]) == 0.01
+    assert float(rows[0]["fpr95_ood_positive"]) == 0.75
+    assert rows[0]["shots"] == "16"
+
+
+def test_markdown_and_latex_escape_what_they_must(save):
+    comparison = compare_runs([save("a_b", _document(id_name="set#0-9", oods=("50%_x|y",)))])
+    markdown = to_markdown(comparison)
+    header = next(line for line in markdown.splitlines() if line.startswith("| run"))
+    assert "50%_x\\|y" in header
+    latex = to_latex(comparison)
+    assert r"50\%\_x|y" in latex
+    assert r"set\#0-9" in latex
+    assert latex.count(r"\\") == 1 + len(comparison.lines)
+
+
+def test_published_figures_stand_beside_the_benchmark_they_belong_to(save):
+    theirs = save("a", _document(id_name="imagenet", oods=FOUR))
+    comparison = compare_runs([theirs], with_published=True)
+    assert {f.method: (f.fpr95, f.auroc, f.mark) for f in comparison.published}["NegPrompt"] == (
+        0.2301,
+        0.9481,
+        "quoted",
+    )
+    _, rows = table_cells(comparison)
+    assert rows[-1][0] == "published [unverified]"
+    assert "Li et al., CVPR 2024" in to_markdown(comparison)
+    other = compare_runs([save("b", _document())], with_published=True)
+    assert other.published == ()
+    assert "No published figures" in other.notes[0]
+    swapped = compare_runs([theirs], with_published=True, fpr="ood-positive")
+    assert table_cells(swapped)[1][-1][-1].endswith("/ -")
+
+
+def test_the_shipped_figures_are_sound_and_unknown_benchmarks_are_not():
+    facts = published()
+    assert {f.mark for f in facts.figures} <= {"quoted", "unverified"}
+    assert facts.benchmark_of("imagenet", list(reversed(FOUR))) == "conventional"
+    assert facts.benchmark_of("imagenet", ["sun"]) is None
+    figure = Figure(benchmark="moon", method="x", auroc=0.5, fpr95=0.5, mark="quoted", source="y")
+    with pytest.raises(ValueError, match="moon"):
+        Published(benchmarks={"earth": Benchmark(title="", id=("a",), ood=("b",))}, figures=(figure,))
+
+
+def test_labels_are_as_short_as_they_can_be(tmp_path):
+    paths = [tmp_path / "x" / "run" / "evaluation.json", tmp_path / "y" / "run" / "evaluation.json"]
+    assert run_labels(paths) == ["x/run", "y/run"]
+    assert run_labels([*paths[:1], tmp_path / "other" / "evaluation.json"]) == ["run", "other"]
+    assert run_labels([tmp_path / "a.json", tmp_path / "b.json"]) == ["a", "b"]
+
+
+def test_the_command_prints_a_table_or_one_document(save, tmp_path):
+    run = save("a", _document())
+    plain = CliRunner().invoke(app, ["compare", str(run)])
+    assert plain.exit_code == 0
+    assert "87.5 / 25.0" in plain.stdout
+    document = json.loads(CliRunner().invoke(app, ["compare", str(run), "--json", "--scores", "mcm"]).stdout)
+    assert [row["score"] for row in document["rows"]] == ["mcm", "mcm"]
+    out = tmp_path / "table.csv"
+    done = CliRunner().invoke(app, ["compare", str(run), "--format", "csv", "--out", str(out)])
+    assert done.stdout.strip() == str(out)
+    assert out.read_text().startswith("run,score,ood")
+    assert CliRunner().invoke(app, ["compare", str(run), "--out", str(out)]).exit_code == 2
+    limited = save("b", _document(limited=True))
+    refused = CliRunner().invoke(app, ["compare", str(run), str(limited)])
+    assert refused.exit_code == 2
+    assert refused.stdout == ""

@@ -1,0 +1,222 @@
+"""Evaluation: what the scores are fed with, against slow references, and the document."""
+
+import itertools
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from evaluation_world import OOD, Recorder, World, images, make_world
+from torch import nn
+
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.local_features import encode_local, why_no_local_features
+from negprompt_cli.engine.metrics.detection import acceptance_curve
+from negprompt_cli.engine.metrics.trapezoid import trapezoid_aupr
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.evaluate import evaluation_document, measure, run_evaluate
+from negprompt_cli.steps.shared.negative_words import mine, negative_words
+from negprompt_cli.steps.shared.templates import encode_zero_shot, template_texts
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_clip) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), tiny_clip)
+
+
+def _pixels(clip: Clip, count: int = 3) -> torch.Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_knn_compares_with_the_very_images_the_artifact_was_trained_with(world):
+    progress = Recorder()
+    measured = measure(world.bench(progress, scores=("knn", "mahalanobis"), neighbours=2), world.prompts)
+    assert measured.bank.train_features.shape[0] == 9
+    assert measured.bank.train_labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert progress.warned == []
+    train = measured.bank.train_features.double().numpy()
+    for i, feature in enumerate(measured.ood_sets[0].encoded.features.double().numpy()):
+        distances = sorted(float(np.sqrt(((feature - t) ** 2).sum())) for t in train)
+        assert measured.ood_sets[0].table.scores["knn"][i] == pytest.approx(-distances[1], abs=1e-6)
+
+
+def test_changed_training_images_are_said(tmp_path, tiny_clip):
+    world = make_world(tmp_path, tiny_clip)
+    images(tmp_path / "pets" / "train" / "cat", 4, 1234)
+    progress = Recorder()
+    measure(world.bench(progress, scores=("knn",)), world.prompts)
+    assert any("not the ones the artifact was trained with" in text for text in progress.warned)
+
+
+def test_missing_training_images_say_which_scores_need_them(tmp_path, tiny_clip):
+    world = make_world(tmp_path, tiny_clip)
+    (tmp_path / "pets" / "train").rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="knn and mahalanobis"):
+        measure(world.bench(scores=("knn",)), world.prompts)
+
+
+def test_an_ensemble_is_the_normalised_mean_of_its_normalised_prompts(tiny_clip):
+    names = ["cat", "red fox"]
+    found = encode_zero_shot(tiny_clip, names, "openai-7", budget=1 << 28)
+    texts = template_texts("openai-7")
+    assert len(texts) == 7
+    assert len(template_texts("openai-80")) == 80
+    for row, name in zip(found, names, strict=True):
+        total = torch.zeros(found.shape[1])
+        for text in texts:
+            tokens = tiny_clip.tokenizer([text.replace("{}", name)])
+            total += F.normalize(tiny_clip.model.encode_text(tokens)[0], dim=0)
+        torch.testing.assert_close(row, F.normalize(total, dim=0), atol=1e-5, rtol=1e-5)
+
+
+def test_a_template_without_a_gap_offers_the_ensembles():
+    with pytest.raises(UsageError, match="openai-80"):
+        template_texts("openai-8")
+
+
+def test_mining_keeps_the_words_farthest_from_all_classes():
+    generator = torch.Generator().manual_seed(0)
+    words = F.normalize(torch.randn(30, 8, generator=generator), dim=1)
+    classes = F.normalize(torch.randn(6, 8, generator=generator), dim=1)
+    distances = [float(np.percentile([-float(w @ c) for c in classes], 5)) for w in words]
+    expected = sorted(range(30), key=lambda i: -distances[i])[:10]
+    assert mine(words, classes, 10).tolist() == expected
+    assert len(mine(words, classes, 99)) == 30
+
+
+def test_class_names_are_no_negative_words(world, tmp_path):
+    (tmp_path / "words.txt").write_text("# words\nCat\nocean\n\nred  Fox\nhammer\n")
+    measured = measure(world.bench(scores=("neglabel",), words=str(tmp_path / "words.txt")), world.prompts)
+    assert measured.bank.words.shape[0] == 2
+    (tmp_path / "own.txt").write_text("cat\ndog\n")
+    with pytest.raises(UsageError, match="ID class names"):
+        measure(world.bench(scores=("neglabel",), words=str(tmp_path / "own.txt")), world.prompts)
+
+
+def test_words_come_from_a_file_or_from_wordnet(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"none\.txt"):
+        negative_words(tmp_path / "none.txt")
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    with pytest.raises(UsageError, match="--words"):
+        negative_words(None)
+
+    def synset(*lemmas):
+        return types.SimpleNamespace(lemma_names=lambda: list(lemmas))
+
+    wordnet = types.SimpleNamespace(all_synsets=lambda kind: [synset("steel_drum", "pan"), synset("pan")])
+    monkeypatch.setitem(sys.modules, "nltk.corpus", types.SimpleNamespace(wordnet=wordnet))
+    assert negative_words(None) == ["pan", "steel drum"]
+
+    def missing(kind):
+        raise LookupError("no corpus")
+
+    gone = types.SimpleNamespace(wordnet=types.SimpleNamespace(all_synsets=missing))
+    monkeypatch.setitem(sys.modules, "nltk.corpus", gone)
+    with pytest.raises(UsageError, match=r"nltk\.downloader wordnet"):
+        negative_words(None)
+
+
+def test_local_features_are_the_last_block_with_attention_to_oneself_only(tiny_clip):
+    pixels = _pixels(tiny_clip)
+    features, local = encode_local(tiny_clip, pixels)
+    torch.testing.assert_close(features, tiny_clip.encode_images(pixels), atol=1e-6, rtol=1e-5)
+    visual = tiny_clip.model.visual
+    with torch.no_grad():
+        tokens = visual._embeds(pixels)
+        for block in visual.transformer.resblocks[:-1]:
+            tokens = block(tokens)
+        alone = torch.full((tokens.shape[1], tokens.shape[1]), float("-inf")).fill_diagonal_(0.0)
+        tokens = visual.transformer.resblocks[-1](tokens, attn_mask=alone)
+        expected = F.normalize(visual.ln_post(tokens)[:, 1:] @ visual.proj, dim=-1)
+    assert local.shape == (3, 4, 16)
+    torch.testing.assert_close(local, expected, atol=1e-5, rtol=1e-5)
+    assert not tiny_clip.model.visual.transformer.resblocks[-1]._forward_pre_hooks
+
+
+def test_gl_mcm_adds_the_best_patch(world):
+    measured = measure(world.bench(scores=("mcm", "gl-mcm"), local_weight=0.5), world.prompts)
+    assert list(measured.id_set.table.scores) == ["mcm", "gl-mcm"]
+    clip, positives = world.clip, measured.bank.positives
+    ood = measured.ood_sets[0]
+    from negprompt_cli.data.encoding.images import open_rgb
+
+    for i, path in enumerate(ood.encoded.images.paths):
+        _, local = encode_local(clip, clip.preprocess(open_rgb(path))[None])
+        best = max(float(torch.softmax(patch @ positives.T, dim=0).max()) for patch in local[0])
+        expected = ood.table.scores["mcm"][i] + 0.5 * best
+        assert ood.table.scores["gl-mcm"][i] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_tower_without_patches_says_why(tiny_clip):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = nn.Linear(2, 2)
+
+    assert why_no_local_features(tiny_clip.model) is None
+    assert "Linear" in why_no_local_features(Flat())
+
+
+def test_the_document_has_every_metric_for_every_set_and_score(world, tmp_path):
+    bench = world.bench(scores=("negprompt", "mcm"), recalls=(0.8, 1.0), ci=True, resamples=20)
+    result = run_evaluate(
+        bench.config, tmp_path / "e.json", prompts_path=world.prompts, overwrite=False, progress=Recorder(), bench=bench
+    )
+    document = result.document
+    assert [(row["score"], row["ood"]) for row in document["rows"]] == [
+        ("negprompt", "noise"),
+        ("negprompt", "average"),
+        ("mcm", "noise"),
+        ("mcm", "average"),
+    ]
+    row = document["rows"][0]
+    low, high = row["ci"]["auroc"]
+    assert low <= row["auroc"] <= high
+    assert row["images"] == OOD
+    assert row["fpr"]["1"]["id_positive"] >= row["fpr"]["0.8"]["id_positive"]
+    assert "ci" not in document["rows"][1]
+    assert document["limited"] is False
+    assert len(document["id"]["files_sha256"]) == 64
+    assert (tmp_path / "e.config.yaml").is_file()
+
+
+def test_an_artifact_of_a_limited_training_stays_limited(world):
+    bench = world.bench(scores=("mcm",))
+    measured = measure(bench, world.prompts)
+    trained = measured.prompts.config.model_copy(
+        update={"data": measured.prompts.config.data.model_copy(update={"limit": 5})}
+    )
+    from dataclasses import replace
+
+    marked = replace(measured, prompts=replace(measured.prompts, config=trained))
+    assert evaluation_document(bench, measured, world.prompts)["limited"] is False
+    assert evaluation_document(bench, marked, world.prompts)["limited"] is True
+
+
+def test_trapezoid_aupr_against_a_loop():
+    generator = np.random.default_rng(0)
+    ids, oods = generator.integers(0, 9, 40) / 3, generator.integers(-3, 6, 30) / 3
+    points = [(0.0, 1.0)]
+    for t in sorted({*ids, *oods}, reverse=True):
+        hits, alarms = sum(s >= t for s in ids), sum(s >= t for s in oods)
+        points.append((hits / len(ids), hits / (hits + alarms)))
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+    assert trapezoid_aupr(acceptance_curve(ids, oods)) == pytest.approx(area, rel=1e-12)
+
+
+def test_an_evaluation_lets_go_of_features_it_has_scored(world, tmp_path):
+    result = run_evaluate(
+        world.config,
+        tmp_path / "evaluation.json",
+        prompts_path=world.prompts,
+        overwrite=False,
+        progress=Recorder(),
+        bench=world.bench(),
+    )
+    for scored in (result.id_set, *result.ood_sets):
+        assert scored.encoded.features.numel() == 0
+        assert len(scored.encoded) == len(scored.table.predictions) > 0
+    assert len(measure(world.bench(), world.prompts).id_set.encoded.features) == result.document["id"]["images"]

@@ -1,0 +1,100 @@
+"""From a folder of images to a detector: the same as the steps one by one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scoring_world import bench_of, make_prompts, run, write_images, write_photos
+
+from negprompt_cli.data.encoding.images import open_rgb
+from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.fit_features import fit_features
+
+FAST = ["--set", "positive.schedule.min_steps=3", "--set", "negative.schedule.min_steps=3"]
+FAST += ["--set", "positive.schedule.epochs=1", "--set", "negative.schedule.epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 14)
+
+
+def test_fit_is_the_steps_and_ends_with_the_next_command(clip: Clip, photos: Path, tmp_path: Path):
+    common = ["--model", clip.identity.name, "--device", "cpu", "--workers", 0, *FAST]
+    done = run("fit", photos, *common, "--run", tmp_path / "fit")
+    assert done.exit_code == 0, done.output
+    made = load_prompts(tmp_path / "fit/negative.safetensors")
+    assert made.calibration is not None
+    assert made.calibration.images == 21
+    command = f"negprompt score --prompts {tmp_path / 'fit/negative.safetensors'}"
+    assert command in done.stderr
+    run("train-positive", "--data", photos, *common, "--run", tmp_path / "steps")
+    run("train-negative", "--data", photos, *common, "--run", tmp_path / "steps")
+    steps = load_prompts(tmp_path / "steps/negative.safetensors")
+    assert steps.positive.equal(made.positive)
+    assert steps.negative is not None and made.negative is not None
+    assert steps.negative.equal(made.negative)
+    assert run(*command.split()[1:], photos, "--device", "cpu", "--limit", 1).exit_code == 0
+    assert run("fit", photos, *common, "--run", tmp_path / "fit").exit_code == 2
+
+
+def test_too_few_images_for_a_threshold_still_make_a_detector(clip: Clip, photos: Path, tmp_path: Path):
+    common = ["--model", clip.identity.name, "--device", "cpu", "--workers", 0, *FAST, "--limit", 12]
+    done = run("fit", photos, *common, "--run", tmp_path, "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["calibration"] is None
+    assert document["limited"] is True
+    assert "20 would do" in done.stderr
+
+
+def test_features_in_memory_give_the_same_contexts(clip: Clip, photos: Path, tmp_path: Path):
+    common = [
+        "--model",
+        clip.identity.name,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--image-batch",
+        64,
+        *FAST,
+        "--shots",
+        0,
+    ]
+    run("fit", photos, *common, "--run", tmp_path)
+    made = load_prompts(tmp_path / "negative.safetensors")
+    config = made.config
+    bench = bench_of(clip).reconfigured(bench_of(clip).config.model_copy(
+        update={"positive": config.positive, "negative": config.negative}
+    ))  # fmt: skip
+    from negprompt_cli.data.sets.imagesets import load_image_set
+
+    images = load_image_set(str(photos), role="train", data_root=photos)
+    features = torch.cat([clip.encode_images(clip.preprocess(open_rgb(p))[None]) for p in images.paths]).clone()
+    again = fit_features(bench, features, torch.from_numpy(images.labels), made.classes)
+    assert torch.allclose(again.positive, made.positive, atol=1e-4)
+    assert again.negative is not None and made.negative is not None
+    assert torch.allclose(again.negative, made.negative, atol=1e-3)
+
+
+def test_labels_must_fit_the_names(clip: Clip):
+    features = torch.nn.functional.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    classes = make_prompts(clip).classes
+    with pytest.raises(UsageError, match="Labels"):
+        fit_features(bench_of(clip), features, torch.tensor([0, 1, 2, 3]), classes)
+    with pytest.raises(UsageError, match=r"\(N,\)"):
+        fit_features(bench_of(clip), features, torch.tensor([0, 1]), classes)
+
+
+def test_a_folder_without_classes_is_refused(clip: Clip, tmp_path: Path):
+    write_images(tmp_path / "flat", 3)
+    result = run("fit", tmp_path / "flat", "--model", clip.identity.name, "--device", "cpu", "--run", tmp_path / "r")
+    assert result.exit_code == 2
+    assert "class" in result.stderr
+    assert not (tmp_path / "r").exists()
+    twice = run("fit", tmp_path / "flat", "--data", tmp_path / "flat")
+    assert twice.exit_code == 2

@@ -1,0 +1,112 @@
+"""Several seeds: where files go, means and deviations against numpy, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from evaluation_world import Recorder, World, make_world, train, workbench
+
+from negprompt_cli.cli.options import Common
+from negprompt_cli.cli.seeds import parse_seeds
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.seeds import aggregate, evaluate_seeds, train_negative_seeds, train_positive_seeds
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_clip) -> World:
+    world = make_world(tmp_path_factory.mktemp("world"), tiny_clip)
+    for seed in (1, 2, 5):
+        train(world, world.run / f"seed-{seed}", seed=seed)
+    return world
+
+
+def _evaluate(world, out, seeds=(1, 2, 5)):
+    bench = world.bench(scores=("negprompt", "mcm"))
+    return evaluate_seeds(bench.config, world.run, out, seeds=seeds, overwrite=True, progress=Recorder(), bench=bench)
+
+
+def test_every_cell_is_the_mean_and_the_sample_deviation_of_the_seeds(world):
+    result = _evaluate(world, world.run / "evaluation.json")
+    single = [json.loads((world.run / f"seed-{s}" / "evaluation.json").read_text()) for s in (1, 2, 5)]
+    assert [d["prompts"]["seed"] for d in single] == [1, 2, 5]
+    for i, row in enumerate(result.document["rows"]):
+        for metric in ("auroc", "fpr95_id_positive", "aupr_out", "oscr"):
+            values = [d["rows"][i][metric] for d in single]
+            assert row[metric] == pytest.approx(np.mean(values))
+            assert row["std"][metric] == pytest.approx(np.std(values, ddof=1))
+    # Another seed gives other negatives, else the deviation would say nothing.
+    assert any(row["std"]["autc"] > 0 for row in result.document["rows"])
+    assert [s["seed"] for s in result.document["seeds"]] == [1, 2, 5]
+    assert json.loads((world.run / "evaluation.json").read_text()) == result.document
+
+
+def test_the_images_are_encoded_once_for_all_seeds(world, monkeypatch):
+    from negprompt_cli.steps.shared import workbench as module
+
+    calls = []
+    original = module.encode_images
+    monkeypatch.setattr(module, "encode_images", lambda *a: calls.append(a[1].spec) or original(*a))
+    _evaluate(world, world.run / "again.json")
+    assert sorted(calls) == sorted([str(world.folder / "noise"), str(world.folder / "pets")])
+
+
+def test_one_seed_has_no_deviation(world):
+    result = _evaluate(world, world.run / "one.json", seeds=(2,))
+    assert {row["std"]["auroc"] for row in result.document["rows"]} == {None}
+    assert result.document["id"]["accuracy_std"] is None
+
+
+def test_one_limited_seed_marks_the_whole():
+    row = {"ood": "x", "images": 1, "score": "mcm", "auroc": 1.0, "aupr_in": 1.0, "aupr_out": 1.0, "oscr": 1.0}
+    row |= {"fpr95_id_positive": 0.0, "fpr95_ood_positive": 0.0, "detection_error": 0.0, "autc": None}
+    row |= {"aupr_in_trapezoid": 1.0, "aupr_out_trapezoid": 1.0}
+    documents = [
+        {"limited": n == 2, "id": {"accuracy": 1.0}, "prompts": {"seed": n, "path": "", "sha256": ""}, "rows": [row]}
+        for n in (1, 2)
+    ]
+    made = aggregate(documents)
+    assert made["limited"] is True
+    assert made["rows"][0]["autc"] is None
+    assert made["rows"][0]["std"]["auroc"] == 0.0
+
+
+def test_missing_and_misplaced_seeds_are_refused(world, tmp_path):
+    with pytest.raises(UsageError, match="seed-7"):
+        _evaluate(world, tmp_path / "e.json", seeds=(1, 7))
+    train(world, world.run / "seed-8", seed=3)
+    with pytest.raises(UsageError, match="trained with seed 3"):
+        _evaluate(world, tmp_path / "f.json", seeds=(8,))
+
+
+def test_both_stages_write_one_folder_per_seed(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "negprompt_cli.steps.seeds.RememberingWorkbench",
+        lambda config, progress: workbench(config, world.clip, progress),
+    )
+    seeds, run, more = (3, 4), tmp_path / "run", {"overwrite": False, "progress": Recorder()}
+    positives = train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
+    names = {"positive": None, "positive_name": "positive.safetensors"}
+    negatives = train_negative_seeds(world.config, run, "negative.safetensors", seeds=seeds, **names, **more)
+    assert [r.path for r in negatives] == [run / f"seed-{s}" / "negative.safetensors" for s in seeds]
+    assert [r.prompts.config.seed for r in (*positives, *negatives)] == [3, 4, 3, 4]
+    for positive, negative in zip(positives, negatives, strict=True):
+        assert negative.prompts.parents[0].sha256 == positive.prompts.sha256
+    with pytest.raises(UsageError, match="--overwrite"):
+        train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
+    with pytest.raises(UsageError, match="train-positive"):
+        train_negative_seeds(world.config, run, "negative.safetensors", seeds=(6,), **names, **more)
+
+
+@pytest.mark.parametrize("text", ["", "1,x", "1,-2", "1,1", "1.5"])
+def test_bad_lists_of_seeds_are_refused(text):
+    with pytest.raises(UsageError, match="--seeds"):
+        parse_seeds(text, Common())
+
+
+def test_seeds_exclude_what_names_one_file():
+    assert parse_seeds(" 3, 1 ", Common()) == (3, 1)
+    assert parse_seeds(None, Common(seed=1)) is None
+    with pytest.raises(UsageError, match="--seed does not go"):
+        parse_seeds("1,2", Common(seed=0))
+    with pytest.raises(UsageError, match="--prompts does not go"):
+        parse_seeds("1,2", Common(), prompts="x")

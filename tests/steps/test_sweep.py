@@ -1,0 +1,271 @@
+"""Sweeps: which cells a grid has, what is shared and skipped, and that the figures are those of the cells."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from evaluation_world import Recorder, World, make_world, workbench
+from typer.testing import CliRunner
+
+from negprompt_cli.cli.app import app
+from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.sweep import _print_overall
+from negprompt_cli.config import load_config
+from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.studies.grids import Grid, load_grid
+from negprompt_cli.engine.prompt_learners import training
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.compare import compare_runs
+from negprompt_cli.steps.sweep import overall, plan_sweep, run_sweep
+
+PROBLEM = {"id": "known", "ood": ["far"]}
+
+
+def _grid(tmp_path: Path, **fields: object) -> Grid:
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump({"problems": {"a": PROBLEM}, **fields}))
+    return load_grid(file)
+
+
+def _configure(keys):
+    return load_config(flags=dict(keys))
+
+
+def test_cells_are_all_combinations_by_name(tmp_path):
+    grid = _grid(
+        tmp_path,
+        seeds=[3, 1],
+        settings={"data.shots": 8},
+        variants={"with": {}, "without": {"negative.floors": None}},
+        grid={"negative.count": [1, 2], "negative.loss.gamma": [0.5]},
+    )
+    cells = plan_sweep(grid, tmp_path, _configure)
+    names = [f"{v} count={n} gamma=0.5" for v in ("with", "without") for n in (1, 2)]
+    assert [(c.variant, c.seed) for c in cells] == [(n, s) for n in names for s in (3, 1)]
+    for cell in cells:
+        config = cell.jobs[-1].config
+        assert (config.seed, config.data.shots, config.data.spec) == (cell.seed, 8, "known")
+        assert (config.negative.floors is None) == cell.variant.startswith("without")
+        assert config.negative.count == int(cell.variant.split("count=")[1][0])
+        assert cell.evaluation == tmp_path / "a" / cell.variant / f"seed-{cell.seed}" / "evaluation.json"
+
+
+def test_stage_1_is_shared_by_cells_that_differ_in_stage_2_only(tmp_path):
+    grid = _grid(
+        tmp_path, grid={"negative.count": [1, 2], "positive.schedule.epochs": [1, 2], "evaluate.temperature": [1, 2]}
+    )
+    jobs = [job for cell in plan_sweep(grid, tmp_path, _configure) for job in cell.jobs]
+    assert len({job.out for job in jobs if job.kind == "train-positive"}) == 2
+    assert len({job.out for job in jobs if job.kind == "train-negative"}) == 8
+    alone = _grid(tmp_path, grid={"positive.schedule.epochs": [2]})
+    # Another grid finds what the first has made.
+    assert plan_sweep(alone, tmp_path, _configure)[0].jobs[0].out in {job.out for job in jobs}
+
+
+def test_part_of_the_classes_is_trained_on_and_all_are_evaluated(tmp_path):
+    grid = _grid(tmp_path, settings={"data.train_classes": "10%"}, positive="zero-shot")
+    jobs = plan_sweep(grid, tmp_path, _configure)[0].jobs
+    assert [(j.kind, j.config.data.train_classes) for j in jobs] == [
+        ("train-negative", "10%"),
+        ("transfer", "all"),
+        ("evaluate", "all"),
+    ]
+    assert [str(j.source) for j in jobs] == ["zero-shot", str(jobs[0].out), str(jobs[1].out)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"problems": {}}, "problems"),
+        ({"problems": {"../a": PROBLEM}}, "problems"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds": []}, "seeds"),
+        ({"gird": {}}, "gird"),
+        ({"grid": {"negative.count": []}}, "0 cells"),
+        ({"grid": {"seed": [1, 2]}}, "cannot vary 'seed'"),
+        ({"grid": {"model.name": ["x"]}}, "cannot vary 'model.name'"),
+        ({"variants": {"x": {"compute.device": "cpu"}}}, "cannot vary 'compute.device'"),
+        ({"grid": {"negative.count": list(range(200)), "data.shots": list(range(200))}}, "40000 cells"),
+    ],
+)
+def test_wrong_grids_are_refused(tmp_path, fields, says):
+    with pytest.raises(UsageError, match=says):
+        _grid(tmp_path, **fields)
+
+
+def test_files_that_are_no_grids_are_refused(tmp_path):
+    for name, content in (("a", b"\xff\xfe"), ("b", b"{"), ("c", b"- 1")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=str(tmp_path / name)):
+            load_grid(tmp_path / name)
+    with pytest.raises(UsageError, match="missing"):
+        load_grid(tmp_path / "missing")
+
+
+def test_unknown_keys_and_equal_names_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"negative\.count"):
+        plan_sweep(_grid(tmp_path, grid={"negative.cuont": [1]}), tmp_path, _configure)
+    with pytest.raises(UsageError, match="x_y"):
+        plan_sweep(_grid(tmp_path, grid={"positive.context.words": ["x/y", "x?y"]}), tmp_path, _configure)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_clip) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), tiny_clip)
+
+
+def _run(world: World, run: Path, grid: Grid, *, overwrite: bool = False) -> tuple[Recorder, dict]:
+    progress = Recorder()
+
+    def configure(keys):
+        flags = {**{f"negative.schedule.{k}": v for k, v in (("min_steps", 0), ("epochs", 1))}, **keys}
+        return load_config(flags={**flags, "positive.schedule.min_steps": 0, "compute.workers": 0, "data.shots": 3})
+
+    bench = workbench(configure({}), world.clip, progress)
+    result = run_sweep(grid, run, configure=configure, overwrite=overwrite, progress=progress, bench=bench)
+    assert json.loads(result.path.read_text()) == result.document
+    return progress, result.document
+
+
+def _study(world: World, tmp_path: Path, **fields: object) -> Grid:
+    problems = {"pets": {"id": str(world.folder / "pets"), "ood": [str(world.folder / "noise")]}}
+    return _grid(tmp_path, problems=problems, seeds=[0, 1], **fields)
+
+
+def test_a_sweep_makes_runs_that_compare_reads_and_skips_them_the_next_time(world, tmp_path):
+    grid = _study(world, tmp_path, variants={"floors": {}, "plain": {"negative.floors": None}})
+    run = tmp_path / "run"
+    _, document = _run(world, run, grid)
+    cells = [run / "pets" / v / f"seed-{s}" for v in ("floors", "plain") for s in (0, 1)]
+    assert document["evaluations"] == [str(c / "evaluation.json") for c in cells]
+    for row in document["rows"]:
+        own = [json.loads((c / "evaluation.json").read_text()) for c in cells if c.parent.name == row["variant"]]
+        values = [
+            next(r["auroc"] for r in d["rows"] if (r["score"], r["ood"]) == (row["score"], row["ood"])) for d in own
+        ]
+        assert row["auroc"] == pytest.approx(np.mean(values))
+        assert row["std"]["auroc"] == pytest.approx(np.std(values, ddof=1))
+    assert [load_prompts(c / "negative.safetensors").image_mean is None for c in cells] == [False, False, True, True]
+    assert len(list(run.glob("pets/positive/*/seed-*/positive.safetensors"))) == 2
+    comparison = compare_runs([run / "pets" / "floors", run / "pets" / "plain"])
+    assert {line.score for line in comparison.lines} >= {"negprompt", "mcm", "max-logit"}
+
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")}
+    (cells[3] / "evaluation.json").unlink()
+    _, again = _run(world, run, grid)
+    assert again == document
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == before
+    _run(world, run, grid, overwrite=True)
+    assert all(p.stat().st_mtime_ns > t for p, t in before.items())
+
+
+def test_overall_figures_are_those_of_a_loop_over_problems_and_sets(world, tmp_path):
+    noise, pets = str(world.folder / "noise"), str(world.folder / "pets" / "train" / "cat")
+    problems = {
+        "a": {"id": str(world.folder / "pets"), "ood": [noise, pets]},
+        "b": {"id": f"{world.folder / 'pets'}#0-1", "ood": [noise]},
+    }
+    grid = _grid(tmp_path, problems=problems, seeds=[0, 1], variants={"x": {}, "y": {"negative.floors": None}})
+    _, document = _run(world, tmp_path / "run", grid)
+    scores = list(dict.fromkeys(row["score"] for row in document["rows"]))
+    assert [(o["variant"], o["score"]) for o in document["overall"]] == [(v, s) for v in ("x", "y") for s in scores]
+    for line in document["overall"]:
+        total, errors, aurocs = 0.0, 0.0, {}
+        for problem, ood in (("a", "noise"), ("a", "cat"), ("b", "noise")):
+            auroc = error = 0.0
+            for seed in (0, 1):
+                path = tmp_path / "run" / problem / line["variant"] / f"seed-{seed}" / "evaluation.json"
+                for row in json.loads(path.read_text())["rows"]:
+                    if (row["ood"].split("/")[-1], row["score"]) == (ood, line["score"]):
+                        auroc += row["auroc"] / 2
+                        error += row["fpr95_id_positive"] / 2
+            total, errors = total + auroc, errors + error
+            aurocs[problem, ood] = auroc
+        assert line["cells"] == 3
+        assert line["auroc"] == pytest.approx(total / 3)
+        assert line["fpr95_id_positive"] == pytest.approx(errors / 3)
+        lowest = line["lowest"]
+        assert lowest["auroc"] == pytest.approx(min(aurocs.values()))
+        assert lowest["auroc"] == pytest.approx(aurocs[lowest["problem"], lowest["ood"].split("/")[-1]])
+
+
+def test_averages_of_problems_do_not_count_among_the_overall_figures():
+    def row(problem, ood, auroc):
+        return {
+            "problem": problem, "variant": "v", "score": "s", "ood": ood, "auroc": auroc, "fpr95_id_positive": 1 - auroc
+        }  # fmt: skip
+
+    one = [row("a", "x", 0.5), row("a", "average", 0.5)]
+    assert overall(one) == []
+    # A mean of the problems' averages would be 0.7 here.
+    two = [*one, row("b", "x", 1.0), row("b", "y", 0.8), row("b", "average", 0.9)]
+    (line,) = overall(two)
+    assert line["auroc"] == pytest.approx((0.5 + 1.0 + 0.8) / 3)
+    assert line["fpr95_id_positive"] == pytest.approx((0.5 + 0.0 + 0.2) / 3)
+    assert line["lowest"] == {"problem": "a", "ood": "x", "auroc": 0.5}
+
+
+def test_the_overall_table_is_printed_where_there_is_more_than_one_pair(capsys):
+    rows = [
+        {"variant": "v", "score": "s", "ood": o, "problem": "p", "auroc": a, "fpr95_id_positive": 0.25}
+        for o, a in (("far", 0.9), ("near", 0.81238))
+    ]
+    talk = Talk(quiet=False, as_json=False)
+    _print_overall(talk, overall(rows[:1]))
+    assert capsys.readouterr().err == ""
+    _print_overall(talk, overall(rows))
+    printed = capsys.readouterr().err
+    for shown in ("Mean over 2 pairs", "85.62 / 25.0", "81.2", "p, near"):
+        assert shown in printed
+
+
+def test_an_interrupted_training_is_gone_on_with(world, tmp_path, monkeypatch):
+    fields = {"positive": "zero-shot", "variants": {"x": {}}, "settings": {"negative.schedule.epochs": 4}}
+    grid, run = _study(world, tmp_path, **fields), tmp_path / "run"
+    _, whole = _run(world, tmp_path / "whole", grid)
+    steps, real = [], training._step
+
+    def step(*arguments):
+        steps.append(None)
+        if len(steps) == 4 + 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_step", step)
+        _run(world, run, grid)
+    progress, document = _run(world, run, grid)
+    assert [line for line in progress.said if line.startswith("going on after epoch 2 of 4")]
+    assert document["rows"] == whole["rows"]
+    assert not list(run.rglob("*checkpoint*"))
+
+
+def test_a_cell_of_other_settings_is_not_taken_for_this_one(world, tmp_path):
+    run = tmp_path / "run"
+    _run(world, run, _study(world, tmp_path, variants={"x": {}}, positive="zero-shot"))
+    with pytest.raises(UsageError, match="does not belong to this sweep"):
+        _run(world, run, _study(world, tmp_path, variants={"x": {"negative.count": 3}}, positive="zero-shot"))
+
+
+def test_all_missing_data_are_named_at_once(world, tmp_path):
+    problems = {"a": {"id": str(tmp_path / "nothing"), "ood": [str(tmp_path / "nowhere")]}}
+    with pytest.raises(UsageError, match=r"(?s)nothing.*nowhere"):
+        _run(world, tmp_path / "run", _grid(tmp_path, problems=problems))
+
+
+def test_the_command_prints_its_plan_and_refuses_what_the_grid_says(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        yaml.safe_dump({"problems": {"a": PROBLEM}, "seeds": [0, 1], "variants": {"v": {"negative.floors": None}}})
+    )
+    run = ["sweep", str(file), "--run", str(tmp_path / "run"), "--dry-run"]
+    printed = CliRunner().invoke(app, run)
+    assert printed.exit_code == 0, printed.output
+    lines = printed.output.splitlines()
+    assert [line.split()[1] for line in lines] == ["train-positive", "train-negative", "evaluate"] * 2
+    assert all("negative.floors=null" in line for line in lines if "train-negative" in line)
+    assert not (tmp_path / "run").exists()
+    for extra in (["--seed", "1"], ["--data", "x"], ["--set", "negative.floors=null"]):
+        assert CliRunner().invoke(app, [*run, *extra]).exit_code == 2
