@@ -57,6 +57,7 @@ from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.stream import stream_features
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
 from negprompt_cli.data.results.rowfile import Row
+from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.data.sets.pathlist import check_paths, list_paths
 from negprompt_cli.engine.clip import Clip
@@ -68,9 +69,9 @@ from negprompt_cli.steps.calibrate import CalibrateOptions, calibrate_scorer
 from negprompt_cli.steps.fit import run_fit
 from negprompt_cli.steps.shared.fit_features import fit_features
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
+from negprompt_cli.steps.shared.starts import zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.steps.train_positive import zero_shot_positive
-from negprompt_cli.steps.transfer import read_class_list, run_transfer
+from negprompt_cli.steps.transfer import run_transfer
 
 __all__ = [
     "Detector",

@@ -34,8 +34,8 @@ from negprompt_cli.engine.parallel.sharded_prompts import PromptShard, deal
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Silent
-from negprompt_cli.steps.evaluate import make_bank, score_options
 from negprompt_cli.steps.shared.local_scores import local_scores
+from negprompt_cli.steps.shared.score_inputs import make_bank, score_options
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive

@@ -89,12 +89,12 @@ def score(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into)
     from negprompt_cli.data.results.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
+    from negprompt_cli.data.sets.class_list import read_class_list
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths
     from negprompt_cli.steps.score import Sorting, require_threshold, run_score
     from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.scorer import make_scorer, named_prompts, open_prompts
     from negprompt_cli.steps.shared.workbench import Workbench
-    from negprompt_cli.steps.transfer import read_class_list
 
     chosen = form_of(out, form.value if form else None)
     if out:

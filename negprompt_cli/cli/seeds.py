@@ -12,7 +12,7 @@ from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from negprompt_cli.steps.train_positive import TrainingResult
+    from negprompt_cli.steps.shared.outputs import TrainingResult
 
 SeedsOption = Annotated[
     str | None,

@@ -18,7 +18,7 @@ from negprompt_cli.cli.options import OUTPUT, option
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 
 if TYPE_CHECKING:
-    from negprompt_cli.steps.train_positive import TrainingResult
+    from negprompt_cli.steps.shared.outputs import TrainingResult
 
 TERMINATED = 143
 """Exit code after SIGTERM, the shell's convention (128 + SIGTERM)."""

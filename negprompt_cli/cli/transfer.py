@@ -33,9 +33,10 @@ def transfer(
     folder = common.run_folder(config)
     source = prompts or folder / NEGATIVE
     stem = "stdin" if classes == "-" else Path(classes).stem
+    from negprompt_cli.data.sets.class_list import read_class_list
     from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.preflight import require_prompts, together
-    from negprompt_cli.steps.transfer import read_class_list, run_transfer
+    from negprompt_cli.steps.transfer import run_transfer
 
     texts: list[str] = []
     together(

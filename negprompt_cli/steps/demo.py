@@ -11,6 +11,7 @@ from negprompt_cli.config import load_config
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.data.results.checkpoints import checkpoint_path
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE, transfer_name
+from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.demo.images import DemoWorld, write_world
 from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.errors import UsageError
@@ -19,7 +20,7 @@ from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
-from negprompt_cli.steps.transfer import read_class_list, run_transfer
+from negprompt_cli.steps.transfer import run_transfer
 
 WORLD_SEED = 0
 """Seed of the drawn images; --seed changes the training, not the world."""

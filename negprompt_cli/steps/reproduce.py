@@ -23,6 +23,7 @@ from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.checkpoints import checkpoint_path
 from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, load_evaluation
 from negprompt_cli.data.results.runs import POSITIVE
+from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.data.sets.imagesets import split_specs
 from negprompt_cli.data.studies.experiments import Experiment, ExperimentBenchmark, ExperimentTask
 from negprompt_cli.data.studies.published import Figure, published
@@ -33,7 +34,7 @@ from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
-from negprompt_cli.steps.transfer import NovelNames, run_transfer
+from negprompt_cli.steps.transfer import run_transfer
 
 SUMMARY = "reproduction.json"
 PRESETS = ("separation", "quoted", "official")

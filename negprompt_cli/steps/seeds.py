@@ -17,12 +17,13 @@ from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.evaluate import METRICS, MORE_METRICS, Evaluation, Measured, run_evaluate
-from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
+from negprompt_cli.steps.evaluate import METRICS, MORE_METRICS, Evaluation, run_evaluate
+from negprompt_cli.steps.shared.measure import Measured
+from negprompt_cli.steps.shared.outputs import TrainingResult, refuse_existing, write_config
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, require_prompts, together
 from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
 from negprompt_cli.steps.train_negative import run_train_negative
-from negprompt_cli.steps.train_positive import TrainingResult, run_train_positive
+from negprompt_cli.steps.train_positive import run_train_positive
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.evaluations import AVERAGE
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE
 from negprompt_cli.data.sets.imagesets import split_specs
@@ -28,7 +29,6 @@ from negprompt_cli.data.studies.experiments import ExperimentTask
 from negprompt_cli.data.studies.grids import Grid
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.evaluate import AVERAGE
 from negprompt_cli.steps.reproduce import Job, finished, run_job
 from negprompt_cli.steps.seeds import aggregate, seed_folder
 from negprompt_cli.steps.shared.outputs import write_config

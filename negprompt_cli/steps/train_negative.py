@@ -11,19 +11,12 @@ from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.training import train_negative
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.shared.outputs import write_config, write_history
+from negprompt_cli.steps.shared.outputs import TrainingResult, describe, write_config, write_history
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, together
 from negprompt_cli.steps.shared.resuming import Resumable
+from negprompt_cli.steps.shared.starts import NEGATIVE_STREAM, ORDER_STREAM, stream, zero_shot_positive
 from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.steps.train_positive import (
-    NEGATIVE_STREAM,
-    ORDER_STREAM,
-    TrainingResult,
-    describe,
-    stream,
-    zero_shot_positive,
-)
 
 
 def run_train_negative(

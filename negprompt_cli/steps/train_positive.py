@@ -1,37 +1,16 @@
 """Stage 1: learn the positive context from few-shot ID images, or take words for it (zero-shot)."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from negprompt_cli.config import Config, ContextConfig
+from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
-from negprompt_cli.data.sets.imagesets import ClassLabel
-from negprompt_cli.engine.prompt_learners.contexts import positive_context, random_context
-from negprompt_cli.engine.prompt_learners.training import EpochReport, train_positive
+from negprompt_cli.engine.prompt_learners.training import train_positive
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.shared.outputs import write_config, write_history
+from negprompt_cli.steps.shared.outputs import TrainingResult, describe, write_config, write_history
 from negprompt_cli.steps.shared.resuming import Resumable
+from negprompt_cli.steps.shared.starts import ORDER_STREAM, start_context, stream, word_anchors
 from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
 from negprompt_cli.steps.shared.workbench import Workbench
-
-INIT_STREAM, ORDER_STREAM, NEGATIVE_STREAM = 1, 2, 3
-"""Numbers that keep the random streams of one seed apart."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training step made; `history` is empty where `--resume` found the artifact finished."""
-
-    path: Path
-    prompts: Prompts
-    history: tuple[EpochReport, ...]
-
-
-def stream(seed: int, number: int) -> torch.Generator:
-    """A generator for one purpose: streams of one seed do not overlap, and no global state is touched."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
 def run_train_positive(
@@ -105,44 +84,3 @@ def run_train_positive(
     write_history(trained.history, out)
     resumable.remove()
     return TrainingResult(out, prompts, trained.history)
-
-
-def start_context(bench: Workbench, config: ContextConfig, classes: int) -> torch.Tensor:
-    """The initial positive context: (1, M, D), or (1, K, M, D) when class-specific."""
-    clip = bench.clip
-    if config.init == "words":
-        start = clip.word_context(config.words)
-    else:
-        generator = stream(bench.config.seed, INIT_STREAM)
-        start = random_context(config.length, clip.plan.width, generator=generator).to(clip.device)
-    return positive_context(start, classes=classes if config.class_specific else None)
-
-
-def word_anchors(bench: Workbench, names: list[str]) -> torch.Tensor | None:
-    """Features (K, F) of the configured words in front of K names, or None where nothing is anchored to them."""
-    settings = bench.config.positive
-    if not settings.anchor:
-        return None
-    return bench.clip.encode_template(names, template=f"{settings.context.words} {{}}.", budget=bench.budget)
-
-
-def zero_shot_positive(bench: Workbench, classes: tuple[ClassLabel, ...]) -> Prompts:
-    """Positives that were not trained: the configured words in front of the class names."""
-    context = bench.config.positive.context
-    start = bench.clip.word_context(context.words)
-    return Prompts(
-        kind="positive",
-        positive=positive_context(start, classes=len(classes) if context.class_specific else None),
-        negative=None,
-        classes=classes,
-        model=bench.clip.identity,
-        config=bench.config,
-        learned_on=0,
-    )
-
-
-def describe(report: EpochReport) -> str:
-    """One epoch in a few words: loss terms, ID accuracy, held-out objective."""
-    terms = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
-    held = "" if report.held_out is None else f" held-out {report.held_out:.4f}"
-    return f"{terms} ID accuracy {report.accuracy:.1%}{held}"

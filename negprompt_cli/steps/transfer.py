@@ -8,7 +8,7 @@ from pathlib import Path
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
-from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
@@ -18,46 +18,12 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 
 @dataclass(frozen=True)
-class NovelNames:
-    """Class names read from a list.
-
-    `classes`: the distinct names in order. `duplicates`: names that came again and were dropped. `skipped_lines`: empty
-    and comment lines.
-    """
-
-    classes: tuple[ClassLabel, ...]
-    duplicates: tuple[str, ...]
-    skipped_lines: int
-
-
-@dataclass(frozen=True)
 class TransferResult:
     """What a transfer made: the artifact, and which of the names were already among the learned classes."""
 
     path: Path
     prompts: Prompts
     known: tuple[str, ...]
-
-
-def read_class_list(text: str, where: str) -> NovelNames:
-    """Read class names, one per line; '#' starts a comment line.
-
-    Raises:
-        UsageError: there is no name.
-    """
-    seen: dict[str, ClassLabel] = {}
-    duplicates, skipped = [], 0
-    for line in text.removeprefix("\ufeff").splitlines():
-        name = " ".join(line.split())
-        if not name or name.startswith("#"):
-            skipped += 1
-        elif name.casefold() in seen:
-            duplicates.append(name)
-        else:
-            seen[name.casefold()] = ClassLabel(key=name, name=name, wnid=None)
-    if not seen:
-        raise UsageError(f"{where} holds no class names: write one per line (lines starting with # are comments).")
-    return NovelNames(tuple(seen.values()), tuple(duplicates), skipped)
 
 
 def run_transfer(

@@ -17,11 +17,12 @@ from scipy.stats import rankdata
 
 from negprompt_cli.config import Config, load_config
 from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.evaluate import measure
-from negprompt_cli.steps.transfer import read_class_list, run_transfer
+from negprompt_cli.steps.shared.measure import measure
+from negprompt_cli.steps.transfer import run_transfer
 
 CLASSES, NEGATIVES, WIDTH = 5, 2, 12
 

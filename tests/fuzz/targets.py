@@ -31,6 +31,7 @@ from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import load_evaluation
 from negprompt_cli.data.results.rowfile import COLUMNS, row_file
 from negprompt_cli.data.sets.catalogue import load_catalogue
+from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.classnames import read_class_names
 from negprompt_cli.data.sets.flatlabels import find_flat_labels
 from negprompt_cli.data.sets.imglist import list_source
@@ -40,7 +41,6 @@ from negprompt_cli.data.studies.grids import load_grid
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.coop import read_checkpoint
-from negprompt_cli.steps.transfer import read_class_list
 
 KEY = StoreKey("model", "0" * 64, "preprocessing", "float32")
 KEYS = tuple(f"class {i}" for i in range(12))

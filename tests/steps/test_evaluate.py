@@ -16,7 +16,8 @@ from negprompt_cli.engine.local_features import encode_local, why_no_local_featu
 from negprompt_cli.engine.metrics.detection import acceptance_curve
 from negprompt_cli.engine.metrics.trapezoid import trapezoid_aupr
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.evaluate import evaluation_document, measure, run_evaluate
+from negprompt_cli.steps.evaluate import evaluation_document, run_evaluate
+from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.shared.negative_words import mine, negative_words
 from negprompt_cli.steps.shared.templates import encode_zero_shot, template_texts
 

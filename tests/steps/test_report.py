@@ -14,8 +14,9 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.report import figures
 from negprompt_cli.report.page import Gallery, Section, Table, Thumbnail, render_page
 from negprompt_cli.steps import report as module
-from negprompt_cli.steps.evaluate import measure, run_evaluate
+from negprompt_cli.steps.evaluate import run_evaluate
 from negprompt_cli.steps.report import ReportOptions, run_report
+from negprompt_cli.steps.shared.measure import measure
 
 
 class Page(HTMLParser):

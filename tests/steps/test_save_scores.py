@@ -10,7 +10,8 @@ from evaluation_world import EVAL, OOD, World, make_world
 from pytorch_ood.metrics import OODMetrics
 
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.evaluate import Measured, evaluation_document, measure
+from negprompt_cli.steps.evaluate import evaluation_document
+from negprompt_cli.steps.shared.measure import Measured, measure
 from negprompt_cli.steps.shared.score_file import check_score_file, save_scores
 
 

@@ -11,9 +11,9 @@ from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.training import Features, train_negative, train_positive
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.starts import NEGATIVE_STREAM, ORDER_STREAM, start_context, stream, word_anchors
 from negprompt_cli.steps.shared.training_data import TrainingData, schedule_of
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.steps.train_positive import NEGATIVE_STREAM, ORDER_STREAM, start_context, stream, word_anchors
 
 
 def fit_features(bench: Workbench, features: Tensor, labels: Tensor, classes: Sequence[ClassLabel]) -> Prompts:

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.steps.transfer import read_class_list
 
 MAX_LIST_BYTES = 64 << 20
 PERCENTILE = 0.05

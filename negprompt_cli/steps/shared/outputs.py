@@ -2,13 +2,23 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.engine.prompt_learners.training import EpochReport
 from negprompt_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training step made; `history` is empty where `--resume` found the artifact finished."""
+
+    path: Path
+    prompts: Prompts
+    history: tuple[EpochReport, ...]
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -32,3 +42,10 @@ def write_history(history: Iterable[EpochReport], path: Path) -> None:
     """Write one JSON line per epoch beside an artifact, as <stem>.metrics.jsonl."""
     lines = "".join(json.dumps(asdict(report)) + "\n" for report in history)
     atomic_write_text(path.with_name(f"{path.stem}.metrics.jsonl"), lines)
+
+
+def describe(report: EpochReport) -> str:
+    """One epoch in a few words: loss terms, ID accuracy, held-out objective."""
+    terms = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
+    held = "" if report.held_out is None else f" held-out {report.held_out:.4f}"
+    return f"{terms} ID accuracy {report.accuracy:.1%}{held}"

@@ -14,7 +14,7 @@ from typing import Any
 from negprompt_cli.data.files.atomic import atomic_path, atomic_write_bytes
 from negprompt_cli.data.results.rowfile import csv_line, utf8_text
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.evaluate import Measured
+from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import refuse_existing
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")

@@ -13,15 +13,15 @@ from torch import Tensor
 from negprompt_cli.data.encoding.batches import Batch
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts
 from negprompt_cli.data.results.rowfile import Row
+from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.judgement import Judgements, check_prompt_score, judge
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.evaluate import make_bank
 from negprompt_cli.steps.shared.preflight import require_prompts
+from negprompt_cli.steps.shared.score_inputs import make_bank
+from negprompt_cli.steps.shared.starts import zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.steps.train_positive import zero_shot_positive
-from negprompt_cli.steps.transfer import NovelNames
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""What scores compare with: an artifact's prompts encoded, and training images or words where a score asks for them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from negprompt_cli.config import EvaluateConfig
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.engine.scores import ScoreOptions, find_score
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.negative_words import encode_negative_words
+from negprompt_cli.steps.shared.templates import encode_zero_shot
+from negprompt_cli.steps.shared.training_sample import training_features
+from negprompt_cli.steps.shared.workbench import Workbench
+
+
+def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> ScoreInputs:
+    """Encode an artifact's prompts, and whatever else the scores asked for compare with.
+
+    Raises:
+        UsageError: a score needs words or training images that are not there.
+    """
+    clip = bench.clip
+    needs = {need for name in scores for need in find_score(name).requires}
+    encoder = clip.prompt_encoder(
+        prompts.names, context=prompts.positive.shape[-2], budget=bench.budget, notice=bench.progress.warn
+    )
+    with torch.no_grad():
+        positives = encoder(prompts.positive.to(clip.device))[0]
+        negatives = None if prompts.negative is None else encoder(prompts.negative.to(clip.device)).transpose(0, 1)
+    bank = ScoreInputs(positives, negatives, None, clip.logit_scale)
+    floors = prompts.config.negative.floors
+    if prompts.image_mean is not None and floors is not None:
+        if prompts.image_mean.shape != positives.shape[1:]:
+            raise UsageError(
+                f"The prompts' image mean has {prompts.image_mean.shape[0]} dimensions, the model's features "
+                f"{positives.shape[1]}: the artifact is damaged. Train again."
+            )
+        bank = replace(bank, image_mean=prompts.image_mean.to(clip.device), exponent=floors.exponent, base=floors.base)
+    if "zero_shot" in needs:
+        template = bench.config.evaluate.template
+        bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))
+    if "words" in needs and bank.zero_shot is not None:
+        bank = replace(bank, words=encode_negative_words(bench, prompts.names, bank.zero_shot))
+    if "train_features" in needs:
+        features, labels = training_features(bench, prompts)
+        bank = replace(bank, train_features=features, train_labels=labels)
+    return bank
+
+
+def score_options(config: EvaluateConfig) -> ScoreOptions:
+    """The engine's options of a configuration."""
+    return ScoreOptions(
+        word_groups=config.word_groups,
+        neighbours=config.neighbours,
+        shrinkage=config.shrinkage,
+        local_weight=config.local_weight,
+    )
