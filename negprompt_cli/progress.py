@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from negprompt_cli.decisions import Decision
+
 
 class Task(Protocol):
     """A running task."""
@@ -23,6 +25,9 @@ class Progress(Protocol):
 
     def warn(self, text: str) -> None:
         """Take one line that a person should not miss."""
+
+    def decide(self, decision: Decision) -> None:
+        """Take what was decided for the person who started the job; tell it and keep it."""
 
     def task(self, title: str, total: int, unit: str) -> AbstractContextManager[Task]:
         """Start a task of `total` units ('images', 'epochs'); leaving the context ends it."""
@@ -41,6 +46,10 @@ class Silent:
 
     def warn(self, text: str) -> None:
         """Ignore it."""
+
+    def decide(self, decision: Decision) -> None:
+        """Hand its message to `warn` or `say`."""
+        (self.warn if decision.warning else self.say)(decision.message)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from negprompt_cli.decisions import Decision, documents
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -63,6 +65,7 @@ class Talk:
 
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
         self.quiet, self.as_json = quiet, as_json
+        self.decisions: list[Decision] = []
         from rich.console import Console
 
         self._err = Console(stderr=True)
@@ -75,6 +78,12 @@ class Talk:
     def warn(self, text: str) -> None:
         """One warning on stderr, quiet or not."""
         _print_plain(self._err, f"warning: {text}", style="yellow")
+
+    def decide(self, decision: Decision) -> None:
+        """Tell a decision on stderr, once, and keep it for the document."""
+        if decision not in self.decisions:
+            self.decisions.append(decision)
+            (self.warn if decision.warning else self.say)(decision.message)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[_Bar | _Lines | _Nothing]:
@@ -113,7 +122,8 @@ class Talk:
         self._err.print(table)
 
     def result(self, path: Path, document: dict[str, Any]) -> None:
-        """What was made, on stdout: the document with --json, else the path."""
+        """What was made, on stdout: the document with --json, its `decisions` included, else the path."""
+        document = {**document, "decisions": document.get("decisions", documents(self.decisions))}
         typer.echo(json.dumps(document, indent=1) if self.as_json else str(path))
 
 

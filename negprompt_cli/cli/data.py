@@ -184,8 +184,8 @@ def sample(
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists. Choose another --out, or replace it with --overwrite.")
     images = load_image_set(spec, role="train", data_root=data_root, class_names=class_names, catalogue=catalogue)
-    for note in images.notes:
-        talk.say(note)
+    for decision in images.decisions:
+        talk.decide(decision)
     written = write_sample(images, shots=shots, seed=seed, out=out, data_root=data_root)
     for key, count in written.short.items():
         talk.warn(f"class {key} has only {count} images; all are used")
@@ -241,8 +241,8 @@ def leave_out(
     talk = Talk(quiet=quiet, as_json=as_json)
     wanted = parse_kinds(kinds)
     images = load_image_set(spec, role="train", data_root=data_root, class_names=class_names, catalogue=catalogue)
-    for note in images.notes:
-        talk.say(note)
+    for decision in images.decisions:
+        talk.decide(decision)
     made = make(
         images,
         into,

@@ -144,9 +144,6 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
         + f". Prompts: {prompts['kind']}, loss {prompts['loss']}, {prompts['negatives']} negatives, "
         f"{prompts['shots']} shots, seed{'s' if 'seeds' in document else ''} {which}.{limited}"
     )
-    skipped = len(ident["skipped"]) + sum(len(files) for files in document["skipped"].values())
-    if skipped:
-        talk.warn(f"{skipped} broken images were skipped; they are named in {result.path}.")
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:

@@ -16,6 +16,7 @@ from negprompt_cli.config import Config, EvaluateConfig
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import files_digest
+from negprompt_cli.decisions import documents
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics.detection import (
     OodMetrics,
@@ -140,6 +141,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> dic
         "precision": str(bench.compute.dtype).removeprefix("torch."),
         "device": device_name(bench.compute.device),
         "versions": versions(),
+        "decisions": documents(bench.decisions),
         "rows": rows,
     }
 

@@ -26,6 +26,7 @@ from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image
 from negprompt_cli.data.sets.layouts import is_image_name
 from negprompt_cli.data.sets.spec import parse_spec, some_of
 from negprompt_cli.data.sets.torchsets import is_item
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 
@@ -65,6 +66,8 @@ class Report:
     findings: tuple[Finding, ...]
     decoded: int
     """How many images were decoded."""
+    decisions: tuple[Decision, ...] = ()
+    """What was decided about the images when they were listed; the findings tell it too."""
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -118,8 +121,8 @@ def check_data(
     parts = tuple(_count(images, role, entry, found) for role, images in sets.items())
     main = list(sets.values())[-1]
     for role, images in sets.items():
-        for note in images.notes:
-            found.warning("note", f"{role}: {note}")
+        for decision in images.decisions:
+            found.warning("note", f"{role}: {decision}")
     _check_classes(main.classes, found)
     if entry is not None and entry.notes:
         found.warning("note", entry.notes)
@@ -130,7 +133,8 @@ def check_data(
         for other in ood:
             other_set = load_image_set(other, role="ood", data_root=data_root, catalogue=catalogue)
             _overlap(list(sets.values()), list(files.values()), other_set, found, pool)
-    return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded)
+    decisions = tuple(decision for images in sets.values() for decision in images.decisions)
+    return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded, decisions)
 
 
 def _entry(spec: str, data_root: Path, catalogue: Path | None) -> Entry | None:

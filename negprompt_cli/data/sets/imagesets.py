@@ -22,6 +22,7 @@ from negprompt_cli.data.sets.layouts import IMAGE_SUFFIXES, Role, Source
 from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
 from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, some_of, split_specs
 from negprompt_cli.data.sets.torchsets import is_item
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
 
 __all__ = [
@@ -63,17 +64,18 @@ class ImageSet:
     """What relative paths start from."""
     layout: str
     """Which layout was recognised, and where."""
-    notes: tuple[str, ...]
-    """What the user must be told."""
+    decisions: tuple[Decision, ...]
+    """What was decided about these images, which the user must be told."""
     halved: bool = False
     """Whether these are one half of images that have no separate training and evaluation part."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def take(self, indices: NDArray[np.int64], *notes: str) -> "ImageSet":
-        """The images at `indices` (m,), with `notes` added."""
-        return replace(self, paths=self.paths.take(indices), labels=self.labels[indices], notes=(*self.notes, *notes))
+    def take(self, indices: NDArray[np.int64], *more: Decision) -> "ImageSet":
+        """The images at `indices` (m,), with `more` decisions added."""
+        decisions = (*self.decisions, *more)
+        return replace(self, paths=self.paths.take(indices), labels=self.labels[indices], decisions=decisions)
 
 
 def load_image_set(
@@ -114,18 +116,20 @@ def load_image_set(
     if not len(paths):
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise UsageError(f"No images for {parsed.text!r} ({source.layout}). Looked for files ending in {suffixes}.")
-    notes = list(source.notes)
+    decisions = list(source.decisions)
     if source.halve:
         part = "training" if role == "train" else "evaluation"
-        notes.append(
+        said = (
             f"{parsed.base} has no separate training and evaluation images: each class is split half and half (always "
             f"the same way); the {part} half has {len(paths)} images."
         )
+        facts = {"spec": parsed.text, "role": role, "images": len(paths), "share": 0.5, "seed": SPLIT_SEED}
+        decisions.append(Decision("split", said, facts))
     classes: tuple[ClassLabel, ...] = ()
     if source.keys:
-        notes += _missing_images(keys, counts, parsed, role)
-        classes, said = _named(source, keys, given, class_names)
-        notes += said
+        decisions += _missing_images(keys, counts, parsed, role)
+        classes, named = _named(source, keys, given, class_names)
+        decisions += named
     images = ImageSet(
         spec=parsed.text,
         name=name,
@@ -134,13 +138,16 @@ def load_image_set(
         classes=classes,
         root=source.root,
         layout=source.layout,
-        notes=tuple(notes),
+        decisions=tuple(decisions),
         halved=source.halve,
     )
     if limit is None:
         return images
     kept = sampling.limit(labels, list(paths.relatives()), class_keys=[c.key for c in classes], count=limit, seed=seed)
-    return images.take(kept, f"limited to {len(kept)} of {len(images)} images") if len(kept) < len(images) else images
+    if len(kept) == len(images):
+        return images
+    facts = {"spec": parsed.text, "role": role, "images": len(kept), "of": len(images)}
+    return images.take(kept, Decision("limited", f"limited to {len(kept)} of {len(images)} images", facts))
 
 
 def _list(source: Source, keys: Sequence[str], role: Role) -> tuple[ImagePaths, NDArray[np.int64], list[int]]:
@@ -161,19 +168,21 @@ def _list(source: Source, keys: Sequence[str], role: Role) -> tuple[ImagePaths, 
     return paths, np.repeat(label, counts), counts
 
 
-def _missing_images(keys: Sequence[str], counts: Sequence[int], spec: Spec, role: Role) -> list[str]:
+def _missing_images(keys: Sequence[str], counts: Sequence[int], spec: Spec, role: Role) -> list[Decision]:
     empty = [key for key, count in zip(keys, counts, strict=True) if count == 0]
     if not empty:
         return []
     said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no images for {role}: {some_of(empty)}"
     if role == "train":
         raise EmptyClasses(f"{said}. Add images, remove the empty folders, or select the other classes with '#'.")
-    return [said]
+    return [
+        Decision("classes-left-out", said, {"spec": spec.text, "role": role, "classes": empty, "reason": "no images"})
+    ]
 
 
 def _named(
     source: Source, keys: Sequence[str], given: Path, class_names: Path | None
-) -> tuple[tuple[ClassLabel, ...], list[str]]:
+) -> tuple[tuple[ClassLabel, ...], list[Decision]]:
     """Name the classes of `keys`, and say which file did."""
     file = class_names or class_name_file(given, source)
     if file is None:
@@ -181,10 +190,11 @@ def _named(
     # The whole class list is the reference, so that a selector does not change which form of file fits.
     names = source.names if file == source.named_by else read_class_names(file, source.keys)
     unnamed = [key for key in keys if key not in names and key not in source.names]
-    notes = [f"class names from {file}"]
+    decisions = [Decision("class-names", f"class names from {file}", {"file": str(file)})]
     if unnamed:
-        notes.append(f"{len(unnamed)} classes are not in {file} and keep their own names: {some_of(unnamed)}")
-    return label_classes(keys, {**source.names, **names}), notes
+        said = f"{len(unnamed)} classes are not in {file} and keep their own names: {some_of(unnamed)}"
+        decisions.append(Decision("class-names", said, {"file": str(file), "unnamed": unnamed}))
+    return label_classes(keys, {**source.names, **names}), decisions
 
 
 def default_ood(spec: str) -> str | None:

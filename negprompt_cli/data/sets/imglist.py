@@ -19,6 +19,7 @@ from negprompt_cli.data.sets.classnames import imagenet_wnids, is_wnid, keyed_na
 from negprompt_cli.data.sets.layouts import IMAGE_SUFFIXES, Role, Source
 from negprompt_cli.data.sets.spec import exists, read_lines
 from negprompt_cli.data.sets.torchsets import item_exists
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 _LABEL = re.compile(r"[+-]?[0-9]{1,18}")
@@ -134,7 +135,9 @@ def list_source(
     chosen, apart = _part_of_role(chosen, role)
     folder = root or _find_root(file, chosen[0].path, data_root, prefixes)
     layout = f"list {file} of images below {folder}"
-    notes = (f"{file} lists {len(lines)} images; {len(chosen)} are for {role}",) if len(chosen) < len(lines) else ()
+    said = f"{file} lists {len(lines)} images; {len(chosen)} are for {role}"
+    facts = {"file": str(file), "listed": len(lines), "used": len(chosen), "role": role}
+    decisions = (Decision("files-left-out", said, facts),) if len(chosen) < len(lines) else ()
     keyed = _key_labels(chosen, class_names)
     if keyed is None and role != "ood":
         raise UsageError(
@@ -145,7 +148,7 @@ def list_source(
     if keyed is None:
         paths = sorted({line.path for line in chosen})
         why = f"{file} has no class labels"
-        return Source(folder, (), lambda _: paths, layout, {}, notes=notes, no_classes=why)
+        return Source(folder, (), lambda _: paths, layout, {}, decisions=decisions, no_classes=why)
     by_class: dict[str, set[str]] = {}
     for key, line in zip(keyed.keys, chosen, strict=True):
         by_class.setdefault(key, set()).add(line.path)
@@ -156,7 +159,7 @@ def list_source(
         f"{layout}, classes by {keyed.kind}",
         keyed.names,
         halve=halve,
-        notes=notes,
+        decisions=decisions,
         named_by=keyed.named_by,
     )
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
 from negprompt_cli.data.sets.spec import some_of
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
 
 Role = Literal["train", "eval", "ood"]
@@ -55,7 +56,8 @@ class Source:
     """Names that come with the data, by key; a class-name file wins over them."""
     halve: bool = False
     """No separate training and evaluation images: each class is to be split in two."""
-    notes: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    """What was decided about these images; whoever asks for them is told."""
     named_by: Path | None = None
     """The class-name file that keys and `names` come from already, if they do."""
     no_classes: str = ""
@@ -186,7 +188,9 @@ def open_splits(
     if folders and not (images and not any(has_images(folder / name) for name in folders)):
         source = _class_folders(splits, folder, tuple(folders), tuple(keys))
         if images:
-            source = replace(source, notes=(f"{len(images)} images directly in {folder} belong to no class: left out",))
+            said = f"{len(images)} images directly in {folder} belong to no class: left out"
+            facts = {"folder": str(folder), "files": len(images), "reason": "no class"}
+            source = replace(source, decisions=(*source.decisions, Decision("files-left-out", said, facts)))
     elif images:
         source = _flat(splits, folder, images, role, tuple(keys), label_folders)
     else:
@@ -202,15 +206,16 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
         others = [path for path in (splits.train, splits.evaluation) if path]
         keys = tuple(sorted({*folders, *(name for path in others for name in list_entries(path)[1])} - {"images"}))
     unknown = sorted(set(folders) - set(keys))
-    notes = (
-        (f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}",) if unknown else ()
-    )
+    said = f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}"
+    left = Decision("classes-left-out", said, {"folder": str(folder), "classes": unknown, "reason": "not in the set"})
     present = frozenset(folders)
 
     def list_class(key: str) -> list[str]:
         return list_images(folder / key, prefix=f"{prefix}{key}/") if key in present else []
 
-    return Source(splits.root, keys, list_class, f"class folders in {folder}", names={}, notes=notes)
+    return Source(
+        splits.root, keys, list_class, f"class folders in {folder}", names={}, decisions=(left,) if unknown else ()
+    )
 
 
 def _flat(
@@ -233,8 +238,9 @@ def _flat(
             by_class.setdefault(labels[name], []).append(prefix + name)
     keys = known or tuple(sorted({*by_class, *(list_entries(splits.train)[1] if splits.train else ())}))
     missing = [name for name in images if name not in labels]
-    notes = (f"{len(missing)} images in {folder} have no label in {file}: left out ({some_of(missing)})",)
+    said = f"{len(missing)} images in {folder} have no label in {file}: left out ({some_of(missing)})"
+    left = Decision("files-left-out", said, {"folder": str(folder), "files": len(missing), "reason": "no label"})
     layout = f"flat folder {folder} with labels from {file}"
     return Source(
-        splits.root, keys, lambda key: by_class.get(key, []), layout, names={}, notes=notes if missing else ()
+        splits.root, keys, lambda key: by_class.get(key, []), layout, names={}, decisions=(left,) if missing else ()
     )

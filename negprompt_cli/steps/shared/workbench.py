@@ -13,6 +13,7 @@ from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, enco
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
 from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import Compute, choose_compute
 from negprompt_cli.engine.parallel.rank_calls import current_team
@@ -28,11 +29,13 @@ MAX_AUTO_BYTES = 3 << 30
 class Workbench:
     """Devices, model and data of one configuration, each loaded when first asked for.
 
-    `clip` loads the model; `encode` resolves nothing twice that the feature cache knows.
+    `clip` loads the model; `encode` resolves nothing twice that the feature cache knows. `decisions`: what was decided on
+    the way, for the document of what is made.
     """
 
     config: Config
     progress: Progress
+    decisions: list[Decision] = field(default_factory=list, repr=False)
     _sets: dict[tuple[str, str], ImageSet] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -84,6 +87,12 @@ class Workbench:
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks_from_environment().local_size
         return min(MAX_AUTO_BYTES, available // 4)
 
+    def decide(self, decision: Decision) -> None:
+        """Keep a decision for the document, and tell it."""
+        if decision not in self.decisions:
+            self.decisions.append(decision)
+            self.progress.decide(decision)
+
     def image_set(self, spec: str, role: Literal["train", "eval", "ood"]) -> ImageSet:
         """Resolve a SPEC, once, and say what was found; `load_image_set` says what it raises."""
         if (spec, role) in self._sets:
@@ -101,8 +110,8 @@ class Workbench:
         )
         count = f"{len(images)} images" + (f" of {len(images.classes)} classes" if images.classes else "")
         self.progress.say(f"{role} data: {images.name}: {count} ({images.layout})")
-        for note in images.notes:
-            self.progress.say(f"  {note}")
+        for decision in images.decisions:
+            self.decide(decision)
         self._sets[spec, role] = images
         return images
 
@@ -117,7 +126,11 @@ class Workbench:
             cache=asked.cache,
             decoder=data.decoder,
         )
-        return encode_images(self.clip, images, options, self.progress)
+        encoded = encode_images(self.clip, images, options, self.progress)
+        if encoded.skipped:
+            said = f"{len(encoded.skipped)} broken images of {images.name} were skipped."
+            self.decide(Decision("images-skipped", said, {"set": images.name, "files": list(encoded.skipped)}, True))
+        return encoded
 
     def reconfigured(self, config: Config) -> "Workbench":
         """A workbench for another configuration of the same model and hardware, which are not loaded again."""

@@ -20,11 +20,12 @@ from negprompt_cli.data.sets.imagepaths import ImagePaths
 from negprompt_cli.data.sets.imagesets import ImageSet
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.progress import Silent
 
 MakeImages = Callable[..., list[Path]]
 
 
-class Listener:
+class Listener(Silent):
     """Keeps what a job says."""
 
     def __init__(self) -> None:
@@ -57,7 +58,7 @@ def image_set(paths: list[Path]) -> ImageSet:
         classes=(),
         root=root,
         layout="test",
-        notes=(),
+        decisions=(),
     )
 
 
@@ -259,7 +260,7 @@ def test_real_model_on_real_images(lite_clip_folder: Path, real_images: Path) ->
         classes=(),
         root=root,
         layout="test",
-        notes=(),
+        decisions=(),
     )
     ours = encode_images(clip, images, EncodeOptions(workers=0), Listener())
     torch.testing.assert_close(ours.features, theirs, rtol=0, atol=1e-5)

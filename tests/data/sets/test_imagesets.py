@@ -43,7 +43,7 @@ def test_train_and_val_serve_their_roles(tmp_path: Path) -> None:
     assert train.labels.tolist() == [0, 0, 1, 1, 1]
     assert relatives(val.paths, tmp_path) == relatives(ood.paths, tmp_path) == ["val/cat/000.jpg", "val/dog/000.jpg"]
     assert not train.halved
-    assert not train.notes
+    assert not train.decisions
 
 
 def test_test_serves_where_there_is_no_val(tmp_path: Path) -> None:
@@ -59,11 +59,11 @@ def test_without_splits_classes_are_halved_and_it_is_said(tmp_path: Path) -> Non
     assert np.bincount(val.labels, minlength=3).tolist() == [0, 2, 2]
     assert not set(train.paths) & set(val.paths)
     assert set(train.paths) | set(val.paths) == set(everything.paths)
-    assert any("half and half" in note for note in train.notes)
+    assert any("half and half" in note for note in map(str, train.decisions))
     assert train.halved
     assert val.halved
     assert not everything.halved
-    assert any("ant" in note for note in val.notes)
+    assert any("ant" in note for note in map(str, val.decisions))
 
 
 def test_halves_are_the_same_for_every_seed_and_whatever_else_is_there(tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_the_class_list_is_that_of_both_splits(tmp_path: Path) -> None:
     assert [path.parent.name for path in val.paths] == ["cat", "eel"]
     with pytest.raises(UsageError, match="eel"):
         load(tmp_path, "train")
-    assert any("ant" in note for note in load(tmp_path, "eval").notes)
+    assert any("ant" in note for note in map(str, load(tmp_path, "eval").decisions))
 
 
 def test_a_class_without_images_is_an_error_for_training_and_a_note_otherwise(tmp_path: Path) -> None:
     class_tree(tmp_path, {"cat": 2, "dog": 2, "yak": 0})
     with pytest.raises(UsageError, match="yak"):
         load(tmp_path, "train")
-    assert any("yak" in note for note in load(tmp_path).notes)
+    assert any("yak" in note for note in map(str, load(tmp_path).decisions))
     assert len(load(f"{tmp_path}#0-1", "train")) == 2
 
 
@@ -152,7 +152,7 @@ def test_images_beside_class_folders_are_left_out_and_said(tmp_path: Path) -> No
     write(tmp_path / "stray.jpg")
     images = load(tmp_path)
     assert len(images) == 2
-    assert any("1 images directly in" in note for note in images.notes)
+    assert any("1 images directly in" in note for note in map(str, images.decisions))
 
 
 def test_a_flat_folder_beside_other_folders_is_flat(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_class_names_from_the_folder_and_from_the_option(tmp_path: Path) -> None
     mine = write(tmp_path / "mine.txt", b"lion\nwolf\n")
     images = load(f"{tmp_path}#1", "eval", class_names=mine)
     assert [c.name for c in images.classes] == ["wolf"]
-    assert any("mine.txt" in note for note in images.notes)
+    assert any("mine.txt" in note for note in map(str, images.decisions))
 
 
 def test_classes_that_a_names_file_leaves_out_are_said(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_classes_that_a_names_file_leaves_out_are_said(tmp_path: Path) -> None:
     mine = write(tmp_path / "mine.txt", b"c1 lion\n")
     images = load(tmp_path, class_names=mine)
     assert [c.name for c in images.classes] == ["lion", "c 2"]
-    assert any("c_2" in note for note in images.notes)
+    assert any("c_2" in note for note in map(str, images.decisions))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_limit_takes_classes_evenly_and_depends_on_the_seed(tmp_path: Path) ->
     images = load(tmp_path, limit=14)
     assert len(images) == 14
     assert np.bincount(images.labels).tolist() == [2, 6, 6]
-    assert any("14 of 62" in note for note in images.notes)
+    assert any("14 of 62" in note for note in map(str, images.decisions))
     assert list(load(tmp_path, limit=14).paths) == list(images.paths)
     assert list(load(tmp_path, limit=14, seed=1).paths) != list(images.paths)
     assert len(load(tmp_path, limit=100)) == 62

@@ -152,7 +152,7 @@ def test_images_without_a_label_are_left_out_and_said(flat: Path, tmp_path: Path
     place(flat, tmp_path, *FOLDERED["OpenOOD"])
     images = load_image_set("imagenet", role="eval", data_root=tmp_path)
     assert len(images) == 900
-    assert any("100 images" in note and "no label" in note for note in images.notes)
+    assert any("100 images" in note and "no label" in note for note in map(str, images.decisions))
 
 
 def test_a_devkit_without_meta_is_refused(flat: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_coop_classnames_win(foldered: Path, tmp_path: Path) -> None:
     write(tmp_path / "imagenet" / "classnames.txt", "\n".join(f"{w} name {i}" for i, w in enumerate(WNIDS)).encode())
     images = load_image_set("imagenet#5", role="eval", data_root=tmp_path)
     assert images.classes[0].name == "name 5"
-    assert any("classnames.txt" in note for note in images.notes)
+    assert any("classnames.txt" in note for note in map(str, images.decisions))
 
 
 def test_tiny_imagenet_as_distributed(tmp_path: Path) -> None:
