@@ -1,7 +1,7 @@
 """The configuration of a run: typed, validated, written out in the very format that is read.
 
-Values come from, weakest first: the defaults below, `--config FILE` (or a preset that ships with the package), command-line
-flags, `--set key=value`. Unknown keys and wrong types are errors that name the key. The resolved configuration is written
+Values come from, weakest first: the defaults below, a file or a preset that ships with the package, options of a command,
+assignments `key=value`. Unknown keys and wrong types are errors that name the key. The resolved configuration is written
 beside every artifact, and a run is repeatable from it. The values' sources in the paper and the official code are in
 README's table of defaults.
 
@@ -245,7 +245,7 @@ def load_config(
 
     Args:
         source: a YAML file, or the name of a shipped preset.
-        flags: dotted keys to values from command-line flags.
+        flags: dotted keys to values from options of a command.
         assignments: `key=value` texts, the value read as YAML; they win over flags.
         base: dotted keys to values that stand below `source` (what an artifact at hand says).
 
@@ -261,7 +261,7 @@ def load_config(
         _put(values, key, value)
     for assignment in assignments:
         key, found, text = assignment.partition("=")
-        where = f"--set {assignment[:SHOWN_CHARACTERS]}"
+        where = f"Setting {assignment[:SHOWN_CHARACTERS]}"
         if not found:
             raise UsageError(f"{where}: write key=value, for example --set negative.count=4.")
         _put(values, key.strip(), parse_yaml(text, where))
@@ -318,8 +318,8 @@ def _read(source: str) -> dict[str, Any]:
         if source in preset_names():
             return _mapping(parse_yaml(preset_text(source), source), source)
         raise UsageError(
-            f"--config {source}: neither a file nor a preset.{did_you_mean(source, preset_names())} "
-            "`negprompt config ls` lists the presets."
+            f"Configuration {source!r} is neither a file nor a preset.{did_you_mean(source, preset_names())}",
+            remedy="list-presets",
         )
     return _mapping(read_yaml(path, what="a configuration"), source)
 
@@ -365,23 +365,25 @@ def _validate(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_explain(error)) from None
+        text, far = _explain(error)
+        raise UsageError(text, remedy="list-keys" if far else "") from None
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
+def _explain(error: ValidationError) -> tuple[str, bool]:
+    """The problems in words, and whether a key among them resembles none that exists."""
+    lines, far = [], False
     problems = error.errors()
     for problem in problems[:SHOWN_PROBLEMS]:
         key = ".".join(str(p) for p in problem["loc"])[:SHOWN_CHARACTERS]
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, _keys(Config), n=3, cutoff=0.5)
-            hint = f" Did you mean {', '.join(near)}?" if near else " `negprompt config show` lists the keys."
-            lines.append(f"Unknown configuration key '{key}'.{hint}")
+            far |= not near
+            lines.append(f"Unknown configuration key '{key}'." + (f" Did you mean {', '.join(near)}?" if near else ""))
         else:
             lines.append(f"Configuration key '{key}': {problem['msg']} (got {_shown(problem['input'])}).")
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(f"And {len(problems) - SHOWN_PROBLEMS} more.")
-    return "\n".join(lines)
+    return "\n".join(lines), far
 
 
 def _shown(value: Any) -> str:

@@ -1,9 +1,11 @@
 """The errors a person can meet, as one small tree; anything else that escapes is a bug.
 
     NegPromptError          exit code 1: the job failed while it ran (disk full, out of memory, no network)
-    +-- UsageError          exit code 2: what was asked for cannot be done (bad option, bad input, missing file)
+    +-- UsageError          exit code 2: the request cannot be met (bad option, bad input, missing file)
 
-Every message names the thing that is wrong and the fix, because it is all that is shown without --debug.
+Every message says what happened, where, and what to do, because nothing else is shown without --debug. The code that raises
+an error does not know who called it, so its message names settings and files, never command-line options. Where an option
+helps, the error carries the name of a remedy and the facts the advice needs, and `cli.remedies` writes the sentence.
 """
 
 import difflib
@@ -11,15 +13,38 @@ from collections.abc import Iterable
 
 
 class NegPromptError(Exception):
-    """The job failed at run time; `str(error)` is the whole message for the user."""
+    """The job failed at run time; `str(error)` is the message for every caller.
+
+    Args:
+        message: what happened, where, and what helps whoever called.
+        remedy: key of `cli.remedies.REMEDIES`, the advice for a person at the command line; empty if there is none.
+        facts: values that the advice inserts, by the names it gives them.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "", **facts: object) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        self.facts = facts
 
 
 class UsageError(NegPromptError):
     """The request or its input is wrong; the message says what to change."""
 
     exit_code = 2
+
+
+class SeveralErrors(UsageError):
+    """Several mistakes of one request, reported together.
+
+    Args:
+        errors: the mistakes, at least one.
+    """
+
+    def __init__(self, errors: Iterable[UsageError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(str(error) for error in self.errors))
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:

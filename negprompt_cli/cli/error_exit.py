@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from negprompt_cli.cli.faults import explain
+from negprompt_cli.cli.remedies import full_message
 from negprompt_cli.errors import NegPromptError
 
 INTERRUPTED = 130
@@ -45,7 +46,7 @@ class GuardedGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except NegPromptError as error:
-            complain(str(error))
+            complain(full_message(error))
             raise typer.Exit(error.exit_code) from error
         except Stopped as stop:
             complain(str(stop))

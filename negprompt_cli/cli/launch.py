@@ -21,6 +21,7 @@ import typer
 
 from negprompt_cli.cli.error_exit import complain
 from negprompt_cli.cli.faults import explain
+from negprompt_cli.cli.remedies import full_message
 from negprompt_cli.engine.parallel.ranks import Ranks, ranks_from_environment
 from negprompt_cli.errors import NegPromptError
 
@@ -66,7 +67,7 @@ def _lead(ranks: Ranks, command: Callable[[], None]) -> int:
     try:
         team = assemble(ranks)
     except NegPromptError as error:
-        complain(str(error))
+        complain(full_message(error))
         return error.exit_code
     try:
         command()

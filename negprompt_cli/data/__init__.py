@@ -2,7 +2,7 @@
 
     files      safe reading and writing of single files
     sets       from a SPEC to paths, labels and class names
-    prepare    the bodies of `negprompt data`
+    prepare    list, check, download and make image sets
     encoding   from image files to features
     results    the files that a run leaves
     studies    published figures, experiments, grids

@@ -27,7 +27,7 @@ class Compute:
 
 
 def choose_compute(device: str = "auto", *, precision: str = "auto", ranks: Ranks = ALONE) -> Compute:
-    """Resolve `--device` and `--precision` against the hardware present.
+    """Resolve the settings `device` and `precision` against the hardware present.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps. Of several processes on a machine, the one of local rank r takes the CUDA
@@ -54,8 +54,8 @@ def _choose_device(text: str, ranks: Ranks) -> tuple[torch.device, str]:
             return torch.device("cuda", index), f"auto: {torch.cuda.get_device_name(index)}"
         if ranks.several:
             raise UsageError(
-                f"--device auto finds no CUDA device here for {ranks.local_size} processes. Run one process, or pass "
-                "--device cpu to share the processor's cores out among them."
+                f"Device 'auto': PyTorch {torch.__version__} finds no CUDA device here for {ranks.local_size} processes.",
+                remedy="device-cpu-shared",
             )
         if mps:
             return torch.device("mps"), "auto: Apple GPU"
@@ -66,18 +66,18 @@ def _choose_device(text: str, ranks: Ranks) -> tuple[torch.device, str]:
     if kind == "cuda":
         if not cuda:
             raise UsageError(
-                f"--device {text}: PyTorch {torch.__version__} finds no CUDA device here. Use --device cpu."
+                f"Device '{text}': PyTorch {torch.__version__} finds no CUDA device here.", remedy="device-cpu"
             )
         first = int(index_text or 0)
         if first >= torch.cuda.device_count():
             present = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-            raise UsageError(f"--device {text} does not exist; present: {present}.")
+            raise UsageError(f"Device '{text}' does not exist. Present: {present}.")
         index = _cuda_index(first, ranks)
         return torch.device("cuda", index), f"asked for: {torch.cuda.get_device_name(index)}"
     if kind == "mps" and not mps:
-        raise UsageError(f"--device mps: PyTorch {torch.__version__} finds no Apple GPU here. Use --device cpu.")
+        raise UsageError(f"Device 'mps': PyTorch {torch.__version__} finds no Apple GPU here.", remedy="device-cpu")
     if kind == "mps" and ranks.several:
-        raise UsageError(f"--device mps: an Apple GPU serves one process, not {ranks.size}. Drop --gpus or torchrun.")
+        raise UsageError(f"Device 'mps': an Apple GPU serves one process, not {ranks.size}.", remedy="one-process")
     return torch.device(kind), "asked for"
 
 
@@ -86,8 +86,8 @@ def _cuda_index(first: int, ranks: Ranks) -> int:
     present = torch.cuda.device_count()
     if first + ranks.local_size > present:
         raise UsageError(
-            f"{ranks.local_size} processes from cuda:{first} on ask for more than the {present} CUDA devices present. "
-            "Start fewer (--gpus, or torchrun's --nproc-per-node)."
+            f"{ranks.local_size} processes need a CUDA device each, counted from cuda:{first}, but {present} are present.",
+            remedy="fewer-processes",
         )
     return first + ranks.local_rank
 
@@ -99,5 +99,5 @@ def _choose_dtype(device: torch.device, precision: str) -> tuple[torch.dtype, st
         return torch.float32, f"fp32 (auto on {device.type})"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if dtype == torch.float16 and device.type == "cpu":
-        raise UsageError("--precision fp16 is for GPUs; on a CPU use fp32 or bf16.")
+        raise UsageError("Precision 'fp16' works on GPUs only; a CPU takes fp32 or bf16.", remedy="precision-cpu")
     return dtype, f"{precision} (asked for)"

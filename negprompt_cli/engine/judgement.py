@@ -54,8 +54,8 @@ def check_prompt_score(name: str) -> None:
     find_score(name)
     if name not in prompt_scores():
         raise UsageError(
-            f"Score '{name}' needs more than prompts and an image.{did_you_mean('', prompt_scores())} `negprompt "
-            "evaluate` computes the others."
+            f"Score '{name}' needs more than prompts and an image.{did_you_mean('', prompt_scores())}",
+            remedy="all-scores",
         )
 
 

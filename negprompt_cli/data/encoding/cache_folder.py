@@ -1,4 +1,4 @@
-"""Where the cache is, what is in it, and how it is emptied. Imports no torch, so that `negprompt cache` is quick."""
+"""Where the cache is, what is in it, and how it is emptied. Imports no torch, so that listing it is quick."""
 
 import json
 import os

@@ -99,8 +99,8 @@ def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
         import torchcodec.decoders  # noqa: F401
     except Exception as error:  # beyond a missing package: a build for another torch fails in its shared library
         raise UsageError(
-            f"--decoder torchcodec needs the extra 'decode': pip install 'negprompt[decode]' ({error}). "
-            "Or use --decoder pil."
+            f"The decoder torchcodec needs the extra 'decode': pip install 'negprompt[decode]' ({error}).",
+            remedy="decoder-pil",
         ) from error
     from open_clip.transform import PreprocessCfg
 
@@ -109,7 +109,8 @@ def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
     fits = config.resize_mode == "squash" or (config.resize_mode == "shortest" and size[0] == size[1])
     if not fits or config.mode != "RGB" or config.interpolation not in ("bicubic", "bilinear"):
         raise UsageError(
-            f"--decoder torchcodec does not know this model's preprocessing ({clip.preprocessing}). Use --decoder pil."
+            f"The decoder torchcodec does not know this model's preprocessing ({clip.preprocessing}).",
+            remedy="decoder-pil",
         )
     return TorchcodecReader(
         reader, size, config.resize_mode == "squash", config.interpolation, tuple(config.mean), tuple(config.std)

@@ -2,11 +2,11 @@
 
 One folder per model, weights, preprocessing and precision ("store"); in it, shards of safetensors holding features and the
 keys of the images they are of: digests of absolute path, size and modification time. Lists of images may overlap in any
-way (other seeds, other shots, --limit): what is known is reused, the rest is encoded and added as a new shard, so an
+way (other seeds, other shots, a limit): what is known is reused, the rest is encoded and added as a new shard, so an
 interrupted run goes on where it stopped and processes that share a store never write to the same file. A shard whose
 checksum does not fit is dropped with a notice and its images are encoded again.
 
-Leaves out: eviction; `negprompt cache clear` empties the cache.
+Leaves out: eviction; `cache_folder.clear_cache` empties the cache.
 """
 
 import hashlib
@@ -131,8 +131,9 @@ class FeatureStore:
             atomic_write_bytes(path, data)
         except NegPromptError as error:
             raise NegPromptError(
-                f"The feature cache cannot take what was encoded. {error} {VARIABLE}=FOLDER names another place for the "
-                "cache, --no-cache does without."
+                f"The encoded features cannot be written to the cache. {error} Set {VARIABLE}=FOLDER to put the cache "
+                "elsewhere.",
+                remedy="cache-elsewhere",
             ) from error
         self._remember(_Shard(path, _keys(table), features.shape[1]))
 

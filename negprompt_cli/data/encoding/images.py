@@ -4,7 +4,7 @@ The rule for every kind of file, and why:
 
 * 8-bit RGB and greyscale: exactly PIL's `convert("RGB")`, as in the reference preprocessing of CLIP and open_clip.
 * EXIF orientation is NOT applied. Published numbers come from pipelines that ignore it. A photo that lies on its side
-  because of it is best rotated once, on disk; `negprompt data check` counts such photos.
+  because of it is best rotated once, on disk; `prepare.check` counts such photos.
 * Transparency (an alpha channel, or a transparent colour of a palette) is dropped and not laid over a background: the
   reference preprocessing does so, and any background would be a guess. A palette is expanded to its colours first.
 * CMYK and other colour spaces: PIL's `convert("RGB")`; embedded colour profiles are not applied.

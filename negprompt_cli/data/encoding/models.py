@@ -45,7 +45,7 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
                 model = open_clip.create_model(config.name, pretrained=tag, require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(config.name)
         except Exception as error:  # open_clip raises anything from RuntimeError to hub, JSON and pickle errors
-            raise NegPromptError(_load_failure(config, error)) from error
+            raise _load_failure(config, error) from error
     preprocessing = PreprocessCfg(**model.visual.preprocess_cfg)
     return Clip.wrap(
         model,
@@ -64,7 +64,7 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
         folder = user_path(name.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
             raise UsageError(
-                f"--model {name}: {folder / 'open_clip_config.json'} does not exist. "
+                f"Model {name}: {folder / 'open_clip_config.json'} does not exist. "
                 "local-dir: takes a folder with open_clip_config.json and the weights beside it."
             )
         return None
@@ -74,7 +74,8 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
         raise UsageError(f"Unknown model '{name}'.{_nearest(name, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is None:
-        raise UsageError(f"--model {name} needs --pretrained: {', '.join(tags) or 'a weights file'}.")
+        known = f"open_clip has these weights: {', '.join(tags)}" if tags else "open_clip has no weights for it"
+        raise UsageError(f"Model {name} needs pretrained weights; {known}.", remedy="pretrained")
     weights = open_clip.get_pretrained_cfg(name, tag)
     if not weights:
         if Path(tag).is_file():
@@ -86,7 +87,9 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
         other = f"{name}-quickgelu" if wants else name.removesuffix("-quickgelu")
         raise UsageError(
             f"Weights '{tag}' were trained {'with' if wants else 'without'} QuickGELU, but model {name} is built "
-            f"{'with' if has else 'without'} it: features would be wrong. Use --model {other}."
+            f"{'with' if has else 'without'} it, so features would be wrong.",
+            remedy="other-model",
+            model=other,
         )
     return tag
 
@@ -111,17 +114,18 @@ def _nearest(name: str, models: list[str]) -> str:
     )
 
 
-def _load_failure(config: ModelConfig, error: Exception) -> str:
+def _load_failure(config: ModelConfig, error: Exception) -> NegPromptError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = f"{config.name} {config.pretrained or ''}".strip()
     if config.name.startswith("local-dir:"):
-        return (
+        return NegPromptError(
             f"Model {where} could not be loaded: {first}\nSave or copy the folder again: its files do not fit together."
         )
-    return (
+    return NegPromptError(
         f"Model {where} could not be loaded: {first}\n"
-        "Without internet: fetch the weights elsewhere (they land in the Hugging Face cache, HF_HOME) and copy that cache "
-        "here, or save the model as a folder for --model local-dir:FOLDER, or pass a weights file: --pretrained FILE."
+        "Without internet, download the weights on another machine and copy its Hugging Face cache (HF_HOME) here, or save "
+        "the model there as a folder.",
+        remedy="offline-model",
     )
 
 

@@ -1,4 +1,4 @@
-"""The bodies of `negprompt data`: list, check, download and make image sets.
+"""Image sets before a model sees them: list, check, download and make them.
 
 Belongs here: whatever is done to a set before a model sees it.
 May import: `errors`, `config`, `progress`, `data/files`, `data/sets`, `data/encoding`, `engine/parallel`.

@@ -272,6 +272,6 @@ def check_space(folder: Path, needed: int, *, what: str) -> None:
     free = shutil.disk_usage(there).free
     if free < needed + _SPARE:
         raise NegPromptError(
-            f"{what} needs {needed / 2**30:.2f} GiB in {folder}, but only {free / 2**30:.2f} GiB are free. "
-            "Free space or choose another --data-root."
+            f"{what} needs {needed / 2**30:.2f} GiB in {folder}, but only {free / 2**30:.2f} GiB are free.",
+            remedy="data-root",
         )

@@ -192,11 +192,11 @@ def _check_classes(classes: Sequence[ClassLabel], found: _Found) -> None:
                     "class-name", f"{message} (they stay apart by wnid, but their prompts are the same)", keys
                 )
             else:
-                found.problem("class-name", f"{message}; give --class-names or rename the folders", keys)
+                found.problem("class-name", f"{message}; rename the folders, or name the classes in a file", keys)
     bare = [c.key for c in classes if is_wnid(c.name) or not re.search(r"[^\W\d_]{2}", c.name)]
     if bare:
         message = f"{len(bare)} class names are no words that a text encoder knows: {some_of(bare)}"
-        found.problem("class-name", f"{message}; give --class-names or rename the folders", bare)
+        found.problem("class-name", f"{message}; rename the folders, or name the classes in a file", bare)
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,9 @@ def divide(images: ImageSet, *, share: float, held_out: float, seed: int) -> Div
         UsageError: a share out of range, a negative seed, too few classes, a class with a single image, or an image in
             two classes.
     """
-    for name, value in (("--share", share), ("--held-out", held_out)):
+    for name, value in (("share of left-out classes", share), ("share of held-out images", held_out)):
         if not 0 < value < 1:
-            raise UsageError(f"{name} must lie between 0 and 1, got {value:g}.")
+            raise UsageError(f"The {name} must be between 0 and 1, got {value:g}.")
     if not images.classes:
         raise UsageError(f"{images.spec} has no classes to leave some of them out ({images.layout}).")
     _refuse_repeated(images)
@@ -110,8 +110,9 @@ def divide(images: ImageSet, *, share: float, held_out: float, seed: int) -> Div
     out = round(share * count)
     if out < 1 or count - out < 2:
         raise UsageError(
-            f"--share {share:g} of the {count} classes of {images.spec} leaves {out} out and keeps {count - out}. At least "
-            "one must be left out and two be kept: choose another --share, or a data set of more classes."
+            f"A share of {share:g} of the {count} classes of {images.spec} leaves {out} out and keeps {count - out}. At "
+            "least one class must be left out and at least two must be kept.",
+            remedy="leave-out-share",
         )
     order = class_generator(seed, "classes left out", "").permutation(count)
     left, kept = np.sort(order[:out]), np.sort(order[out:])
@@ -148,7 +149,7 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     if unknown:
         raise UsageError(f"There is no kind {unknown[0]!r} of OOD images.{did_you_mean(unknown[0], KINDS)}")
     if not wanted:
-        raise UsageError(f"--kinds names no kind of OOD images. Known kinds: {', '.join(KINDS)}.")
+        raise UsageError(f"No kind of OOD images is named. Known kinds: {', '.join(KINDS)}.")
     return tuple(kind for kind in KINDS if kind in wanted)
 
 
@@ -226,8 +227,9 @@ def leave_out(
             (folder / RECORD).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise NegPromptError(
-            f"Cannot write {into}: {error.strerror or error}. Free space, choose another place, or --copy where the file "
-            "system has no links; what was there before is unchanged."
+            f"Cannot write {into}: {error.strerror or error}. What was there before is unchanged. Free space or choose "
+            "another place.",
+            remedy="copy",
         ) from error
     return LeftOut(into, document)
 
@@ -238,7 +240,7 @@ def _refuse_existing(into: Path, *, overwrite: bool) -> None:
     if not (into / RECORD).is_file():
         raise UsageError(f"{into} exists and is no leave-classes-out problem. Choose another place, or remove it.")
     if not overwrite:
-        raise UsageError(f"{into} exists. Choose another place, or replace it with --overwrite.")
+        raise UsageError(f"{into} exists.", remedy="overwrite")
 
 
 def _refuse_repeated(images: ImageSet) -> None:
@@ -294,8 +296,8 @@ def _write_kind(
             try:
                 made = _distorted(folder.name, image, generator)
             except ValueError as error:
-                reason = f"{images.paths[number]}: {error}. Remove the image, or leave {folder.name} out of --kinds."
-                raise UsageError(reason) from error
+                message = f"{images.paths[number]}: {error}."
+                raise UsageError(message, remedy="leave-out-kinds", kind=folder.name) from error
             made.save(place)
         task.advance()
     return small

@@ -235,8 +235,7 @@ def check_model(prompts: Prompts, model: ModelIdentity, width: int, path: Path) 
     """
     if prompts.model.weights_sha256 != model.weights_sha256:
         raise UsageError(
-            f"{path} was learned for {prompts.model}, but the model at hand is {model}. "
-            "Pass the --model and --pretrained it was learned for, or train again."
+            f"{path} was learned for {prompts.model}, but this model is {model}.", remedy="model-of-artifact"
         )
     if prompts.positive.shape[-1] != width:
         raise UsageError(f"{path} holds contexts of width {prompts.positive.shape[-1]}; the model's is {width}.")

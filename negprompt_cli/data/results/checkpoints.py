@@ -84,8 +84,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     schema = metadata.get("schema", "")
     if schema.startswith("negprompt/checkpoint/") and schema != SCHEMA:
         raise UsageError(
-            f"{path} has the schema {schema}, this version of negprompt reads {SCHEMA}. Go on with the version that wrote "
-            "it, or leave out --resume to start afresh."
+            f"{path} has the schema {schema}, but this version of negprompt reads {SCHEMA}. Resume with the version that "
+            "wrote it.",
+            remedy="no-resume",
         )
     if metadata.pop("sha256", None) != _digest(metadata, tensors):
         raise DamagedCheckpoint(f"{path} is damaged: its checksum does not fit.")

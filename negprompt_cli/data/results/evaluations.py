@@ -140,8 +140,8 @@ def evaluation_path(run: Path) -> Path:
     path = run / EVALUATION if run.is_dir() else run
     if not path.is_file():
         raise UsageError(
-            f"No evaluation at {path}. Give a run folder that holds {EVALUATION}, or the JSON file that "
-            "`negprompt evaluate --out` wrote."
+            f"No evaluation at {path}. Give a run folder that holds {EVALUATION}, or the JSON file of an evaluation.",
+            remedy="evaluate",
         )
     return path
 

@@ -138,7 +138,7 @@ def model_card(prompts: Prompts, evaluation: Path | None = None, *, source: str 
 def _threshold(prompts: Prompts) -> str:
     made = prompts.calibration
     if made is None:
-        return "## Threshold\n\nNone: `negprompt calibrate` chooses one on held-out images of the classes."
+        return "## Threshold\n\nThese prompts have no threshold yet. It is chosen on held-out images of the classes."
     return (
         f"## Threshold\n\nAn image is in-distribution where its score `{made.score}` is at least {made.threshold:.6g}, "
         f"which accepts {made.accepted} of {made.images} held-out images of the classes "
@@ -151,7 +151,7 @@ def _figures(prompts: Prompts, path: Path | None) -> str:
         return ""
     document = load_evaluation(path)
     if document.limited:
-        raise UsageError(f"{path} is a limited trial, which no card should quote. Evaluate without --limit.")
+        raise UsageError(f"{path} is a limited trial, which no card should quote. Evaluate all images.")
     if document.model.weights_sha256 != prompts.model.weights_sha256 or document.id.classes != len(prompts.classes):
         raise UsageError(f"{path} is not an evaluation of these prompts: model or classes differ.")
     rows = [

@@ -136,9 +136,9 @@ def form_of(path: Path | None, form: str | None) -> str:
     """
     chosen = form or ("csv" if path is None else path.suffix.lower().removeprefix("."))
     if chosen not in FORMATS:
-        raise UsageError(f"{path}: the name must end in .csv, .jsonl or .parquet, or say --format.")
+        raise UsageError(f"{path}: the name must end in .csv, .jsonl or .parquet.", remedy="row-format")
     if chosen == "parquet" and path is None:
-        raise UsageError("Parquet is written to a file: pass --out FILE.parquet.")
+        raise UsageError("Parquet is written to a file, not to standard output.", remedy="out-file")
     if chosen == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UsageError("Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or write .csv or .jsonl.")
     return chosen
@@ -158,11 +158,9 @@ def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> N
     if append or overwrite:
         return
     if path.exists():
-        raise UsageError(f"{path} exists. Pass --append to add the images it lacks, or --overwrite to replace it.")
+        raise UsageError(f"{path} exists.", remedy="append-or-overwrite")
     if part_of(path).exists():
-        raise UsageError(
-            f"{part_of(path)} is what an interrupted run left. Pass --append to go on with it, or --overwrite to start anew."
-        )
+        raise UsageError(f"{part_of(path)} holds the rows of an interrupted run.", remedy="append-or-overwrite")
 
 
 def part_of(path: Path) -> Path:
@@ -207,8 +205,9 @@ def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
         if isinstance(error, BrokenPipeError):
             raise
         raise NegPromptError(
-            f"Cannot write {path}: {error.strerror or error}. Free space or choose another place; with --append a later "
-            f"run goes on from {part}."
+            f"Cannot write {path}: {error.strerror or error}. Free space or choose another place. {part} keeps the rows "
+            "written so far.",
+            remedy="append-later",
         ) from error
 
 
@@ -235,8 +234,8 @@ def _resume(stream: BinaryIO, form: str, path: Path, *, written: Callable[[str],
 
 def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
     wrong = UsageError(
-        f"{path}, or {part_of(path).name} beside it, does not hold rows of `negprompt score` in the format {form}; choose "
-        "another --out."
+        f"{path}, or {part_of(path).name} beside it, does not hold rows of scores in the format {form}.",
+        remedy="other-out",
     )
     if form == "csv":
         rows = csv.reader(text)
@@ -276,8 +275,7 @@ def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
             if not opened.schema_arrow.equals(_parquet_schema()):
                 columns = ", ".join(f"{field.name} {field.type}" for field in opened.schema_arrow)
                 raise UsageError(
-                    f"{path} does not hold rows of `negprompt score`: its columns are {columns or 'none'}. Choose another "
-                    "--out."
+                    f"{path} does not hold rows of scores: its columns are {columns or 'none'}.", remedy="other-out"
                 )
             # Older pyarrow cannot iterate over no rows.
             if opened.num_row_groups:
@@ -286,8 +284,7 @@ def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"{path} cannot be read as Parquet ({reason}), so nothing can be appended to it. Choose another --out, or pass "
-            "--overwrite to replace it."
+            f"{path} cannot be read as Parquet ({reason}), so nothing can be appended to it.", remedy="other-out"
         ) from error
 
 
@@ -310,9 +307,7 @@ def _write_parquet(lines: Path, path: Path) -> None:
                 values = [{name: utf8_text(value) for name, value in json.loads(row).items()} for row in group]
                 writer.write_table(pyarrow.Table.from_pylist(values, schema=schema))
     except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{lines} does not hold rows of `negprompt score` ({error}). Pass --overwrite to start anew."
-        ) from error
+        raise UsageError(f"{lines} does not hold rows of scores ({error}).", remedy="other-out") from error
 
 
 def _json_lines(rows: Iterable[dict[str, Any]]) -> str:

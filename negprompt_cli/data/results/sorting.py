@@ -44,8 +44,7 @@ def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: b
             place.symlink_to(source)
     except OSError as error:
         raise NegPromptError(
-            f"Cannot put {path} into {folder}: {error.strerror or error}. Choose another --sort-into, or --copy where the "
-            "file system has no links."
+            f"Cannot put {path} into {folder}: {error.strerror or error}. Choose another folder.", remedy="copy"
         ) from error
     return place
 

@@ -2,7 +2,7 @@
 
 An entry says what a data set is called, how many images it has, where each convention keeps it below the data root,
 what may be downloaded and what must be fetched by hand, under which licence, and whom to cite. A person's own
-catalogue has the same form: a file given with --catalogue, or `catalogue.yaml` in the data root; its entries win.
+catalogue has the same form: the file of the setting `data.catalogue`, or `catalogue.yaml` in the data root; its entries win.
 Which layout is actually on disk is found out in `imagesets`.
 """
 

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 SPLIT_SEED = 0
-"""Seed of the half-and-half split. Fixed, so that evaluating with another --seed never meets a training image."""
+"""Seed of the half-and-half split. Fixed, so that evaluating with another seed never meets a training image."""
 
 
 class EmptyClasses(UsageError):
@@ -245,8 +245,8 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     if unmatched:
         raise UsageError(
             f"{len(unmatched)} of {len(images.classes)} classes of {images.spec} are not among the {len(classes)} classes "
-            f"of the prompts: {some_of(unmatched, 10)}. Select the classes that are with '#', name them with --class-names, "
-            "or transfer the prompts to these classes."
+            f"of the prompts: {some_of(unmatched, 10)}.",
+            remedy="match-classes",
         )
     labels = np.where(images.labels >= 0, target[images.labels], -1) if len(target) else images.labels
     return replace(images, labels=labels.astype(np.int64), classes=tuple(classes))

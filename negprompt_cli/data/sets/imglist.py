@@ -141,8 +141,9 @@ def list_source(
     keyed = _key_labels(chosen, class_names)
     if keyed is None and role != "ood":
         raise UsageError(
-            f"{file}: nothing names its classes. Put the images of each class into a folder of its own, or give "
-            "--class-names FILE with one name per line in label order."
+            f"{file} does not name its classes. Put the images of each class into a folder of its own, or name the "
+            "classes in a file.",
+            remedy="class-names",
         )
     halve = role != "ood" and not apart and kind is None
     if keyed is None:

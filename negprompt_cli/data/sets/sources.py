@@ -55,7 +55,8 @@ def find_source(
         places = " and ".join(str(candidate) for candidate in tried)
         raise UsageError(
             f"No data set {spec.base!r}: it is not in the catalogue and there is no such path (tried {places})."
-            f"{sets.suggestion(spec.base)} `negprompt data ls` lists the catalogue; a path must exist."
+            f"{sets.suggestion(spec.base)}",
+            remedy="list-sets",
         )
     if found.is_dir():
         splits = find_splits(found)
@@ -96,7 +97,7 @@ def entry_source(name: str, role: Role, data_root: Path, sets: Catalogue) -> Sou
         if source is not None:
             return source
     if entry.subset is None:
-        raise UsageError(missing_message(name, entry, data_root, tried))
+        raise missing_set(name, entry, data_root, tried)
     try:
         source = entry_source(entry.subset.of, role, data_root, sets)
     except UsageError as error:
@@ -184,16 +185,12 @@ def _fits(folder: Path, keys: Sequence[str]) -> bool:
     return bool(images) or bool(set(folders) & set(keys))
 
 
-def missing_message(name: str, entry: Entry, data_root: Path, tried: Sequence[str]) -> str:
-    """What to say when a catalogue set is not on disk: what was tried, and what to put where."""
+def missing_set(name: str, entry: Entry, data_root: Path, tried: Sequence[str]) -> UsageError:
+    """The error for a catalogue set that is not on disk: what was tried, and what to put where."""
     places = "".join(f"\n  {place}" for place in tried)
     if Path(name).exists():
         places += f"\nThere is a path of that name here: write ./{name} if you mean it."
-    message = f"Data set {name!r} is not below the data root {data_root}. Tried:{places}\n"
+    message = f"Data set {name!r} is not below the data root {data_root}. Tried:{places}"
     if entry.download is not None:
-        message += f"Get it with: negprompt data download {name} --data-root {data_root}"
-    elif entry.fetch is not None:
-        message += entry.fetch
-    else:
-        message += "Put it into one of these places."
-    return message + "\nIf it is somewhere else, say where with --data-root or NEGPROMPT_DATA_ROOT."
+        return UsageError(message, remedy="data-download", name=name, data_root=data_root)
+    return UsageError(f"{message}\n{entry.fetch or 'Put it into one of these places.'}", remedy="data-elsewhere")

@@ -51,7 +51,9 @@ def parse_spec(text: str) -> Spec:
     stripped = text.strip()
     if "#" not in stripped or exists(user_path(stripped)):
         if not stripped:
-            raise UsageError("An empty data set SPEC. Give a catalogue name (`negprompt data ls`) or a path.")
+            raise UsageError(
+                "The data set SPEC is empty. Give a name from the catalogue or a path.", remedy="list-sets"
+            )
         return Spec(text=stripped, base=stripped, selector="")
     base, _, selector = stripped.rpartition("#")
     if not base.strip() or not selector.strip():

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import SeveralErrors, UsageError
 
 ZERO_SHOT = "zero-shot"
 """Value of --positive for positives that are not trained."""
@@ -19,15 +19,15 @@ def together(*checks: Callable[[], object]) -> None:
     Raises:
         UsageError: at least one check raised one.
     """
-    messages: list[str] = []
+    errors: list[UsageError] = []
     for check in checks:
         try:
             check()
         except UsageError as error:
-            if str(error) not in messages:
-                messages.append(str(error))
-    if messages:
-        raise UsageError("\n".join(messages))
+            if str(error) not in map(str, errors):
+                errors.append(error)
+    if errors:
+        raise SeveralErrors(errors) if len(errors) > 1 else errors[0]
 
 
 def require_positive(positive: str | Path, spec: str) -> None:

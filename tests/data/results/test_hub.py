@@ -85,7 +85,7 @@ def test_the_card_is_filled_from_artifact_and_evaluation(clip: Clip, evaluation:
 def test_a_card_without_evaluation_or_threshold(clip: Clip):
     text = model_card(make_prompts(clip))
     assert "## Evaluation" not in text
-    assert "negprompt calibrate" in text
+    assert "no threshold yet" in text
 
 
 def test_foreign_and_limited_evaluations_are_not_quoted(clip: Clip, evaluation: Path, tmp_path: Path):

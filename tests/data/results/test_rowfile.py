@@ -91,7 +91,7 @@ def test_a_first_run_that_was_interrupted_is_kept_or_replaced(tmp_path: Path):
         file.sink.write(numbered(0, 3))
         raise KeyboardInterrupt
     assert not out.exists()
-    with pytest.raises(UsageError, match="interrupted run left"):
+    with pytest.raises(UsageError, match="rows of an interrupted run"):
         check_row_file(out, "parquet", append=False, overwrite=False)
     check_row_file(out, "parquet", append=True, overwrite=False)
     with row_file(out, "parquet", append=True) as file:
@@ -163,7 +163,7 @@ def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, list[objec
     out = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table(columns), out)
     before = out.read_bytes()
-    with pytest.raises(UsageError, match="does not hold rows of `negprompt score`: its columns are"):
+    with pytest.raises(UsageError, match="does not hold rows of scores: its columns are"):
         check_row_file(out, "parquet", append=True, overwrite=False)
     assert out.read_bytes() == before
 

@@ -234,7 +234,7 @@ def test_a_relative_path_may_start_from_the_data_root(tmp_path: Path) -> None:
 def test_an_unknown_name_offers_near_ones(spec: str, near: str) -> None:
     with pytest.raises(UsageError, match=f"'{near}'") as raised:
         load(spec)
-    assert "path must exist" in str(raised.value)
+    assert "no such path" in str(raised.value)
 
 
 def test_a_path_of_a_catalogue_name_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_openood_list_of_a_flat_imagenet_val(tmp_path: Path) -> None:
 def test_labels_that_nothing_names_need_a_file(tmp_path: Path) -> None:
     tree(tmp_path, "all/1.jpg", "all/2.jpg", "all/3.jpg")
     file = write(tmp_path / "list-val.txt", b"all/1.jpg 2\nall/2.jpg 0\nall/3.jpg 2\n")
-    with pytest.raises(UsageError, match="--class-names"):
+    with pytest.raises(UsageError, match="does not name its classes"):
         load(file, "eval")
     assert load(file, "ood").labels.tolist() == [-1, -1, -1]
     names = write(tmp_path / "names.txt", b"ant lion\nbee\ncat\n")
@@ -169,7 +169,7 @@ def test_a_plain_list_takes_folders_as_classes_or_has_none(tmp_path: Path) -> No
     assert [c.key for c in load(folders, "train").classes] == ["cat", "dog"]
     flat = write(tmp_path / "b.txt", b"flat1.jpg\ndog/1.jpg\n")
     assert load(flat, "ood").labels.tolist() == [-1, -1]
-    with pytest.raises(UsageError, match="nothing names its classes"):
+    with pytest.raises(UsageError, match="does not name its classes"):
         load(flat, "train")
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from data_trees import SHARED, class_tree, ranges_by_hand, relatives, write
 
+from negprompt_cli.cli.remedies import full_message
 from negprompt_cli.data.sets.catalogue import protocols
 from negprompt_cli.data.sets.classnames import imagenet_names, imagenet_wnids
 from negprompt_cli.data.sets.imagesets import load_image_set
@@ -253,7 +254,7 @@ def test_openood_lists_choose_among_the_images(tmp_path: Path) -> None:
 def test_a_missing_set_lists_every_place_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         load_image_set("inaturalist", role="ood", data_root=tmp_path)
-    message = str(raised.value)
+    message = full_message(raised.value)
     for place in ("ImageNet_OOD_dataset/iNaturalist", "iNaturalist", "images_largescale/inaturalist"):
         assert str(tmp_path / place) in message
     assert "negprompt data download inaturalist" in message

@@ -1,0 +1,73 @@
+"""Which option or command helps with an error: the one place that turns the names of remedies into command-line advice.
+
+The engine, the data code and the steps raise errors with a `remedy` and the facts it needs. Facts are quoted for a shell, so
+that commands can be copied. An advice that begins with a line break stands below the message; others continue its line.
+"""
+
+import shlex
+
+from negprompt_cli.errors import NegPromptError, SeveralErrors
+
+REMEDIES = {
+    "overwrite": "Pass --overwrite to replace it, or choose another place.",
+    # Devices and models
+    "device-cpu": "Use --device cpu.",
+    "device-cpu-shared": "Run one process, or pass --device cpu so that the processes share the CPU cores.",
+    "fewer-processes": "Start fewer, with --gpus or torchrun's --nproc-per-node.",
+    "one-process": "Leave out --gpus, and do not start the command with torchrun.",
+    "precision-cpu": "Use --precision fp32 or --precision bf16.",
+    "pretrained": "Pass --pretrained with an open_clip tag or the path of a weights file.",
+    "other-model": "Use --model {model}.",
+    "offline-model": "Pass such a folder with --model local-dir:FOLDER, or a weights file with --pretrained FILE.",
+    "cache-elsewhere": "Or run without a cache: --no-cache.",
+    "decoder-pil": "Or use --decoder pil.",
+    # Data
+    "list-sets": "`negprompt data ls` lists the catalogue.",
+    "data-elsewhere": "\nIf it is in another folder, name that folder with --data-root or NEGPROMPT_DATA_ROOT.",
+    "data-download": (
+        "\nDownload it with: negprompt data download {name} --data-root {data_root}\n"
+        "If it is in another folder, name that folder with --data-root or NEGPROMPT_DATA_ROOT."
+    ),
+    "data-root": "Free space, or choose another disk with --data-root.",
+    "class-names": "Give --class-names FILE with one name per line, in the order of the labels.",
+    "match-classes": (
+        "Select the classes that match with '#', rename them with --class-names, or give the prompts these classes with "
+        "`negprompt transfer`."
+    ),
+    "leave-out-share": "Choose another --share, or a data set with more classes.",
+    "leave-out-kinds": "Remove the image, or leave {kind} out of --kinds.",
+    # Results
+    "append-or-overwrite": "Pass --append to add the rows that are missing, or --overwrite to replace the file.",
+    "append-later": "A later run with --append adds the others.",
+    "other-out": "Choose another --out, or pass --overwrite to replace the file.",
+    "out-file": "Pass --out FILE.parquet.",
+    "row-format": "Or name the format with --format.",
+    "evaluate": "`negprompt evaluate` writes it.",
+    "model-of-artifact": "Pass the --model and --pretrained that it was learned for, or train again.",
+    "no-resume": "Or leave out --resume to start from the beginning.",
+    "list-presets": "`negprompt config ls` lists the presets.",
+    "list-keys": "`negprompt config show` lists the keys.",
+    "all-scores": "`negprompt evaluate` computes the others.",
+    "copy": "Where the file system has no links, pass --copy.",
+}
+"""The advice by name of the remedy; names in braces are facts of the error."""
+
+
+def full_message(error: NegPromptError) -> str:
+    """The message of an error with the advice for a person at the command line.
+
+    Args:
+        error: what ended a command. Where it has no remedy itself, that of the error it was raised from applies.
+    """
+    if isinstance(error, SeveralErrors):
+        return "\n".join(full_message(one) for one in error.errors)
+    advice = _advice(error)
+    return f"{error}{'' if not advice or advice.startswith(chr(10)) else ' '}{advice}"
+
+
+def _advice(error: BaseException | None) -> str:
+    while isinstance(error, NegPromptError):
+        if error.remedy:
+            return REMEDIES[error.remedy].format(**{k: shlex.quote(str(v)) for k, v in error.facts.items()})
+        error = error.__cause__
+    return ""
