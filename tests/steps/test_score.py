@@ -243,7 +243,7 @@ def test_a_class_name_never_leaves_its_folder(key: str):
 
 def test_sorting_where_nothing_can_be_written_says_so(images: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NegPromptError, match="--sort-into"):
+    with pytest.raises(NegPromptError, match="Choose another folder"):
         sort_image(images / "000.png", tmp_path / "file", prediction="a", is_ood=False, copy=False)
 
 

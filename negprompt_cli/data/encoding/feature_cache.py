@@ -131,7 +131,7 @@ class FeatureStore:
             atomic_write_bytes(path, data)
         except NegPromptError as error:
             raise NegPromptError(
-                f"The encoded features cannot be written to the cache. {error} Set {VARIABLE}=FOLDER to put the cache "
+                f"The encoded features cannot be written to the feature cache. {error} Set {VARIABLE}=FOLDER to put the cache "
                 "elsewhere.",
                 remedy="cache-elsewhere",
             ) from error
