@@ -131,8 +131,7 @@ class FeatureStore:
             atomic_write_bytes(path, data)
         except NegPromptError as error:
             raise NegPromptError(
-                f"The encoded features cannot be written to the feature cache. {error} Set {VARIABLE}=FOLDER to put the cache "
-                "elsewhere.",
+                f"The feature cache cannot be written. {error} Set {VARIABLE}=FOLDER to put the cache elsewhere.",
                 remedy="cache-elsewhere",
             ) from error
         self._remember(_Shard(path, _keys(table), features.shape[1]))
