@@ -10,6 +10,10 @@ helps, the error carries the name of a remedy and the facts the advice needs, an
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class NegPromptError(Exception):
@@ -61,3 +65,9 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     if near:
         return " Did you mean " + ", ".join(repr(n) for n in near) + "?"
     return " Known names: " + ", ".join(names) + "." if names else ""
+
+
+def first_fault(error: "ValidationError") -> str:
+    """Where pydantic found the first fault of a document, and what it is: `rows.0.auroc: Field required`."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
+from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.data.results.artifacts import Calibration
@@ -59,8 +60,8 @@ def print_calibration(talk: Talk, made: "Calibration") -> None:
     """A threshold and what it promises, on stderr."""
     talk.say(
         f"An image is ID where {made.score} is at least {made.threshold:.6g}: {made.accepted} of {made.images} held-out ID "
-        f"images ({100 * made.accepted / made.images:.1f} %). Of new ID images between {100 * made.low:.1f} and "
-        f"{100 * made.high:.1f} % will be accepted, at {100 * made.confidence:g} % confidence."
+        f"images ({percent(made.accepted / made.images)} %). Of new ID images between {percent(made.low)} and "
+        f"{percent(made.high)} % will be accepted, at {100 * made.confidence:g} % confidence."
     )
 
 

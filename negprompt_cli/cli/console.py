@@ -132,8 +132,3 @@ def _print_plain(console: "Console", text: str, style: str = "") -> None:
     from rich.text import Text
 
     console.print(Text(text, style=style), soft_wrap=True)
-
-
-def percent(value: float | None, decimals: int = 1) -> str:
-    """A fraction as per cent, or a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.{decimals}f}"

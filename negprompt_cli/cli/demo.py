@@ -50,7 +50,7 @@ def demo(
             "schema": "negprompt/demo/1",
             "folder": str(run),
             "picture": str(picture),
-            "evaluation": made.evaluation.document,
-            "transferred": made.transferred.document,
+            "evaluation": made.evaluation.document.document(),
+            "transferred": made.transferred.document.document(),
         },
     )

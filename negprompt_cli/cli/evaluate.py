@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import EVALUATION, OUTPUT, Common, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, seed_source
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.engine.scores import score_names
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.evaluate import Evaluation
@@ -114,46 +115,21 @@ def evaluate(
         write_scores(save_scores, measured)
         talk.say(f"scores of every image: {save_scores}")
     print_evaluation(talk, result)
-    talk.result(result.path, result.document)
+    talk.result(result.path, result.document.document())
 
 
 def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None:
     """The result as a table: a row per score, AUROC and FPR95 per OOD set, in per cent."""
     document = result.document
-    rows = document["rows"]
-    sets = list(dict.fromkeys(row["ood"] for row in rows))
-    cells = {(row["score"], row["ood"]): row for row in rows}
-    columns = ["score", *sets]
-    body = [
-        [score, *(f"{_cell(cells[score, s], 'auroc')} / {_cell(cells[score, s], 'fpr95_id_positive')}" for s in sets)]
-        for score in dict.fromkeys(row["score"] for row in rows)
-    ]
-    ident, model, prompts = document["id"], document["model"], document["prompts"]
-    limited = "  LIMITED: a trial, not a result to quote." if document["limited"] else ""
-    spread = ""
-    if "seeds" in document:
-        spread = ", mean ± standard deviation over seeds"
-    elif any("ci" in row for row in rows):
-        level = next(row["ci_level"] for row in rows if "ci" in row)
-        spread = f", with {100 * level:g} % bootstrap intervals over images"
-    talk.table(f"AUROC / FPR95 (ID positive), per cent{spread}", columns, body)
-    which = ", ".join(str(s["seed"]) for s in document["seeds"]) if "seeds" in document else str(prompts["seed"])
+    limited = "  LIMITED: a trial, not a result to quote." if document.limited else ""
+    talk.table(f"AUROC / FPR95 (ID positive), per cent{document.spread}", *document.table())
+    facts, model, prompts = document.id, document.model, document.prompts
     talk.say(
-        f"ID {ident['name']}: {ident['images']} images, {ident['classes']} classes, "
-        f"accuracy {percent(ident['accuracy'])} %. Model {model['name']} {model['pretrained'] or ''}".rstrip()
-        + f". Prompts: {prompts['kind']}, loss {prompts['loss']}, {prompts['negatives']} negatives, "
-        f"{prompts['shots']} shots, seed{'s' if 'seeds' in document else ''} {which}.{limited}"
+        f"ID {facts.name}: {facts.images} images, {facts.classes} classes, "
+        f"accuracy {percent(facts.accuracy)} %. Model {model.name} {model.pretrained or ''}".rstrip()
+        + f". Prompts: {prompts.kind}, loss {prompts.loss}, {prompts.negatives} negatives, "
+        f"{prompts.shots} shots, seed{'s' if document.seeds else ''} {', '.join(map(str, document.seed_list))}.{limited}"
     )
-
-
-def _cell(row: dict[str, Any], metric: str) -> str:
-    text = percent(row[metric])
-    if "std" in row and row["std"][metric] is not None:
-        return f"{text} ± {percent(row['std'][metric])}"
-    if "ci" in row:
-        low, high = row["ci"][metric]
-        return f"{text} [{percent(low)}, {percent(high)}]"
-    return text
 
 
 def _numbers(text: str) -> list[float]:

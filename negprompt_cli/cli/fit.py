@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from negprompt_cli.cli.calibrate import CALIBRATION, print_calibration
-from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import TRAINING, Common, option
 from negprompt_cli.cli.training import ResumeOption, resumable
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import percent
 
 
 def fit(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.shared.outputs import TrainingResult

@@ -1,19 +1,21 @@
 """`negprompt sweep`: a study from a YAML grid."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.config import Config
+    from negprompt_cli.steps.sweep import Overall, SweepRow
 
 
 def sweep(
@@ -53,22 +55,21 @@ def sweep(
         typer.echo("\n".join(dict.fromkeys(lines)))
         return
     result = run_sweep(found, run, configure=configure, overwrite=common.overwrite, progress=talk)
-    _print_rows(talk, result.document["rows"])
-    _print_overall(talk, result.document["overall"])
-    if result.document["limited"]:
+    _print_rows(talk, result.rows)
+    print_overall(talk, result.overall)
+    if result.limited:
         talk.warn("LIMITED: a trial, not figures to quote or to hold against others.")
     talk.result(result.path, result.document)
 
 
-def _print_rows(talk: Talk, rows: list[dict[str, Any]]) -> None:
+def _print_rows(talk: Talk, rows: "Sequence[SweepRow]") -> None:
     """A table per problem: a row per variant and score, a column per OOD set."""
-    for problem in dict.fromkeys(row["problem"] for row in rows):
-        mine = [row for row in rows if row["problem"] == problem]
-        sets = list(dict.fromkeys(row["ood"] for row in mine))
+    for problem in dict.fromkeys(row.problem for row in rows):
+        mine = [row for row in rows if row.problem == problem]
+        sets = list(dict.fromkeys(row.row.ood for row in mine))
         lines: dict[tuple[str, str], dict[str, str]] = {}
         for row in mine:
-            line = lines.setdefault((row["variant"], row["score"]), dict.fromkeys(sets, "-"))
-            line[row["ood"]] = f"{_figure(row, 'auroc')} / {_figure(row, 'fpr95_id_positive')}"
+            lines.setdefault((row.variant, row.row.score), dict.fromkeys(sets, "-"))[row.row.ood] = row.row.text()
         talk.table(
             f"{problem}: AUROC / FPR95 (ID positive), per cent, mean ± standard deviation over seeds",
             ["variant", "score", *sets],
@@ -76,26 +77,21 @@ def _print_rows(talk: Talk, rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _print_overall(talk: Talk, overall: list[dict[str, Any]]) -> None:
+def print_overall(talk: Talk, overall: "Sequence[Overall]") -> None:
     """A table over all problems and OOD sets, where there are several."""
     if not overall:
         return
     talk.table(
-        f"Mean over {overall[0]['cells']} pairs of problem and OOD set: AUROC / FPR95 (ID positive), per cent",
+        f"Mean over {overall[0].cells} pairs of problem and OOD set: AUROC / FPR95 (ID positive), per cent",
         ["variant", "score", "mean", "lowest AUROC", "of"],
         [
             [
-                line["variant"],
-                line["score"],
-                f"{percent(line['auroc'], 2)} / {percent(line['fpr95_id_positive'])}",
-                percent(line["lowest"]["auroc"]),
-                f"{line['lowest']['problem']}, {line['lowest']['ood']}",
+                line.variant,
+                line.score,
+                f"{percent(line.auroc, decimals=2)} / {percent(line.fpr95_id_positive)}",
+                percent(line.lowest.row.auroc),
+                f"{line.lowest.problem}, {line.lowest.row.ood}",
             ]
             for line in overall
         ],
     )
-
-
-def _figure(row: dict[str, Any], metric: str) -> str:
-    deviation = row["std"][metric]
-    return percent(row[metric]) + ("" if deviation is None else f" ± {percent(deviation)}")

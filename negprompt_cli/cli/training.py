@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from negprompt_cli.cli.console import Talk, percent
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.error_exit import INTERRUPTED, Stopped
 from negprompt_cli.cli.options import OUTPUT, option
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
+from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.shared.outputs import TrainingResult

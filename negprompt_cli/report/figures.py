@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from negprompt_cli.wording import percent
+
 FloatArray = npt.NDArray[np.float64]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -105,7 +107,7 @@ def roc(title: str, curves: Sequence[Curve]) -> Figure:
         axes = figure.subplots()
         for i, curve in enumerate(curves):
             look = _look(i)
-            label = f"{curve.name} {100 * curve.auroc:.1f}"
+            label = f"{curve.name} {percent(curve.auroc)}"
             axes.plot(curve.ood_accepted, curve.id_accepted, color=look.colour, linestyle=look.style, label=label)
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
         axes.axhline(0.95, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)))

@@ -14,6 +14,7 @@ from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.preflight import require_prompts, together
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer, open_prompts
 from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import percent
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def run_calibrate(
     if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
         precise = images_for_precision(options.acceptance, confidence=options.confidence)
         bench.progress.warn(
-            f"{calibration.images} images leave the acceptance uncertain: between {100 * calibration.low:.1f} and "
-            f"{100 * calibration.high:.1f} %. About {precise} would keep it above {100 * floor:g} %."
+            f"{calibration.images} images leave the acceptance uncertain: between {percent(calibration.low)} and "
+            f"{percent(calibration.high)} %. About {precise} would keep it above {100 * floor:g} %."
         )
     return Calibrated(out, save_prompts(replace(prompts, calibration=calibration), out), calibration)
 

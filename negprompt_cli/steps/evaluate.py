@@ -4,7 +4,6 @@ The document written is the contract's "negprompt/evaluation/1". Fractions, not 
 under names that say which class is positive. Leaves out: choosing anything; a result is only measured here.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,22 @@ from typing import Any
 import numpy as np
 
 from negprompt_cli.config import Config, EvaluateConfig
-from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.evaluations import (
+    SCHEMA,
+    EvaluationDocument,
+    IdFacts,
+    Model,
+    OodFacts,
+    PromptFacts,
+    Row,
+    average_over_sets,
+    save_evaluation,
+)
 from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import files_digest
 from negprompt_cli.decisions import documents
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
-from negprompt_cli.engine.metrics.detection import (
-    OodMetrics,
-    acceptance_curve,
-    evaluate_scores,
-    fpr_at_recall_id_positive,
-    fpr_at_recall_ood_positive,
-)
-from negprompt_cli.engine.metrics.trapezoid import trapezoid_aupr
+from negprompt_cli.engine.metrics.detection import acceptance_curve, fpr_at_recall, metrics_of
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
@@ -33,21 +35,13 @@ from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
 from negprompt_cli.steps.shared.workbench import Workbench
 
-SCHEMA = "negprompt/evaluation/1"
-METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive", "oscr")
-"""Metrics of every row, which the contract promises."""
-MORE_METRICS = ("detection_error", "autc", "aupr_in_trapezoid", "aupr_out_trapezoid")
-"""Metrics beyond the contract; the trapezoid AUPR is that of pytorch-ood and OpenOOD, aupr_in and aupr_out are step sums."""
-AVERAGE = "average"
-"""The name of the row that holds the means over the OOD sets."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation made: the document, and the scores behind it."""
 
     path: Path
-    document: dict[str, Any]
+    document: EvaluationDocument
     measured: Measured
 
     @property
@@ -89,79 +83,78 @@ def run_evaluate(
     bench = bench or Workbench(config, progress)
     measured = measure(bench, prompts_path, keep_features=False)
     document = evaluation_document(bench, measured, prompts_path)
-    atomic_write_text(out, json.dumps(document, indent=1) + "\n")
+    save_evaluation(out, document)
     write_config(config, out)
     return Evaluation(out, document, measured)
 
 
-def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> dict[str, Any]:
-    """Take every metric and put it down with its provenance: the contract's evaluation document.
+def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> EvaluationDocument:
+    """Take every metric and put it down with its provenance.
 
     Raises:
         UsageError: the scores of a set are not finite.
     """
     config, prompts = bench.config, measured.prompts
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name in measured.scores:
         own = [_row(config, measured, name, ood) for ood in measured.ood_sets]
-        rows += [*own, _average(own)]
-    return {
-        "schema": SCHEMA,
-        "limited": config.data.limit is not None or prompts.config.data.limit is not None,
-        "model": {
-            "name": prompts.model.name,
-            "pretrained": prompts.model.pretrained,
-            "weights_sha256": prompts.model.weights_sha256,
-        },
-        "prompts": {
-            "path": str(path),
-            "sha256": prompts.sha256,
-            "kind": prompts.kind,
-            "loss": None if prompts.negative is None else prompts.config.negative.loss.name,
-            "negatives": prompts.negatives_per_class,
-            "floor_exponent": prompts.floor_exponent,
-            "seed": prompts.config.seed,
-            "shots": prompts.config.data.shots,
-            "context": prompts.positive.shape[-2],
-            "learned_on_classes": prompts.learned_on,
-        },
-        "id": {
-            "name": measured.id_set.name,
-            "images": len(measured.id_set.encoded),
-            "classes": len(prompts.classes),
-            "accuracy": float(measured.correct.mean()),
-            "files_sha256": _digest(measured.id_set),
-            "skipped": list(measured.id_set.encoded.skipped),
-        },
-        "ood": {s.name: {"images": len(s.encoded), "files_sha256": _digest(s)} for s in measured.ood_sets},
-        "skipped": {s.name: list(s.encoded.skipped) for s in measured.ood_sets if s.encoded.skipped},
-        "temperature": config.evaluate.temperature,
-        "template": config.evaluate.template,
-        "options": _used_options(config.evaluate, measured.scores),
-        "precision": str(bench.compute.dtype).removeprefix("torch."),
-        "device": device_name(bench.compute.device),
-        "versions": versions(),
-        "decisions": documents(bench.decisions),
-        "rows": rows,
-    }
+        rows += [*own, average_over_sets(own)]
+    return EvaluationDocument(
+        schema=SCHEMA,
+        limited=config.data.limit is not None or prompts.config.data.limit is not None,
+        model=Model(
+            name=prompts.model.name,
+            pretrained=prompts.model.pretrained,
+            weights_sha256=prompts.model.weights_sha256,
+        ),
+        prompts=PromptFacts(
+            path=str(path),
+            sha256=prompts.sha256,
+            kind=prompts.kind,
+            loss=None if prompts.negative is None else prompts.config.negative.loss.name,
+            negatives=prompts.negatives_per_class,
+            floor_exponent=prompts.floor_exponent,
+            seed=prompts.config.seed,
+            shots=prompts.config.data.shots,
+            context=prompts.positive.shape[-2],
+            learned_on_classes=prompts.learned_on,
+        ),
+        id=IdFacts(
+            name=measured.id_set.name,
+            images=len(measured.id_set.encoded),
+            classes=len(prompts.classes),
+            accuracy=float(measured.correct.mean()),
+            files_sha256=_digest(measured.id_set),
+            skipped=measured.id_set.encoded.skipped,
+        ),
+        ood={s.name: OodFacts(images=len(s.encoded), files_sha256=_digest(s)) for s in measured.ood_sets},
+        skipped={s.name: s.encoded.skipped for s in measured.ood_sets if s.encoded.skipped},
+        temperature=config.evaluate.temperature,
+        template=config.evaluate.template,
+        options=_used_options(config.evaluate, measured.scores),
+        precision=str(bench.compute.dtype).removeprefix("torch."),
+        device=device_name(bench.compute.device),
+        versions=versions(),
+        decisions=tuple(documents(bench.decisions)),
+        rows=tuple(rows),
+    )
 
 
-def _row(config: Config, measured: Measured, name: str, ood: Scored) -> dict[str, Any]:
+def _row(config: Config, measured: Measured, name: str, ood: Scored) -> Row:
     settings = config.evaluate
     id_scores, ood_scores = measured.id_set.table.scores[name], ood.table.scores[name]
     try:
-        metrics = evaluate_scores(id_scores, ood_scores, id_correct=measured.correct)
+        curve = acceptance_curve(id_scores, ood_scores, measured.correct)
+        figures = metrics_of(curve).model_dump()
     except ValueError as error:
         raise UsageError(f"Score {name} on {ood.name} cannot be measured: {error}.") from error
-    row: dict[str, Any] = {"ood": ood.name, "images": len(ood.encoded), "score": name, **_figures(metrics)}
-    curve = acceptance_curve(id_scores, ood_scores)
-    row["aupr_in_trapezoid"] = trapezoid_aupr(curve)
-    row["aupr_out_trapezoid"] = trapezoid_aupr(curve.mirrored())
+    more: dict[str, Any] = {}
     if settings.recalls:
-        row["fpr"] = {
+        mirrored = curve.mirrored()
+        more["fpr"] = {
             f"{recall:g}": {
-                "id_positive": fpr_at_recall_id_positive(id_scores, ood_scores, recall),
-                "ood_positive": fpr_at_recall_ood_positive(id_scores, ood_scores, recall),
+                "id_positive": fpr_at_recall(curve, recall),
+                "ood_positive": fpr_at_recall(mirrored, recall),
             }
             for recall in settings.recalls
         }
@@ -171,36 +164,11 @@ def _row(config: Config, measured: Measured, name: str, ood: Scored) -> dict[str
             ood_scores,
             measured.correct,
             generator=np.random.default_rng(config.seed),
-            metrics=METRICS,
             n=settings.resamples,
             level=settings.level,
         )
-        row["ci"] = {key: [interval.low, interval.high] for key, interval in intervals.items()}
-        row["ci_level"] = settings.level
-    return row
-
-
-def _average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of means over the OOD sets; intervals do not average and are left out."""
-    made: dict[str, Any] = {
-        "ood": AVERAGE,
-        "images": sum(row["images"] for row in rows),
-        "score": rows[0]["score"],
-        **{key: float(np.mean([row[key] for row in rows])) for key in METRICS},
-    }
-    for key in MORE_METRICS:
-        values = [row[key] for row in rows]
-        made[key] = None if None in values else float(np.mean(values))
-    if "fpr" in rows[0]:
-        made["fpr"] = {
-            recall: {side: float(np.mean([row["fpr"][recall][side] for row in rows])) for side in sides}
-            for recall, sides in rows[0]["fpr"].items()
-        }
-    return made
-
-
-def _figures(metrics: OodMetrics) -> dict[str, float | None]:
-    return {key: getattr(metrics, key) for key in (*METRICS, "detection_error", "autc")}
+        more |= {"ci": {key: (i.low, i.high) for key, i in intervals.items()}, "ci_level": settings.level}
+    return Row.model_validate({"ood": ood.name, "images": len(ood.encoded), "score": name, **figures, **more})
 
 
 def _digest(scored: Scored) -> str:

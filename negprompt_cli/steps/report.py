@@ -24,7 +24,7 @@ from negprompt_cli.config import Config, load_config
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
 from negprompt_cli.data.results.artifacts import load_prompts
-from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, Row, evaluation_path, load_evaluation
+from negprompt_cli.data.results.evaluations import EvaluationDocument, evaluation_path, load_evaluation
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.progress import Progress
@@ -35,6 +35,7 @@ from negprompt_cli.steps.shared.comparison_text import caption, remarks, table_c
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
+from negprompt_cli.wording import file_name, percent
 
 MapKind = Literal["tsne", "pca"]
 FORMATS = ("png", "svg", "pdf")
@@ -164,7 +165,7 @@ def _section(run: _Run, key: str, bench: RememberingWorkbench, options: ReportOp
     document, main = run.document, measured.scores[0]
     facts = [
         ("ID images", f"{document.id.name}: {document.id.images} images of {document.id.classes} classes"),
-        ("ID accuracy", f"{100 * document.id.accuracy:.1f} %"),
+        ("ID accuracy", f"{percent(document.id.accuracy)} %"),
         *((name, value) for name, value in run_facts(document).items() if value != "-"),
         ("artifact", f"{run.prompts} (sha256 {measured.prompts.sha256[:16]}…)"),
         ("weights", f"sha256 {document.model.weights_sha256[:16]}…"),
@@ -177,30 +178,11 @@ def _section(run: _Run, key: str, bench: RememberingWorkbench, options: ReportOp
         title=f"{run.label} on {document.id.name}",
         limited=document.limited,
         facts=facts,
-        results=_results(document),
+        results=Table(f"AUROC / FPR95{document.spread}", *document.table()),
         pictures=groups,
         tables=[_id_classes(measured, main), *_ood_classes(measured, main)],
         galleries=_galleries(measured, main),
     )
-
-
-def _results(document: EvaluationDocument) -> Table:
-    """AUROC / FPR95 of every score on every OOD set, as evaluated."""
-    sets = [*document.ood_names, AVERAGE]
-    rows = []
-    for score in document.scores:
-        cells = [document.row(score, name) for name in sets]
-        rows.append([score, *("-" if row is None else _cell(row) for row in cells)])
-    spread = ", mean ± standard deviation over seeds" if document.seeds else ""
-    return Table(f"AUROC / FPR95{spread}", ["score", *sets], rows)
-
-
-def _cell(row: Row) -> str:
-    texts = []
-    for metric in ("auroc", "fpr95_id_positive"):
-        deviation = (row.std or {}).get(metric)
-        texts.append(f"{100 * getattr(row, metric):.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}"))
-    return " / ".join(texts)
 
 
 def _threshold(measured: Measured, score: str) -> float:
@@ -253,7 +235,7 @@ def _pictures(measured: Measured, options: ReportOptions, seed: int, folder: Pat
             "ID positive; the dotted line is 95 % of ID accepted. The legend gives AUROC in per cent.",
             [
                 keep(
-                    f"roc-{_file_name(ood.name)}",
+                    f"roc-{file_name(ood.name)}",
                     f"ROC curves on {ood.name}",
                     figures.roc(ood.name, _curves(measured, ood)),
                 )
@@ -301,11 +283,7 @@ def _curves(measured: Measured, ood: Scored) -> list[figures.Curve]:
     curves = []
     for score in measured.scores:
         curve = acceptance_curve(measured.id_set.table.scores[score], ood.table.scores[score])
-        curves.append(
-            figures.Curve(
-                score, curve.accepted_ood / curve.n_ood, curve.accepted_id / curve.n_id, area_under_roc(curve)
-            )
-        )
+        curves.append(figures.Curve(score, curve.fallout, curve.recall, area_under_roc(curve)))
     return curves
 
 
@@ -361,7 +339,7 @@ def _id_classes(measured: Measured, score: str) -> Table:
         confused = f"{names[wrong.most_common(1)[0][0]]} ({wrong.most_common(1)[0][1]})" if wrong else "-"
         rejected = float((values[mine] < threshold).mean())
         accuracy = float((predictions[mine] == label).mean())
-        rows.append((rejected, [name, confused, str(int(mine.sum())), _percent(accuracy), _percent(rejected)]))
+        rows.append((rejected, [name, confused, str(int(mine.sum())), percent(accuracy), percent(rejected)]))
     rows.sort(key=lambda row: -row[0])
     return Table(
         f"ID classes by {score}",
@@ -389,7 +367,7 @@ def _ood_classes(measured: Measured, score: str) -> Iterator[Table]:
             taken, count = Counter(scored.table.predictions[mine].tolist()).most_common(1)[0]
             area = area_under_roc(acceptance_curve(id_values, values))
             accepted = float((values >= threshold).mean())
-            cells = [own.name, f"{names[taken]} ({count})", str(int(mine.sum())), _percent(area), _percent(accepted)]
+            cells = [own.name, f"{names[taken]} ({count})", str(int(mine.sum())), percent(area), percent(accepted)]
             rows.append((accepted, cells))
         if not rows:
             continue
@@ -462,12 +440,3 @@ def _thumbnail(path: Path) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _file_name(name: str) -> str:
-    """A data set's name as part of a file name."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

@@ -35,6 +35,7 @@ from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
 from negprompt_cli.steps.transfer import run_transfer
+from negprompt_cli.wording import file_name
 
 SUMMARY = "reproduction.json"
 PRESETS = ("separation", "quoted", "official")
@@ -119,7 +120,7 @@ def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> 
     planned = []
     for b, benchmark in enumerate(experiment.benchmarks, start=1):
         for t, task in enumerate(benchmark.tasks, start=1):
-            folder = run / f"{b}.{t}-{_file_name(task.id)}"
+            folder = run / f"{b}.{t}-{file_name(task.id.rsplit('/', 1)[-1])}"
             planned.append(_plan_task(experiment, benchmark, task, folder, configure))
     return planned
 
@@ -327,8 +328,3 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str
             yield from _changed(value, defaults[key], f"{prefix}{key}.")
         elif value != defaults[key]:
             yield prefix + key, value
-
-
-def _file_name(spec: str) -> str:
-    """The last part of a SPEC as part of a folder's name."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.rsplit("/", 1)[-1])

@@ -4,8 +4,6 @@ Seed N's files lie in <run>/seed-N/ under their usual names. The standard deviat
 training seeds: sampling of shots, starts and batch order all follow the seed. It says nothing of the choice of images.
 """
 
-import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from negprompt_cli.config import Config
-from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.evaluations import EvaluationDocument, average_over_seeds, save_evaluation
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.evaluate import METRICS, MORE_METRICS, Evaluation, run_evaluate
+from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import TrainingResult, refuse_existing, write_config
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, require_prompts, together
@@ -31,7 +29,7 @@ class SeedsEvaluation:
     """What an evaluation over seeds made: the document of means, and each seed's own evaluation."""
 
     path: Path
-    document: dict[str, Any]
+    document: EvaluationDocument
     evaluations: tuple[Evaluation, ...]
 
     @property
@@ -142,63 +140,11 @@ def evaluate_seeds(
     for seed, source, own in zip(seeds, sources, outs, strict=True):
         progress.say(f"seed {seed}: {source}")
         result = run_evaluate(config, own, prompts_path=source, overwrite=overwrite, progress=progress, bench=bench)
-        found = result.document["prompts"]["seed"]
+        found = result.document.prompts.seed
         if found != seed:
             raise UsageError(f"{source} was trained with seed {found}, but lies in the folder of seed {seed}.")
         made.append(result)
-    document = aggregate([e.document for e in made])
-    atomic_write_text(out, json.dumps(document, indent=1) + "\n")
+    document = average_over_seeds([e.document for e in made])
+    save_evaluation(out, document)
     write_config(config, out)
     return SeedsEvaluation(out, document, tuple(made))
-
-
-def aggregate(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation document of several seeds: means in the place of figures, `std` beside them.
-
-    Args:
-        documents: evaluation documents on the same images with the same scores.
-
-    Returns:
-        The contract's document; every row has `std` (metric to standard deviation, null for one seed), `id` has
-        `accuracy_std`, and `seeds` lists seed, prompts' sha256, path and accuracy of each.
-    """
-    first = documents[0]
-    columns = [{(row["score"], row["ood"]): row for row in document["rows"]} for document in documents]
-    rows = []
-    for row in first["rows"]:
-        cells = [column[row["score"], row["ood"]] for column in columns]
-        made = {key: row[key] for key in ("ood", "images", "score")}
-        made |= {key: _mean([cell[key] for cell in cells]) for key in (*METRICS, *MORE_METRICS)}
-        made["std"] = {key: _deviation([cell[key] for cell in cells]) for key in (*METRICS, *MORE_METRICS)}
-        if "fpr" in row:
-            made["fpr"] = {
-                recall: {side: _mean([cell["fpr"][recall][side] for cell in cells]) for side in sides}
-                for recall, sides in row["fpr"].items()
-            }
-        rows.append(made)
-    accuracies = [document["id"]["accuracy"] for document in documents]
-    return {
-        **first,
-        "limited": any(document["limited"] for document in documents),
-        "id": {**first["id"], "accuracy": _mean(accuracies), "accuracy_std": _deviation(accuracies)},
-        "seeds": [
-            {
-                "seed": document["prompts"]["seed"],
-                "path": document["prompts"]["path"],
-                "sha256": document["prompts"]["sha256"],
-                "accuracy": document["id"]["accuracy"],
-            }
-            for document in documents
-        ],
-        "rows": rows,
-    }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    numbers = [v for v in values if v is not None]
-    return statistics.fmean(numbers) if len(numbers) == len(values) else None
-
-
-def _deviation(values: Sequence[float | None]) -> float | None:
-    numbers = [v for v in values if v is not None]
-    return statistics.stdev(numbers) if len(numbers) == len(values) and len(numbers) > 1 else None

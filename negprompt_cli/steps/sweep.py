@@ -21,7 +21,7 @@ from typing import Any
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
-from negprompt_cli.data.results.evaluations import AVERAGE
+from negprompt_cli.data.results.evaluations import AVERAGE, Row, average_over_seeds, load_evaluation, save_evaluation
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE
 from negprompt_cli.data.sets.imagesets import split_specs
@@ -30,7 +30,7 @@ from negprompt_cli.data.studies.grids import Grid
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.reproduce import Job, finished, run_job
-from negprompt_cli.steps.seeds import aggregate, seed_folder
+from negprompt_cli.steps.seeds import seed_folder
 from negprompt_cli.steps.shared.outputs import write_config
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT, together
 from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
@@ -59,14 +59,44 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What a sweep came to: its document, whose rows are means over seeds with their deviations.
+class SweepRow:
+    """The means over seeds of one score on one OOD set in one cell of the study, with their deviations."""
 
-    `overall` in it is what `overall` below makes of the rows.
+    problem: str
+    variant: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Overall:
+    """The figures of a variant and score over all pairs of problem and OOD set, each pair weighing the same; fractions.
+
+    `cells`: how many pairs. `lowest`: the pair with the lowest AUROC, the first of equals.
     """
+
+    variant: str
+    score: str
+    cells: int
+    auroc: float
+    fpr95_id_positive: float
+    lowest: SweepRow
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        low = self.lowest
+        lowest = {"problem": low.problem, "ood": low.row.ood, "auroc": low.row.auroc}
+        return {**vars(self), "lowest": lowest}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep came to: its document, and what stands in it."""
 
     path: Path
     document: dict[str, Any]
+    limited: bool
+    rows: tuple[SweepRow, ...]
+    overall: tuple[Overall, ...]
 
 
 def plan_sweep(grid: Grid, run: Path, configure: Configure) -> list[Cell]:
@@ -126,62 +156,61 @@ def run_sweep(
                 continue
             run_job(job, bench, overwrite=overwrite, progress=progress)
             done.add(job.out)
-    rows: list[dict[str, Any]] = []
+    rows: list[SweepRow] = []
+    documents: list[dict[str, Any]] = []
     limited = False
     for problem in grid.problems:
         for variant in grid.settings_by_variant():
             mine = [c for c in cells if (c.problem, c.variant) == (problem, variant)]
             folder = run / problem / variant
-            document = aggregate([json.loads(c.evaluation.read_text("utf-8")) for c in mine])
-            atomic_write_text(folder / EVALUATION, json.dumps(document, indent=1) + "\n")
+            means = average_over_seeds([load_evaluation(c.evaluation) for c in mine])
+            save_evaluation(folder / EVALUATION, means)
             write_config(mine[0].jobs[-1].config, folder / EVALUATION)
-            limited = limited or document["limited"]
-            artifacts = [seed["sha256"] for seed in document["seeds"]]
-            rows += [
-                {"problem": problem, "variant": variant, "prompts_sha256": artifacts, **row} for row in document["rows"]
-            ]
+            limited = limited or means.limited
+            rows += [SweepRow(problem, variant, row) for row in means.rows]
+            place = {"problem": problem, "variant": variant, "prompts_sha256": means.artifacts}
+            documents += [{**place, **row.document()} for row in means.rows]
+    totals = overall(rows)
     document = {
         "schema": "negprompt/sweep/1",
         "limited": limited,
-        "model": document["model"],
+        "model": means.model.document(),
         "versions": versions(),
         "grid": grid.model_dump(mode="json"),
         "evaluations": [str(c.evaluation) for c in cells],
-        "rows": rows,
-        "overall": overall(rows),
+        "rows": documents,
+        "overall": [total.document() for total in totals],
     }
     atomic_write_text(run / SUMMARY, json.dumps(document, indent=1) + "\n")
-    return Sweep(run / SUMMARY, document)
+    return Sweep(run / SUMMARY, document, limited, tuple(rows), totals)
 
 
-def overall(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The figures of each variant and score over all problems and OOD sets, each pair of these weighing the same.
+def overall(rows: Sequence[SweepRow]) -> tuple[Overall, ...]:
+    """The figures of each variant and score over all problems and OOD sets, in the order of the rows.
 
     Args:
         rows: a sweep's rows; the averages among them are passed over.
 
     Returns:
-        One document for each variant and score, in the order of the rows: `variant`, `score`, `cells` (how many pairs of
-        problem and OOD set), `auroc` and `fpr95_id_positive` (means, fractions), `lowest` (`problem`, `ood` and `auroc` of
-        the pair with the lowest AUROC, the first of equals). Empty where there is a single pair.
+        Nothing where there is a single pair of problem and OOD set.
     """
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[SweepRow]] = {}
     for row in rows:
-        if row["ood"] != AVERAGE:
-            groups.setdefault((row["variant"], row["score"]), []).append(row)
-    made = []
-    for (variant, score), cells in groups.items():
-        lowest = min(cells, key=lambda row: row["auroc"])
-        made.append(
-            {
-                "variant": variant,
-                "score": score,
-                "cells": len(cells),
-                **{key: statistics.fmean(row[key] for row in cells) for key in ("auroc", "fpr95_id_positive")},
-                "lowest": {key: lowest[key] for key in ("problem", "ood", "auroc")},
-            }
+        if row.row.ood != AVERAGE:
+            groups.setdefault((row.variant, row.row.score), []).append(row)
+    made = tuple(
+        Overall(
+            variant,
+            score,
+            len(cells),
+            statistics.fmean(cell.row.auroc for cell in cells),
+            statistics.fmean(cell.row.fpr95_id_positive for cell in cells),
+            min(cells, key=lambda cell: cell.row.auroc),
         )
-    return made if len({(row["problem"], row["ood"]) for cells in groups.values() for row in cells}) > 1 else []
+        for (variant, score), cells in groups.items()
+    )
+    pairs = {(cell.problem, cell.row.ood) for cells in groups.values() for cell in cells}
+    return made if len(pairs) > 1 else ()
 
 
 def _cell_jobs(

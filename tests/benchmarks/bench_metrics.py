@@ -46,5 +46,5 @@ def measure(args: argparse.Namespace) -> list[Row]:
             f"<= {TARGET:g}",
             ratio <= TARGET,
         ),
-        Row("- one bootstrap resample (AUROC, FPR95)", text_of(bootstrap / resamples), "-", "", "-", None),
+        Row("- one bootstrap resample", text_of(bootstrap / resamples), "-", "", "-", None),
     ]

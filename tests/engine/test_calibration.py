@@ -12,7 +12,7 @@ from negprompt_cli.engine.metrics.calibration import (
     images_for_precision,
     images_needed,
 )
-from negprompt_cli.engine.metrics.detection import fpr_at_recall_id_positive
+from negprompt_cli.engine.metrics.detection import acceptance_curve, fpr_at_recall
 from negprompt_cli.errors import UsageError
 
 SHARES = st.floats(0.02, 0.98)
@@ -26,7 +26,7 @@ def test_the_threshold_is_the_one_behind_fpr(id_scores: list[float], ood_scores:
         return
     made = choose_threshold(id_scores, acceptance=acceptance)
     accepted = np.asarray(ood_scores) >= made.value
-    assert accepted.mean() == fpr_at_recall_id_positive(id_scores, ood_scores, acceptance)
+    assert accepted.mean() == fpr_at_recall(acceptance_curve(id_scores, ood_scores), acceptance)
 
 
 @given(SCORES, SHARES)

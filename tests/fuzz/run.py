@@ -52,7 +52,7 @@ def fuzz(target: Any, folder: Path, seconds: int) -> None:
         "-print_final_stats=1",
         f"-artifact_prefix={folder}/",
     ]
-    atheris.ScoringContext([sys.argv[0], *options, str(corpus)], lambda data: target(data, work))
+    atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: target(data, work))
     atheris.Fuzz()
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from evaluation_documents import evaluation, evaluation_row
 from PIL import Image
 from safetensors.torch import save
 
@@ -243,16 +244,7 @@ def _evaluation(data: bytes, folder: Path) -> object:
 
 
 def _evaluations() -> list[bytes]:
-    row = dict.fromkeys(("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive", "oscr"), 0.5)
-    document = {
-        "schema": "negprompt/evaluation/1",
-        "limited": False,
-        "model": {"name": "m", "pretrained": None, "weights_sha256": "0"},
-        "prompts": {"path": "p", "sha256": "0", "kind": "negative", "loss": None, "negatives": 2, "seed": 0},
-        "id": {"name": "n", "images": 1, "classes": 1, "accuracy": 0.5},
-        "rows": [{"ood": "o", "images": 1, "score": "mcm", **row}],
-    }
-    return [json.dumps(document).encode()]
+    return [json.dumps(evaluation([evaluation_row()]).document()).encode()]
 
 
 def _rows(form: str) -> Callable[[bytes, Path], object]:

@@ -5,10 +5,11 @@ import io
 import json
 
 import pytest
+from evaluation_documents import evaluation, evaluation_row
 from typer.testing import CliRunner
 
 from negprompt_cli.cli.app import app
-from negprompt_cli.data.results.evaluations import load_evaluation
+from negprompt_cli.data.results.evaluations import load_evaluation, save_evaluation
 from negprompt_cli.data.studies.published import Benchmark, Figure, Published, published
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs, run_labels
@@ -17,48 +18,17 @@ from negprompt_cli.steps.shared.comparison_text import table_cells, to_csv, to_l
 FOUR = ("inaturalist", "sun", "places", "dtd")
 
 
-def _row(ood, score, auroc, **more):
-    figures = {"aupr_in": 0.5, "aupr_out": 0.5, "oscr": 0.5, "fpr95_id_positive": 0.25, "fpr95_ood_positive": 0.75}
-    return {"ood": ood, "images": 10, "score": score, "auroc": auroc, **figures, **more}
-
-
-def _document(*, id_name="pets", oods=("noise",), scores=("negprompt", "mcm"), auroc=0.875, **changes):
-    document = {
-        "schema": "negprompt/evaluation/1",
-        "limited": False,
-        "model": {"name": "ViT-B-16", "pretrained": "laion2b_s34b_b88k", "weights_sha256": "ab" * 32},
-        "prompts": {
-            "path": "negative.safetensors",
-            "sha256": "cd" * 32,
-            "kind": "negative",
-            "loss": "separation",
-            "negatives": 2,
-            "seed": 0,
-            "shots": 16,
-            "context": 4,
-            "learned_on_classes": 3,
-        },
-        "id": {"name": id_name, "images": 30, "classes": 3, "accuracy": 0.7, "files_sha256": "1" * 64},
-        "ood": {name: {"images": 10, "files_sha256": "2" * 64} for name in oods},
-        "temperature": 1.0,
-        "template": "a photo of a {}.",
-        "rows": [_row(name, score, auroc) for score in scores for name in (*oods, "average")],
-    }
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            document[section] = {**document[section], name: value}
-        else:
-            document[section] = value
-    return document
+def _document(*, id_name="pets", oods=("noise",), scores=("negprompt", "mcm"), auroc=0.875, std=None, **changes):
+    figures = {"auroc": auroc, "fpr95_id_positive": 0.25, "fpr95_ood_positive": 0.75, "std": std}
+    rows = [evaluation_row(name, score, **figures) for score in scores for name in (*oods, "average")]
+    return evaluation(rows, **{"id__name": id_name, **changes})
 
 
 @pytest.fixture
 def save(tmp_path):
     def write(name, document):
         folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "evaluation.json").write_text(json.dumps(document))
+        save_evaluation(folder / "evaluation.json", document)
         return folder
 
     return write
@@ -120,7 +90,7 @@ def test_unknown_scores_and_files_name_the_fix(save, tmp_path):
     (run / "evaluation.json").write_text('{"schema": "negprompt/training/1"}')
     with pytest.raises(UsageError, match="negprompt/training/1"):
         compare_runs([run])
-    broken = _document()
+    broken = _document().document()
     del broken["rows"][0]["auroc"]
     (run / "evaluation.json").write_text(json.dumps(broken))
     with pytest.raises(UsageError, match="auroc"):
@@ -128,8 +98,7 @@ def test_unknown_scores_and_files_name_the_fix(save, tmp_path):
 
 
 def test_csv_has_every_figure_as_a_fraction(save):
-    document = _document()
-    document["rows"][0]["std"] = {"auroc": 0.01}
+    document = _document(std={"auroc": 0.01})
     rows = list(csv.DictReader(io.StringIO(to_csv(compare_runs([save("a", document)])))))
     assert len(rows) == 4
     assert float(rows[0]["auroc"]) == 0.875

@@ -64,11 +64,11 @@ def test_pytorch_ood_measures_the_same_on_the_file(world, measured, tmp_path):
         outlier = torch.tensor([-float(row[score]) for row in rows], dtype=torch.float64)
         labels = torch.tensor([0 if row["role"] == "id" else -1 for row in rows])
         theirs = OODMetrics().update(outlier, labels).compute()
-        mine = next(r for r in document["rows"] if r["score"] == score and r["ood"] == "noise")
-        assert mine["auroc"] == pytest.approx(theirs["AUROC"], rel=1e-9)
-        assert mine["fpr95_ood_positive"] == pytest.approx(theirs["FPR95TPR"], rel=1e-9)
-        assert mine["aupr_in_trapezoid"] == pytest.approx(theirs["AUPR-IN"], rel=1e-9)
-        assert mine["aupr_out_trapezoid"] == pytest.approx(theirs["AUPR-OUT"], rel=1e-9)
+        mine = document.row(score, "noise")
+        assert mine.auroc == pytest.approx(theirs["AUROC"], rel=1e-9)
+        assert mine.fpr95_ood_positive == pytest.approx(theirs["FPR95TPR"], rel=1e-9)
+        assert mine.aupr_in_trapezoid == pytest.approx(theirs["AUPR-IN"], rel=1e-9)
+        assert mine.aupr_out_trapezoid == pytest.approx(theirs["AUPR-OUT"], rel=1e-9)
 
 
 def test_another_suffix_a_file_that_is_there_and_missing_pyarrow_are_refused(tmp_path, monkeypatch):

@@ -8,8 +8,10 @@ from evaluation_world import Recorder, World, make_world, train, workbench
 
 from negprompt_cli.cli.options import Common
 from negprompt_cli.cli.seeds import parse_seeds
+from negprompt_cli.data.results.evaluations import load_evaluation
+from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.seeds import aggregate, evaluate_seeds, train_negative_seeds, train_positive_seeds
+from negprompt_cli.steps.seeds import evaluate_seeds, train_negative_seeds, train_positive_seeds
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +31,15 @@ def test_every_cell_is_the_mean_and_the_sample_deviation_of_the_seeds(world):
     result = _evaluate(world, world.run / "evaluation.json")
     single = [json.loads((world.run / f"seed-{s}" / "evaluation.json").read_text()) for s in (1, 2, 5)]
     assert [d["prompts"]["seed"] for d in single] == [1, 2, 5]
-    for i, row in enumerate(result.document["rows"]):
-        for metric in ("auroc", "fpr95_id_positive", "aupr_out", "oscr"):
+    for i, row in enumerate(result.document.rows):
+        for metric in METRICS:
             values = [d["rows"][i][metric] for d in single]
-            assert row[metric] == pytest.approx(np.mean(values))
-            assert row["std"][metric] == pytest.approx(np.std(values, ddof=1))
+            assert row.figure(metric) == pytest.approx(np.mean(values))
+            assert row.std[metric] == pytest.approx(np.std(values, ddof=1))
     # Another seed gives other negatives, else the deviation would say nothing.
-    assert any(row["std"]["autc"] > 0 for row in result.document["rows"])
-    assert [s["seed"] for s in result.document["seeds"]] == [1, 2, 5]
-    assert json.loads((world.run / "evaluation.json").read_text()) == result.document
+    assert any(row.std["autc"] > 0 for row in result.document.rows)
+    assert result.document.seed_list == [1, 2, 5]
+    assert load_evaluation(world.run / "evaluation.json") == result.document
 
 
 def test_the_images_are_encoded_once_for_all_seeds(world, monkeypatch):
@@ -52,22 +54,8 @@ def test_the_images_are_encoded_once_for_all_seeds(world, monkeypatch):
 
 def test_one_seed_has_no_deviation(world):
     result = _evaluate(world, world.run / "one.json", seeds=(2,))
-    assert {row["std"]["auroc"] for row in result.document["rows"]} == {None}
-    assert result.document["id"]["accuracy_std"] is None
-
-
-def test_one_limited_seed_marks_the_whole():
-    row = {"ood": "x", "images": 1, "score": "mcm", "auroc": 1.0, "aupr_in": 1.0, "aupr_out": 1.0, "oscr": 1.0}
-    row |= {"fpr95_id_positive": 0.0, "fpr95_ood_positive": 0.0, "detection_error": 0.0, "autc": None}
-    row |= {"aupr_in_trapezoid": 1.0, "aupr_out_trapezoid": 1.0}
-    documents = [
-        {"limited": n == 2, "id": {"accuracy": 1.0}, "prompts": {"seed": n, "path": "", "sha256": ""}, "rows": [row]}
-        for n in (1, 2)
-    ]
-    made = aggregate(documents)
-    assert made["limited"] is True
-    assert made["rows"][0]["autc"] is None
-    assert made["rows"][0]["std"]["auroc"] == 0.0
+    assert {row.std["auroc"] for row in result.document.rows} == {None}
+    assert result.document.id.accuracy_std is None
 
 
 def test_missing_and_misplaced_seeds_are_refused(world, tmp_path):

@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from evaluation_documents import evaluation_row
 from evaluation_world import Recorder, World, make_world, workbench
 from typer.testing import CliRunner
 
 from negprompt_cli.cli.app import app
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.sweep import _print_overall
+from negprompt_cli.cli.sweep import print_overall
 from negprompt_cli.config import load_config
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.studies.grids import Grid, load_grid
 from negprompt_cli.engine.prompt_learners import training
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs
-from negprompt_cli.steps.sweep import overall, plan_sweep, run_sweep
+from negprompt_cli.steps.sweep import SweepRow, overall, plan_sweep, run_sweep
 
 PROBLEM = {"id": "known", "ood": ["far"]}
 
@@ -191,33 +192,29 @@ def test_overall_figures_are_those_of_a_loop_over_problems_and_sets(world, tmp_p
         assert lowest["auroc"] == pytest.approx(aurocs[lowest["problem"], lowest["ood"].split("/")[-1]])
 
 
-def test_averages_of_problems_do_not_count_among_the_overall_figures():
-    def row(problem, ood, auroc):
-        return {
-            "problem": problem, "variant": "v", "score": "s", "ood": ood, "auroc": auroc, "fpr95_id_positive": 1 - auroc
-        }  # fmt: skip
+def _cell(problem, ood, auroc):
+    return SweepRow(problem, "v", evaluation_row(ood, auroc=auroc, fpr95_id_positive=1 - auroc))
 
-    one = [row("a", "x", 0.5), row("a", "average", 0.5)]
-    assert overall(one) == []
+
+def test_averages_of_problems_do_not_count_among_the_overall_figures():
+    one = [_cell("a", "x", 0.5), _cell("a", "average", 0.5)]
+    assert overall(one) == ()
     # A mean of the problems' averages would be 0.7 here.
-    two = [*one, row("b", "x", 1.0), row("b", "y", 0.8), row("b", "average", 0.9)]
+    two = [*one, _cell("b", "x", 1.0), _cell("b", "y", 0.8), _cell("b", "average", 0.9)]
     (line,) = overall(two)
-    assert line["auroc"] == pytest.approx((0.5 + 1.0 + 0.8) / 3)
-    assert line["fpr95_id_positive"] == pytest.approx((0.5 + 0.0 + 0.2) / 3)
-    assert line["lowest"] == {"problem": "a", "ood": "x", "auroc": 0.5}
+    assert line.auroc == pytest.approx((0.5 + 1.0 + 0.8) / 3)
+    assert line.fpr95_id_positive == pytest.approx((0.5 + 0.0 + 0.2) / 3)
+    assert line.lowest == one[0]
 
 
 def test_the_overall_table_is_printed_where_there_is_more_than_one_pair(capsys):
-    rows = [
-        {"variant": "v", "score": "s", "ood": o, "problem": "p", "auroc": a, "fpr95_id_positive": 0.25}
-        for o, a in (("far", 0.9), ("near", 0.81238))
-    ]
+    rows = [_cell("p", "far", 0.9), _cell("p", "near", 0.81238)]
     talk = Talk(quiet=False, as_json=False)
-    _print_overall(talk, overall(rows[:1]))
+    print_overall(talk, overall(rows[:1]))
     assert capsys.readouterr().err == ""
-    _print_overall(talk, overall(rows))
+    print_overall(talk, overall(rows))
     printed = capsys.readouterr().err
-    for shown in ("Mean over 2 pairs", "85.62 / 25.0", "81.2", "p, near"):
+    for shown in ("Mean over 2 pairs", "85.62 / 14.4", "81.2", "p, near"):
         assert shown in printed
 
 

@@ -1,22 +1,36 @@
-"""Reading evaluation documents ("negprompt/evaluation/1") back, believed only after validation."""
+"""The evaluation document ("negprompt/evaluation/1"): its form, its means, writing it, and reading it back.
+
+What is read is believed only after validation. Fractions, not per cent; both conventions of FPR95 are given under names
+that say which class is positive.
+"""
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.runs import EVALUATION
-from negprompt_cli.errors import UsageError
+from negprompt_cli.engine.metrics.detection import METRICS, OodMetrics
+from negprompt_cli.errors import UsageError, first_fault
+from negprompt_cli.wording import percent
 
-SCHEMA = "negprompt/evaluation/1"
+SCHEMA: Final = "negprompt/evaluation/1"
 AVERAGE = "average"
+"""The name of the row that holds the means over the OOD sets."""
 MAX_BYTES = 64 << 20
 
 
 class _Part(BaseModel):
     # What other versions add is kept and ignored.
     model_config = ConfigDict(extra="allow", frozen=True)
+
+    def document(self) -> dict[str, Any]:
+        """The part as JSON values: what was put into it, and no defaults."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Model(_Part):
@@ -42,22 +56,21 @@ class PromptFacts(_Part):
     learned_on_classes: int | None = None
 
 
-class IdFacts(_Part):
-    """The ID images."""
-
-    name: str
-    images: int
-    classes: int
-    accuracy: float
-    accuracy_std: float | None = None
-    files_sha256: str | None = None
-
-
 class OodFacts(_Part):
     """The images of one OOD set."""
 
     images: int
     files_sha256: str | None = None
+
+
+class IdFacts(OodFacts):
+    """The ID images."""
+
+    name: str
+    classes: int
+    accuracy: float
+    accuracy_std: float | None = None
+    skipped: tuple[str, ...] = ()
 
 
 class SeedFacts(_Part):
@@ -66,41 +79,77 @@ class SeedFacts(_Part):
     seed: int
     path: str
     sha256: str
+    accuracy: float
 
 
-class Row(_Part):
-    """One score on one OOD set; fractions."""
+class Fpr(_Part):
+    """FPR at another recall than 95 %, in both conventions."""
 
+    id_positive: float
+    ood_positive: float
+
+
+class _Cell(_Part):
     ood: str
     images: int
     score: str
-    auroc: float
-    aupr_in: float
-    aupr_out: float
-    fpr95_id_positive: float
-    fpr95_ood_positive: float
+
+
+class Row(OodMetrics, _Cell):
+    """One score on one OOD set, or the means over the sets.
+
+    `fpr`: by recall. `std`: standard deviation of each metric over seeds, None for a single seed. `ci`: bootstrap
+    interval of each metric, of the level `ci_level`.
+    """
+
     oscr: float
-    detection_error: float | None = None
-    autc: float | None = None
-    std: dict[str, float | None] | None = None
+    fpr: dict[str, Fpr] | None = None
     ci: dict[str, tuple[float, float]] | None = None
+    ci_level: float | None = None
+    std: dict[str, float | None] | None = None
+
+    def figure(self, metric: str) -> float | None:
+        """A metric by its name in `METRICS`."""
+        value: float | None = getattr(self, metric)
+        return value
+
+    def text(self, fpr: str = "fpr95_id_positive", *, intervals: bool = True) -> str:
+        """`AUROC / FPR95` in per cent, each with its deviation over seeds or its interval where there is one.
+
+        Args:
+            fpr: which of the two conventions of FPR95.
+            intervals: whether intervals are shown, which take much room.
+        """
+        parts = []
+        for metric in ("auroc", fpr):
+            low, high = ((intervals and self.ci) or {}).get(metric, (None, None))
+            interval = "" if low is None else f" [{percent(low)}, {percent(high)}]"
+            parts.append(percent(self.figure(metric), (self.std or {}).get(metric)) + interval)
+        return " / ".join(parts)
 
 
 class EvaluationDocument(_Part):
-    """One evaluation, of one artifact or of one artifact per seed."""
+    """One evaluation, of one artifact or of one artifact per seed.
 
-    schema_: str
+    `skipped`: broken images by OOD set. `options`: constants of the scores that were computed.
+    """
+
+    schema_: Literal["negprompt/evaluation/1"] = Field(alias="schema")
     limited: bool
     model: Model
     prompts: PromptFacts
     id: IdFacts
     ood: dict[str, OodFacts] = {}
-    seeds: tuple[SeedFacts, ...] = ()
+    skipped: dict[str, tuple[str, ...]] = {}
     temperature: float | None = None
     template: str | None = None
+    options: dict[str, Any] = {}
     precision: str | None = None
+    device: str | None = None
     versions: dict[str, str] = {}
+    decisions: tuple[dict[str, Any], ...] = ()
     rows: tuple[Row, ...]
+    seeds: tuple[SeedFacts, ...] = ()
 
     @property
     def ood_names(self) -> list[str]:
@@ -118,17 +167,83 @@ class EvaluationDocument(_Part):
         return [s.seed for s in self.seeds] or [self.prompts.seed]
 
     @property
+    def spread(self) -> str:
+        """What stands behind each figure in `Row.text`, as the end of a table's title; empty where nothing does."""
+        if self.seeds:
+            return ", mean ± standard deviation over seeds"
+        level = next((row.ci_level for row in self.rows if row.ci_level is not None), None)
+        return f", with {100 * level:g} % bootstrap intervals over images" if level is not None else ""
+
+    @property
+    def artifacts(self) -> list[str]:
+        """sha256 of the artifacts behind the figures, by seed."""
+        return [s.sha256 for s in self.seeds] or [self.prompts.sha256]
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What the figures come from: sha256 of the weights and of the artifacts, by seed, and the versions."""
         return {
             "weights_sha256": self.model.weights_sha256,
-            "prompts_sha256": [s.sha256 for s in self.seeds] or [self.prompts.sha256],
+            "prompts_sha256": self.artifacts,
             "versions": self.versions,
         }
 
     def row(self, score: str, ood: str) -> Row | None:
         """The row of a score and an OOD set (or 'average'), if there is one."""
         return next((row for row in self.rows if row.score == score and row.ood == ood), None)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """AUROC / FPR95 with ID positive as header and rows: a row per score, a column per OOD set and their average."""
+        sets = [*self.ood_names, AVERAGE]
+        rows = [[self.row(score, name) for name in sets] for score in self.scores]
+        texts = [["-" if row is None else row.text() for row in cells] for cells in rows]
+        return ["score", *sets], [[score, *cells] for score, cells in zip(self.scores, texts, strict=True)]
+
+
+def average_over_sets(rows: Sequence[Row]) -> Row:
+    """The row of means over the OOD sets; intervals do not average and are left out."""
+    return _mean_row(rows, ood=AVERAGE, images=sum(row.images for row in rows))
+
+
+def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDocument:
+    """The evaluation document of several seeds: means in the place of figures, `std` beside them.
+
+    Args:
+        documents: of one seed each, on the same images with the same scores.
+
+    Returns:
+        The document of the first with the means over all; every row has `std`, `id` has `accuracy_std` (those of a sample,
+        n - 1; None for one seed), and `seeds` lists what was averaged over. It is limited where any of them is.
+    """
+    first = documents[0]
+    columns = [{(row.score, row.ood): row for row in document.rows} for document in documents]
+    rows = []
+    for row in first.rows:
+        cells = [column[row.score, row.ood] for column in columns]
+        deviations = {metric: _deviation([cell.figure(metric) for cell in cells]) for metric in METRICS}
+        rows.append(_mean_row(cells, ood=row.ood, images=row.images, std=deviations))
+    accuracies = [document.id.accuracy for document in documents]
+    spread = {"accuracy": statistics.fmean(accuracies), "accuracy_std": _deviation(accuracies)}
+    return first.model_copy(
+        update={
+            "limited": any(document.limited for document in documents),
+            "id": first.id.model_copy(update=spread),
+            "seeds": tuple(
+                SeedFacts(seed=d.prompts.seed, path=d.prompts.path, sha256=d.prompts.sha256, accuracy=d.id.accuracy)
+                for d in documents
+            ),
+            "rows": tuple(rows),
+        }
+    )
+
+
+def save_evaluation(path: Path, document: EvaluationDocument) -> None:
+    """Write an evaluation document.
+
+    Raises:
+        NegPromptError: the file cannot be written.
+    """
+    atomic_write_text(path, json.dumps(document.document(), indent=1) + "\n")
 
 
 def evaluation_path(run: Path) -> Path:
@@ -162,8 +277,28 @@ def load_evaluation(path: Path) -> EvaluationDocument:
     if schema != SCHEMA:
         raise UsageError(f"{path} is not an evaluation of schema {SCHEMA} (found: {schema or 'none'}).")
     try:
-        return EvaluationDocument.model_validate({**values, "schema_": schema})
+        return EvaluationDocument.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path} is not a sound evaluation: {place}: {first['msg']}.") from None
+        raise UsageError(f"{path} is not a sound evaluation: {first_fault(error)}.") from None
+
+
+def _mean_row(cells: Sequence[Row], *, ood: str, images: int, **more: Any) -> Row:
+    """A row of means, of metrics and of `fpr`; undefined where a figure is."""
+    if cells[0].fpr is not None:
+        fprs = [cell.fpr or {} for cell in cells]
+        more["fpr"] = {
+            recall: Fpr(**{side: statistics.fmean(getattr(f[recall], side) for f in fprs) for side in Fpr.model_fields})
+            for recall in fprs[0]
+        }
+    means = {metric: _mean([cell.figure(metric) for cell in cells]) for metric in METRICS}
+    return Row.model_validate({"ood": ood, "images": images, "score": cells[0].score, **means, **more})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    numbers = [v for v in values if v is not None]
+    return statistics.fmean(numbers) if len(numbers) == len(values) else None
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    numbers = [v for v in values if v is not None]
+    return statistics.stdev(numbers) if len(numbers) == len(values) and len(numbers) > 1 else None

@@ -14,6 +14,7 @@ from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_tex
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.evaluations import AVERAGE, load_evaluation
 from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.wording import percent, some_of
 
 ARTIFACT = "prompts.safetensors"
 CARD, EVALUATION = "README.md", "evaluation.json"
@@ -115,8 +116,6 @@ def model_card(prompts: Prompts, evaluation: Path | None = None, *, source: str 
         pipeline_tag="zero-shot-image-classification",
     )
     name = " ".join(filter(None, (prompts.model.name.rsplit("/", 1)[-1], prompts.model.pretrained)))
-    shown = ", ".join(prompts.names[:SHOWN_CLASSES])
-    more = f" and {len(prompts.classes) - SHOWN_CLASSES} more" if len(prompts.classes) > SHOWN_CLASSES else ""
     loss = f"loss {prompts.config.negative.loss.name}, " if prompts.negative is not None else ""
     lines = [
         f"---\n{data.to_yaml()}\n---",
@@ -125,7 +124,7 @@ def model_card(prompts: Prompts, evaluation: Path | None = None, *, source: str 
         f"negprompt: {len(prompts.classes)} classes, {prompts.negatives_per_class} negatives per class, {loss}"
         f"{prompts.config.data.shots or 'all'} shots, seed {prompts.config.seed}.",
         "The image and text towers are not part of this repository; the model of that digest is needed beside it.",
-        f"## Classes\n\n{shown}{more}.",
+        f"## Classes\n\n{some_of(prompts.names, SHOWN_CLASSES)}.",
         "## Use\n\n```python\nimport negprompt_cli as negprompt\n\n"
         f'detector = negprompt.Detector.from_pretrained("{source}")\n'
         'for row in negprompt.score_images(detector, "photos"):\n    print(row.path, row.prediction_name, row.is_ood)\n```',
@@ -142,7 +141,7 @@ def _threshold(prompts: Prompts) -> str:
     return (
         f"## Threshold\n\nAn image is in-distribution where its score `{made.score}` is at least {made.threshold:.6g}, "
         f"which accepts {made.accepted} of {made.images} held-out images of the classes "
-        f"({100 * made.confidence:g} % interval for new ones: {100 * made.low:.1f} to {100 * made.high:.1f} %)."
+        f"({100 * made.confidence:g} % interval for new ones: {percent(made.low)} to {percent(made.high)} %)."
     )
 
 
@@ -155,7 +154,7 @@ def _figures(prompts: Prompts, path: Path | None) -> str:
     if document.model.weights_sha256 != prompts.model.weights_sha256 or document.id.classes != len(prompts.classes):
         raise UsageError(f"{path} is not an evaluation of these prompts: model or classes differ.")
     rows = [
-        f"| {row.ood} | {row.score} | {100 * row.auroc:.1f} | {100 * row.fpr95_id_positive:.1f} |"
+        f"| {row.ood} | {row.score} | {percent(row.auroc)} | {percent(row.fpr95_id_positive)} |"
         for row in document.rows
         if row.ood != AVERAGE
     ]
@@ -163,7 +162,7 @@ def _figures(prompts: Prompts, path: Path | None) -> str:
         [
             "## Evaluation",
             "",
-            f"ID: {document.id.name}, {document.id.images} images, accuracy {100 * document.id.accuracy:.1f} %. Per cent; "
+            f"ID: {document.id.name}, {document.id.images} images, accuracy {percent(document.id.accuracy)} %. Per cent; "
             "FPR95 is the share of OOD images accepted where 95 % of ID images are (ID positive).",
             "",
             "| OOD | score | AUROC | FPR95 |",

@@ -25,7 +25,7 @@ from pydantic import (
 
 from negprompt_cli.data.files.textfile import MAX_YAML_BYTES, parse_yaml, read_text
 from negprompt_cli.data.sets.torchsets import READABLE
-from negprompt_cli.errors import UsageError, did_you_mean
+from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 
 MAX_CHAIN = 20
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -199,9 +199,7 @@ def _parse(model: type[T], text: str, where: str) -> T:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise UsageError(f"{where}: {place}: {first['msg']}.") from error
+        raise UsageError(f"{where}: {first_fault(error)}.") from error
 
 
 @lru_cache(maxsize=1)

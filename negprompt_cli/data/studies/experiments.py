@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.data.studies.published import published
-from negprompt_cli.errors import UsageError, did_you_mean
+from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 
 
 class _Fact(BaseModel):
@@ -64,9 +64,7 @@ def load_experiment(name: str, file: Path | None = None) -> Experiment:
     try:
         known = TypeAdapter(dict[str, Experiment]).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise UsageError(f"{where}: {place}: {first['msg']}.") from None
+        raise UsageError(f"{where}: {first_fault(error)}.") from None
     if name not in known:
         raise UsageError(f"No experiment {name!r} in {where}.{did_you_mean(name, known)}")
     return known[name]

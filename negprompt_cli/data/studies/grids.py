@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from negprompt_cli.data.files.textfile import read_yaml
 from negprompt_cli.data.studies.experiments import ExperimentTask
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import UsageError, first_fault
 
 MAX_CELLS = 10_000
 OWN_KEYS = ("model", "compute", "seed", "data.spec", "evaluate.ood", "evaluate.scores")
@@ -73,9 +73,7 @@ def load_grid(path: Path) -> Grid:
     try:
         grid = Grid.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise UsageError(f"{path}: {place}: {first['msg']}.") from None
+        raise UsageError(f"{path}: {first_fault(error)}.") from None
     for key in {*grid.settings, *grid.grid, *(key for keys in grid.variants.values() for key in keys)}:
         if any(key == own or key.startswith(f"{own}.") for own in OWN_KEYS):
             raise UsageError(f"{path}: a sweep cannot vary '{key}'. Problems, seeds and the command line set it.")

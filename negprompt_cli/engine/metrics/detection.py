@@ -11,9 +11,11 @@ curves for plotting (scikit-learn draws them) and metrics that choose a threshol
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -49,6 +51,23 @@ class AcceptanceCurve:
         """Number of OOD samples."""
         return int(self.accepted_ood[-1])
 
+    @cached_property
+    def recall(self) -> FloatArray:
+        """(m + 1,) the share of ID accepted."""
+        return self.accepted_id / self.n_id
+
+    @cached_property
+    def fallout(self) -> FloatArray:
+        """(m + 1,) the share of OOD accepted."""
+        return self.accepted_ood / self.n_ood
+
+    @cached_property
+    def precision(self) -> FloatArray:
+        """(m + 1,) the share of ID among what is accepted; 1 where nothing is."""
+        accepted = self.accepted_id + self.accepted_ood
+        shares: FloatArray = np.divide(self.accepted_id, accepted, out=np.ones(len(accepted)), where=accepted > 0)
+        return shares
+
     def mirrored(self) -> "AcceptanceCurve":
         """Return the curve of the negated scores with ID and OOD exchanged: OOD is what gets accepted.
 
@@ -61,9 +80,8 @@ class AcceptanceCurve:
         )
 
 
-@dataclass(frozen=True)
-class OodMetrics:
-    """All metrics of one ID set against one OOD set, as fractions in [0, 1].
+class OodMetrics(BaseModel):
+    """All metrics of one ID set against one OOD set, as fractions in [0, 1]: the package's one list of metrics.
 
     Attributes:
         auroc: area under the ROC curve; 0.5 is chance.
@@ -71,20 +89,30 @@ class OodMetrics:
         aupr_out: average precision with OOD positive.
         fpr95_id_positive: share of OOD accepted at the threshold that accepts 95 % of ID.
         fpr95_ood_positive: share of ID rejected at the threshold that catches 95 % of OOD.
+        oscr: area under the correct-classification rate over the share of OOD accepted; None where it is not known which
+            ID samples were classified correctly.
         detection_error: lowest mean of the two error rates over all thresholds; 0.5 is chance.
-        oscr: area under the correct-classification rate over the share of OOD accepted; None without `id_correct`.
         autc: area under the threshold curves, lower is better; None where all scores are equal, which leaves it
             undefined.
+        aupr_in_trapezoid: area under the precision-recall curve by trapezoids, ID positive.
+        aupr_out_trapezoid: the same, OOD positive.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     auroc: float
     aupr_in: float
     aupr_out: float
     fpr95_id_positive: float
     fpr95_ood_positive: float
-    detection_error: float
     oscr: float | None
+    detection_error: float
     autc: float | None
+    aupr_in_trapezoid: float
+    aupr_out_trapezoid: float
+
+
+METRICS = tuple(OodMetrics.model_fields)
 
 
 def evaluate_scores(
@@ -100,7 +128,11 @@ def evaluate_scores(
     Raises:
         ValueError: scores are empty, not one-dimensional, NaN or infinite, or `id_correct` does not fit `id_scores`.
     """
-    curve = acceptance_curve(id_scores, ood_scores, id_correct)
+    return metrics_of(acceptance_curve(id_scores, ood_scores, id_correct))
+
+
+def metrics_of(curve: AcceptanceCurve) -> OodMetrics:
+    """Return all metrics of a curve."""
     mirrored = curve.mirrored()
     return OodMetrics(
         auroc=area_under_roc(curve),
@@ -108,102 +140,12 @@ def evaluate_scores(
         aupr_out=average_precision(mirrored),
         fpr95_id_positive=fpr_at_recall(curve, 0.95),
         fpr95_ood_positive=fpr_at_recall(mirrored, 0.95),
+        oscr=area_under_oscr(curve),
         detection_error=lowest_detection_error(curve),
-        oscr=None if curve.accepted_correct is None else area_under_oscr(curve),
-        autc=area_under_threshold_curves(curve) if len(curve.thresholds) > 1 else None,
+        autc=area_under_threshold_curves(curve),
+        aupr_in_trapezoid=trapezoid_aupr(curve),
+        aupr_out_trapezoid=trapezoid_aupr(mirrored),
     )
-
-
-def auroc(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
-    """Return the probability that a random ID sample scores above a random OOD sample, ties counting half.
-
-    Equals scikit-learn's `roc_auc_score`, and the Mann-Whitney U statistic over n * m. Raises ValueError as
-    `evaluate_scores`.
-    """
-    return area_under_roc(acceptance_curve(id_scores, ood_scores))
-
-
-def aupr_in(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
-    """Return the average precision with ID positive.
-
-    Defined as scikit-learn's `average_precision_score`, a step sum; libraries that integrate the precision-recall curve
-    by trapezoids (pytorch-ood) differ slightly. Raises ValueError as `evaluate_scores`.
-    """
-    return average_precision(acceptance_curve(id_scores, ood_scores))
-
-
-def aupr_out(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
-    """Return the average precision with OOD positive, defined like `aupr_in` on negated scores."""
-    return average_precision(acceptance_curve(id_scores, ood_scores).mirrored())
-
-
-def fpr_at_recall_id_positive(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike, recall: float = 0.95) -> float:
-    """Return the share of OOD accepted at the highest threshold that accepts at least `recall` of ID.
-
-    The convention of MCM, LoCoOp and NegPrompt ("ID positive"). Raises ValueError as `evaluate_scores`, and if `recall`
-    is not in (0, 1].
-    """
-    return fpr_at_recall(acceptance_curve(id_scores, ood_scores), recall)
-
-
-def fpr_at_recall_ood_positive(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike, recall: float = 0.95) -> float:
-    """Return the share of ID rejected at the lowest threshold that rejects at least `recall` of OOD.
-
-    The convention of OpenOOD and pytorch-ood ("OOD positive"). Raises ValueError as `evaluate_scores`, and if `recall`
-    is not in (0, 1].
-    """
-    return fpr_at_recall(acceptance_curve(id_scores, ood_scores).mirrored(), recall)
-
-
-def detection_error(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
-    """Return the lowest mean of "ID rejected" and "OOD accepted" over all thresholds, both classes equally likely.
-
-    Liang et al., "Enhancing the reliability of out-of-distribution image detection in neural networks", ICLR 2018. In
-    [0, 0.5]. Raises ValueError as `evaluate_scores`.
-    """
-    return lowest_detection_error(acceptance_curve(id_scores, ood_scores))
-
-
-def oscr(id_scores: npt.ArrayLike, id_correct: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
-    """Return the open-set classification rate: the area under correct classification over false acceptance.
-
-    Dhamija et al., "Reducing network agnostophobia", NeurIPS 2018: as the threshold falls, CCR is the share of all ID
-    samples that are accepted and classified correctly, FPR the share of OOD samples accepted. The area is taken by
-    trapezoids, so ID and OOD samples that tie count half, as for AUROC. At most the accuracy, which perfect detection
-    reaches. Raises ValueError as `evaluate_scores`.
-    """
-    return area_under_oscr(acceptance_curve(id_scores, ood_scores, id_correct))
-
-
-def autc(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
-    """Return the area under the threshold curves, lower is better; unlike the rest it depends on the scores' spacing.
-
-    Humblot-Renaux et al., "Beyond AUROC & co. for evaluating out-of-distribution detection performance", CVPR Workshops
-    2023: the mean of the areas under "OOD accepted" and "ID rejected" over thresholds in [0, 1]. Scores are scaled to
-    [0, 1] by the lowest and highest of all samples first, which the paper leaves open and pytorch-ood does alike.
-
-    Raises:
-        ValueError: as `evaluate_scores`, and where all scores are equal.
-    """
-    return area_under_threshold_curves(acceptance_curve(id_scores, ood_scores))
-
-
-def accuracy(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Return the share of ID samples whose predicted class is the label.
-
-    Args:
-        predictions: (n,) predicted class indices.
-        labels: (n,) true class indices.
-
-    Raises:
-        ValueError: the two differ in shape, or there are no samples.
-    """
-    predicted, true = np.asarray(predictions), np.asarray(labels)
-    if predicted.shape != true.shape or predicted.ndim != 1:
-        raise ValueError(f"predictions {predicted.shape} and labels {true.shape} must have one and the same length")
-    if predicted.size == 0:
-        raise ValueError("accuracy needs at least one sample")
-    return float(np.mean(predicted == true))
 
 
 def acceptance_curve(
@@ -225,51 +167,86 @@ def acceptance_curve(
 
 
 def area_under_roc(curve: AcceptanceCurve) -> float:
-    """Return the AUROC of a curve; the area is an integer number of half pairs, so only the last division rounds."""
+    """Return the AUROC: the probability that a random ID sample scores above a random OOD sample, ties counting half.
+
+    Equals scikit-learn's `roc_auc_score`. The area is an integer number of half pairs, so only the last division rounds.
+    """
     return _area(curve.accepted_ood, curve.accepted_id) / (curve.n_id * curve.n_ood)
 
 
 def average_precision(curve: AcceptanceCurve) -> float:
-    """Return sum_j (recall_j - recall_{j-1}) * precision_j with the accepted class of the curve positive."""
-    hits, alarms = curve.accepted_id[1:], curve.accepted_ood[1:]
-    # A resampled curve may accept nothing at its first thresholds; there the recall does not move either.
-    precision = hits / np.maximum(hits + alarms, 1)
-    return float((np.diff(curve.accepted_id) * precision).sum()) / curve.n_id
+    """Return sum_j (recall_j - recall_{j-1}) * precision_j with the accepted class of the curve positive.
+
+    Equals scikit-learn's `average_precision_score`.
+    """
+    return float(np.dot(np.diff(curve.accepted_id), curve.precision[1:])) / curve.n_id
+
+
+def trapezoid_aupr(curve: AcceptanceCurve) -> float:
+    """Return the area under the precision-recall curve by trapezoids from (0, 1), the accepted class positive.
+
+    What OpenOOD and pytorch-ood call AUPR. It differs from average precision by little, but by more than rounding.
+    """
+    return float(np.dot(np.diff(curve.recall), curve.precision[1:] + curve.precision[:-1])) / 2
 
 
 def fpr_at_recall(curve: AcceptanceCurve, recall: float) -> float:
-    """Return the share of false acceptances at the first point of the curve whose recall is at least `recall`."""
+    """Return the share of false acceptances at the highest threshold that accepts at least `recall` of the positives.
+
+    On a curve as it is the convention of MCM, LoCoOp and NegPrompt ("ID positive"), mirrored that of OpenOOD and
+    pytorch-ood ("OOD positive").
+
+    Raises:
+        ValueError: `recall` is not in (0, 1].
+    """
     if not 0 < recall <= 1:
         raise ValueError(f"recall must be in (0, 1], got {recall}")
-    first = int(np.searchsorted(curve.accepted_id / curve.n_id, recall, side="left"))
-    return float(curve.accepted_ood[first] / curve.n_ood)
+    first = int(np.searchsorted(curve.recall, recall, side="left"))
+    return float(curve.fallout[first])
 
 
 def lowest_detection_error(curve: AcceptanceCurve) -> float:
-    """Return min over the curve of (share of ID rejected + share of OOD accepted) / 2."""
-    errors = (1 - curve.accepted_id / curve.n_id) + curve.accepted_ood / curve.n_ood
-    return float(errors.min()) / 2
+    """Return the lowest mean of "ID rejected" and "OOD accepted" over all thresholds; in [0, 0.5].
+
+    Liang et al., "Enhancing the reliability of out-of-distribution image detection in neural networks", ICLR 2018.
+    """
+    return float(((1 - curve.recall) + curve.fallout).min()) / 2
 
 
-def area_under_oscr(curve: AcceptanceCurve) -> float:
-    """Return the area under accepted-and-correct over false acceptance; the curve must know what was correct."""
+def area_under_oscr(curve: AcceptanceCurve) -> float | None:
+    """Return the open-set classification rate: the area under correct classification over false acceptance, or None.
+
+    Dhamija et al., "Reducing network agnostophobia", NeurIPS 2018: as the threshold falls, CCR is the share of all ID
+    samples that are accepted and classified correctly, FPR the share of OOD samples accepted. The area is taken by
+    trapezoids, so ID and OOD samples that tie count half, as for AUROC. At most the accuracy, which perfect detection
+    reaches. None where the curve does not know what was classified correctly.
+    """
     if curve.accepted_correct is None:
-        raise ValueError("OSCR needs to know which ID samples were classified correctly")
+        return None
     return _area(curve.accepted_ood, curve.accepted_correct) / (curve.n_id * curve.n_ood)
 
 
-def area_under_threshold_curves(curve: AcceptanceCurve) -> float:
-    """Return the AUTC of a curve: over thresholds in [0, 1] both areas are plain means of the scaled scores."""
+def area_under_threshold_curves(curve: AcceptanceCurve) -> float | None:
+    """Return the AUTC, lower is better, or None where all scores are equal; it depends on the scores' spacing.
+
+    Humblot-Renaux et al., "Beyond AUROC & co. for evaluating out-of-distribution detection performance", CVPR Workshops
+    2023: the mean of the areas under "OOD accepted" and "ID rejected" over thresholds in [0, 1], which are plain means of
+    the scores. Scores are scaled to [0, 1] by the lowest and highest of all samples first, which the paper leaves open
+    and pytorch-ood does alike.
+
+    Raises:
+        ValueError: the scores lie farther apart than float64 reaches.
+    """
     # A resampled curve may hold no sample at its outermost thresholds.
     present = np.flatnonzero(np.diff(curve.accepted_id) + np.diff(curve.accepted_ood))
     high, low = float(curve.thresholds[present[0]]), float(curve.thresholds[present[-1]])
     if high == low:
-        raise ValueError("AUTC is undefined where all scores are equal")
+        return None
     if not np.isfinite(high - low):
         raise ValueError(f"AUTC cannot scale scores from {low} to {high}: the difference exceeds float64")
     scaled = (curve.thresholds - low) / (high - low)
-    id_mean = float((np.diff(curve.accepted_id) * scaled).sum()) / curve.n_id
-    ood_mean = float((np.diff(curve.accepted_ood) * scaled).sum()) / curve.n_ood
+    id_mean = float(np.dot(np.diff(curve.accepted_id), scaled)) / curve.n_id
+    ood_mean = float(np.dot(np.diff(curve.accepted_ood), scaled)) / curve.n_ood
     return (1 - id_mean + ood_mean) / 2
 
 

@@ -4,19 +4,10 @@ import csv
 import io
 from typing import Any
 
-from negprompt_cli.data.results.evaluations import Row
+from negprompt_cli.data.results.evaluations import AVERAGE
+from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.steps.compare import FPR_KEYS, Comparison
-
-FIGURES = (
-    "auroc",
-    "aupr_in",
-    "aupr_out",
-    "fpr95_id_positive",
-    "fpr95_ood_positive",
-    "oscr",
-    "detection_error",
-    "autc",
-)
+from negprompt_cli.wording import percent
 
 
 def caption(comparison: Comparison) -> str:
@@ -34,13 +25,14 @@ def table_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     header = ["run", "score", *comparison.differing, "ID acc.", *comparison.sets]
     rows = []
     for line in comparison.lines:
-        accuracy = _number(line.accuracy, line.accuracy_std)
-        cells = [_cell(line.cells.get(name), comparison) for name in comparison.sets]
+        found = [line.cells.get(name) for name in comparison.sets]
+        cells = ["-" if row is None else row.text(FPR_KEYS[comparison.fpr], intervals=False) for row in found]
+        accuracy = percent(line.accuracy, line.accuracy_std)
         rows.append([line.run, line.score, *line.facts.values(), accuracy, *cells])
     blank = ["-"] * (len(header) - 3)
     for figure in comparison.published:
-        fpr = f"{100 * figure.fpr95:.1f}" if comparison.fpr == "id-positive" else "-"
-        rows.append([f"published [{figure.mark}]", figure.method, *blank, f"{100 * figure.auroc:.1f} / {fpr}"])
+        fpr = percent(figure.fpr95 if comparison.fpr == "id-positive" else None)
+        rows.append([f"published [{figure.mark}]", figure.method, *blank, f"{percent(figure.auroc)} / {fpr}"])
     return header, rows
 
 
@@ -48,7 +40,7 @@ def to_csv(comparison: Comparison) -> str:
     """One line per run, score and OOD set with every metric as a fraction, and published figures behind."""
     buffer = io.StringIO()
     facts = [*comparison.shared, *comparison.differing]
-    columns = ["run", "score", "ood", "images", "id", "accuracy", *facts, *FIGURES, *(f"{f}_std" for f in FIGURES)]
+    columns = ["run", "score", "ood", "images", "id", "accuracy", *facts, *METRICS, *(f"{m}_std" for m in METRICS)]
     writer = csv.DictWriter(buffer, [*columns, "source", "evidence"], lineterminator="\n", restval="")
     writer.writeheader()
     for line in comparison.lines:
@@ -56,8 +48,8 @@ def to_csv(comparison: Comparison) -> str:
             row = line.cells.get(name)
             if row is None:
                 continue
-            figures = {key: getattr(row, key) for key in FIGURES}
-            spread = {f"{key}_std": value for key, value in (row.std or {}).items() if key in FIGURES}
+            figures = {metric: row.figure(metric) for metric in METRICS}
+            spread = {f"{key}_std": value for key, value in (row.std or {}).items()}
             place = {"run": line.run, "score": line.score, "ood": name, "images": row.images}
             own = {"id": comparison.id_name, "accuracy": line.accuracy, **comparison.shared, **line.facts}
             writer.writerow({**place, **own, **figures, **spread})
@@ -66,7 +58,7 @@ def to_csv(comparison: Comparison) -> str:
             {
                 "run": "published",
                 "score": figure.method,
-                "ood": "average",
+                "ood": AVERAGE,
                 "id": comparison.id_name,
                 "auroc": figure.auroc,
                 "fpr95_id_positive": figure.fpr95,
@@ -123,7 +115,7 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
                 "accuracy": line.accuracy,
                 "accuracy_std": line.accuracy_std,
                 **line.facts,
-                **line.cells[name].model_dump(mode="json", exclude_none=True),
+                **line.cells[name].document(),
             }
             for line in comparison.lines
             for name in comparison.sets
@@ -139,19 +131,6 @@ def remarks(comparison: Comparison) -> list[str]:
     """What stands below the table: notes, and the sources of published figures."""
     sources = dict.fromkeys(f"{f.method}: {f.source}{f' ({f.note})' if f.note else ''}" for f in comparison.published)
     return [*comparison.notes, *(["Published: " + "; ".join(sources) + "."] if sources else [])]
-
-
-def _cell(row: Row | None, comparison: Comparison) -> str:
-    if row is None:
-        return "-"
-    key = FPR_KEYS[comparison.fpr]
-    spread = row.std or {}
-    auroc = _number(row.auroc, spread.get("auroc"))
-    return f"{auroc} / {_number(getattr(row, key), spread.get(key))}"
-
-
-def _number(value: float, deviation: float | None) -> str:
-    return f"{100 * value:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 def _latex(text: str) -> str:

@@ -1,0 +1,26 @@
+"""How figures and lists are written for people, in messages, tables and pages alike."""
+
+from collections.abc import Sequence
+
+
+def percent(value: float | None, deviation: float | None = None, *, decimals: int = 1) -> str:
+    """A fraction as per cent without its sign, `± deviation` behind it where there is one; a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.{decimals}f}" + ("" if deviation is None else f" ± {100 * deviation:.{decimals}f}")
+
+
+def some_of(names: Sequence[object], most: int = 5) -> str:
+    """The first of many: `a, b, c and 5 more`."""
+    left = len(names) - most
+    return ", ".join(map(str, names[:most])) + (f" and {left} more" if left > 0 else "")
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file's name: other characters than letters, digits and `-_.` become dashes."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
+
+
+def folded(name: str) -> str:
+    """A name as it is compared with others: without case, and with single spaces."""
+    return " ".join(name.casefold().split())
