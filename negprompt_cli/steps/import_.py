@@ -3,14 +3,22 @@
 from collections import Counter
 from pathlib import Path
 
+from torch import Tensor
+
 from negprompt_cli.data.results.artifacts import Parent, Prompts, save_prompts
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
-from negprompt_cli.data.sets.spec import read_lines
-from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
+from negprompt_cli.data.sets.spec import read_lines, some_of
+from negprompt_cli.decisions import Decision
+from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.coop import ForeignPrompts, read_checkpoint
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.workbench import Workbench
+
+_BACKBONE = (
+    "Name the backbone it was trained with by --model and --pretrained (CoOp's ViT-B/16 is --model ViT-B-16-quickgelu "
+    "--pretrained openai)."
+)
 
 
 def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, overwrite: bool) -> Prompts:
@@ -31,11 +39,26 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
     labels = read_ordered_classes(classes)
     check_foreign(foreign, len(labels), bench.clip.plan.width, str(checkpoint))
     clip = bench.clip
-    tokenize_prompts([c.name for c in labels], clip.tokenizer, clip.plan, context=foreign.positive.shape[-2])
+    if foreign.ignored:
+        bench.decide(
+            Decision(
+                "checkpoint-part-ignored",
+                f"{len(foreign.ignored)} further tensors of {checkpoint} are not read ({some_of(foreign.ignored, 4)}): the "
+                "named model's own encoders are used, so a checkpoint that changed these gives other scores here.",
+                {"file": str(checkpoint), "tensors": list(foreign.ignored)},
+                warning=True,
+            )
+        )
+    tokens = tokenize_prompts([c.name for c in labels], clip.tokenizer, clip.plan, context=foreign.positive.shape[-2])
+    check_tokens(bench, foreign, tokens, str(checkpoint))
     if foreign.origin == "official":
-        bench.progress.warn(
-            "The official code ends its prompts with the class name; here a full stop follows it, so scores differ a little "
-            "from the official code's."
+        bench.decide(
+            Decision(
+                "other",
+                "The official code ends its prompts with the class name; here a full stop follows it, so scores differ a "
+                "little from the official code's.",
+                warning=True,
+            )
         )
     prompts = Prompts(
         kind="positive" if foreign.negative is None else "negative",
@@ -81,14 +104,67 @@ def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str)
         if tensor.shape[-1] != width:
             raise UsageError(
                 f"{where}: {name} contexts are {tensor.shape[-1]} wide, but the named model's text tower is {width} wide. "
-                "Name the backbone they were learned for with --model and --pretrained (CoOp's ViT-B/16 is --model "
-                "ViT-B-16-quickgelu --pretrained openai)."
+                f"{_BACKBONE}"
             )
         if tensor.dim() == 4 and tensor.shape[1] != classes:
             raise UsageError(
                 f"{where}: {name} contexts are for {tensor.shape[1]} classes, but {classes} are named. List the classes it "
                 "was trained on, one per line, in the order of their labels."
             )
+
+
+def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens, where: str) -> None:
+    """Compare what a checkpoint says of its model and its classes with the model and the class names at hand.
+
+    CoOp saves the embeddings of the start token, and of each class name with what follows it. Half precision rounds them by
+    a part in a thousand.
+
+    Raises:
+        UsageError: they are of another model, or, where each class has its own context, of other class names.
+    """
+    clip, count = bench.clip, len(tokens)
+    if foreign.logit_scale is not None and abs(foreign.logit_scale / clip.logit_scale - 1) > 0.01:
+        raise UsageError(
+            f"{where} was trained with a model of logit scale {foreign.logit_scale:.4g}, but that of the named model is "
+            f"{clip.logit_scale:.4g}: its contexts belong to other weights. {_BACKBONE}"
+        )
+    embedding: Tensor = clip.plan.embedding.weight.detach().float().cpu()  # type: ignore[operator]
+    trained = next((part for part in (foreign.prefix, foreign.suffix) if part is not None), None)
+    if trained is None:
+        return
+    if foreign.prefix is not None and not _close(foreign.prefix[0, :1], embedding[list(tokens.start[-1:])]):
+        raise UsageError(
+            f"{where} was trained with another model: its start token is not that of {clip.identity}. {_BACKBONE}"
+        )
+    if len(trained) != count:
+        said = (
+            f"{where} was trained on {len(trained)} classes; its context is put in front of the {count} that are named."
+        )
+        facts = {"file": where, "trained_on": len(trained), "named": count}
+        bench.decide(Decision("prompts-changed", said, facts, warning=True))
+        return
+    if foreign.suffix is None:
+        return
+    suffix = foreign.suffix
+    other = [
+        name
+        for i, (name, ids) in enumerate(zip(tokens.names, tokens.rest, strict=True))
+        if len(ids) > suffix.shape[1] or not _close(suffix[i, : len(ids)], embedding[list(ids)])
+    ]
+    if not other:
+        return
+    said = f"{len(other)} of {count} classes had other names in the training of {where}: {some_of(other, 5)}."
+    if foreign.positive.dim() == 4:
+        raise UsageError(
+            f"{said} Each of its classes has a context of its own, so names and order must be those of the training."
+        )
+    bench.decide(
+        Decision("class-names", f"{said} The names given are used.", {"file": where, "differing": other}, True)
+    )
+
+
+def _close(stored: Tensor, own: Tensor) -> bool:
+    return stored.shape == own.shape and float((stored - own).norm()) <= 0.01 * float(own.norm())
 
 
 def _label(line: str) -> ClassLabel:

@@ -267,9 +267,13 @@ def _checkpoint(data: bytes, folder: Path) -> object:
 
 
 def _checkpoints() -> list[bytes]:
-    buffer = io.BytesIO()
-    torch.save({"state_dict": {"ctx": torch.ones(2, 4)}}, buffer)
-    return [buffer.getvalue()]
+    made = []
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], 0.1), [1])
+    for more in ({}, {"scheduler": scheduler, "val_result": Path("x")}):
+        buffer = io.BytesIO()
+        torch.save({"state_dict": {"ctx": torch.ones(2, 4)}, **more}, buffer)
+        made.append(buffer.getvalue())
+    return made
 
 
 def _texts(*texts: str) -> Callable[[], list[bytes]]:

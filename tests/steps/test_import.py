@@ -1,18 +1,60 @@
 """Other people's checkpoints: laid out as they write them, refused where they could run code, and the way back."""
 
+import io
 import json
+import pickle
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scoring_world import NAMES, make_prompts, run, write_artifact, write_images
+from torch.optim.lr_scheduler import LRScheduler
 
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.import_ import read_ordered_classes
 from negprompt_cli.steps.shared.coop import coop_checkpoint, read_checkpoint
+
+
+class ConstantWarmupScheduler(LRScheduler):
+    """Dassl's scheduler: it keeps the one that follows it, which keeps the optimiser."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, successor: LRScheduler) -> None:
+        self.successor = successor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [1e-5 for _ in self.base_lrs]
+
+
+def dassl(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What Dassl's save_checkpoint hands to torch.save, with CoOp's optimiser and schedulers."""
+    parameter = torch.nn.Parameter(state["ctx"].float().clone() if "ctx" in state else draw(2, 2))
+    optimizer = torch.optim.SGD([parameter], lr=0.002, momentum=0.9)
+    scheduler = ConstantWarmupScheduler(optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50.0))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    scheduler.step()
+    return {
+        "state_dict": OrderedDict(state),
+        "epoch": 50,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "val_result": np.float64(71.5),
+    }
+
+
+def coop_tokens(clip: Clip, names: tuple[str, ...], length: int) -> dict[str, torch.Tensor]:
+    """CoOp's buffers: embeddings of "X ... X name." without the X's, from whole sentences, in half precision."""
+    filler = " ".join(["X"] * length)
+    ids = clip.tokenizer([f"{filler} {name}." for name in names])
+    vectors = clip.model.token_embedding(ids).detach().half()
+    return {"token_prefix": vectors[:, :1], "token_suffix": vectors[:, 1 + length :]}
 
 
 class Harmful:
@@ -46,11 +88,13 @@ def draw(*shape: int) -> torch.Tensor:
 
 def test_coop_and_locoop(clip: Clip, classes: Path, width: int, tmp_path: Path):
     context = draw(16, width).half()
-    state = {"ctx": context, "token_prefix": draw(3, 1, width), "token_suffix": draw(3, 60, width)}
     file = tmp_path / "model.pth.tar-50"
-    torch.save({"state_dict": state, "epoch": 50, "optimizer": {"lr": 0.1}, "val_result": None}, file)
+    torch.save(dassl({"ctx": context, **coop_tokens(clip, NAMES, 16)}), file)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(file, weights_only=True)
     result, out = imported(clip, file, classes)
     assert result.exit_code == 0, result.output
+    assert "warning" not in result.stderr
     made = load_prompts(out)
     assert made.kind == "positive"
     assert made.positive.equal(context.float()[None])
@@ -116,11 +160,186 @@ def test_coop_and_back(clip: Clip, classes: Path, tmp_path: Path, negatives: int
     assert coop_checkpoint(load_prompts(out))["state_dict"]["ctx"].equal(state["ctx"])
 
 
-def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    torch.save({"state_dict": {"ctx": draw(4, 8)}, "val_result": Harmful()}, tmp_path / "bad.pth")
-    with pytest.raises(UsageError, match="could run code"):
-        read_checkpoint(tmp_path / "bad.pth")
+CALLS = ("builtins.print", "os.system", "builtins.getattr", "operator.methodcaller", "functools.partial", "torch.load")
+
+
+class Calls:
+    """Pickles as a call of any function with a harmless text."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        module, _, name = self.name.rpartition(".")
+        return getattr(__import__(module), name), ("this must never be printed",)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_in_a_checkpoint_is_run(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], width: int):
+    context = draw(4, width)
+    torch.save({"state_dict": {"ctx": context}, "val_result": [Calls(name), Harmful()]}, tmp_path / "bad.pth")
+    assert read_checkpoint(tmp_path / "bad.pth").positive.equal(context[None])
     assert "never" not in capfd.readouterr().out
+
+
+def test_an_old_file_with_more_than_tensors_is_refused_and_one_without_is_read(tmp_path: Path, width: int):
+    plain, full = {"state_dict": {"ctx": draw(4, width)}}, {"state_dict": {"ctx": draw(4, width)}, "x": Harmful()}
+    for name, content in (("plain", plain), ("full", full)):
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=False)
+    assert read_checkpoint(tmp_path / "plain").positive.equal(draw(4, width)[None])
+    with pytest.raises(UsageError, match=r"before 1\.6") as caught:
+        read_checkpoint(tmp_path / "full")
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "state_dict.prompt_learner.", "model.prompt_learner.", "_orig_mod.module.learner."]
+)
+def test_wrappers_are_seen_through(clip: Clip, classes: Path, width: int, tmp_path: Path, prefix: str):
+    tensors = {"ctx": draw(4, width), **coop_tokens(clip, NAMES, 4)}
+    state = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    # As Lightning saves it: settings of other classes, states of optimisers, the model's own weights.
+    state |= {"model.image_encoder.conv1.weight": draw(3, 3), "model.logit_scale": clip.model.logit_scale.detach()}
+    content = {
+        "state_dict": state,
+        "optimizer_states": [{"state": {0: {"ctx": draw(2)}}}],
+        "hyper_parameters": Harmful(),
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    result, out = imported(clip, tmp_path / "last.ckpt", classes)
+    assert result.exit_code == 0, result.output
+    assert load_prompts(out).positive.equal(draw(4, width)[None])
+    assert "1 further tensors" in result.stderr and "image_encoder.conv1.weight" in result.stderr
+
+
+def test_views_and_types_of_tensors_are_read_as_torch_reads_them(tmp_path: Path):
+    base = draw(6, 8)
+    for i, tensor in enumerate(
+        (base.T[2:6, 1:5], base[::2], base.bfloat16(), base.double()[1:], torch.nn.Parameter(base))
+    ):
+        torch.save({"ctx": tensor}, tmp_path / f"{i}.pth")
+        assert read_checkpoint(tmp_path / f"{i}.pth").positive.equal(tensor.detach().float()[None])
+
+
+def test_kgcoop_and_prograd_are_coop_at_inference(clip: Clip, classes: Path, width: int, tmp_path: Path):
+    plain = {"ctx": draw(4, width), **coop_tokens(clip, NAMES, 4)}
+    unused = {"bias_vectors": draw(1, 8), "meta_net.linear1.weight": draw(8, 8), "meta_net.linear1.bias": draw(8)}
+    for name, state in (("prograd", plain), ("kgcoop", plain | unused)):
+        torch.save(dassl(state), tmp_path / f"{name}.pth")
+        result, out = imported(clip, tmp_path / f"{name}.pth", classes)
+        assert result.exit_code == 0, result.output
+        assert load_prompts(out).positive.equal(draw(4, width)[None])
+        out.unlink()
+
+
+@pytest.mark.parametrize(
+    ("more", "method"),
+    [
+        ({"meta_net.linear1.weight": (4, 8), "meta_net.linear2.weight": (8, 4)}, "CoCoOp"),
+        ({"prompt_learner.compound_prompts_text.0": (4, 8), "prompt_learner.proj.weight": (8, 8)}, "MaPLe"),
+        ({"image_encoder.transformer.resblocks.0.VPT_shallow": (4, 8)}, "VPT"),
+        ({"prompt_learner.ZS_image_encoder.conv1.weight": (4, 8), "image_encoder.VPT": (4, 8)}, "PromptSRC"),
+        ({"text_feature_residuals": (3, 8), "base_text_features": (3, 8)}, "TaskRes"),
+        ({"adapter.fc.0.weight": (2, 8)}, "CLIP-Adapter"),
+        ({"prefix_MLP.0.weight": (2, 8)}, "KgCoOp with a network"),
+        ({"temperature_net.weight": (2, 8)}, "temperature_net.weight"),
+    ],
+)
+def test_methods_that_learn_more_are_refused_by_name(more: dict[str, tuple[int, ...]], method: str, tmp_path: Path):
+    for prefix in ("", "module."):
+        state = {f"{prefix}{name}": draw(*shape) for name, shape in more.items()}
+        first = next(iter(more))
+        learner = "prompt_learner." if first.startswith(("prompt_learner", "image_encoder")) else ""
+        torch.save(dassl(state | {f"{prefix}{learner}ctx": draw(4, 8)}), tmp_path / "model.pth.tar-5")
+        with pytest.raises(UsageError, match=method):
+            read_checkpoint(tmp_path / "model.pth.tar-5")
+
+
+def test_files_without_contexts_are_named(tmp_path: Path, width: int):
+    learner = torch.nn.Linear(2, 2)
+    cases: list[tuple[Any, str]] = [
+        (torch.nn.Parameter(draw(8, 4)), "one tensor of shape"),
+        (learner, "an object of torch.nn.modules.linear.Linear"),
+        ({"a.ctx": draw(4, width), "b.ctx": draw(4, width)}, "several contexts: a.ctx, b.ctx"),
+        ({"ctx": draw(4, 5, width), "token_prefix": draw(12, 1, width)}, "PLOT"),
+    ]
+    for content, says in cases:
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(UsageError, match=says):
+            read_checkpoint(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"")
+        archive.writestr("x/code/__torch__.py", b"class Linear(Module):")
+    with pytest.raises(UsageError, match="TorchScript"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+def test_another_backbone_of_the_same_width_is_refused(clip: Clip, classes: Path, width: int, tmp_path: Path):
+    tokens = coop_tokens(clip, NAMES, 4)
+    state = {"ctx": draw(4, width), **tokens, "token_prefix": tokens["token_prefix"] + 0.1}
+    torch.save(dassl(state), tmp_path / "other.pth")
+    result, out = imported(clip, tmp_path / "other.pth", classes)
+    assert result.exit_code == 2 and "another model" in result.stderr
+    torch.save({"prompt_learner.ctx": draw(4, width), "logit_scale": torch.tensor(1.0)}, tmp_path / "scale.pth")
+    result, out = imported(clip, tmp_path / "scale.pth", classes)
+    assert result.exit_code == 2 and "logit scale" in result.stderr
+    assert not out.exists()
+
+
+def test_class_names_are_compared_with_those_of_the_training(clip: Clip, width: int, classes: Path, tmp_path: Path):
+    swapped = (NAMES[1], NAMES[0], NAMES[2])
+    torch.save({"ctx": draw(4, width), **coop_tokens(clip, swapped, 4)}, tmp_path / "shared.pth")
+    result, _ = imported(clip, tmp_path / "shared.pth", classes)
+    assert result.exit_code == 0 and "2 of 3 classes had other names" in result.stderr
+    (tmp_path / "imported.safetensors").unlink()
+    torch.save({"ctx": draw(3, 4, width), **coop_tokens(clip, swapped, 4)}, tmp_path / "own.pth")
+    result, _ = imported(clip, tmp_path / "own.pth", classes)
+    assert result.exit_code == 2 and f"{NAMES[0]}, {NAMES[1]}" in result.stderr
+    torch.save({"ctx": draw(4, width), **coop_tokens(clip, ("a", "b"), 4)}, tmp_path / "two.pth")
+    result, _ = imported(clip, tmp_path / "two.pth", classes)
+    assert result.exit_code == 0 and "trained on 2 classes" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><title>Google Drive - Virus scan warning</title>", "web page"),
+        (b"\x1f\x8b\x08\x00 and so on", "archive"),
+        (bytes(4000), "zeros"),
+        (b'{"names": []}', "JSON"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_checkpoint_is_named(tmp_path: Path, content: bytes, says: str):
+    (tmp_path / "model.pth.tar-50").write_bytes(content)
+    with pytest.raises(UsageError, match=says):
+        read_checkpoint(tmp_path / "model.pth.tar-50")
+
+
+def test_damaged_and_hostile_pickles_are_refused(tmp_path: Path):
+    good = io.BytesIO()
+    torch.save({"ctx": draw(4, 8)}, good)
+    names = b"".join(b"cmodule\nname%d\n0" % i for i in range(2000))
+    cases = [
+        b"\x80\x02r\xff\xff\xff\x7f.",  # a memo of two billion places
+        b"\x80\x02}\x82\x01.",  # an extension code
+        b"\x80\x02" + names + b"}.",
+        b"\x80\x02(lp0\n" + b"(" * 5000,
+        b"\x80\x02cbuiltins\neval\n.",
+    ]
+    for i, content in enumerate(cases):
+        path = tmp_path / f"{i}.pth"
+        rewrite(good.getvalue(), path, content)
+        with pytest.raises(UsageError, match=r"\d\.pth"):
+            read_checkpoint(path)
+
+
+def rewrite(archive: bytes, path: Path, pickled: bytes) -> None:
+    """The same archive with another pickle."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for member in old.infolist():
+            new.writestr(member.filename, pickled if member.filename.endswith("data.pkl") else old.read(member))
 
 
 def test_what_does_not_fit_is_refused(clip: Clip, classes: Path, width: int, tmp_path: Path):

@@ -1,12 +1,19 @@
 """CoOp's and its successors' checkpoints: learned contexts of other programs, read and written.
 
-    CoOp, LoCoOp   {"state_dict": {"ctx": (M, D) or (K, M, D), "token_prefix": ..., "token_suffix": ...}, "epoch": ...}
-                   as prompt_learner/model.pth.tar-N (Zhou et al., IJCV 2022; Miyai et al., NeurIPS 2023)
+    CoOp, LoCoOp   {"state_dict": {"ctx": (M, D) or (K, M, D), "token_prefix": (K, 1, D), "token_suffix": ...}, "epoch",
+                   "optimizer", "scheduler", "val_result"} as prompt_learner/model.pth.tar-N (Zhou et al., IJCV 2022;
+                   Miyai et al., NeurIPS 2023), saved by Dassl
+    KgCoOp         the same, with `bias_vectors` and `meta_net.linear1` that its code makes and never uses (Yao et al., 2023)
+    ProGrad        the same as CoOp (Zhu et al., ICCV 2023); only the training differs
     NegPrompt      a state dict with prompt_learner.ctx_positive (1, M, D) or (K, 1, M, D) and prompt_learner.ctx_negative
                    (p, M, D) or (K, p, M, D), md.pth of the official code; empty negatives after stage 1
 
-Files are read with torch's weights_only, which runs nothing in them; what it refuses is refused here. A checkpoint does
-not say which model or which classes it is for: whoever imports it does, and shapes are compared.
+Wrappers in front of the names (`module.`, `model.`, `state_dict.`, `prompt_learner.`, whatever Lightning, DataParallel or
+torch.compile put there) are seen through. A method whose checkpoint holds more than contexts is refused by its name where it
+is known, else by the names of its tensors: contexts without the rest would give other scores than that method's.
+
+A checkpoint does not say which model or which classes it is for: whoever imports it does. Where it holds CoOp's token
+vectors, these are compared with the model's own and with the class names.
 
 Differences: CoOp ends a prompt with a full stop, as this package does; the official NegPrompt code does not, so its contexts
 are read with a full stop they were not trained with. Contexts in the middle or in front (CoOp's `class_token_position`)
@@ -14,8 +21,8 @@ cannot be told from a checkpoint and are taken for "end".
 """
 
 import io
-import pickle
-import zipfile
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,85 +31,91 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.data.files.atomic import atomic_write_bytes
+from negprompt_cli.data.files.torch_file import StoredTensor, TensorFile, read_tensors
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.errors import UsageError
+
+_TRAINING = re.compile(r"^(optim\w*|optimizer_states|(lr_)?sched\w*|loops|callbacks|scaler)\.", re.IGNORECASE)
+"""What training code saves beside the state dict."""
+_TOKENS = frozenset({"token_prefix", "token_suffix", "token_midfix", "tokenized_prompts"})
+"""Tensors of a prompt learner that follow from the class names."""
+_FROZEN = re.compile(
+    r"(^|\.)(image_encoder|text_encoder|clip_model|clip|visual|transformer|token_embedding|positional_embedding|ln_final"
+    r"|text_projection|logit_scale|logit_bias|vision_model|text_model)(\.|$)"
+)
+"""Parts of the CLIP itself, which prompt learning leaves as they are."""
+_METHODS = (
+    ("MaPLe", r"compound_prompt", "prompts in the image encoder and in deeper layers of the text encoder"),
+    ("PromptSRC", r"ZS_image_encoder", "prompts in the layers of both encoders"),
+    ("VPT or IVLP", r"VPT", "prompts in the layers of the encoders"),
+    ("CoCoOp", r"(^|\.)meta_net\.", "a context that a network makes for each image (meta_net)"),
+    ("TaskRes", r"text_feature_residuals", "residuals of text features, not contexts"),
+    ("GalLoP", r"(^|\.)(global|local)_prompt", "several prompts for the image and for its parts"),
+    ("CLIP-Adapter", r"(^|\.)adapter\.", "a network behind the encoders"),
+    ("LoRA", r"(^|[._])lora_", "changed weights of the encoders"),
+    ("KgCoOp with a network in front of its context", r"(^|\.)prefix_MLP\.", "a context that a network makes"),
+)
+"""Methods that cannot be imported: name, how their tensors are called, and what they learn."""
+_SUPPORTED = "Contexts as CoOp, LoCoOp, KgCoOp and ProGrad save them can be imported."
 
 
 @dataclass(frozen=True)
 class ForeignPrompts:
     """Contexts of a checkpoint in this package's shapes: `positive` (1, [K,] M, D), `negative` (p, [K,] M, D) or None.
 
-    `origin`: "coop" or "official".
+    `origin`: "coop" or "official". `prefix` (K, 1, D) and `suffix` (K, L, D): CoOp's token vectors in front of and behind
+    the context, where they were saved. `logit_scale`: of the model it was trained with, where it was saved. `ignored`:
+    further tensors that were not read, because they follow from the model or are not used.
     """
 
     positive: Tensor
     negative: Tensor | None
     origin: str
+    prefix: Tensor | None = None
+    suffix: Tensor | None = None
+    logit_scale: float | None = None
+    ignored: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path) -> ForeignPrompts:
-    """Read a checkpoint.
+    """Read a checkpoint; nothing in it is run.
 
     Raises:
-        UsageError: not there, refused by weights_only, of another program, or of other shapes; says why.
+        UsageError: not there, not readable, of a method that is not supported, or of other shapes; says why.
     """
     if not path.is_file():
         hint = " Give the file in it, such as model.pth.tar-50." if path.is_dir() else ""
         raise UsageError(f"No checkpoint at {path}.{hint}")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                    raise UsageError(f"{path} is refused: it is compressed, which torch.save never does.")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except UsageError:
-        raise
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0].removeprefix("Weights only load failed. ")
-        raise UsageError(
-            f"{path} is refused: it holds more than tensors, and reading that could run code ({reason}). Where you trust "
-            "it, load it and save its state_dict alone: torch.save({'state_dict': checkpoint['state_dict']}, FILE)."
-        ) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # what torch trips over in a damaged file is of any type
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"{path} is not a readable checkpoint ({reason}).") from None
-    return read_state(loaded, str(path))
+    return read_state(read_tensors(path), str(path))
 
 
-def read_state(loaded: Any, where: str) -> ForeignPrompts:
+def read_state(file: TensorFile, where: str) -> ForeignPrompts:
     """Find the contexts in what a checkpoint holds.
 
     Raises:
-        UsageError: there are none, or their shapes make no sense.
+        UsageError: there are none, there is more than them, or their shapes make no sense.
     """
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict):
-        raise UsageError(f"{where} holds a {type(loaded).__name__}, not a state dict.")
-    names = {str(key).removeprefix("module.").removeprefix("prompt_learner."): value for key, value in state.items()}
-    if isinstance(names.get("ctx_positive"), Tensor):
-        positive = _official(names["ctx_positive"], f"{where}: ctx_positive")
-        given = names.get("ctx_negative")
-        negative = _official(given, f"{where}: ctx_negative") if isinstance(given, Tensor) and given.numel() else None
-        origin = "official"
-    elif isinstance(names.get("ctx"), Tensor):
-        context = names["ctx"]
-        if context.dim() not in (2, 3):
-            raise UsageError(f"{where}: ctx has shape {tuple(context.shape)}, not (M, D) or (K, M, D).")
-        positive, negative, origin = context[None], None, "coop"
-    else:
-        shown = ", ".join(list(names)[:6]) or "nothing"
+    state = {name: tensor for name, tensor in file.tensors.items() if not _TRAINING.match(name)}
+    if not state:
+        what = file.other or "no tensors"
         raise UsageError(
-            f"{where} holds neither CoOp's ctx nor NegPrompt's ctx_positive, but {shown}. Give the prompt learner's "
-            "checkpoint (prompt_learner/model.pth.tar-N, or md.pth)."
+            f"{where} holds {what}, not a state dict. Save the prompt learner's: "
+            "torch.save({'state_dict': model.prompt_learner.state_dict()}, FILE). Adapters such as Tip-Adapter's are not "
+            "supported."
         )
-    for tensor in (positive, negative):
+    if any(_leaf(name) == "ctx_positive" for name in state):
+        found = _official(state, where)
+    else:
+        _refuse_methods(state, where)
+        found = _coop(state, where)
+    for tensor in (found.positive, found.negative):
         if tensor is not None and not (tensor.is_floating_point() and torch.isfinite(tensor).all() and tensor.numel()):
             raise UsageError(f"{where}: its contexts are not finite numbers. Was the training diverging?")
-    if positive.shape[0] != 1:
-        raise UsageError(f"{where} has {positive.shape[0]} positive contexts per class; one is what artifacts hold.")
-    return ForeignPrompts(positive.float(), None if negative is None else negative.float(), origin)
+    if found.positive.shape[0] != 1:
+        raise UsageError(
+            f"{where} has {found.positive.shape[0]} positive contexts per class; one is what artifacts hold."
+        )
+    return found
 
 
 def coop_checkpoint(prompts: Prompts) -> dict[str, Any]:
@@ -122,7 +135,112 @@ def write_coop(prompts: Prompts, path: Path) -> None:
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def _official(tensor: Tensor, where: str) -> Tensor:
+def _coop(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
+    name = _only("ctx", state, where)
+    learner = name.removesuffix("ctx")
+    beside = {key.removeprefix(learner): key for key in state if key.startswith(learner) and key != name}
+    unused = {key for key in beside if key == "bias_vectors" or key.startswith("meta_net.linear1.")}
+    if not _is_kgcoop(state):
+        unused = set()
+    rest = [key for key in state if key not in beside.values() and key != name]
+    # Where the learner has no prefix of its own, the model's parts stand beside its tensors.
+    odd = [key for key in beside if key not in _TOKENS | unused and not _FROZEN.search(key)]
+    odd += [key for key in rest if not _FROZEN.search(key)]
+    if odd:
+        raise UsageError(
+            f"{where} is refused: beside the context ({name}) it holds what its method learned as well, and what scores "
+            f"would need: {_some(odd)}. {_SUPPORTED}"
+        )
+    context = state[name].load()
+    if context.dim() not in (2, 3):
+        raise UsageError(f"{where}: ctx has shape {tuple(context.shape)}, not (M, D) or (K, M, D).")
+    prefix, suffix = (state[beside[key]].load() if key in beside else None for key in ("token_prefix", "token_suffix"))
+    if context.dim() == 3 and prefix is not None and len(prefix) != len(context):
+        raise UsageError(
+            f"{where} is refused: it holds {len(context)} contexts and token vectors of {len(prefix)} prompts, so several "
+            f"prompts for each class, as PLOT and ProDA learn them. That is not supported. {_SUPPORTED}"
+        )
+    for key, part in (("token_prefix", prefix), ("token_suffix", suffix)):
+        if part is not None and (part.dim() != 3 or part.shape[-1] != context.shape[-1]):
+            raise UsageError(f"{where}: {key} has shape {tuple(part.shape)}, which does not fit the context.")
+    scale = next((key for key in state if _leaf(key) == "logit_scale"), None)
+    kept = {name, *(beside[key] for key in _TOKENS & beside.keys()), scale}
+    return ForeignPrompts(
+        context[None].float(),
+        None,
+        "coop",
+        prefix=None if prefix is None else prefix.float(),
+        suffix=None if suffix is None else suffix.float(),
+        logit_scale=None if scale is None or state[scale].shape not in ((), (1,)) else float(state[scale].load().exp()),
+        ignored=tuple(key for key in state if key not in kept),
+    )
+
+
+def _official(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
+    name = _only("ctx_positive", state, where)
+    other = f"{name.removesuffix('ctx_positive')}ctx_negative"
+    given = state[other].load() if other in state else None
+    return ForeignPrompts(
+        _stacked(state[name].load(), f"{where}: ctx_positive").float(),
+        _stacked(given, f"{where}: ctx_negative").float() if given is not None and given.numel() else None,
+        "official",
+        ignored=tuple(key for key in state if key not in (name, other)),
+    )
+
+
+def _refuse_methods(state: Mapping[str, StoredTensor], where: str) -> None:
+    """Refuse checkpoints of methods that learn more than a context.
+
+    Raises:
+        UsageError: names the method and what it learns.
+    """
+    for method, pattern, learns in _METHODS:
+        found = [name for name in state if re.search(pattern, name)]
+        if not found or (method == "CoCoOp" and _is_kgcoop(state)):
+            continue
+        raise UsageError(
+            f"{where} is refused: it looks like a checkpoint of {method}, which learns {learns} ({_some(found)}). That is "
+            f"not supported, and a context alone would give other scores. {_SUPPORTED}"
+        )
+
+
+def _is_kgcoop(state: Mapping[str, StoredTensor]) -> bool:
+    """Whether the network is the one layer that KgCoOp's code makes and never uses; CoCoOp's has a second layer."""
+    leaves = {".".join(name.split(".")[-3:]) for name in state if ".meta_net." in f".{name}"}
+    layers = {name.rsplit(".", 2)[-2] for name in leaves}
+    return layers == {"linear1"} and any(_leaf(name) == "bias_vectors" for name in state)
+
+
+def _only(leaf: str, state: Mapping[str, StoredTensor], where: str) -> str:
+    """The one tensor of that name, whatever stands before it.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    found = [name for name in state if _leaf(name) == leaf]
+    if len(found) > 1:
+        raise UsageError(
+            f"{where} holds several contexts: {_some(found)}. Save the state dict of the one you mean: "
+            "torch.save({'state_dict': model.prompt_learner.state_dict()}, FILE)."
+        )
+    if not found:
+        raise UsageError(
+            f"{where} holds neither CoOp's ctx nor NegPrompt's ctx_positive, but {_some(list(state))}. Give the prompt "
+            "learner's checkpoint (prompt_learner/model.pth.tar-N, or md.pth)."
+        )
+    return found[0]
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    shown = ", ".join(name[:80] for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _stacked(tensor: Tensor, where: str) -> Tensor:
     """(p, M, D) as it is, (K, p, M, D) to (p, K, M, D)."""
     if tensor.dim() not in (3, 4):
         raise UsageError(f"{where} has shape {tuple(tensor.shape)}, not (p, M, D) or (K, p, M, D).")
