@@ -349,7 +349,7 @@ def calibrate(
         images = torch.cat(parts)
     made = calibrate_scorer(
         detector.scorer,
-        detector.scorer.judge(images).scores,
+        detector.scorer.judge(images),
         CalibrateOptions(acceptance=acceptance, confidence=confidence),
         data="images given in Python",
     )

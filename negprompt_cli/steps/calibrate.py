@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from negprompt_cli.data.results.artifacts import Calibration, Prompts, save_prompts
 from negprompt_cli.data.sets.imagesets import files_digest, match_classes
+from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
+from negprompt_cli.engine.metrics.conformal import class_thresholds
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.preflight import require_prompts, together
@@ -19,11 +20,16 @@ from negprompt_cli.wording import percent
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """`acceptance`: share of ID images to accept. `confidence`: of its interval. `score`: by name, None to choose."""
+    """What to aim for.
+
+    `acceptance`: share of ID images to accept. `confidence`: of its interval. `score`: by name, None to choose. `by_class`:
+    whether predicted classes with enough held-out images get thresholds of their own.
+    """
 
     acceptance: float = 0.95
     confidence: float = 0.95
     score: str | None = None
+    by_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def run_calibrate(
     limited = " (limited)" if bench.config.data.limit is not None else ""
     calibration = calibrate_scorer(
         scorer,
-        scorer.judge(encoded.features).scores,
+        scorer.judge(encoded.features),
         options,
         data=spec + limited,
         files_sha256=files_digest(encoded.images.paths, encoded.images.root),
@@ -90,17 +96,17 @@ def run_calibrate(
 
 def calibrate_scorer(
     scorer: Scorer,
-    scores: npt.NDArray[np.float64],
+    judged: Judgements,
     options: CalibrateOptions,
     *,
     data: str,
     files_sha256: str = "",
 ) -> Calibration:
-    """Choose a threshold from the scores (n,) of held-out ID images.
+    """Choose a threshold from what was judged of n held-out ID images.
 
     Args:
-        scorer: what the scores are from.
-        scores: higher = more ID.
+        scorer: what judged them.
+        judged: their scores and predictions.
         options: what to aim for.
         data: what the images are called.
         files_sha256: digest of the list of image files, where there are files.
@@ -108,7 +114,9 @@ def calibrate_scorer(
     Raises:
         UsageError: too few images.
     """
-    chosen = choose_threshold(scores, acceptance=options.acceptance, confidence=options.confidence)
+    aim = {"acceptance": options.acceptance, "confidence": options.confidence}
+    chosen = choose_threshold(judged.scores, **aim)
+    own = class_thresholds(judged.scores, judged.predictions, **aim) if options.by_class else {}
     return Calibration(
         score=scorer.choice.name,
         temperature=scorer.choice.temperature,
@@ -122,6 +130,8 @@ def calibrate_scorer(
         confidence=chosen.confidence,
         data=data,
         files_sha256=files_sha256,
+        by_class={scorer.prompts.classes[label].key: value for label, value in own.items()},
+        scores=tuple(np.sort(judged.scores).tolist()),
     )
 
 

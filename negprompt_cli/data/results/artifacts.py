@@ -1,7 +1,8 @@
 """Prompt artifacts: what one step learned, as one safetensors file that explains itself.
 
 Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
-model's token embeddings; `image_mean` (F,), where the score has floors, the mean of the ID training features.
+model's token embeddings; `image_mean` (F,), where the score has floors, the mean of the ID training features;
+`calibration_scores` (n,) float64, where there is a threshold, the ID scores of the held-out images it was chosen on.
 Metadata (strings): schema, versions, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a
 summary of the training and, once calibrated, the threshold. Nothing in a file is executed, and a file is believed only
 after its shapes and classes fit together. Leaves out: text features, which follow from the contexts and the model, and
@@ -69,7 +70,9 @@ class Calibration(BaseModel):
 
     `score`, `temperature` and `template` say which score; `acceptance` is the share of ID images asked for, `accepted` of
     the `images` held-out ones were; [`low`, `high`] is the interval, at `confidence`, of the share of new ID images that
-    are accepted. `data` and `files_sha256` name the held-out images.
+    are accepted. `data` and `files_sha256` name the held-out images. `by_class`: thresholds of the predicted classes, by
+    class key, that have one of their own. `scores`: the held-out images' scores in ascending order, from which p-values
+    follow; a tensor of the artifact, so they are no part of the JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -85,6 +88,8 @@ class Calibration(BaseModel):
     confidence: Annotated[float, Field(gt=0, lt=1)]
     data: str
     files_sha256: str
+    by_class: dict[str, float] = {}
+    scores: tuple[float, ...] = Field(default=(), exclude=True, repr=False)
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ def artifact_bytes(prompts: Prompts) -> bytes:
     }
     if prompts.calibration is not None:
         metadata["calibration"] = prompts.calibration.model_dump_json()
+        tensors["calibration_scores"] = torch.tensor(prompts.calibration.scores, dtype=torch.float64)
     return _canonical(save(tensors, metadata))
 
 
@@ -214,7 +220,9 @@ def load_prompts(path: Path) -> Prompts:
             parents=tuple(TypeAdapter(list[Parent]).validate_json(metadata["parents"])),
             training=tuple(TypeAdapter(list[TrainingSummary]).validate_json(metadata["training"])),
             calibration=(
-                Calibration.model_validate_json(metadata["calibration"]) if "calibration" in metadata else None
+                _calibration(metadata["calibration"], tensors["calibration_scores"])
+                if "calibration" in metadata
+                else None
             ),
             image_mean=tensors.get("image_mean"),
             sha256=digest,
@@ -225,6 +233,18 @@ def load_prompts(path: Path) -> Prompts:
         raise UsageError(f"{path} is not a sound prompt artifact ({type(error).__name__}: {reason}).") from None
     _check_shapes(prompts, path)
     return prompts
+
+
+def _calibration(document: str, scores: Tensor) -> Calibration:
+    """The calibration of a file.
+
+    Raises:
+        ValueError: its scores are not finite, not ascending, or not one for each held-out image.
+    """
+    made = Calibration.model_validate_json(document)
+    if scores.shape != (made.images,) or not bool(torch.isfinite(scores).all()) or bool((scores.diff() < 0).any()):
+        raise ValueError(f"its calibration scores are not {made.images} finite numbers in ascending order")
+    return made.model_copy(update={"scores": tuple(scores.tolist())})
 
 
 def check_model(prompts: Prompts, model: ModelIdentity, width: int, path: Path) -> None:

@@ -40,7 +40,8 @@ class Row:
     """One image. Of a broken image only `path` and `error` are known.
 
     `prediction`: key of the class, `prediction_name` its words. `probability`: of that class. `score`: ID score, higher =
-    more ID. `is_ood`: whether it is below the threshold; None without one. `nearest_negative`: class name and number of the
+    more ID. `p_value`: share of the calibration images that are at most as ID (conformal); None without calibration.
+    `is_ood`: whether it is called OOD; None without a threshold. `nearest_negative`: class name and number of the
     nearest negative prompt, `negative_similarity` its cosine; None without negatives.
     """
 
@@ -49,6 +50,7 @@ class Row:
     prediction_name: str | None = None
     probability: float | None = None
     score: float | None = None
+    p_value: float | None = None
     is_ood: bool | None = None
     nearest_negative: str | None = None
     negative_similarity: float | None = None
@@ -257,7 +259,8 @@ def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
 def _parquet_schema() -> Any:
     import pyarrow
 
-    kinds = {"probability": "float64", "score": "float64", "negative_similarity": "float64", "is_ood": "bool_"}
+    numbers = ("probability", "score", "p_value", "negative_similarity")
+    kinds = {**dict.fromkeys(numbers, "float64"), "is_ood": "bool_"}
     return pyarrow.schema([(name, getattr(pyarrow, kinds.get(name, "string"))()) for name in COLUMNS])
 
 

@@ -35,13 +35,20 @@ class ScoreChoice:
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """Judges images. `threshold`: images whose score is below are OOD; None where there is none."""
+    """Judges images.
+
+    `threshold`: images whose score is below are OOD; None where there is none. `by_class`: thresholds of predicted classes
+    that have one of their own. `calibration_scores`: (n,) ascending scores of the held-out ID images, None where the score
+    is not the calibrated one.
+    """
 
     clip: Clip
     prompts: Prompts
     bank: ScoreInputs
     choice: ScoreChoice
     threshold: float | None
+    by_class: Mapping[int, float] = MappingProxyType({})
+    calibration_scores: npt.NDArray[np.float64] | None = None
 
     def judge(self, features: Tensor) -> Judgements:
         """Judge (B, F) L2-normalised image features."""
@@ -50,17 +57,21 @@ class Scorer:
     def rows(self, batch: Batch) -> list[Row]:
         """A row for each image of a batch, in order."""
         verdicts = None if batch.features is None else self.judge(batch.features)
+        p = None
+        if verdicts is not None and self.calibration_scores is not None:
+            p = p_values(verdicts.scores, self.calibration_scores)
         rows, place = [], 0
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if verdicts is None or error is not None:
                 rows.append(Row(str(path), error=error))
             else:
-                rows.append(self._row(path, verdicts, place))
+                rows.append(self._row(path, verdicts, place, None if p is None else float(p[place])))
                 place += 1
         return rows
 
-    def _row(self, path: Path, verdicts: Judgements, i: int) -> Row:
-        label = self.prompts.classes[int(verdicts.predictions[i])]
+    def _row(self, path: Path, verdicts: Judgements, i: int, p_value: float | None) -> Row:
+        prediction = int(verdicts.predictions[i])
+        label = self.prompts.classes[prediction]
         score = float(verdicts.scores[i])
         nearest = similarity = None
         if verdicts.negatives is not None and verdicts.similarities is not None:
@@ -73,7 +84,8 @@ class Scorer:
             prediction_name=label.name,
             probability=float(verdicts.probabilities[i]),
             score=score,
-            is_ood=None if self.threshold is None else score < self.threshold,
+            p_value=p_value,
+            is_ood=None if self.threshold is None else score < self.by_class.get(prediction, self.threshold),
             nearest_negative=nearest,
             negative_similarity=similarity,
         )
@@ -119,8 +131,12 @@ def make_scorer(
     choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
     settings = settings.model_copy(update={"template": choice.template})
     other = bench.reconfigured(bench.config.model_copy(update={"evaluate": settings}))
-    if threshold is None and prompts.calibration is not None and prompts.calibration.score == choice.name:
-        threshold = prompts.calibration.threshold
+    made = prompts.calibration
+    calibrated = made is not None and made.score == choice.name
+    by_class: dict[int, float] = {}
+    if calibrated and threshold is None:
+        threshold = made.threshold
+        by_class = {i: made.by_class[c.key] for i, c in enumerate(prompts.classes) if c.key in made.by_class}
     return Scorer(bench.clip, prompts, make_bank(other, prompts, [choice.name]), choice, threshold)
 
 
