@@ -71,6 +71,8 @@ def calibrated(prompts: Prompts, threshold: float, score: str = "negprompt") -> 
         confidence=0.95,
         data="nothing",
         files_sha256="",
+        # Ascending, five of them below the threshold.
+        scores=tuple(threshold + (i - 5) / 1000 for i in range(100)),
     )
     return replace(prompts, calibration=made)
 

@@ -31,6 +31,9 @@ def calibrate(
         str | None,
         option("--score", help="ID score (default negprompt; max-logit without negatives).", panel=CALIBRATION),
     ] = None,
+    by_class: Annotated[
+        bool, option("--by-class", help="Own thresholds for classes with enough images.", panel=CALIBRATION)
+    ] = False,
     out: Annotated[Path | None, option("--out", help="Artifact (default: the one calibrated).", panel=OUTPUT)] = None,
 ) -> None:
     """Choose the threshold that accepts a share of held-out ID images, and store it in the artifact.
@@ -49,7 +52,7 @@ def calibrate(
         Workbench(config, talk),
         out or source,
         prompts_path=source,
-        options=CalibrateOptions(acceptance, confidence, score),
+        options=CalibrateOptions(acceptance, confidence, score, by_class),
         overwrite=common.overwrite,
     )
     print_calibration(talk, result.calibration)
@@ -63,6 +66,8 @@ def print_calibration(talk: Talk, made: "Calibration") -> None:
         f"images ({percent(made.accepted / made.images)} %). Of new ID images between {percent(made.low)} and "
         f"{percent(made.high)} % will be accepted, at {100 * made.confidence:g} % confidence."
     )
+    if made.by_class:
+        talk.say(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")
 
 
 def calibration_document(result: "Calibrated") -> dict[str, object]:

@@ -30,6 +30,9 @@ def fit(
     score: Annotated[
         str | None, option("--score", help="ID score of the threshold (default negprompt).", panel=CALIBRATION)
     ] = None,
+    by_class: Annotated[
+        bool, option("--by-class", help="Own thresholds for classes with enough images.", panel=CALIBRATION)
+    ] = False,
     resume: ResumeOption = False,
 ) -> None:
     """Learn prompts and a threshold from a folder of images by class, in one go.
@@ -44,7 +47,7 @@ def fit(
     from negprompt_cli.steps.calibrate import CalibrateOptions
     from negprompt_cli.steps.fit import run_fit
 
-    options = CalibrateOptions(acceptance, confidence, score)
+    options = CalibrateOptions(acceptance, confidence, score, by_class)
     with resumable():
         result = run_fit(config, place, options=options, overwrite=common.overwrite, progress=talk, resume=resume)
     made = result.prompts

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,8 @@ SCORING = "Scoring"
 MAX_LIST_BYTES = 64 << 20
 OOD_FOUND = 3
 """Exit code of --fail-on-ood."""
+SHIFTED = 5
+"""Exit code of --fail-on-shift."""
 
 
 class Format(StrEnum):
@@ -80,6 +83,19 @@ def score(
     fail_on_ood: Annotated[
         bool, option("--fail-on-ood", help="Exit with 3 when any image is OOD.", panel=OUTPUT)
     ] = False,
+    fdr: Annotated[
+        float | None,
+        option("--fdr", help="Select OOD images so that at most this share of them is ID.", panel=SCORING),
+    ] = None,
+    batch_verdict: Annotated[
+        bool, option("--batch-verdict", help="Test whether the images as a whole have shifted.", panel=SCORING)
+    ] = False,
+    level: Annotated[
+        float, option("--level", help="False alarm rate of --batch-verdict (default 0.05).", panel=SCORING)
+    ] = 0.05,
+    fail_on_shift: Annotated[
+        bool, option("--fail-on-shift", help="Exit with 5 when the images have shifted.", panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Say of each image which class it is, how much it belongs, and whether it is OOD.
 
@@ -87,11 +103,11 @@ def score(
     a run ends, FILE.part holds the rows so far, for Parquet as JSON lines, and --append goes on from there.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into)
+    _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
     from negprompt_cli.data.results.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
     from negprompt_cli.data.sets.class_list import read_class_list
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths
-    from negprompt_cli.steps.score import Sorting, require_threshold, run_score
+    from negprompt_cli.steps.score import Sorting, require_calibration, require_threshold, run_score
     from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.scorer import make_scorer, named_prompts, open_prompts
     from negprompt_cli.steps.shared.workbench import Workbench
@@ -110,8 +126,12 @@ def score(
         score=score_name,
         threshold=threshold,
     )
-    if fail_on_ood:
+    if fail_on_ood and fdr is None:
         require_threshold(scorer, "--fail-on-ood")
+    if fdr is not None:
+        require_calibration(scorer, "a selection with a false discovery rate")
+    if batch_verdict or fail_on_shift:
+        require_calibration(scorer, "a verdict on the whole delivery")
     started = time.monotonic()
     rows = (
         row_file(out, chosen, append=append)
@@ -127,15 +147,19 @@ def score(
             known=file.known,
             sorting=Sorting(sort_into, copy) if sort_into else None,
             stop_on_error=common.on_error == "stop",
+            fdr=fdr,
+            shift_level=level if batch_verdict or fail_on_shift else None,
             task=_Counter(talk),
         )
-    _summarise(talk, scorer, summary, time.monotonic() - started)
+    _summarise(talk, scorer, summary, time.monotonic() - started, fdr=fdr)
     if out and common.json:
-        typer.echo(json.dumps(_document(scorer, summary, out, limited=common.limit is not None), indent=1))
+        typer.echo(json.dumps(_document(scorer, summary, out, limited=common.limit is not None, fdr=fdr), indent=1))
     elif out:
         typer.echo(str(out))
     if fail_on_ood and summary.ood:
         raise typer.Exit(OOD_FOUND)
+    if fail_on_shift and summary.delivery and summary.delivery.shifted:
+        raise typer.Exit(SHIFTED)
 
 
 def _check(
@@ -147,6 +171,7 @@ def _check(
     append: bool,
     copy: bool,
     sort_into: Path | None,
+    fdr: float | None,
 ) -> None:
     """Refuse options that do not go together.
 
@@ -160,6 +185,8 @@ def _check(
         raise UsageError(f"{flag} needs --out FILE, because the rows go to standard output (--format jsonl for JSON).")
     if append and common.overwrite:
         raise UsageError("--append and --overwrite exclude each other.")
+    if fdr is not None and append:
+        raise UsageError("--fdr judges all images together, so it cannot add to rows with --append.")
     if copy and sort_into is None:
         raise UsageError("--copy goes with --sort-into DIR.")
 
@@ -175,7 +202,7 @@ def _read(path: Path) -> str:
     return read_text(path, most=MAX_LIST_BYTES, what="a list of class names, one per line")
 
 
-def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: float) -> None:
+def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: float, *, fdr: float | None) -> None:
     """What came of it, on stderr."""
     readable = summary.images - summary.broken
     rate = summary.images / max(1e-9, seconds)
@@ -186,7 +213,12 @@ def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: f
     )
     if not readable:
         return
-    if scorer.threshold is None:
+    if fdr is not None:
+        talk.say(
+            f"{summary.ood} of {readable} images are OOD. At most {100 * fdr:g} % of those are expected to be ID. Least "
+            "like the classes:"
+        )
+    elif scorer.threshold is None:
         talk.say(
             f"No threshold for {scorer.choice.name}, so none is called OOD: `negprompt calibrate` chooses one, --threshold "
             "sets one. Least like the classes:"
@@ -198,9 +230,18 @@ def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: f
         )
     for value, path in summary.lowest:
         talk.say(f"  {value:.6g}  {path}")
+    if summary.delivery:
+        found = summary.delivery
+        talk.say(
+            f"The images as a whole {'HAVE SHIFTED' if found.shifted else 'have not shifted'}: {found.rejected} of "
+            f"{found.images} are rejected where {100 * found.expected:.1f} % of ID images are (p = {found.rejected_p:.2g}); "
+            f"their scores against those of held-out ID images: p = {found.scores_p:.2g}."
+        )
 
 
-def _document(scorer: "Scorer", summary: "ScoreSummary", out: Path, *, limited: bool) -> dict[str, Any]:
+def _document(
+    scorer: "Scorer", summary: "ScoreSummary", out: Path, *, limited: bool, fdr: float | None
+) -> dict[str, Any]:
     from negprompt_cli.data.results.provenance import versions
 
     return {
@@ -216,5 +257,7 @@ def _document(scorer: "Scorer", summary: "ScoreSummary", out: Path, *, limited: 
         "broken": summary.broken,
         "ood": None if scorer.threshold is None else summary.ood,
         "known": summary.known,
+        "fdr": fdr,
+        "delivery": asdict(summary.delivery) if summary.delivery else None,
         "classes": summary.by_class,
     }

@@ -1,18 +1,25 @@
 """Scoring: rows about images as they are read, in input order, in constant memory."""
 
 import heapq
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from negprompt_cli.data.encoding.batches import Batch
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.stream import stream_features
 from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink
 from negprompt_cli.data.results.sorting import sort_image
+from negprompt_cli.engine.metrics.conformal import BatchVerdict, batch_verdict
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Task
 from negprompt_cli.steps.shared.scorer import Scorer
+from negprompt_cli.steps.shared.selection import selected
 from negprompt_cli.steps.shared.workbench import Workbench
 
 SHOWN = 5
@@ -33,7 +40,8 @@ class ScoreSummary:
 
     `images` have rows now, `broken` of them an error; `ood` are below the threshold; `known` had a row before and were
     passed over. `lowest`: (score, path) of the least ID-like, lowest first. `by_class`: accepted images by class key,
-    all images where there is no threshold.
+    all images where there is no threshold. `delivery`: whether the images as a whole look like the calibration images, where
+    that was asked.
     """
 
     images: int = 0
@@ -42,6 +50,7 @@ class ScoreSummary:
     known: int = 0
     lowest: list[tuple[float, str]] = field(default_factory=list)
     by_class: dict[str, int] = field(default_factory=dict)
+    delivery: BatchVerdict | None = None
 
 
 def require_threshold(scorer: Scorer, what: str) -> None:
@@ -68,6 +77,8 @@ def run_score(
     known: KnownPaths | None = None,
     sorting: Sorting | None = None,
     stop_on_error: bool = False,
+    fdr: float | None = None,
+    shift_level: float | None = None,
     task: Task,
 ) -> ScoreSummary:
     """Judge images and hand each batch of rows to `sink`.
@@ -80,14 +91,16 @@ def run_score(
         known: images to pass over, because they have rows already.
         sorting: also put the images into folders.
         stop_on_error: stop at the first broken image instead of giving it a row with an error.
+        fdr: call images OOD by their p-values together, at this false discovery rate, instead of by the threshold.
+        shift_level: also test whether the images as a whole have shifted, at this level.
         task: advanced by images.
 
     Raises:
-        UsageError: sorting without a threshold.
+        UsageError: sorting without a threshold, or p-values without calibration images.
         BrokenImage: with `stop_on_error`.
         NegPromptError: an output cannot be written.
     """
-    if sorting:
+    if sorting and fdr is None:
         require_threshold(scorer, "--sort-into")
     summary = ScoreSummary()
     asked, data = bench.config.compute, bench.config.data
@@ -96,26 +109,53 @@ def run_score(
         todo = islice(todo, data.limit)
     lowest: list[tuple[float, int, str]] = []
     order = count()
+    scores = array("d")
     batches = stream_features(
         scorer.clip, todo, batch_size=asked.batch_size, workers=asked.workers, decoder=data.decoder
     )
-    for batch in batches:
-        rows = scorer.rows(batch)
-        if stop_on_error and (broken := next((row.error for row in rows if row.error), None)):
-            raise BrokenImage(broken)
+    judged = _judged(scorer, batches, task, stop_on_error=stop_on_error)
+    for rows in judged if fdr is None else selected(judged, fdr):
         if sorting:
             _sort(rows, sorting)
         sink.write(rows)
         for row in rows:
             _count(row, summary)
             if row.score is not None:
+                scores.append(row.score)
                 # The heap holds the lowest scores, the highest of them on top; its order of equals is that of the input.
                 heapq.heappush(lowest, (-row.score, -next(order), row.path))
                 if len(lowest) > SHOWN:
                     heapq.heappop(lowest)
-        task.advance(len(rows))
     summary.lowest = [(-score, path) for score, _, path in sorted(lowest, reverse=True)]
+    if shift_level is not None and scores:
+        held_out, threshold = require_calibration(scorer, "a verdict on the whole delivery")
+        summary.delivery = batch_verdict(np.frombuffer(scores), held_out, threshold, level=shift_level)
     return summary
+
+
+def require_calibration(scorer: Scorer, what: str) -> tuple[npt.NDArray[np.float64], float]:
+    """The calibration scores (n,) and the threshold that were chosen on held-out ID images.
+
+    Raises:
+        UsageError: the prompts are not calibrated for the score; says how to get it.
+    """
+    if scorer.calibration_scores is None or scorer.threshold is None:
+        known = scorer.prompts.calibration
+        other = f", only for {known.score}" if known else ""
+        raise UsageError(
+            f"{what[0].upper()}{what[1:]} compares with held-out ID images, and the prompts are not calibrated for the "
+            f"score {scorer.choice.name}{other}. Run `negprompt calibrate`."
+        )
+    return scorer.calibration_scores, scorer.threshold
+
+
+def _judged(scorer: Scorer, batches: Iterable[Batch], task: Task, *, stop_on_error: bool) -> Iterator[list[Row]]:
+    for batch in batches:
+        rows = scorer.rows(batch)
+        if stop_on_error and (broken := next((row.error for row in rows if row.error), None)):
+            raise BrokenImage(broken)
+        yield rows
+        task.advance(len(rows))
 
 
 def _unknown(paths: Iterable[Path], known: KnownPaths, summary: ScoreSummary) -> Iterator[Path]:

@@ -402,7 +402,7 @@ class _Case:
             bench.reconfigured(config),
             out,
             prompts_path=out,
-            options=CalibrateOptions(known.acceptance, known.confidence, known.score),
+            options=CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class)),
             overwrite=True,
         ).calibration
         if found.threshold == known.threshold:

@@ -5,9 +5,12 @@ asked for, else the one the artifact is calibrated for, else `negprompt` where t
 there are none. The calibrated score is computed as it was calibrated, with its own temperature and template.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from negprompt_cli.data.encoding.batches import Batch
@@ -16,6 +19,7 @@ from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.judgement import Judgements, check_prompt_score, judge
+from negprompt_cli.engine.metrics.conformal import p_values
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.preflight import require_prompts
@@ -47,7 +51,7 @@ class Scorer:
     bank: ScoreInputs
     choice: ScoreChoice
     threshold: float | None
-    by_class: Mapping[int, float] = MappingProxyType({})
+    by_class: Mapping[int, float] = field(default_factory=dict)
     calibration_scores: npt.NDArray[np.float64] | None = None
 
     def judge(self, features: Tensor) -> Judgements:
@@ -131,13 +135,20 @@ def make_scorer(
     choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
     settings = settings.model_copy(update={"template": choice.template})
     other = bench.reconfigured(bench.config.model_copy(update={"evaluate": settings}))
-    made = prompts.calibration
-    calibrated = made is not None and made.score == choice.name
+    made = prompts.calibration if prompts.calibration and prompts.calibration.score == choice.name else None
     by_class: dict[int, float] = {}
-    if calibrated and threshold is None:
+    if made and threshold is None:
         threshold = made.threshold
         by_class = {i: made.by_class[c.key] for i, c in enumerate(prompts.classes) if c.key in made.by_class}
-    return Scorer(bench.clip, prompts, make_bank(other, prompts, [choice.name]), choice, threshold)
+    return Scorer(
+        bench.clip,
+        prompts,
+        make_bank(other, prompts, [choice.name]),
+        choice,
+        threshold,
+        by_class,
+        np.array(made.scores) if made else None,
+    )
 
 
 def open_prompts(bench: Workbench, path: Path) -> Prompts:
