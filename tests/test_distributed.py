@@ -31,6 +31,7 @@ from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.sets.imagesets import load_image_set
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.parallel.sharded_prompts import PromptShard, deal
+from negprompt_cli.engine.parallel.shared_clip import SharedClip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Silent
@@ -139,7 +140,7 @@ def _shrink(clip: Clip, contexts: Tensor) -> tuple[list[str], float]:
 def _errors(clip: Clip, folder: Path) -> list[str]:
     """Errors of another rank reach rank 0 as what they are; a stale backward pass is refused."""
     said = []
-    assert clip.shared is not None
+    assert isinstance(clip, SharedClip)
     team = clip.shared.team
     team.call("model", {"number": 77, "config": {"name": f"local-dir:{folder / 'nowhere'}", "pretrained": None}})
     with pytest.raises(UsageError) as usage:

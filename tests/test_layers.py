@@ -31,6 +31,7 @@ NEVER = {
     "engine/scores": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/metrics", "engine/judgement"),
     "engine/metrics": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/scores", "engine/judgement"),
     "engine/losses": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/scores", "engine/metrics"),
+    "engine/clip": ("engine/parallel", "engine/scores", "engine/metrics"),
     "data/files": ("data/sets", "data/prepare", "data/encoding", "data/results", "data/studies"),
     "data/sets": ("data/prepare", "data/encoding", "data/results", "data/studies"),
     "data/encoding": ("data/prepare", "data/results", "data/studies"),

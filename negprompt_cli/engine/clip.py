@@ -2,7 +2,7 @@
 
 Wraps any open_clip dual encoder. Image and prompt features come out L2-normalised in float32. Model and preprocessing
 travel together, because features of another preprocessing are silently wrong (as in `clip.load`, Radford et al., 2021).
-Leaves out: loading (see `data.models`).
+Leaves out: loading (see `data.encoding.models`).
 """
 
 import hashlib
@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negprompt_cli.engine.devices import Compute
-from negprompt_cli.engine.parallel.rank_calls import Shared
-from negprompt_cli.engine.parallel.sharded_prompts import ShardedPromptEncoder
 from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder, PromptEncoder
 from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, Tokenizer, tokenize_prompts, word_ids
 from negprompt_cli.engine.prompt_learners.towers import TowerPlan, plan_text_path
@@ -43,8 +41,7 @@ class ModelIdentity:
 class Clip:
     """A frozen CLIP on its device.
 
-    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys. `shared`: the same
-    model on the other ranks of a job of several processes, which then take part in encoding.
+    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys.
     """
 
     model: nn.Module
@@ -54,7 +51,6 @@ class Clip:
     identity: ModelIdentity
     compute: Compute
     plan: TowerPlan
-    shared: Shared | None = None
 
     @classmethod
     def wrap(
@@ -108,7 +104,7 @@ class Clip:
         template: str = "{}.",
         notice: Callable[[str], None] | None = None,
     ) -> Encoder:
-        """Make the encoder of prompts '<context> template(name)' for K class names (see `PromptEncoder`), on all ranks.
+        """Make the encoder of prompts '<context> template(name)' for K class names (see `PromptEncoder`).
 
         Args:
             names: K class names as words.
@@ -118,14 +114,12 @@ class Clip:
             notice: called with one line when chunks had to be made smaller.
         """
         tokens = tokenize_prompts(names, self.tokenizer, self.plan, context=context, template=template)
-        if self.shared:
-            return ShardedPromptEncoder(self.shared, tokens, self.encoder_of, budget=budget, notice=notice)
         return self.encoder_of(tokens, budget=budget, notice=notice)
 
     def encoder_of(
         self, tokens: PromptTokens, *, budget: int, notice: Callable[[str], None] | None = None
     ) -> PromptEncoder:
-        """Make the encoder of prompts that are tokens already, on this process's device only."""
+        """Make the encoder of prompts that are tokens already."""
         return PromptEncoder(self.model, self.plan, tokens, device=self.device, budget=budget, notice=notice)
 
     def word_context(self, words: str) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from negprompt_cli.data.encoding.batches import Batch, Reading, Work, image_features, run_batches
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.parallel.rank_calls import LostRank, Message, Shared, Team, failure, raise_failure
+from negprompt_cli.engine.parallel.shared_clip import SharedClip
 from negprompt_cli.errors import NegPromptError
 
 MOST_BATCHES = 256
@@ -69,7 +70,7 @@ def run_everywhere(
     Raises:
         NegPromptError: another rank failed.
     """
-    if clip.shared is None:
+    if not isinstance(clip, SharedClip):
         yield from run_batches(clip, batches, JOBS[job.name](job, clip), reading)
         return
     source, most = iter(batches), first

@@ -15,9 +15,9 @@ import torch
 from negprompt_cli._version import __version__
 from negprompt_cli.config import ModelConfig
 from negprompt_cli.data.encoding.models import load_clip
-from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import Compute, choose_compute
 from negprompt_cli.engine.parallel.rank_calls import Message, Shared, Team
+from negprompt_cli.engine.parallel.shared_clip import SharedClip
 from negprompt_cli.errors import UsageError
 
 COMPUTE = 0
@@ -60,7 +60,7 @@ def agree_on_compute(team: Team, device: str, precision: str) -> tuple[Compute, 
     return replace(compute, reason=reason), tuple(f"{host} {device}" for host, device in places)
 
 
-def load_shared(team: Team, config: ModelConfig, compute: Compute) -> Clip:
+def load_shared(team: Team, config: ModelConfig, compute: Compute) -> SharedClip:
     """Load a model on every rank.
 
     Raises:
@@ -80,7 +80,7 @@ def load_shared(team: Team, config: ModelConfig, compute: Compute) -> Clip:
                 f"{clip.identity.name} has weights {theirs['weights_sha256'][:12]} at rank {rank} ({theirs['host']}) and "
                 f"{clip.identity.weights_sha256[:12]} at rank 0. Put the same files on every machine."
             )
-    made = replace(clip, shared=shared)
+    made = SharedClip.of(clip, shared)
     weakref.finalize(made, team.drop, shared.number).atexit = False
     return made
 
