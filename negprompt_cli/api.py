@@ -58,6 +58,7 @@ from negprompt_cli.data.encoding.stream import stream_features
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import read_class_list
+from negprompt_cli.data.sets.filekinds import LeftOut
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.data.sets.pathlist import check_paths, list_paths
 from negprompt_cli.engine.clip import Clip
@@ -429,7 +430,7 @@ def _listed(images: Paths) -> Iterator[Path]:
     given = [images] if isinstance(images, str | Path) else list(images)
     arguments = [str(one) for one in given]
     check_paths(arguments)
-    return list_paths(arguments, [])
+    return list_paths(arguments, [], LeftOut())
 
 
 def _register(kind: type[Detector]) -> None:

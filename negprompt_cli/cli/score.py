@@ -14,6 +14,7 @@ import typer
 from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def score(
     _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
     from negprompt_cli.data.results.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
     from negprompt_cli.data.sets.class_list import read_class_list
+    from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths
     from negprompt_cli.steps.score import Sorting, require_calibration, require_threshold, run_score
     from negprompt_cli.steps.shared.base import artifact_base
@@ -132,6 +134,7 @@ def score(
         require_calibration(scorer, "a selection with a false discovery rate")
     if batch_verdict or fail_on_shift:
         require_calibration(scorer, "a verdict on the whole delivery")
+    left_out = LeftOut()
     started = time.monotonic()
     rows = (
         row_file(out, chosen, append=append)
@@ -142,7 +145,7 @@ def score(
         summary = run_score(
             bench,
             scorer,
-            list_paths(paths, sys.stdin),
+            list_paths(paths, sys.stdin, left_out),
             file.sink,
             known=file.known,
             sorting=Sorting(sort_into, copy) if sort_into else None,
@@ -151,6 +154,8 @@ def score(
             shift_level=level if batch_verdict or fail_on_shift else None,
             task=_Counter(talk),
         )
+    if told := left_out.told():
+        talk.decide(Decision("files-left-out", f"left out: {told}", {"reasons": left_out.by_reason()}))
     _summarise(talk, scorer, summary, time.monotonic() - started, fdr=fdr)
     if out and common.json:
         typer.echo(json.dumps(_document(scorer, summary, out, limited=common.limit is not None, fdr=fdr), indent=1))

@@ -28,6 +28,7 @@ from scoring_world import (
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.results.rowfile import COLUMNS, KnownPaths, Row, part_of, row_file
 from negprompt_cli.data.results.sorting import folder_name, sort_image
+from negprompt_cli.data.sets.filekinds import LeftOut
 from negprompt_cli.data.sets.pathlist import list_paths
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
@@ -342,14 +343,14 @@ def test_paths_are_listed_as_they_are_asked_for(tmp_path: Path):
         while True:
             yield "photo.png\n"
 
-    taken = list_paths(["-"], endless())
+    taken = list_paths(["-"], endless(), LeftOut())
     assert [next(taken) for _ in range(3)] == [Path("photo.png")] * 3
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path: Path):
     (path,) = write_images(tmp_path / "photos", 1)
     (tmp_path / "photos/again").symlink_to(tmp_path / "photos")
-    assert list(list_paths([str(tmp_path / "photos")], [])) == [path]
+    assert list(list_paths([str(tmp_path / "photos")], [], LeftOut())) == [path]
 
 
 @given(st.sets(st.text(max_size=12)), st.text(max_size=12))

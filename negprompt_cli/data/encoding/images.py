@@ -12,26 +12,27 @@ The rule for every kind of file, and why:
   same holds, and integers beyond 65535 are divided by 2^24. Floats are 0..1 where none exceeds 1, else 0..255. PIL's
   own conversion would clip, which turns most of a 16-bit image white.
 * Animations: the first frame.
-* Only formats that PIL decodes itself are read, whatever a file is called: a PostScript file in .jpg's clothing would be
-  handed to another program.
+* Only formats that PIL decodes itself are read (`filekinds`): the usual ones by content, whatever a file is called, and the
+  others where the suffix names them. A PostScript file in .jpg's clothing would be handed to another program, and a few
+  bytes of anything pass for a format without a signature. A camera's raw file is refused, since PIL reads its preview.
+* PIL's warnings (damaged EXIF data, more than 89 million pixels) are not shown: they do not change the pixels.
 * Truncated, broken and empty files are errors, and so are decompression bombs (beyond PIL's limit of 179 million
   pixels).
 """
 
 import os
 import stat
-from functools import lru_cache
+import warnings
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from negprompt_cli.data.sets.filekinds import disguise, readable_formats, unreadable_kind
 from negprompt_cli.data.sets.torchsets import is_item, open_item
 from negprompt_cli.errors import NegPromptError
-
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""PIL's names of the formats that are read, whatever a file is called."""
 
 
 class BrokenImage(NegPromptError):
@@ -50,34 +51,57 @@ def open_rgb(path: Path) -> Image.Image:
     if is_item(path):
         return to_rgb(open_item(path))
     try:
-        with open_image(path) as image:
+        with _quiet, open_image(path) as image:
             return to_rgb(image)
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"{path}: {error} Scale the image down, or remove it.") from error
     except Exception as error:  # what a decoder trips over in a damaged file is not limited to OSError
-        raise BrokenImage(f"Cannot read the image {path}: {_reason(path, error)}. Replace or remove it.") from error
+        raise BrokenImage(f"Cannot read the image {path}: {_reason(path, error)}.") from error
 
 
 def open_image(path: Path) -> Image.Image:
     """Open an image file without decoding it: formats that PIL decodes itself, in regular files.
 
     Raises:
-        OSError: missing, not a regular file, or not an image of one of these formats.
+        OSError: missing, not a regular file, not an image of one of these formats, or the preview in a camera's raw file.
         Exception: what PIL raises on damaged headers.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         # Reading a pipe would wait for a writer, reading some devices would never end.
         raise OSError("it is not a regular file")
-    return Image.open(path, formats=_formats())
+    image = Image.open(path, formats=readable_formats(path.suffix))
+    kind = unreadable_kind(path.suffix)
+    if kind is not None and kind.preview and image.format == "TIFF":
+        image.close()
+        raise OSError(f"it is of kind {kind.kind}, of which only a small preview can be read; {kind.help}")
+    return image
 
 
-@lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    """The formats that are read; PIL hands others (PostScript) to other programs, or has no decoder for them."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+class _Quiet:
+    """Silences PIL's warnings while any thread reads an image; Python's own way to do so is not made for threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers = Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._readers:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if not self._readers:
+                self._filters.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -102,10 +126,17 @@ def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a file, and what to do about it."""
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return "there is no such file. Replace or remove it"
     if os.path.isfile(path) and os.path.getsize(path) == 0:  # noqa: PTH113, PTH202 - a name may be too long for Path
-        return "the file is empty"
+        return "the file is empty. Replace or remove it"
     if isinstance(error, UnidentifiedImageError):
-        return "it is not an image of a known format"
-    return (str(error) or type(error).__name__).rstrip(".")
+        with path.open("rb") as file:
+            found = disguise(file.read(200))
+        if found is not None:
+            return f"it is not an image of a known format, but {found[0]}; {found[1]}"
+        if (kind := unreadable_kind(path.suffix)) is not None:
+            return f"it is of kind {kind.kind}, which is not decoded here; {kind.help}"
+        return "it is not an image of a known format. Replace or remove it"
+    return f"{(str(error) or type(error).__name__).rstrip('.')}. Replace or remove it"

@@ -4,7 +4,7 @@ Every member is looked at before the first is written: only plain files and fold
 are accepted. Their number, and their size beside the archive's, are bounded (images do not shrink a hundredfold, bombs
 do), they must fit on the disk, and no header makes more than a few blocks be held in memory. Everything is unpacked
 beside the target and renamed at the end, so the target is there whole or not at all. Owners, permissions and times in
-the archive are ignored.
+the archive are ignored. What systems put into archives (`filekinds`: __MACOSX, ._photo.jpg, .DS_Store) is not unpacked.
 """
 
 import bz2
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from negprompt_cli.data.sets.filekinds import in_system_folder, is_system_name
 from negprompt_cli.errors import NegPromptError
 from negprompt_cli.progress import Progress
 
@@ -198,8 +199,9 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
     """
     opened = _open(archive)
     with _clear_errors(archive):
-        members = opened.members()
-    top = _check(archive, members)
+        listed = opened.members()
+    members = [member for member in listed if not _is_systems(member.name, folder=member.folder)]
+    top = _check(archive, listed, members)
     check_space(target.parent, sum(member.size for member in members), what=f"Unpacking {archive.name}")
     partial = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(partial, ignore_errors=True)
@@ -211,12 +213,18 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
                     _place(partial, member.name, top).mkdir(parents=True, exist_ok=True)
                     task.advance()
             for name, source in opened.contents():
+                if _is_systems(name, folder=False):
+                    continue
                 place = _place(partial, name, top)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with place.open("wb") as file:
                     shutil.copyfileobj(source, file, _BLOCK)
                 task.advance()
             partial.rename(target)
+        if len(members) < len(listed):
+            progress.say(
+                f"left out of {archive.name}: {len(listed) - len(members)} members made by systems and editors"
+            )
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -239,11 +247,15 @@ def _clear_errors(archive: Path) -> Iterator[None]:
         raise NegPromptError(f"Unpacking {archive} failed: {error.strerror or error}. Nothing was kept.") from error
 
 
-def _check(archive: Path, members: Iterable[_Member]) -> str:
-    """Refuse dangerous members; return the single top folder of all members, or ''."""
-    tops = set()
-    files_on_top = False
-    for member in members:
+def _is_systems(name: str, *, folder: bool) -> bool:
+    """Whether a member is made by a system, or is in a folder that is."""
+    name = name.rstrip("/")
+    return in_system_folder(name) or (folder and is_system_name(PurePosixPath(name).name, folder=True))
+
+
+def _check(archive: Path, listed: Iterable[_Member], members: Iterable[_Member]) -> str:
+    """Refuse dangerous members among those `listed`; return the single top folder of `members`, or ''."""
+    for member in listed:
         path = PurePosixPath(member.name)
         if member.odd:
             raise NegPromptError(f"{archive} is refused: {member.name!r} is {member.odd}, not a plain file.")
@@ -251,6 +263,10 @@ def _check(archive: Path, members: Iterable[_Member]) -> str:
             raise NegPromptError(f"{archive} is refused: {member.name[:100]!r}... is no name of a file.")
         if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name.split("/")[0]:
             raise NegPromptError(f"{archive} is refused: {member.name!r} would be written outside the target folder.")
+    tops = set()
+    files_on_top = False
+    for member in members:
+        path = PurePosixPath(member.name)
         if path.parts:
             tops.add(path.parts[0])
             files_on_top |= len(path.parts) == 1 and not member.folder

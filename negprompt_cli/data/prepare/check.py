@@ -10,7 +10,6 @@ of the same size. Near-duplicates are not looked for.
 """
 
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,6 @@ from negprompt_cli.data.encoding.images import BrokenImage, open_image, open_rgb
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
-from negprompt_cli.data.sets.layouts import is_image_name
 from negprompt_cli.data.sets.spec import parse_spec, some_of
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
@@ -31,7 +29,6 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 
 _EXIF_ORIENTATION = 0x0112
-_NO_IMAGE_BUT_USUAL = frozenset({".txt", ".csv", ".json", ".md", ".xml", ".mat", ".db", ""})
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,8 @@ class Part:
     images: int
     classes: int
     expected_images: int | None
+    left_out: dict[str, dict[str, int]]
+    """What is in its folders and is not taken: reason (`filekinds`) to name or suffix to count."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,13 @@ def check_data(
     sets = _parts(spec, options, found)
     parts = tuple(_count(images, role, entry, found) for role, images in sets.items())
     main = list(sets.values())[-1]
+    misnamed: dict[str, None] = {}
     for role, images in sets.items():
         for decision in images.decisions:
-            found.warning("note", f"{role}: {decision}")
+            found.warning("other-file" if decision.facts.get("reasons") else "note", f"{role}: {decision}")
+        misnamed |= dict.fromkeys(images.left_out.misnamed())
+    if misnamed:
+        found.warning("misnamed", f"{len(misnamed)} kinds of files are left out and hold images", misnamed)
     _check_classes(main.classes, found)
     if entry is not None and entry.notes:
         found.warning("note", entry.notes)
@@ -176,7 +179,7 @@ def _count(images: ImageSet, role: str, entry: Entry | None, found: _Found) -> P
     empty = [c.key for i, c in enumerate(images.classes) if per_class[i] == 0]
     if empty:
         found.problem("empty-class", f"{role}: {len(empty)} classes have no images: {some_of(empty)}", empty)
-    return Part(role, len(images), len(images.classes), expected)
+    return Part(role, len(images), len(images.classes), expected, images.left_out.by_reason())
 
 
 def _check_classes(classes: Sequence[ClassLabel], found: _Found) -> None:
@@ -208,9 +211,8 @@ class _Files:
 
     @staticmethod
     def of(images: ImageSet, found: _Found) -> "_Files":
-        """Look at every file's size, and at what else lies in its folder."""
+        """Look at every file's size."""
         paths, sizes = [], []
-        folders: set[str] = set()
         for path in images.paths:
             if is_item(path):
                 continue
@@ -219,17 +221,12 @@ class _Files:
                 sizes.append(path.stat().st_size)
             except OSError:
                 sizes.append(-1)
-            folders.add(os.path.dirname(paths[-1]))  # noqa: PTH120 - hundreds of thousands of times
         missing = [p for p, size in zip(paths, sizes, strict=True) if size < 0]
         empty = [p for p, size in zip(paths, sizes, strict=True) if size == 0]
         if missing:
             found.problem("missing", f"{len(missing)} listed files do not exist", missing)
         if empty:
             found.problem("empty-file", f"{len(empty)} files are empty (zero bytes)", empty)
-        others = Counter(suffix for folder in sorted(folders) for suffix in _other_suffixes(folder))
-        if others:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-            found.warning("other-file", f"files that are not read as images beside the images: {kinds}")
         return _Files(paths, sizes)
 
     def usable(self) -> dict[int, list[str]]:
@@ -239,19 +236,6 @@ class _Files:
             if size > 0:
                 by_size[size].append(path)
         return by_size
-
-
-def _other_suffixes(folder: str) -> Iterable[str]:
-    try:
-        listed = os.scandir(folder)
-    except OSError:  # gone, or a list that names what is not there: its files are said to be missing
-        return
-    with listed as entries:
-        for entry in entries:
-            suffix = Path(entry.name).suffix.lower()
-            plain = not entry.name.startswith(".") and not is_image_name(entry.name)
-            if plain and suffix not in _NO_IMAGE_BUT_USUAL and entry.is_file():
-                yield suffix
 
 
 def _decode(images: ImageSet, limit: int | None, found: _Found, pool: ThreadPoolExecutor, progress: Progress) -> int:

@@ -32,8 +32,8 @@ from negprompt_cli.data.files.atomic import atomic_folder
 from negprompt_cli.data.prepare.distortions import crop_corner, shrink, shuffle_patches
 from negprompt_cli.data.prepare.textures import draw_texture
 from negprompt_cli.data.results.sorting import folder_name
+from negprompt_cli.data.sets.filekinds import is_image_name
 from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
-from negprompt_cli.data.sets.layouts import is_image_name
 from negprompt_cli.data.sets.sampling import Indices, class_generator
 from negprompt_cli.data.sets.spec import some_of
 from negprompt_cli.data.sets.torchsets import is_item

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.data.sets.filekinds import reason_for
 from negprompt_cli.errors import NegPromptError
 
 
@@ -50,9 +51,10 @@ def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: b
 
 
 def folder_name(key: str) -> str:
-    """A class key as the name of one folder: no separators, no control characters, no leading dot."""
-    name = re.sub(r"[/\\\x00-\x1f]", "_", key).strip()
-    return "_" + name[1:] if name.startswith(".") else name or "_"
+    """A class key as the name of one folder that is data again: no separators, no leading dot, no system's folder."""
+    name = re.sub(r"[/\\\x00-\x1f]", "_", key).strip() or "_"
+    name = "_" + name[1:] if name.startswith(".") else name
+    return f"{name}_" if reason_for(name, folder=True) else name
 
 
 def _same(place: Path, source: Path) -> bool:

@@ -7,9 +7,10 @@ halved, classes get their names, and a limit is applied. Nothing is opened or de
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from negprompt_cli.data.sets import sampling
 from negprompt_cli.data.sets.catalogue import built_in, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, label_classes, read_class_names
+from negprompt_cli.data.sets.filekinds import LeftOut, merged
 from negprompt_cli.data.sets.imagepaths import ImagePaths
-from negprompt_cli.data.sets.layouts import IMAGE_SUFFIXES, Role, Source
+from negprompt_cli.data.sets.layouts import Role, Source, found_instead
 from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
 from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, some_of, split_specs
 from negprompt_cli.data.sets.torchsets import is_item
@@ -66,6 +68,8 @@ class ImageSet:
     """Which layout was recognised, and where."""
     decisions: tuple[Decision, ...]
     """What was decided about these images, which the user must be told."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What is in the folders of these images, of the chosen classes, and is not taken: counted by reason."""
     halved: bool = False
     """Whether these are one half of images that have no separate training and evaluation part."""
 
@@ -113,10 +117,13 @@ def load_image_set(
     chosen = select_indices(parsed, source.keys, folders=folders)
     keys = [source.keys[i] for i in chosen] if source.keys else [""]
     paths, labels, counts = _list(source, keys, role)
+    left_out = merged(source.left_out[key] for key in dict.fromkeys(("", *keys)) if key in source.left_out)
     if not len(paths):
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(f"No images for {parsed.text!r} ({source.layout}). Looked for files ending in {suffixes}.")
+        raise UsageError(f"No images for {parsed.text!r} ({source.layout}).{found_instead(left_out)}")
     decisions = list(source.decisions)
+    if told := left_out.told():
+        facts: dict[str, Any] = {"spec": parsed.text, "role": role, "reasons": left_out.by_reason()}
+        decisions.append(Decision("files-left-out", f"left out: {told}", facts))
     if source.halve:
         part = "training" if role == "train" else "evaluation"
         said = (
@@ -127,7 +134,7 @@ def load_image_set(
         decisions.append(Decision("split", said, facts))
     classes: tuple[ClassLabel, ...] = ()
     if source.keys:
-        decisions += _missing_images(keys, counts, parsed, role)
+        decisions += _missing_images(keys, counts, parsed, role, source.left_out)
         classes, named = _named(source, keys, given, class_names)
         decisions += named
     images = ImageSet(
@@ -139,6 +146,7 @@ def load_image_set(
         root=source.root,
         layout=source.layout,
         decisions=tuple(decisions),
+        left_out=left_out,
         halved=source.halve,
     )
     if limit is None:
@@ -168,11 +176,15 @@ def _list(source: Source, keys: Sequence[str], role: Role) -> tuple[ImagePaths, 
     return paths, np.repeat(label, counts), counts
 
 
-def _missing_images(keys: Sequence[str], counts: Sequence[int], spec: Spec, role: Role) -> list[Decision]:
+def _missing_images(
+    keys: Sequence[str], counts: Sequence[int], spec: Spec, role: Role, left_out: Mapping[str, LeftOut]
+) -> list[Decision]:
     empty = [key for key, count in zip(keys, counts, strict=True) if count == 0]
     if not empty:
         return []
-    said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no images for {role}: {some_of(empty)}"
+    has = {key: left_out[key].told() for key in empty if key in left_out}
+    named = [f"{key} (has {has[key]})" if has.get(key) else key for key in empty]
+    said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no images for {role}: {some_of(named)}"
     if role == "train":
         raise EmptyClasses(f"{said}. Add images, remove the empty folders, or select the other classes with '#'.")
     return [

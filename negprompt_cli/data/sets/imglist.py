@@ -12,19 +12,19 @@ Blank lines and '#' comments are skipped. A path may contain spaces where it end
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from negprompt_cli.data.sets.classnames import imagenet_wnids, is_wnid, keyed_names
-from negprompt_cli.data.sets.layouts import IMAGE_SUFFIXES, Role, Source
+from negprompt_cli.data.sets.filekinds import image_suffixes
+from negprompt_cli.data.sets.layouts import Role, Source
 from negprompt_cli.data.sets.spec import exists, read_lines
 from negprompt_cli.data.sets.torchsets import item_exists
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 _LABEL = re.compile(r"[+-]?[0-9]{1,18}")
-_SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
-_LISTED = re.compile(rf"(.+?(?:{_SUFFIXES}))\s+([+-]?[0-9]{{1,18}})(?:\s+(\S.*))?", re.IGNORECASE)
 _FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?[0-9]{1,18})(?:\s+(\S.*))?")
 _OOD = -1
 _CSV_IGNORED, _CSV_OOD = -1, -2
@@ -41,13 +41,20 @@ class Line:
     """The class's name, where the line gives it."""
 
 
+@cache
+def _listed() -> re.Pattern[str]:
+    """A path that ends in an image suffix, a label, and words after it."""
+    suffixes = "|".join(re.escape(suffix) for suffix in sorted(image_suffixes()))
+    return re.compile(rf"(.+?(?:{suffixes}))\s+([+-]?[0-9]{{1,18}})(?:\s+(\S.*))?", re.IGNORECASE)
+
+
 def parse_line(line: str) -> Line:
     """Parse one line of an imglist or of a plain list of paths.
 
     The path ends with the first image suffix that a label follows; a path without such a suffix ends at the first
     space.
     """
-    match = _LISTED.fullmatch(line) or _FIRST_SPACE.fullmatch(line)
+    match = _listed().fullmatch(line) or _FIRST_SPACE.fullmatch(line)
     if match is None:
         return Line(line, None)
     return Line(match[1], int(match[2]), (match[3] or "").strip())

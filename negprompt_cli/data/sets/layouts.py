@@ -2,16 +2,17 @@
 
 Recognised: class folders, with or without train/ and val/ (or test/) above them; a flat val/ whose labels stand in a
 file (`flatlabels`); a flat folder. An `images/` folder or ImageNet's `ILSVRC/Data/CLS-LOC` in between is stepped
-into. Files are found with `os.scandir` and told by their suffix; none is opened, and one class is listed at a time, so
-memory does not grow with the number of images. The order is by code point, whatever the file system's.
+into. Files are found with `os.scandir` and told by their names (`filekinds`); none is opened, and one class is listed at a
+time, so memory does not grow with the number of images. The order is by code point, whatever the file system's.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for
 from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
 from negprompt_cli.data.sets.spec import some_of
 from negprompt_cli.decisions import Decision
@@ -19,12 +20,8 @@ from negprompt_cli.errors import NegPromptError, UsageError
 
 Role = Literal["train", "eval", "ood"]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""What counts as an image, by suffix, in any case."""
-
 _STEP_INTO = ("images", "ILSVRC/Data/CLS-LOC")
 _EVALUATION = ("val", "test")
-_SKIPPED = frozenset({"__MACOSX", "__pycache__"})
 
 
 @dataclass(frozen=True)
@@ -62,36 +59,43 @@ class Source:
     """The class-name file that keys and `names` come from already, if they do."""
     no_classes: str = ""
     """Why there are no classes, where there are none."""
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+    """What is not listed, by class key, "" for what is in no class; `list_class` adds what it comes across."""
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name is that of an image: a known suffix, and not hidden (`._x.jpg` of macOS is no image)."""
-    dot = name.rfind(".")
-    return dot > 0 and name[0] != "." and name[dot:].lower() in IMAGE_SUFFIXES
+class Entries(NamedTuple):
+    """What is directly in a folder: sorted names of its images and subfolders, and what is left out."""
+
+    images: list[str]
+    folders: list[str]
+    left_out: LeftOut
 
 
-def list_entries(folder: Path | str) -> tuple[list[str], list[str]]:
-    """Names of the images and names of the subfolders directly in `folder`, each sorted; hidden ones left out.
+def list_entries(folder: Path | str) -> Entries:
+    """List the images and subfolders directly in `folder`; `filekinds` says what counts as an image.
 
     Raises:
         NegPromptError: the folder cannot be listed.
     """
-    images, folders = [], []
+    images, folders, left_out = [], [], LeftOut()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
-                    if not entry.name.startswith(".") and entry.name not in _SKIPPED:
-                        folders.append(entry.name)
-                elif is_image_name(entry.name):
+                inner = entry.is_dir()
+                if not inner and is_image_name(entry.name):
                     images.append(entry.name)
+                elif (reason := reason_for(entry.name, folder=inner)) is not None:
+                    left_out.add(*reason, entry.path)
+                else:
+                    folders.append(entry.name)
     except OSError as error:
         raise NegPromptError(f"Cannot list {folder}: {error.strerror or error}.") from error
-    return sorted(images), sorted(folders)
+    return Entries(sorted(images), sorted(folders), left_out)
 
 
-def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
-    images, folders = list_entries(folder)
+def _walk(folder: str, prefix: str, above: tuple[str, ...], left_out: LeftOut) -> Iterator[str]:
+    images, folders, others = list_entries(folder)
+    left_out.update(others)
     yield from (prefix + name for name in images)
     if not folders:
         return
@@ -100,28 +104,40 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
         inner = f"{folder}/{name}"
         real = os.path.realpath(inner) + "/"
         if not any(path.startswith(real) for path in above):  # a link back to a folder above would never end
-            yield from _walk(inner, f"{prefix}{name}/", above)
+            yield from _walk(inner, f"{prefix}{name}/", above, left_out)
 
 
-def list_images(folder: Path, *, prefix: str = "") -> list[str]:
+def list_images(folder: Path, left_out: LeftOut, *, prefix: str = "") -> list[str]:
     """All images at any depth below `folder`: sorted POSIX texts relative to it, with `prefix` put before.
+
+    Args:
+        folder: where to look.
+        left_out: what is no image is counted here.
+        prefix: put before every text.
 
     Raises:
         NegPromptError: a folder that cannot be listed.
     """
-    return sorted(_walk(str(folder), prefix, ()))
+    return sorted(_walk(str(folder), prefix, (), left_out))
+
+
+def found_instead(left_out: LeftOut) -> str:
+    """A sentence on what stands where images were looked for, with a space before it; empty where there is nothing."""
+    if told := left_out.told():
+        return " ".join([f" Found instead: {told}.", *left_out.misnamed()])
+    return " Images are told by their suffix, such as .jpg or .png."
 
 
 def has_images(folder: Path) -> bool:
     """Whether there is an image at any depth below `folder`; stops at the first."""
-    return next(_walk(str(folder), "", ()), None) is not None
+    return next(_walk(str(folder), "", (), LeftOut()), None) is not None
 
 
 def step_into(folder: Path) -> Path:
     """Follow the folders that only stand between a data set's name and its class folders."""
     for step in _STEP_INTO:
         inner = folder / step
-        if inner.is_dir() and not list_entries(folder)[0]:
+        if inner.is_dir() and not list_entries(folder).images:
             return step_into(inner)
     return folder
 
@@ -149,10 +165,10 @@ def find_splits(given: Path) -> Splits:
 
 
 def _split_folders(base: Path) -> dict[str, Path]:
-    folders = list_entries(base)[1]
+    folders = list_entries(base).folders
     named = {name: base / name for name in ("train", *_EVALUATION) if name in folders}
     alone = set(named) == set(folders)
-    return named if named and (alone or any(list_entries(path)[1] for path in named.values())) else {}
+    return named if named and (alone or any(list_entries(path).folders for path in named.values())) else {}
 
 
 def open_splits(
@@ -184,7 +200,7 @@ def open_splits(
         beside = f" It stands beside it: give {splits.root.parent}." if splits.counterpart else ""
         raise UsageError(f"{splits.root} has no {wanted}.{beside}")
     folder = step_into(chosen)
-    images, folders = list_entries(folder)
+    images, folders, others = list_entries(folder)
     if folders and not (images and not any(has_images(folder / name) for name in folders)):
         source = _class_folders(splits, folder, tuple(folders), tuple(keys))
         if images:
@@ -194,8 +210,8 @@ def open_splits(
     elif images:
         source = _flat(splits, folder, images, role, tuple(keys), label_folders)
     else:
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(f"No images in {folder}. Looked for class folders, and for files ending in {suffixes}.")
+        raise UsageError(f"No images in {folder}: no class folders and no image files.{found_instead(others)}")
+    source.left_out[""] = others
     return replace(source, halve=halved and bool(source.keys), layout=f"{splits.layout}{source.layout}")
 
 
@@ -204,17 +220,26 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
     keys = known
     if not keys:
         others = [path for path in (splits.train, splits.evaluation) if path]
-        keys = tuple(sorted({*folders, *(name for path in others for name in list_entries(path)[1])} - {"images"}))
+        keys = tuple(sorted({*folders, *(name for path in others for name in list_entries(path).folders)} - {"images"}))
     unknown = sorted(set(folders) - set(keys))
     said = f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}"
     left = Decision("classes-left-out", said, {"folder": str(folder), "classes": unknown, "reason": "not in the set"})
     present = frozenset(folders)
 
+    left_out: dict[str, LeftOut] = {}
+
     def list_class(key: str) -> list[str]:
-        return list_images(folder / key, prefix=f"{prefix}{key}/") if key in present else []
+        others = left_out[key] = LeftOut()
+        return list_images(folder / key, others, prefix=f"{prefix}{key}/") if key in present else []
 
     return Source(
-        splits.root, keys, list_class, f"class folders in {folder}", names={}, decisions=(left,) if unknown else ()
+        splits.root,
+        keys,
+        list_class,
+        f"class folders in {folder}",
+        names={},
+        decisions=(left,) if unknown else (),
+        left_out=left_out,
     )
 
 
@@ -236,7 +261,7 @@ def _flat(
     for name in images:
         if name in labels:
             by_class.setdefault(labels[name], []).append(prefix + name)
-    keys = known or tuple(sorted({*by_class, *(list_entries(splits.train)[1] if splits.train else ())}))
+    keys = known or tuple(sorted({*by_class, *(list_entries(splits.train).folders if splits.train else ())}))
     missing = [name for name in images if name not in labels]
     said = f"{len(missing)} images in {folder} have no label in {file}: left out ({some_of(missing)})"
     left = Decision("files-left-out", said, {"folder": str(folder), "files": len(missing), "reason": "no label"})

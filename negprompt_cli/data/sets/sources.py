@@ -12,8 +12,9 @@ from pathlib import Path
 
 from negprompt_cli.data.sets.catalogue import Catalogue, Entry, Layout
 from negprompt_cli.data.sets.classnames import imagenet_wnids
+from negprompt_cli.data.sets.filekinds import is_image_name
 from negprompt_cli.data.sets.imglist import list_source
-from negprompt_cli.data.sets.layouts import Role, Source, Splits, find_splits, is_image_name, list_entries, open_splits
+from negprompt_cli.data.sets.layouts import Role, Source, Splits, find_splits, list_entries, open_splits
 from negprompt_cli.data.sets.spec import Spec, exists, parse_ranges, user_path
 from negprompt_cli.data.sets.torchsets import torchvision_root, torchvision_source
 from negprompt_cli.errors import UsageError
@@ -176,12 +177,12 @@ def _layout_source(
 
 
 def _holds_something(folder: Path) -> bool:
-    return folder.is_dir() and any(list_entries(folder))
+    return folder.is_dir() and any(list_entries(folder)[:2])
 
 
 def _fits(folder: Path, keys: Sequence[str]) -> bool:
     """Whether a folder with class folders has at least one of `keys` (a `train/` of something else has none)."""
-    images, folders = list_entries(folder)
+    images, folders, _ = list_entries(folder)
     return bool(images) or bool(set(folders) & set(keys))
 
 

@@ -80,7 +80,7 @@ def test_check_says_clean_or_not_by_its_exit_code(tmp_path: Path) -> None:
     assert (document["schema"], document["clean"]) == ("negprompt/data-check/1", False)
     assert document["findings"][0]["kind"] == "broken"
     assert document["findings"][0]["items"] == ["pets/cat/000.jpg"]
-    assert document["parts"] == [{"role": "all", "images": 4, "classes": 2, "expected_images": None}]
+    assert document["parts"] == [{"role": "all", "images": 4, "classes": 2, "expected_images": None, "left_out": {}}]
     assert ok("check", "pets", "--no-decode").exit_code == 0
     assert run("check", "pets#1", "--ood", "pets#0,pets").exit_code == 1
 

@@ -1,0 +1,322 @@
+"""What is an image and what never is, told by the names of files and folders; and what was left out, counted by reason.
+
+The lists are in `file_kinds.yaml`. An image is a file with a suffix whose format the installed Pillow decodes by itself; its
+registry is asked, so a newer Pillow, or a plugin for HEIC, AVIF or JPEG XL that is installed, adds suffixes. Everything else
+in a folder of images is left out for one of these reasons, which are fixed words for scripts:
+
+    system      made by systems, servers, editors or version control: @eaDir, Thumbs.db, ._photo.jpg, .git
+    hidden      a name that begins with a dot
+    unfinished  downloads and copies that have not ended, and backups
+    unreadable  an image, or what may hold images, that Pillow does not decode: what to install or convert is said
+    no-suffix   no suffix, so that the name does not tell
+    beside      labels, captions and notes, which belong beside images
+    other       any other suffix
+
+A file that is named itself (on the command line, in a list) is taken whatever its suffix, and read by its content: first as
+one of the usual formats, then as the format of its suffix. So an image with a wrong suffix or none is read where it is
+named, and left out and counted where its folder is; a check of the data looks into such files.
+"""
+
+import importlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import cache, lru_cache
+from importlib import resources
+from pathlib import PurePath
+from typing import Any, Literal
+
+from PIL import Image
+
+from negprompt_cli.data.files.textfile import parse_yaml
+
+Reason = Literal["system", "hidden", "unfinished", "unreadable", "no-suffix", "beside", "other"]
+
+_SAID: dict[Reason, str] = {
+    "system": "made by systems and editors",
+    "hidden": "hidden",
+    "unfinished": "unfinished or backups",
+    "unreadable": "not decoded by Pillow",
+    "no-suffix": "without a suffix",
+    "other": "not images by their suffix",
+}
+"""The reasons that a note speaks of, in its order; what belongs beside images is counted only."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A kind of image, or of container of images, that Pillow does not decode alone.
+
+    `package` makes Pillow read it, by importing `module` and calling its function `register` where there is one. `preview`:
+    Pillow would read a small preview that is inside.
+    """
+
+    kind: str
+    suffixes: tuple[str, ...]
+    package: str = ""
+    module: str = ""
+    register: str = ""
+    preview: bool = False
+    advice: str = "convert such files to PNG or JPEG"
+
+    @property
+    def help(self) -> str:
+        """What to do about such files."""
+        return f"install {self.package}, or {self.advice}" if self.package else self.advice
+
+
+@dataclass(frozen=True)
+class _Content:
+    """How files of one kind begin: `starts` at byte `at`, without regard to case."""
+
+    starts: bytes
+    what: str
+    advice: str
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class _Lists:
+    by_content: tuple[str, ...]
+    never: frozenset[str]
+    also: dict[str, str]
+    not_images: dict[str, str]
+    beside: frozenset[str]
+    unreadable: tuple[Unreadable, ...]
+    names: dict[tuple[Reason, bool], re.Pattern[str]]
+    """For a reason, and whether the name is that of a folder: matches whole names."""
+    contents: tuple[_Content, ...]
+
+
+@cache
+def _lists() -> _Lists:
+    file = resources.files(__package__) / "file_kinds.yaml"
+    values: dict[str, Any] = parse_yaml(file.read_text("utf-8"), "file_kinds.yaml")
+    kinds = tuple(Unreadable(**{**each, "suffixes": tuple(each["suffixes"])}) for each in values["unreadable"])
+    help_of = {kind.kind: kind.help for kind in kinds}
+    names: dict[tuple[Reason, bool], re.Pattern[str]] = {}
+    for reason in ("system", "unfinished"):
+        for folders, key in ((True, "folders"), (False, "files")):
+            names[reason, folders] = _any_of(values["never"][reason][key])
+    return _Lists(
+        by_content=tuple(values["formats"]["by_content"]),
+        never=frozenset(values["formats"]["never"]),
+        also=values["suffixes"]["also"],
+        not_images=values["suffixes"]["not_images"],
+        beside=frozenset(values["suffixes"]["beside"]),
+        unreadable=kinds,
+        names=names,
+        contents=tuple(
+            _Content(
+                c["starts"].encode("latin-1").lower(), c["what"], c.get("advice") or help_of[c["kind"]], c.get("at", 0)
+            )
+            for c in values["contents"]
+        ),
+    )
+
+
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(translate(pattern) for pattern in patterns), re.IGNORECASE)
+
+
+@cache
+def _formats() -> dict[str, str]:
+    """Pillow's format for each suffix that is read, with the plugins that are installed."""
+    Image.init()
+    lists = _lists()
+    for kind in lists.unreadable:
+        if kind.module and not any(suffix in Image.registered_extensions() for suffix in kind.suffixes):
+            try:
+                plugin = importlib.import_module(kind.module)
+                if kind.register:
+                    getattr(plugin, kind.register)()
+            except Exception:  # not installed, or for another Pillow: the kind stays unreadable
+                continue
+    known = {**lists.also, **Image.registered_extensions()}
+    decoded = {format for format in Image.OPEN if format not in lists.never}
+    # Pillow opens MPO files, which hold several JPEGs, by way of JPEG.
+    known = {suffix: "JPEG" if format == "MPO" else format for suffix, format in known.items()}
+    return {s: format for s, format in known.items() if format in decoded and s not in lists.not_images}
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes, in lower case and with their dot, of files that are images."""
+    return frozenset(_formats())
+
+
+def readable_formats(suffix: str) -> tuple[str, ...]:
+    """Pillow's names of the formats that a file of this suffix may have: the usual ones, and that of the suffix."""
+    own = _formats().get(suffix.lower())
+    usual = [format for format in _lists().by_content if format in Image.OPEN]
+    return tuple(dict.fromkeys([*usual, *([own] if own else [])]))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name is that of an image: a suffix that is read, and no dot in front."""
+    dot = name.rfind(".")
+    return dot > 0 and name[0] != "." and name[dot:].lower() in image_suffixes()
+
+
+def unreadable_kind(suffix: str) -> Unreadable | None:
+    """The kind of image that files of this suffix are, where Pillow does not decode them."""
+    suffix = suffix.lower()
+    if suffix in image_suffixes():
+        return None
+    return next((kind for kind in _lists().unreadable if suffix in kind.suffixes), None)
+
+
+def disguise(start: bytes) -> tuple[str, str] | None:
+    """What a file that is no image is by its first 200 bytes, and what to do about it; None where they do not tell."""
+    start = start.removeprefix(b"\xef\xbb\xbf").lower()
+    for content in _lists().contents:
+        where = start if content.at else start.lstrip(b" \t\r\n")
+        if where[content.at :].startswith(content.starts):
+            return content.what, content.advice
+    return None
+
+
+def is_system_name(name: str, *, folder: bool) -> bool:
+    """Whether a file or folder of this name is made by a system, an editor or version control."""
+    return _lists().names["system", folder].match(name) is not None
+
+
+def in_system_folder(path: str) -> bool:
+    """Whether a path (POSIX text) is that of a system's file, or leads through a system's folder."""
+    *above, name = path.split("/")
+    return is_system_name(name, folder=False) or any(is_system_name(part, folder=True) for part in above)
+
+
+@lru_cache(maxsize=65536)
+def reason_for(name: str, *, folder: bool) -> tuple[Reason, str] | None:
+    """Why a file or folder is left out where its folder is listed, and what it is; None for images and ordinary folders.
+
+    The second word is the name for `system`, the suffix for the others.
+    """
+    lists = _lists()
+    if folder:
+        if is_system_name(name, folder=True):
+            return "system", name
+        if lists.names["unfinished", True].match(name):
+            return "unfinished", name
+        return ("hidden", name) if name.startswith(".") else None
+    if is_image_name(name):
+        return None
+    suffix = PurePath(name).suffix.lower()
+    # An iCloud placeholder is a hidden file that stands for an image.
+    if (kind := unreadable_kind(suffix)) is not None and (kind.kind == "placeholder" or not name.startswith(".")):
+        return "unreadable", suffix
+    if is_system_name(name, folder=False):
+        return "system", "._*" if name.startswith("._") else name
+    if lists.names["unfinished", False].match(name):
+        return "unfinished", suffix or name[-1]
+    if name.startswith("."):
+        return "hidden", suffix or name
+    if not suffix:
+        return "no-suffix", ""
+    return ("beside" if suffix in lists.beside else "other"), suffix
+
+
+@dataclass(eq=True)
+class LeftOut:
+    """Files and folders that were left out: how many for each reason, and each name or suffix within it.
+
+    A folder counts as one; what is in it is not looked at. `examples` has the path of the first of each.
+    """
+
+    counts: Counter[tuple[Reason, str]] = field(default_factory=Counter)
+    examples: dict[tuple[Reason, str], str] = field(default_factory=dict, compare=False)
+
+    def add(self, reason: Reason, what: str, path: str) -> None:
+        """Count the file or folder at `path`."""
+        self.counts[reason, what] += 1
+        self.examples.setdefault((reason, what), path)
+
+    def update(self, other: "LeftOut") -> None:
+        """Count what `other` counted."""
+        self.counts.update(other.counts)
+        self.examples = {**other.examples, **self.examples}
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def by_reason(self) -> dict[str, dict[str, int]]:
+        """For JSON: reason to name or suffix to count, sorted."""
+        reasons: dict[str, dict[str, int]] = {}
+        for (reason, what), count in sorted(self.counts.items()):
+            reasons.setdefault(reason, {})[what] = count
+        return reasons
+
+    def told(self) -> str:
+        """What a person should know, for a note: empty where only labels and notes were left out."""
+        parts = []
+        for reason, said in _SAID.items():
+            whats = {what: count for (r, what), count in self.counts.items() if r == reason}
+            if whats and reason == "unreadable":
+                parts += _unreadable_told(whats)
+            elif whats:
+                total = sum(whats.values())
+                names = _most(whats)
+                parts.append(f"{total} {said}" + (f" ({names})" if names else ""))
+        return "; ".join(parts)
+
+    def misnamed(self) -> list[str]:
+        """A sentence for each kind of name whose first file is an image by its content; opens these files."""
+        found = []
+        for (reason, what), path in sorted(self.examples.items()):
+            if reason in ("unreadable", "no-suffix", "other") and (format := _format_inside(path)) is not None:
+                files = f"files that end in {what}" if what else "files without a suffix"
+                found.append(
+                    f"{path} is a {format} image by its content, so the {self.counts[reason, what]} {files} may be images: "
+                    f"give them the suffix {_suffix_of(format)}, or name them in a list."
+                )
+        return found
+
+
+def _format_inside(path: str) -> str | None:
+    """Pillow's name of the format of an image file, by its content alone; None where it is no image."""
+    kind = unreadable_kind(PurePath(path).suffix)
+    if kind is not None and kind.preview:
+        return None
+    try:
+        with Image.open(path, formats=readable_formats("")) as image:
+            return image.format
+    except Exception:  # damaged headers make Pillow raise anything
+        return None
+
+
+def _suffix_of(format: str) -> str:
+    usual = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "PPM": ".ppm"}
+    return usual.get(format, f".{format.lower()}")
+
+
+def merged(all_of: Iterable[LeftOut]) -> LeftOut:
+    """The counts of all together."""
+    whole = LeftOut()
+    for each in all_of:
+        whole.update(each)
+    return whole
+
+
+def _unreadable_told(suffixes: Mapping[str, int]) -> list[str]:
+    """'7 HEIC (.heic): install pillow-heif, or ...' for each kind."""
+    by_kind: dict[str, dict[str, int]] = {}
+    helps: dict[str, str] = {}
+    for suffix, count in suffixes.items():
+        kind = unreadable_kind(suffix)
+        name = kind.kind if kind else suffix
+        by_kind.setdefault(name, {})[suffix] = count
+        helps[name] = kind.help if kind else "convert such files"
+    return [
+        f"{sum(counts.values())} of kind {name} ({', '.join(sorted(counts))}: {helps[name]})"
+        for name, counts in by_kind.items()
+    ]
+
+
+def _most(counts: Mapping[str, int], most: int = 4) -> str:
+    """The most frequent names, and how many more there are."""
+    names = [what for what, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if what]
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more kinds" if more > 0 else "")
