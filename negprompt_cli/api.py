@@ -42,7 +42,6 @@ True
 """
 
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -55,7 +54,7 @@ from torch import Tensor
 from negprompt_cli.config import Config, ModelConfig, load_config
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.stream import stream_features
-from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
+from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts, sealed
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.filekinds import LeftOut
@@ -66,13 +65,13 @@ from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Silent
-from negprompt_cli.steps.calibrate import CalibrateOptions, calibrate_scorer
-from negprompt_cli.steps.fit import run_fit
-from negprompt_cli.steps.shared.fit_features import fit_features
+from negprompt_cli.steps.fit import fit_prompts
+from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
 from negprompt_cli.steps.shared.starts import zero_shot_positive
+from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_scorer
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.steps.transfer import run_transfer
+from negprompt_cli.steps.transfer import check_transferable, transfer_prompts
 
 __all__ = [
     "Detector",
@@ -178,7 +177,10 @@ class Detector:
         Raises:
             UsageError: shapes or labels do not fit.
         """
-        self.prompts = fit_features(self._bench, x, y, self.prompts.classes)
+        data = TrainingData.of(x, y, self.prompts.classes, self.model.device)
+        config, budget = self._bench.config, self._bench.budget
+        positive = learn_positive(self.model, data, config, budget=budget).prompts
+        self.prompts = learn_negative(self.model, data, config, positive, budget=budget).prompts
         self.__dict__.pop("scorer", None)
         return self
 
@@ -280,16 +282,8 @@ def fit(
         NegPromptError: a broken image.
     """
     bench = _bench(model, {**(settings or {}), "data.spec": str(images)})
-    with tempfile.TemporaryDirectory() as folder:
-        fitted = run_fit(
-            bench.config,
-            Path(folder),
-            options=CalibrateOptions(acceptance=acceptance, score=score),
-            overwrite=False,
-            progress=bench.progress,
-            bench=bench,
-        )
-    return Detector(model, fitted.prompts, score=score)
+    prompts = fit_prompts(bench, CalibrateOptions(acceptance=acceptance, score=score))
+    return Detector(model, prompts, score=score)
 
 
 def transfer(detector: Detector, class_names: Sequence[str], *, extend: bool = False) -> Detector:
@@ -303,21 +297,11 @@ def transfer(detector: Detector, class_names: Sequence[str], *, extend: bool = F
     Raises:
         UsageError: no names, no negatives, class-specific contexts, or a name too long.
     """
-    bench = _bench(detector.model, None, detector.prompts.config)
-    with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "source.safetensors", Path(folder) / "made.safetensors"
-        save_prompts(detector.prompts, source)
-        result = run_transfer(
-            bench.config,
-            made,
-            prompts_path=source,
-            names=read_class_list("\n".join(class_names), "class_names"),
-            extend=extend,
-            overwrite=False,
-            progress=bench.progress,
-            bench=bench,
-        )
-    return Detector(detector.model, result.prompts)
+    source = detector.prompts if detector.prompts.sha256 else sealed(detector.prompts)
+    check_transferable(source, Path("the detector"))
+    names = read_class_list("\n".join(class_names), "class_names")
+    prompts, _ = transfer_prompts(detector.model, source, names, extend=extend, progress=Silent())
+    return Detector(detector.model, prompts)
 
 
 def calibrate(
@@ -354,7 +338,8 @@ def calibrate(
         CalibrateOptions(acceptance=acceptance, confidence=confidence),
         data="images given in Python",
     )
-    return Detector(detector.model, replace(detector.prompts, calibration=made), score=made.score)
+    # Other content than the file's, if it was in one.
+    return Detector(detector.model, replace(detector.prompts, calibration=made, sha256=""), score=made.score)
 
 
 def score_features(detector: Detector, features: Tensor) -> Judgements:
@@ -409,17 +394,14 @@ def _bench(model: Clip, settings: Mapping[str, Any] | None, base: Config | None 
     """A workbench for a model that is loaded already."""
     config = load_config(base=base.model_dump(mode="json") if base else None, flags=settings)
     identity = ModelConfig(name=model.identity.name, pretrained=model.identity.pretrained)
-    bench = Workbench(config.model_copy(update={"model": identity}), Silent())
-    vars(bench).update(clip=model, compute=model.compute)
-    return bench
+    return Workbench(config.model_copy(update={"model": identity}), Silent(), clip=model)
 
 
 def _zero_shot_prompts(bench: Workbench, class_names: Sequence[str]) -> Prompts:
     classes = tuple(ClassLabel(name, name, None) for name in dict.fromkeys(class_names))
     if not classes or isinstance(class_names, str):
         raise UsageError("Give class names as a list with at least one name.")
-    prompts = zero_shot_positive(bench, classes)
-    return replace(prompts, positive=prompts.positive.cpu())
+    return zero_shot_positive(bench.clip, bench.config, classes)
 
 
 def _model_of(prompts: Prompts, device: str) -> Clip:

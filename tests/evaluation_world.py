@@ -1,5 +1,6 @@
 """A tiny trained run for tests of evaluation: three ID classes and an OOD set of random images, a random tiny CLIP."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from PIL import Image
 
 from negprompt_cli.config import Config, load_config
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.progress import Silent
-from negprompt_cli.steps.shared.sharing import RememberingWorkbench
+from negprompt_cli.progress import Silent, Task
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
 
@@ -23,12 +24,17 @@ class Recorder(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.warned: list[str] = []
+        self.tasks: list[str] = []
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
     def warn(self, text: str) -> None:
         self.warned.append(text)
+
+    def task(self, title: str, total: int, unit: str) -> AbstractContextManager[Task]:
+        self.tasks.append(title)
+        return super().task(title, total, unit)
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,15 @@ class World:
     def prompts(self) -> Path:
         return self.run / "negative.safetensors"
 
-    def bench(self, progress: Silent | None = None, **evaluate: object) -> RememberingWorkbench:
+    def bench(self, progress: Silent | None = None, **evaluate: object) -> Workbench:
         """A workbench with the tiny model, with keys of the evaluation section set."""
         settings = self.config.evaluate.model_copy(update=evaluate)
         return workbench(self.config.model_copy(update={"evaluate": settings}), self.clip, progress)
 
 
-def workbench(config: Config, clip: Clip, progress: Silent | None = None) -> RememberingWorkbench:
+def workbench(config: Config, clip: Clip, progress: Silent | None = None) -> Workbench:
     """A workbench that finds its model loaded already."""
-    bench = RememberingWorkbench(config, progress or Silent())
-    vars(bench)["clip"] = clip
-    return bench
+    return Workbench(config, progress or Silent(), clip=clip, remember=True)
 
 
 def images(folder: Path, count: int, seed: int) -> None:

@@ -89,10 +89,8 @@ def _shared_clip(team: Team, folder: Path) -> Clip:
 def bench(clip: Clip) -> Workbench:
     """A workbench around the model, without the cache."""
     made = bench_of(clip)
-    compute = made.config.compute.model_copy(update={"cache": False, "batch_size": 3})
-    other = Workbench(made.config.model_copy(update={"compute": compute}), made.progress)
-    vars(other).update(clip=clip, compute=clip.compute, budget=2**28)
-    return other
+    compute = made.config.compute.model_copy(update={"cache": False, "batch_size": 3, "memory": "256MiB"})
+    return Workbench(made.config.model_copy(update={"compute": compute}), made.progress, clip=clip)
 
 
 def draw(folder: Path, counts: dict[str, int]) -> Path:

@@ -36,9 +36,7 @@ def small_clip(folder: Path) -> Clip:
 def bench_of(clip: Clip) -> Workbench:
     """A workbench around a model that is loaded already."""
     config = load_config(flags={"model.name": clip.identity.name, "model.pretrained": None, "compute.workers": 0})
-    bench = Workbench(config, Silent())
-    vars(bench).update(clip=clip, compute=clip.compute)
-    return bench
+    return Workbench(config, Silent(), clip=clip)
 
 
 def make_prompts(clip: Clip, *, negatives: int = 2, classes: tuple[str, ...] = NAMES) -> Prompts:

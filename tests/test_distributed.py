@@ -36,7 +36,7 @@ from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.local_scores import local_scores
-from negprompt_cli.steps.shared.score_inputs import make_bank, score_options
+from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
@@ -168,10 +168,10 @@ def _train(clip: Clip, given: dict[str, Path]) -> None:
             "compute.cache": False,
             "compute.workers": 0,
             "compute.batch_size": 4,
+            "compute.memory": "256KiB",
         }
     )
-    work = Workbench(config, Silent())
-    vars(work).update(clip=clip, compute=clip.compute, budget=2**18)
+    work = Workbench(config, Silent(), clip=clip)
     positive, negative = given["run"] / "positive.safetensors", given["run"] / "negative.safetensors"
     run_train_positive(config, positive, overwrite=False, progress=Silent(), bench=work)
     run_train_negative(config, negative, positive=positive, overwrite=False, progress=Silent(), bench=work)
@@ -180,7 +180,7 @@ def _train(clip: Clip, given: dict[str, Path]) -> None:
 def _local(clip: Clip, folder: Path) -> list[float]:
     work = bench(clip)
     prompts = make_prompts(clip, classes=NAMES)
-    bank = make_bank(work, prompts, ["gl-mcm"])
+    bank = make_score_inputs(work, prompts, ["gl-mcm"])
     options = score_options(work.config.evaluate)
     scores = local_scores(work, image_set(folder / "pets"), bank, ["gl-mcm"], temperature=1.0, options=options)
     return list(scores["gl-mcm"].tolist())

@@ -43,8 +43,9 @@ def calibrate(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     config = common.resolve()
     source = prompts or common.run_folder(config) / NEGATIVE
-    from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
+    from negprompt_cli.steps.calibrate import run_calibrate
     from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.thresholds import CalibrateOptions
     from negprompt_cli.steps.shared.workbench import Workbench
 
     config = common.resolve(base=artifact_base(source, sections=("model",)))

@@ -44,8 +44,8 @@ def fit(
         raise UsageError("The folder and --data are the same thing; give one of them.")
     config = common.resolve(data__spec=folder, data__shots=shots)
     place = common.run_folder(config)
-    from negprompt_cli.steps.calibrate import CalibrateOptions
     from negprompt_cli.steps.fit import run_fit
+    from negprompt_cli.steps.shared.thresholds import CalibrateOptions
 
     options = CalibrateOptions(acceptance, confidence, score, by_class)
     with resumable():

@@ -64,9 +64,9 @@ def _print_plan(planned: "list[Planned]", talk: Talk) -> None:
     """The commands on stdout, as a script whose comments say which data are there."""
     from negprompt_cli.progress import Silent
     from negprompt_cli.steps.reproduce import needed_data
-    from negprompt_cli.steps.shared.sharing import RememberingWorkbench
+    from negprompt_cli.steps.shared.workbench import Workbench
 
-    bench = RememberingWorkbench(planned[0].jobs[0].config, Silent())
+    bench = Workbench(planned[0].jobs[0].config, Silent())
     lines, missing = [], 0
     for spec, role in needed_data(planned):
         try:

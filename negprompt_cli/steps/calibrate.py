@@ -3,33 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from negprompt_cli.data.results.artifacts import Calibration, Prompts, save_prompts
-from negprompt_cli.data.sets.imagesets import files_digest, match_classes
-from negprompt_cli.engine.judgement import Judgements
-from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
-from negprompt_cli.engine.metrics.conformal import class_thresholds
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.preflight import require_prompts, together
-from negprompt_cli.steps.shared.scorer import Scorer, make_scorer, open_prompts
+from negprompt_cli.steps.shared.scorer import open_prompts
+from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import percent
-
-
-@dataclass(frozen=True)
-class CalibrateOptions:
-    """What to aim for.
-
-    `acceptance`: share of ID images to accept. `confidence`: of its interval. `score`: by name, None to choose. `by_class`:
-    whether predicted classes with enough held-out images get thresholds of their own.
-    """
-
-    acceptance: float = 0.95
-    confidence: float = 0.95
-    score: str | None = None
-    by_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,84 +46,10 @@ def run_calibrate(
         lambda: bench.image_set(spec, "eval"),
     )
     prompts = open_prompts(bench, prompts_path)
-    if prompts.calibration is not None:
-        if not overwrite:
-            raise UsageError(
-                f"{prompts_path} is calibrated already (score {prompts.calibration.score}, acceptance "
-                f"{prompts.calibration.acceptance:g}). Pass --overwrite to choose another threshold."
-            )
-        prompts = replace(prompts, calibration=None)
-    images = match_classes(bench.image_set(spec, "eval"), prompts.classes)
-    require_enough(len(images), options, spec)
-    scorer = make_scorer(bench, prompts, score=options.score)
-    encoded = bench.encode(images)
-    limited = " (limited)" if bench.config.data.limit is not None else ""
-    calibration = calibrate_scorer(
-        scorer,
-        scorer.judge(encoded.features),
-        options,
-        data=spec + limited,
-        files_sha256=files_digest(encoded.images.paths, encoded.images.root),
-    )
-    if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
-        precise = images_for_precision(options.acceptance, confidence=options.confidence)
-        bench.progress.warn(
-            f"{calibration.images} images leave the acceptance uncertain: between {percent(calibration.low)} and "
-            f"{percent(calibration.high)} %. About {precise} would keep it above {100 * floor:g} %."
-        )
-    return Calibrated(out, save_prompts(replace(prompts, calibration=calibration), out), calibration)
-
-
-def calibrate_scorer(
-    scorer: Scorer,
-    judged: Judgements,
-    options: CalibrateOptions,
-    *,
-    data: str,
-    files_sha256: str = "",
-) -> Calibration:
-    """Choose a threshold from what was judged of n held-out ID images.
-
-    Args:
-        scorer: what judged them.
-        judged: their scores and predictions.
-        options: what to aim for.
-        data: what the images are called.
-        files_sha256: digest of the list of image files, where there are files.
-
-    Raises:
-        UsageError: too few images.
-    """
-    aim = {"acceptance": options.acceptance, "confidence": options.confidence}
-    chosen = choose_threshold(judged.scores, **aim)
-    own = class_thresholds(judged.scores, judged.predictions, **aim) if options.by_class else {}
-    return Calibration(
-        score=scorer.choice.name,
-        temperature=scorer.choice.temperature,
-        template=scorer.choice.template,
-        threshold=chosen.value,
-        acceptance=chosen.acceptance,
-        accepted=chosen.accepted,
-        images=chosen.images,
-        low=chosen.low,
-        high=chosen.high,
-        confidence=chosen.confidence,
-        data=data,
-        files_sha256=files_sha256,
-        by_class={scorer.prompts.classes[label].key: value for label, value in own.items()},
-        scores=tuple(np.sort(judged.scores).tolist()),
-    )
-
-
-def require_enough(images: int, options: CalibrateOptions, spec: str) -> None:
-    """Stop before any image is read where there are too few.
-
-    Raises:
-        UsageError: too few; says how many would do.
-    """
-    needed = images_needed(options.acceptance)
-    if images < needed:
+    if prompts.calibration is not None and not overwrite:
         raise UsageError(
-            f"{spec} has {images} held-out ID images, too few to choose a threshold that accepts "
-            f"{100 * options.acceptance:g} % of ID images: {needed} would do. Add images, or lower --acceptance."
+            f"{prompts_path} is calibrated already (score {prompts.calibration.score}, acceptance "
+            f"{prompts.calibration.acceptance:g}). Pass --overwrite to choose another threshold."
         )
+    made = calibrate_prompts(bench, prompts, options)
+    return Calibrated(out, save_prompts(replace(prompts, calibration=made), out), made)

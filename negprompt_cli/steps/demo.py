@@ -92,7 +92,7 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
         prompts_path=novel,
         overwrite=overwrite,
         progress=progress,
-        bench=bench.reconfigured(again),
+        bench=bench.with_config(again),
     )
     return Demo(folder, model, world, trained.prompts, evaluation, transferred)
 

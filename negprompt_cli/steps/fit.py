@@ -4,17 +4,19 @@ The same steps as one by one, with one model and one feature cache. The images a
 where they are, else half and half per class, so the threshold is chosen on images that no prompt has seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from negprompt_cli.config import Config
-from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
 from negprompt_cli.engine.metrics.calibration import images_needed
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
+from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
 from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
+from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
@@ -50,17 +52,39 @@ def run_fit(
     positive, negative = folder / POSITIVE, folder / NEGATIVE
     for path in (positive, negative):
         refuse_existing(path, overwrite=overwrite or resume)
-    needed = images_needed(options.acceptance)
     bench = bench or Workbench(config, progress)
-    held_out = len(bench.image_set(config.data.spec, "eval"))
+    calibrated = enough_held_out(bench, options)
     more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume, "bench": bench}
     run_train_positive(config, positive, **more)
-    trained = run_train_negative(config, negative, positive=positive, **more)
+    prompts = run_train_negative(config, negative, positive=positive, **more).prompts
+    if calibrated:
+        made = calibrate_prompts(bench, prompts, options)
+        prompts = save_prompts(replace(prompts, calibration=made), negative)
+    return Fitted(negative, prompts)
+
+
+def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:
+    """What `run_fit` makes, in memory: nothing is written but image features in their cache.
+
+    Raises:
+        UsageError, NegPromptError: as `run_fit`, apart from what concerns its outputs.
+    """
+    calibrated = enough_held_out(bench, options)
+    data = positive_data(bench)
+    more: dict[str, Any] = {"budget": bench.budget, "progress": bench.progress}
+    positive = learn_positive(bench.clip, data, bench.config, **more).prompts
+    prompts = learn_negative(bench.clip, data, bench.config, positive, **more).prompts
+    if calibrated:
+        prompts = replace(prompts, calibration=calibrate_prompts(bench, prompts, options), sha256="")
+    return prompts
+
+
+def enough_held_out(bench: Workbench, options: CalibrateOptions) -> bool:
+    """Whether the configured data have enough held-out images for a threshold; warns where they have not."""
+    held_out, needed = len(bench.image_set(bench.config.data.spec, "eval")), images_needed(options.acceptance)
     if held_out < needed:
-        progress.warn(
+        bench.progress.warn(
             f"No threshold: {held_out} held-out ID images are too few for an acceptance of {100 * options.acceptance:g} %, "
             f"{needed} would do. Scores and classes can be had all the same; with more images run `negprompt calibrate`."
         )
-        return Fitted(negative, trained.prompts)
-    calibrated = run_calibrate(bench, negative, prompts_path=negative, options=options, overwrite=overwrite or resume)
-    return Fitted(negative, calibrated.prompts)
+    return held_out >= needed

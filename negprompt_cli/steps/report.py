@@ -34,7 +34,7 @@ from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
 from negprompt_cli.steps.shared.comparison_text import caption, remarks, table_cells
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
-from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import file_name, percent
 
 MapKind = Literal["tsne", "pca"]
@@ -75,7 +75,15 @@ class _Run:
     prompts: Path
 
 
-def run_report(runs: Sequence[Path], out: Path, options: ReportOptions, *, overwrite: bool, progress: Progress) -> Path:
+def run_report(
+    runs: Sequence[Path],
+    out: Path,
+    options: ReportOptions,
+    *,
+    overwrite: bool,
+    progress: Progress,
+    bench: Workbench | None = None,
+) -> Path:
     """Write the report of evaluated runs into the folder `out`: index.html, and figures/ with every picture.
 
     Args:
@@ -84,6 +92,7 @@ def run_report(runs: Sequence[Path], out: Path, options: ReportOptions, *, overw
         options: what goes in.
         overwrite: whether a report that is there may be replaced.
         progress: told how it goes.
+        bench: a workbench to share the model with other steps.
 
     Returns:
         The path of the page.
@@ -100,14 +109,9 @@ def run_report(runs: Sequence[Path], out: Path, options: ReportOptions, *, overw
     paths = [evaluation_path(run) for run in runs]
     found = [_find(path, label, options) for path, label in zip(paths, run_labels(paths), strict=True)]
     sections = []
-    bench: RememberingWorkbench | None = None
     for number, run in enumerate(found, start=1):
         progress.say(f"report of {run.label}")
-        known = bench is not None and (bench.config.model, bench.config.compute) == (
-            run.config.model,
-            run.config.compute,
-        )
-        bench = with_config(bench, run.config) if bench and known else RememberingWorkbench(run.config, progress)
+        bench = bench.with_config(run.config) if bench else Workbench(run.config, progress)
         sections.append(_section(run, f"run{number}", bench, options, out))
     atomic_write_text(page, render_page(_joint(runs), sections, version=__version__))
     return page
@@ -158,7 +162,7 @@ def _joint(runs: Sequence[Path]) -> Table | None:
     return Table("All runs", header, rows, note=" ".join([caption(comparison), *remarks(comparison)]), names=2)
 
 
-def _section(run: _Run, key: str, bench: RememberingWorkbench, options: ReportOptions, out: Path) -> Section:
+def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out: Path) -> Section:
     """Everything about one run; writes its pictures."""
     measured = measure(bench, run.prompts)
     groups = _pictures(measured, options, bench.config.seed, out / "figures", "" if key == "run1" else f"{key}-")

@@ -31,7 +31,7 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import run_evaluate
 from negprompt_cli.steps.shared.preflight import together
-from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
 from negprompt_cli.steps.transfer import run_transfer
@@ -125,7 +125,7 @@ def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> 
     return planned
 
 
-def check_data(planned: Sequence[Planned], bench: RememberingWorkbench) -> None:
+def check_data(planned: Sequence[Planned], bench: Workbench) -> None:
     """Resolve every data set that the jobs need; opens no image.
 
     Raises:
@@ -164,7 +164,7 @@ def run_reproduce(
         NegPromptError: a job failed.
     """
     planned = plan_experiment(experiment, run, configure)
-    bench = RememberingWorkbench(planned[0].jobs[0].config, progress)
+    bench = Workbench(planned[0].jobs[0].config, progress)
     check_data(planned, bench)
     for one in planned:
         for job in one.jobs:
@@ -206,7 +206,7 @@ def run_reproduce(
     return Reproduction(path, document, figures)
 
 
-def finished(job: Job, bench: RememberingWorkbench) -> bool:
+def finished(job: Job, bench: Workbench) -> bool:
     """Whether a job's output is there, made with the same settings from the same inputs; not while it has a checkpoint.
 
     Raises:
@@ -234,11 +234,9 @@ def finished(job: Job, bench: RememberingWorkbench) -> bool:
     return True
 
 
-def run_job(job: Job, bench: RememberingWorkbench, *, overwrite: bool, progress: Progress) -> None:
+def run_job(job: Job, bench: Workbench, *, overwrite: bool, progress: Progress) -> None:
     """Do one job with the step its subcommand runs, or what an interruption left of it; raises what the step raises."""
-    # Loaded before it is shared, so that whichever job comes first loads it for all.
-    _ = bench.clip
-    mine = with_config(bench, job.config)
+    mine = bench.with_config(job.config)
     more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "bench": mine}
     if job.kind == "train-positive":
         run_train_positive(job.config, job.out, resume=not overwrite, **more)
@@ -302,7 +300,7 @@ def _figures(
             )
 
 
-def _classes(job: Job, bench: RememberingWorkbench) -> Any:
+def _classes(job: Job, bench: Workbench) -> Any:
     return bench.image_set(job.config.data.spec, "eval").classes
 
 

@@ -19,7 +19,7 @@ from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import TrainingResult, refuse_existing, write_config
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, require_prompts, together
-from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
 
@@ -52,19 +52,18 @@ def train_positive_seeds(
     overwrite: bool,
     progress: Progress,
     resume: bool = False,
+    bench: Workbench | None = None,
 ) -> list[TrainingResult]:
     """Stage 1 once for each seed, into <run>/seed-N/<name>; raises what `run_train_positive` raises."""
     outs = [seed_folder(run, seed) / name for seed in seeds]
     together(*(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs))
-    bench = RememberingWorkbench(config.model_copy(update={"seed": seeds[0]}), progress)
+    bench = bench or Workbench(config, progress)
     results = []
     for seed, out in zip(seeds, outs, strict=True):
         progress.say(f"seed {seed}")
         mine = config.model_copy(update={"seed": seed})
-        bench = with_config(bench, mine)
-        results.append(
-            run_train_positive(mine, out, overwrite=overwrite, progress=progress, resume=resume, bench=bench)
-        )
+        more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume}
+        results.append(run_train_positive(mine, out, bench=bench.with_config(mine), **more))
     return results
 
 
@@ -79,6 +78,7 @@ def train_negative_seeds(
     overwrite: bool,
     progress: Progress,
     resume: bool = False,
+    bench: Workbench | None = None,
 ) -> list[TrainingResult]:
     """Stage 2 once for each seed, from <run>/seed-N/<positive_name> unless `positive` says otherwise.
 
@@ -96,14 +96,13 @@ def train_negative_seeds(
         *(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs),
         lambda: require_positive(sources[0], config.data.spec),
     )
-    bench = RememberingWorkbench(config.model_copy(update={"seed": seeds[0]}), progress)
+    bench = bench or Workbench(config, progress)
     results = []
     for seed, source, out in zip(seeds, sources, outs, strict=True):
         progress.say(f"seed {seed}")
         mine = config.model_copy(update={"seed": seed})
-        bench = with_config(bench, mine)
-        more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume, "bench": bench}
-        results.append(run_train_negative(mine, out, positive=source, **more))
+        more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume}
+        results.append(run_train_negative(mine, out, positive=source, bench=bench.with_config(mine), **more))
     return results
 
 
@@ -116,7 +115,7 @@ def evaluate_seeds(
     prompts_name: str = NEGATIVE,
     overwrite: bool,
     progress: Progress,
-    bench: RememberingWorkbench | None = None,
+    bench: Workbench | None = None,
 ) -> SeedsEvaluation:
     """Evaluate <run>/seed-N/<prompts_name> for every seed and write the means to `out`; images are encoded once.
 
@@ -135,7 +134,7 @@ def evaluate_seeds(
         *(partial(refuse_existing, o, overwrite=overwrite) for o in (out, *outs)),
         *(partial(require_prompts, s, config.data.spec) for s in sources),
     )
-    bench = bench or RememberingWorkbench(config, progress)
+    bench = bench or Workbench(config, progress, remember=True)
     made = []
     for seed, source, own in zip(seeds, sources, outs, strict=True):
         progress.say(f"seed {seed}: {source}")

@@ -33,7 +33,7 @@ from negprompt_cli.steps.reproduce import Job, finished, run_job
 from negprompt_cli.steps.seeds import seed_folder
 from negprompt_cli.steps.shared.outputs import write_config
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT, together
-from negprompt_cli.steps.shared.sharing import RememberingWorkbench, with_config
+from negprompt_cli.steps.shared.workbench import Workbench
 
 SUMMARY = "sweep.json"
 TRANSFERRED = "transferred.safetensors"
@@ -122,7 +122,7 @@ def run_sweep(
     configure: Configure,
     overwrite: bool,
     progress: Progress,
-    bench: RememberingWorkbench | None = None,
+    bench: Workbench | None = None,
 ) -> Sweep:
     """Run the cells that are not finished, and put the figures of all together.
 
@@ -139,10 +139,10 @@ def run_sweep(
         NegPromptError: a job failed.
     """
     cells = plan_sweep(grid, run, configure)
-    bench = bench or RememberingWorkbench(cells[0].jobs[0].config, progress)
+    bench = bench or Workbench(cells[0].jobs[0].config, progress)
     together(
         *(
-            partial(with_config(bench, cell.jobs[0].config).image_set, spec, role)
+            partial(bench.with_config(cell.jobs[0].config).image_set, spec, role)
             for cell in cells
             if (cell.variant, cell.seed) == (cells[0].variant, cells[0].seed)
             for spec, role in _needed(grid.problems[cell.problem])
@@ -240,7 +240,7 @@ def _cell_jobs(
     return [*jobs, Job("evaluate", cell / EVALUATION, whole, jobs[-1].out)]
 
 
-def _finished(job: Job, bench: RememberingWorkbench) -> bool:
+def _finished(job: Job, bench: Workbench) -> bool:
     """Whether a job's output is there, made with the same settings from the same inputs; raises if with others."""
     try:
         # Untrained positives are no file that could have changed.

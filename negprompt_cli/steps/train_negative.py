@@ -1,21 +1,15 @@
-"""Stage 2: learn negative contexts against frozen positives, with ID images only."""
+"""Stage 2 as a command does it: negative contexts from ID images only, with files, resuming and progress around it."""
 
 from pathlib import Path
 
-import torch
-
 from negprompt_cli.config import Config
-from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
-from negprompt_cli.engine.losses import NegativeLoss
-from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
-from negprompt_cli.engine.prompt_learners.training import train_negative
-from negprompt_cli.errors import UsageError
+from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.shared.outputs import TrainingResult, describe, write_config, write_history
+from negprompt_cli.steps.shared.learning import learn_negative
+from negprompt_cli.steps.shared.outputs import TrainingResult, write_training
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, together
 from negprompt_cli.steps.shared.resuming import Resumable
-from negprompt_cli.steps.shared.starts import NEGATIVE_STREAM, ORDER_STREAM, stream, zero_shot_positive
-from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.shared.training_data import negative_data
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -57,63 +51,11 @@ def run_train_negative(
         lambda: require_positive(positive, config.data.spec),
         lambda: bench.image_set(config.data.spec, "train"),
     )
-    images = find_training_images(bench, known.classes if known else None)
-    clip = bench.clip
-    if known is None:
-        prompts = zero_shot_positive(bench, images.classes)
-    else:
-        check_model(known, clip.identity, clip.plan.width, Path(positive))
-        prompts = known
-    if len(images.classes) != len(prompts.classes):
-        raise UsageError(
-            f"The positives are for {len(prompts.classes)} classes, the data have {len(images.classes)}. "
-            "Train both stages on the same --data and --train-classes."
+    data, positives = negative_data(bench, known, Path(positive))
+    with resumable:
+        learned = learn_negative(
+            bench.clip, data, config, positives, budget=bench.budget, progress=progress, keeper=resumable
         )
-    positive_contexts = prompts.positive.to(clip.device)
-    encoder = clip.prompt_encoder(
-        prompts.names, context=positive_contexts.shape[-2], budget=bench.budget, notice=progress.warn
-    )
-    data = encode_training_images(bench, images)
-    with torch.no_grad():
-        positives = encoder(positive_contexts)[0]
-    settings = config.negative
-    train, held_out = data.split(settings.schedule, seed=config.seed)
-    schedule = schedule_of(settings.schedule, len(train), classes=len(prompts.classes))
-    start = negative_contexts(
-        positive_contexts, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
-    )
-    state = resumable.restore(data, clip.identity.weights_sha256, start)
-    left = schedule.epochs - (len(state.history) if state else 0)
-    with resumable, progress.task("Training negative prompts", left, "epochs") as task:
-        trained = train_negative(
-            start,
-            encoder,
-            train,
-            positives=positives,
-            loss=NegativeLoss(settings.loss.name, settings.loss.beta, settings.loss.gamma),
-            scale=clip.logit_scale,
-            schedule=schedule,
-            generator=stream(config.seed, ORDER_STREAM),
-            keep=settings.schedule.keep,
-            held_out=held_out,
-            state=state,
-            on_state=resumable.keep,
-            on_epoch=lambda report: task.advance(1, describe(report)),
-        )
-    made = Prompts(
-        kind="negative",
-        positive=positive_contexts,
-        negative=trained.contexts,
-        classes=prompts.classes,
-        model=clip.identity,
-        config=config,
-        learned_on=len(images.classes),
-        parents=(prompts.parent(),) if known else (),
-        training=(*prompts.training, data.summary("negative", trained)),
-        image_mean=data.features.images.mean(0) if settings.floors else None,
-    )
-    made = save_prompts(made, out)
-    write_config(config, out)
-    write_history(trained.history, out)
+    result = write_training(learned, out)
     resumable.remove()
-    return TrainingResult(out, made, trained.history)
+    return result

@@ -1,15 +1,13 @@
-"""Stage 1: learn the positive context from few-shot ID images, or take words for it (zero-shot)."""
+"""Stage 1 as a command does it: learn the positive context, with files, resuming and progress around it."""
 
 from pathlib import Path
 
 from negprompt_cli.config import Config
-from negprompt_cli.data.results.artifacts import Prompts, save_prompts
-from negprompt_cli.engine.prompt_learners.training import train_positive
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.shared.outputs import TrainingResult, describe, write_config, write_history
+from negprompt_cli.steps.shared.learning import learn_positive
+from negprompt_cli.steps.shared.outputs import TrainingResult, write_training
 from negprompt_cli.steps.shared.resuming import Resumable
-from negprompt_cli.steps.shared.starts import ORDER_STREAM, start_context, stream, word_anchors
-from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -42,45 +40,9 @@ def run_train_positive(
         return TrainingResult(out, made, ())
     bench = bench or Workbench(config, progress)
     _ = bench.compute
-    images = find_training_images(bench)
-    start = start_context(bench, config.positive.context, len(images.classes))
-    encoder = bench.clip.prompt_encoder(
-        [c.name for c in images.classes], context=start.shape[-2], budget=bench.budget, notice=progress.warn
-    )
-    data = encode_training_images(bench, images)
-    settings = config.positive.schedule
-    train, held_out = data.split(settings, seed=config.seed)
-    schedule = schedule_of(settings, len(train), classes=len(images.classes))
-    state = resumable.restore(data, bench.clip.identity.weights_sha256, start)
-    left = schedule.epochs - (len(state.history) if state else 0)
-    with resumable, progress.task("Training positive prompts", left, "epochs") as task:
-        trained = train_positive(
-            start,
-            encoder,
-            train,
-            scale=bench.clip.logit_scale,
-            schedule=schedule,
-            generator=stream(config.seed, ORDER_STREAM),
-            anchors=word_anchors(bench, [c.name for c in images.classes]),
-            anchor_weight=config.positive.anchor,
-            keep=settings.keep,
-            held_out=held_out,
-            state=state,
-            on_state=resumable.keep,
-            on_epoch=lambda report: task.advance(1, describe(report)),
-        )
-    prompts = Prompts(
-        kind="positive",
-        positive=trained.contexts,
-        negative=None,
-        classes=data.classes,
-        model=bench.clip.identity,
-        config=config,
-        learned_on=len(data.classes),
-        training=(data.summary("positive", trained),),
-    )
-    prompts = save_prompts(prompts, out)
-    write_config(config, out)
-    write_history(trained.history, out)
+    data = positive_data(bench)
+    with resumable:
+        learned = learn_positive(bench.clip, data, config, budget=bench.budget, progress=progress, keeper=resumable)
+    result = write_training(learned, out)
     resumable.remove()
-    return TrainingResult(out, prompts, trained.history)
+    return result

@@ -3,12 +3,13 @@
 The paper's open-vocabulary setting (section 3.4): context vectors shared by all classes carry over to any name.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
 from negprompt_cli.data.sets.class_list import NovelNames
+from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
@@ -57,14 +58,45 @@ def run_transfer(
     refuse_existing(out, overwrite=overwrite)
     require_prompts(prompts_path, config.data.spec)
     source = load_prompts(prompts_path)
-    if source.negative is None:
-        raise UsageError(f"{prompts_path} holds positive prompts only. Run `negprompt train-negative` first.")
-    if source.class_specific:
+    check_transferable(source, prompts_path)
+    clip = (bench or Workbench(config, progress)).clip
+    check_model(source, clip.identity, clip.plan.width, prompts_path)
+    prompts, known = transfer_prompts(clip, source, names, extend=extend, progress=progress)
+    made = save_prompts(prompts, out)
+    write_config(made.config, out)
+    return TransferResult(out, made, known)
+
+
+def check_transferable(prompts: Prompts, path: Path) -> None:
+    """Refuse prompts whose contexts cannot be put in front of other names.
+
+    Raises:
+        UsageError: no negatives, or class-specific contexts.
+    """
+    if prompts.negative is None:
+        raise UsageError(f"{path} holds positive prompts only. Run `negprompt train-negative` first.")
+    if prompts.class_specific:
         raise UsageError(
-            f"{prompts_path} was trained with class-specific contexts, which belong to its own classes and do not "
+            f"{path} was trained with class-specific contexts, which belong to its own classes and do not "
             "transfer. Train with shared contexts (positive.context.class_specific: false)."
         )
-    bench = bench or Workbench(config, progress)
+
+
+def transfer_prompts(
+    clip: Clip, source: Prompts, names: NovelNames, *, extend: bool, progress: Progress
+) -> tuple[Prompts, tuple[str, ...]]:
+    """The prompts for new class names, not yet on disk, and those of the names that were learned already.
+
+    Args:
+        clip: the model of `source`.
+        source: prompts that `check_transferable` lets pass, with the digest of their file.
+        names: the new classes.
+        extend: keep the classes of `source` in front of the new ones.
+        progress: told what was dropped or known already.
+
+    Raises:
+        UsageError: a name is too long for the text tower.
+    """
     if names.duplicates:
         progress.warn(f"{len(names.duplicates)} names given more than once were dropped: {_some(names.duplicates)}")
     old = {c.name.casefold(): c for c in source.classes}
@@ -76,14 +108,8 @@ def run_transfer(
     given = tuple(old.get(c.name.casefold(), c) for c in names.classes)
     if extend:
         given = (*source.classes, *(c for c in given if c.name.casefold() not in old))
-    clip = bench.clip
-    check_model(source, clip.identity, clip.plan.width, prompts_path)
     tokenize_prompts([c.name for c in given], clip.tokenizer, clip.plan, context=source.positive.shape[-2])
-    # A threshold belongs to the scores over the old classes.
-    made = replace(source, kind="transferred", classes=given, parents=(source.parent(),), calibration=None)
-    made = save_prompts(made, out)
-    write_config(made.config, out)
-    return TransferResult(out, made, known)
+    return source.transferred(given), known
 
 
 def _some(names: tuple[str, ...], most: int = 5) -> str:

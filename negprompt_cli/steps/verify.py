@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -33,12 +32,10 @@ from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.calibrate import CalibrateOptions, run_calibrate
-from negprompt_cli.steps.shared.preflight import ZERO_SHOT
-from negprompt_cli.steps.shared.training_data import find_training_images
+from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
+from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
+from negprompt_cli.steps.shared.training_data import find_training_images, negative_data, positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.steps.train_negative import run_train_negative
-from negprompt_cli.steps.train_positive import run_train_positive
 
 SCHEMA = "negprompt/verification/1"
 LIMITED = " (limited)"
@@ -111,7 +108,7 @@ def run_verify(
     Args:
         path: a prompt artifact.
         parent: what it was made from, where that does not lie beside it.
-        retrain: train again, in a temporary folder and without the feature cache, and compare.
+        retrain: train again, without the feature cache and without writing, and compare.
         changes: dotted keys of the recorded configuration that are other values here: where the data and the model lie
             now, and the device.
         progress: told how it goes.
@@ -241,14 +238,7 @@ class _Case:
         source = self._parent_prompts()
         if source is None:
             return Check("contexts", "unknown", "the parent is not here")
-        again = replace(
-            source,
-            kind="transferred",
-            classes=self.prompts.classes,
-            parents=(source.parent(),),
-            calibration=None,
-            written_with=self.prompts.written_with,
-        )
+        again = replace(source.transferred(self.prompts.classes), written_with=self.prompts.written_with)
         if artifact_bytes(again) == artifact_bytes(replace(self.prompts, calibration=None)):
             return Check("contexts", "ok", "transferred again, it has the same bytes")
         return Check("contexts", "differs", "transferred again, it has other bytes")
@@ -329,30 +319,31 @@ class _Case:
         if summary is None or not summary.files_sha256:
             yield Check("trained again", "unknown", "there is no training of images to repeat")
             return
-        positive: str | Path = ZERO_SHOT
-        if self.prompts.kind == "negative" and self.prompts.parents:
-            found = self.find_parent(self.prompts.parents[0])
-            if found is None:
-                yield Check("trained again", "unknown", "the parent is not here")
-                return
-            positive = found
-        with TemporaryDirectory(prefix="negprompt-verify-") as folder:
-            out = Path(folder) / self.path.name
-            bench = self.bench
-            try:
-                if self.prompts.kind == "positive":
-                    run_train_positive(bench.config, out, overwrite=False, progress=self.progress, bench=bench)
-                else:
-                    run_train_negative(
-                        bench.config, out, positive=positive, overwrite=False, progress=self.progress, bench=bench
-                    )
-                again = load_prompts(out)
-                yield self._features(summary, again.training[-1])
-                yield self._contexts(summary, again)
-                if self.prompts.calibration is not None and not self.prompts.calibration.data.endswith(LIMITED):
-                    yield self._threshold(self.prompts.calibration, out)
-            except NegPromptError as error:
-                yield Check("trained again", "unknown", _first_line(error))
+        positive = self._parent_prompts()
+        if self.prompts.kind == "negative" and self.prompts.parents and positive is None:
+            yield Check("trained again", "unknown", "the parent is not here")
+            return
+        try:
+            again = self._learned(positive)
+            yield self._features(summary, again.training[-1])
+            yield self._contexts(summary, again)
+            if self.prompts.calibration is not None and not self.prompts.calibration.data.endswith(LIMITED):
+                yield self._threshold(self.prompts.calibration, again)
+        except NegPromptError as error:
+            yield Check("trained again", "unknown", _first_line(error))
+
+    def _learned(self, positive: Prompts | None) -> Prompts:
+        """The prompts that the recorded configuration gives now."""
+        bench = self.bench
+        if self.prompts.kind == "positive":
+            data = positive_data(bench)
+            learned = learn_positive(bench.clip, data, bench.config, budget=bench.budget, progress=self.progress)
+        else:
+            data, frozen = negative_data(bench, positive, self.path)
+            learned = learn_negative(
+                bench.clip, data, bench.config, frozen, budget=bench.budget, progress=self.progress
+            )
+        return learned.prompts
 
     def _features(self, recorded: TrainingSummary, again: TrainingSummary) -> Check:
         if not recorded.features_sha256:
@@ -388,7 +379,7 @@ class _Case:
             largest if on_cpu else f"{largest}; bit for bit is promised on a CPU only",
         )
 
-    def _threshold(self, known: Calibration, out: Path) -> Check:
+    def _threshold(self, known: Calibration, again: Prompts) -> Check:
         bench = self.bench
         data, evaluate = bench.config.data, bench.config.evaluate
         same = known.data == self.prompts.config.data.spec
@@ -398,13 +389,8 @@ class _Case:
                 "evaluate": evaluate.model_copy(update={"temperature": known.temperature, "template": known.template}),
             }
         )
-        found = run_calibrate(
-            bench.reconfigured(config),
-            out,
-            prompts_path=out,
-            options=CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class)),
-            overwrite=True,
-        ).calibration
+        options = CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class))
+        found = calibrate_prompts(bench.with_config(config), again, options)
         if found.threshold == known.threshold:
             return Check("calibrated again", "ok", f"the same threshold, {known.threshold!r}")
         return Check("calibrated again", "differs", f"threshold {found.threshold!r}, recorded {known.threshold!r}")

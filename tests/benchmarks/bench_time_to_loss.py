@@ -17,7 +17,8 @@ from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.training import EpochReport, Schedule, train_negative
 from negprompt_cli.progress import Silent
-from negprompt_cli.steps.shared.training_data import encode_training_images, find_training_images, schedule_of
+from negprompt_cli.steps.shared.learning import schedule_of
+from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 
 TARGET = 4.0
@@ -44,7 +45,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         }
     )
     bench = Workbench(config, Silent())
-    data = encode_training_images(bench, find_training_images(bench))
+    data = positive_data(bench)
     clip, settings = bench.clip, NegativeConfig()
     context = clip.word_context(config.positive.context.words)[None]
     encoder = clip.prompt_encoder([c.name for c in data.classes], context=context.shape[1], budget=bench.budget)

@@ -25,7 +25,7 @@ from negprompt_cli.engine.prompt_learners.training import (
     train_negative,
     train_positive,
 )
-from negprompt_cli.steps.shared.training_data import schedule_of
+from negprompt_cli.steps.shared.learning import schedule_of
 
 NAMES = ("tench", "great white shark", "hen", "ostrich", "Cardigan Welsh Corgi", "goldfinch", "tree frog")
 SCALE, BETA, GAMMA, ANCHOR = 10.0, 0.3, 0.5, 2.0

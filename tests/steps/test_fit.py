@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from scoring_world import bench_of, make_prompts, run, write_images, write_photos
+from scoring_world import make_prompts, run, write_images, write_photos
 
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.sets.imagesets import load_image_set
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.fit_features import fit_features
+from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
 
 FAST = ["--set", "positive.schedule.min_steps=3", "--set", "negative.schedule.min_steps=3"]
 FAST += ["--set", "positive.schedule.epochs=1", "--set", "negative.schedule.epochs=1"]
@@ -67,15 +68,11 @@ def test_features_in_memory_give_the_same_contexts(clip: Clip, photos: Path, tmp
     ]
     run("fit", photos, *common, "--run", tmp_path)
     made = load_prompts(tmp_path / "negative.safetensors")
-    config = made.config
-    bench = bench_of(clip).reconfigured(bench_of(clip).config.model_copy(
-        update={"positive": config.positive, "negative": config.negative}
-    ))  # fmt: skip
-    from negprompt_cli.data.sets.imagesets import load_image_set
-
     images = load_image_set(str(photos), role="train", data_root=photos)
     features = torch.cat([clip.encode_images(clip.preprocess(open_rgb(p))[None]) for p in images.paths]).clone()
-    again = fit_features(bench, features, torch.from_numpy(images.labels), made.classes)
+    data = TrainingData.of(features, torch.from_numpy(images.labels), made.classes, clip.device)
+    positive = learn_positive(clip, data, made.config, budget=2**28).prompts
+    again = learn_negative(clip, data, made.config, positive, budget=2**28).prompts
     assert torch.allclose(again.positive, made.positive, atol=1e-4)
     assert again.negative is not None and made.negative is not None
     assert torch.allclose(again.negative, made.negative, atol=1e-3)
@@ -85,9 +82,9 @@ def test_labels_must_fit_the_names(clip: Clip):
     features = torch.nn.functional.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), dim=1)
     classes = make_prompts(clip).classes
     with pytest.raises(UsageError, match="Labels"):
-        fit_features(bench_of(clip), features, torch.tensor([0, 1, 2, 3]), classes)
+        TrainingData.of(features, torch.tensor([0, 1, 2, 3]), classes, clip.device)
     with pytest.raises(UsageError, match=r"\(N,\)"):
-        fit_features(bench_of(clip), features, torch.tensor([0, 1]), classes)
+        TrainingData.of(features, torch.tensor([0, 1]), classes, clip.device)
 
 
 def test_a_folder_without_classes_is_refused(clip: Clip, tmp_path: Path):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from evaluation_world import Recorder, World, make_world, workbench
+from evaluation_world import Recorder, World, make_world
 
 from negprompt_cli.errors import UsageError
 from negprompt_cli.report import figures
@@ -60,16 +60,12 @@ def world(tmp_path_factory, tiny_clip) -> World:
     return world
 
 
-@pytest.fixture
-def own_model(world, monkeypatch):
-    monkeypatch.setattr(
-        module, "RememberingWorkbench", lambda config, progress: workbench(config, world.clip, progress)
-    )
+def report(world, runs, out, options=ReportOptions()):  # noqa: B008 - frozen
+    return run_report(runs, out, options, overwrite=False, progress=Recorder(), bench=world.bench())
 
 
-@pytest.mark.usefixtures("own_model")
 def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
-    page = run_report([world.run], tmp_path / "report", ReportOptions(), overwrite=False, progress=Recorder())
+    page = report(world, [world.run], tmp_path / "report")
     parsed = Page(page.read_text())
     assert not parsed.open
     for reference in parsed.references:
@@ -96,22 +92,20 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
     ):
         assert expected in text
     with pytest.raises(UsageError, match="--overwrite"):
-        run_report([world.run], tmp_path / "report", ReportOptions(), overwrite=False, progress=Recorder())
+        report(world, [world.run], tmp_path / "report")
 
 
-@pytest.mark.usefixtures("own_model")
 def test_two_runs_get_a_joint_table_and_links(world, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(world.run, other)
     options = ReportOptions(formats=("png",), scores=("negprompt",), map_kind="pca")
-    page = run_report([world.run, other], tmp_path / "report", options, overwrite=False, progress=Recorder())
+    page = report(world, [world.run, other], tmp_path / "report", options)
     parsed = Page(page.read_text())
     assert {"#run1", "#run2"} <= set(parsed.references)
     assert "All runs" in parsed.text
     assert (page.parent / "figures" / "run2-map.png").is_file()
 
 
-@pytest.mark.usefixtures("own_model")
 def test_an_artifact_that_has_changed_since_is_refused(world, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(world.run, run)
@@ -119,17 +113,24 @@ def test_an_artifact_that_has_changed_since_is_refused(world, tmp_path):
     sha = re.search(r'"sha256": "([0-9a-f]{64})"', text).group(1)
     (run / "evaluation.json").write_text(text.replace(sha, "0" * 64))
     with pytest.raises(UsageError, match="has changed since"):
-        run_report([run], tmp_path / "report", ReportOptions(), overwrite=False, progress=Recorder())
+        report(world, [run], tmp_path / "report")
     assert not (tmp_path / "report").exists()
     (run / "evaluation.config.yaml").unlink()
     with pytest.raises(UsageError, match=r"evaluation\.config\.yaml"):
-        run_report([run], tmp_path / "report", ReportOptions(), overwrite=False, progress=Recorder())
+        report(world, [run], tmp_path / "report")
 
 
 @pytest.mark.parametrize("wrong", [{"formats": ("jpg",)}, {"score": "energy"}, {"scores": ("mcm", "enery")}])
 def test_unknown_formats_and_scores_that_were_not_evaluated_are_refused(world, tmp_path, wrong):
     with pytest.raises(UsageError):
-        run_report([world.run], tmp_path / "report", ReportOptions(**wrong), overwrite=False, progress=Recorder())
+        run_report(
+            [world.run],
+            tmp_path / "report",
+            ReportOptions(**wrong),
+            overwrite=False,
+            progress=Recorder(),
+            bench=world.bench(),
+        )
 
 
 def test_the_threshold_accepts_95_per_cent_of_id_and_no_higher_one_does(world):

@@ -22,8 +22,8 @@ def world(tmp_path_factory, tiny_clip) -> World:
     return world
 
 
-def _evaluate(world, out, seeds=(1, 2, 5)):
-    bench = world.bench(scores=("negprompt", "mcm"))
+def _evaluate(world, out, seeds=(1, 2, 5), bench=None):
+    bench = bench or world.bench(scores=("negprompt", "mcm"))
     return evaluate_seeds(bench.config, world.run, out, seeds=seeds, overwrite=True, progress=Recorder(), bench=bench)
 
 
@@ -42,14 +42,13 @@ def test_every_cell_is_the_mean_and_the_sample_deviation_of_the_seeds(world):
     assert load_evaluation(world.run / "evaluation.json") == result.document
 
 
-def test_the_images_are_encoded_once_for_all_seeds(world, monkeypatch):
-    from negprompt_cli.steps.shared import workbench as module
-
-    calls = []
-    original = module.encode_images
-    monkeypatch.setattr(module, "encode_images", lambda *a: calls.append(a[1].spec) or original(*a))
-    _evaluate(world, world.run / "again.json")
-    assert sorted(calls) == sorted([str(world.folder / "noise"), str(world.folder / "pets")])
+def test_the_images_are_encoded_once_for_all_seeds(world):
+    # Without the cache on disk every encoding is a task.
+    compute = world.config.compute.model_copy(update={"cache": False})
+    progress = Recorder()
+    bench = workbench(world.config.model_copy(update={"compute": compute}), world.clip, progress)
+    _evaluate(world, world.run / "again.json", bench=bench)
+    assert sorted(progress.tasks) == ["Encoding noise", "Encoding pets"]
 
 
 def test_one_seed_has_no_deviation(world):
@@ -66,12 +65,8 @@ def test_missing_and_misplaced_seeds_are_refused(world, tmp_path):
         _evaluate(world, tmp_path / "f.json", seeds=(8,))
 
 
-def test_both_stages_write_one_folder_per_seed(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "negprompt_cli.steps.seeds.RememberingWorkbench",
-        lambda config, progress: workbench(config, world.clip, progress),
-    )
-    seeds, run, more = (3, 4), tmp_path / "run", {"overwrite": False, "progress": Recorder()}
+def test_both_stages_write_one_folder_per_seed(world, tmp_path):
+    seeds, run, more = (3, 4), tmp_path / "run", {"overwrite": False, "progress": Recorder(), "bench": world.bench()}
     positives = train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
     names = {"positive": None, "positive_name": "positive.safetensors"}
     negatives = train_negative_seeds(world.config, run, "negative.safetensors", seeds=seeds, **names, **more)

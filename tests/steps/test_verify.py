@@ -19,7 +19,7 @@ from negprompt_cli.data.results.artifacts import Prompts, artifact_bytes, load_p
 from negprompt_cli.data.results.provenance import features_digest, versions
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.progress import Silent
-from negprompt_cli.steps.shared.fit_features import fit_features
+from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
 from negprompt_cli.steps.verify import Verification, run_verify
 
 FAST = [
@@ -280,10 +280,12 @@ def test_untrained_and_imported_prompts_are_unknown(clip: Clip, tmp_path: Path):
 
 
 def test_features_that_were_handed_over_are_unknown(clip: Clip, tmp_path: Path):
-    bench = bench_of(clip)
     features = torch.nn.functional.normalize(torch.randn(12, 128, generator=torch.Generator().manual_seed(0)), dim=-1)
     width = clip.encode_template(["cat"], template="{}.", budget=2**28).shape[-1]
-    prompts = fit_features(bench, features[:, :width], torch.arange(12) % 3, make_prompts(clip).classes)
+    data = TrainingData.of(features[:, :width], torch.arange(12) % 3, make_prompts(clip).classes, clip.device)
+    config = bench_of(clip).config
+    positive = learn_positive(clip, data, config, budget=2**28).prompts
+    prompts = learn_negative(clip, data, config, positive, budget=2**28).prompts
     assert prompts.training[0].features_sha256 == features_digest(features[:, :width], torch.arange(12) % 3)
     path = tmp_path / "made.safetensors"
     save_prompts(prompts, path)

@@ -141,6 +141,10 @@ class Prompts:
         """This artifact as a parent of another."""
         return Parent(kind=self.kind, sha256=self.sha256)
 
+    def transferred(self, classes: tuple[ClassLabel, ...]) -> "Prompts":
+        """The same contexts in front of other class names, without the threshold, which belongs to the scores over these."""
+        return replace(self, kind="transferred", classes=classes, parents=(self.parent(),), calibration=None, sha256="")
+
 
 def save_prompts(prompts: Prompts, path: Path) -> Prompts:
     """Write an artifact, whole or not at all; return it with its digest and the versions it was written with.
@@ -152,6 +156,12 @@ def save_prompts(prompts: Prompts, path: Path) -> Prompts:
     data = artifact_bytes(written)
     atomic_write_bytes(path, data)
     return replace(written, sha256=hashlib.sha256(data).hexdigest())
+
+
+def sealed(prompts: Prompts) -> Prompts:
+    """An artifact in memory with the digest and the versions that `save_prompts` would give it now."""
+    written = replace(prompts, written_with=versions())
+    return replace(written, sha256=hashlib.sha256(artifact_bytes(written)).hexdigest())
 
 
 def artifact_bytes(prompts: Prompts) -> bytes:

@@ -18,7 +18,7 @@ from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.local_scores import local_scores, require_local_features
 from negprompt_cli.steps.shared.preflight import require_prompts, together
-from negprompt_cli.steps.shared.score_inputs import make_bank, score_options
+from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
 from negprompt_cli.steps.shared.templates import template_texts
 from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -109,7 +109,7 @@ def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True)
     local = [name for name in names if "local_features" in find_score(name).requires]
     if local:
         require_local_features(bench, local)
-    bank = make_bank(bench, prompts, names)
+    bank = make_score_inputs(bench, prompts, names)
     check_scores(names, bank, has_local_features=True)
     id_set = _score(bench, id_images, bank, names, keep_features=keep_features)
     if (id_set.encoded.labels < 0).any():

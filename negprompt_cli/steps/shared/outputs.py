@@ -7,9 +7,10 @@ from pathlib import Path
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
-from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.engine.prompt_learners.training import EpochReport
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.learning import Learned
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,19 @@ def write_config(config: Config, path: Path) -> None:
     atomic_write_text(path.with_name(f"{path.stem}.config.yaml"), config.to_yaml())
 
 
+def write_training(learned: Learned, out: Path) -> TrainingResult:
+    """Write an artifact that was learned, with its configuration and its epochs beside it.
+
+    Raises:
+        NegPromptError: a file cannot be written.
+    """
+    prompts = save_prompts(learned.prompts, out)
+    write_config(prompts.config, out)
+    write_history(learned.history, out)
+    return TrainingResult(out, prompts, learned.history)
+
+
 def write_history(history: Iterable[EpochReport], path: Path) -> None:
     """Write one JSON line per epoch beside an artifact, as <stem>.metrics.jsonl."""
     lines = "".join(json.dumps(asdict(report)) + "\n" for report in history)
     atomic_write_text(path.with_name(f"{path.stem}.metrics.jsonl"), lines)
-
-
-def describe(report: EpochReport) -> str:
-    """One epoch in a few words: loss terms, ID accuracy, held-out objective."""
-    terms = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
-    held = "" if report.held_out is None else f" held-out {report.held_out:.4f}"
-    return f"{terms} ID accuracy {report.accuracy:.1%}{held}"

@@ -35,9 +35,9 @@ from negprompt_cli.data.results.checkpoints import (
 from negprompt_cli.engine.prompt_learners.training import State
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.learning import TrainingData
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.preflight import ZERO_SHOT
-from negprompt_cli.steps.shared.training_data import TrainingData
 
 Stage = Literal["positive", "negative"]
 SECTIONS: dict[Stage, tuple[str, ...]] = {

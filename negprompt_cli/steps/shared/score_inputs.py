@@ -16,8 +16,16 @@ from negprompt_cli.steps.shared.training_sample import training_features
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
-def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> ScoreInputs:
+def make_score_inputs(
+    bench: Workbench, prompts: Prompts, scores: Sequence[str], *, template: str | None = None
+) -> ScoreInputs:
     """Encode an artifact's prompts, and whatever else the scores asked for compare with.
+
+    Args:
+        bench: model and configuration.
+        prompts: an artifact of the model.
+        scores: names of the scores.
+        template: the zero-shot template; None for the configured one.
 
     Raises:
         UsageError: a score needs words or training images that are not there.
@@ -40,7 +48,7 @@ def make_bank(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> Scor
             )
         bank = replace(bank, image_mean=prompts.image_mean.to(clip.device), exponent=floors.exponent, base=floors.base)
     if "zero_shot" in needs:
-        template = bench.config.evaluate.template
+        template = template or bench.config.evaluate.template
         bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))
     if "words" in needs and bank.zero_shot is not None:
         bank = replace(bank, words=encode_negative_words(bench, prompts.names, bank.zero_shot))

@@ -6,7 +6,7 @@ there are none. The calibrated score is computed as it was calibrated, with its 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from negprompt_cli.engine.metrics.conformal import p_values
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.preflight import require_prompts
-from negprompt_cli.steps.shared.score_inputs import make_bank
+from negprompt_cli.steps.shared.score_inputs import make_score_inputs
 from negprompt_cli.steps.shared.starts import zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -133,8 +133,6 @@ def make_scorer(
     """
     settings = bench.config.evaluate
     choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
-    settings = settings.model_copy(update={"template": choice.template})
-    other = bench.reconfigured(bench.config.model_copy(update={"evaluate": settings}))
     made = prompts.calibration if prompts.calibration and prompts.calibration.score == choice.name else None
     by_class: dict[int, float] = {}
     if made and threshold is None:
@@ -143,7 +141,7 @@ def make_scorer(
     return Scorer(
         bench.clip,
         prompts,
-        make_bank(other, prompts, [choice.name]),
+        make_score_inputs(bench, prompts, [choice.name], template=choice.template),
         choice,
         threshold,
         by_class,
@@ -168,5 +166,4 @@ def named_prompts(bench: Workbench, names: NovelNames) -> Prompts:
     """Prompts for class names alone: "a photo of a <name>." (`positive.context.words`), nothing learned."""
     if names.duplicates:
         bench.progress.warn(f"{len(names.duplicates)} names given more than once were dropped")
-    prompts = zero_shot_positive(bench, names.classes)
-    return replace(prompts, positive=prompts.positive.cpu())
+    return zero_shot_positive(bench.clip, bench.config, names.classes)

@@ -1,12 +1,15 @@
-"""Where a training starts: the random streams of a seed, initial contexts, and prompts of plain words."""
+"""Where a training starts: the random streams of a seed, the initial context, and prompts of plain words."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from negprompt_cli.config import ContextConfig
+from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Prompts
-from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.contexts import positive_context, random_context
-from negprompt_cli.steps.shared.workbench import Workbench
 
 INIT_STREAM, ORDER_STREAM, NEGATIVE_STREAM = 1, 2, 3
 """Numbers that keep the random streams of one seed apart."""
@@ -17,35 +20,35 @@ def stream(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
-def start_context(bench: Workbench, config: ContextConfig, classes: int) -> torch.Tensor:
-    """The initial positive context: (1, M, D), or (1, K, M, D) when class-specific."""
-    clip = bench.clip
-    if config.init == "words":
-        start = clip.word_context(config.words)
+def start_context(clip: Clip, config: Config, classes: int) -> Tensor:
+    """The initial positive context on the model's device: (1, M, D), or (1, K, M, D) when class-specific."""
+    context = config.positive.context
+    if context.init == "words":
+        start = clip.word_context(context.words)
     else:
-        generator = stream(bench.config.seed, INIT_STREAM)
-        start = random_context(config.length, clip.plan.width, generator=generator).to(clip.device)
-    return positive_context(start, classes=classes if config.class_specific else None)
+        generator = stream(config.seed, INIT_STREAM)
+        start = random_context(context.length, clip.plan.width, generator=generator).to(clip.device)
+    return positive_context(start, classes=classes if context.class_specific else None)
 
 
-def word_anchors(bench: Workbench, names: list[str]) -> torch.Tensor | None:
+def word_anchors(clip: Clip, config: Config, names: Sequence[str], *, budget: int) -> Tensor | None:
     """Features (K, F) of the configured words in front of K names, or None where nothing is anchored to them."""
-    settings = bench.config.positive
+    settings = config.positive
     if not settings.anchor:
         return None
-    return bench.clip.encode_template(names, template=f"{settings.context.words} {{}}.", budget=bench.budget)
+    return clip.encode_template(names, template=f"{settings.context.words} {{}}.", budget=budget)
 
 
-def zero_shot_positive(bench: Workbench, classes: tuple[ClassLabel, ...]) -> Prompts:
+def zero_shot_positive(clip: Clip, config: Config, classes: tuple[ClassLabel, ...]) -> Prompts:
     """Positives that were not trained: the configured words in front of the class names."""
-    context = bench.config.positive.context
-    start = bench.clip.word_context(context.words)
+    context = config.positive.context
+    start = clip.word_context(context.words)
     return Prompts(
         kind="positive",
-        positive=positive_context(start, classes=len(classes) if context.class_specific else None),
+        positive=positive_context(start, classes=len(classes) if context.class_specific else None).cpu(),
         negative=None,
         classes=classes,
-        model=bench.clip.identity,
-        config=bench.config,
+        model=clip.identity,
+        config=config,
         learned_on=0,
     )

@@ -1,54 +1,19 @@
-"""The ID images a stage trains on: few-shot sample, features, held-out share."""
+"""The ID images a stage trains on: the few-shot sample of the configured data, and its features."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import torch
 
-from negprompt_cli.config import ScheduleConfig
-from negprompt_cli.data.results.artifacts import TrainingSummary
-from negprompt_cli.data.results.provenance import device_name, features_digest, versions
+from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.sets.imagesets import ClassLabel, ImageSet, files_digest, match_classes
 from negprompt_cli.data.sets.sampling import few_shot, select_train_classes
-from negprompt_cli.engine.prompt_learners.training import EpochReport, Features, Schedule, Trained, split_held_out
+from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
+from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.learning import TrainingData
+from negprompt_cli.steps.shared.starts import start_context, zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Features on the training device, and what an artifact records of the images behind them."""
-
-    features: Features
-    classes: tuple[ClassLabel, ...]
-    files_sha256: str
-
-    def split(self, schedule: ScheduleConfig, *, seed: int) -> tuple[Features, Features | None]:
-        """The images to train on and, for keep = best, the held-out ones."""
-        if schedule.keep == "last":
-            return self.features, None
-        generator = torch.Generator().manual_seed(seed)
-        train, held = split_held_out(self.features.labels.cpu(), schedule.held_out, generator=generator)
-        if not len(held):
-            raise UsageError("keep: best holds out ID images, but no class has two images. Use keep: last.")
-        device = self.features.labels.device
-        return self.features[train.to(device)], self.features[held.to(device)]
-
-    def summary(self, stage: str, trained: Trained) -> TrainingSummary:
-        """What the artifact says about a training."""
-        kept: EpochReport = trained.history[trained.epoch - 1]
-        return TrainingSummary(
-            stage=stage,
-            images=len(self.features),
-            files_sha256=self.files_sha256,
-            epoch=trained.epoch,
-            terms=kept.terms,
-            accuracy=kept.accuracy,
-            features_sha256=features_digest(self.features.images, self.features.labels),
-            device=device_name(self.features.images.device),
-            versions=versions(),
-        )
 
 
 def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None = None) -> ImageSet:
@@ -89,31 +54,66 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
     return images
 
 
-def encode_training_images(bench: Workbench, images: ImageSet) -> TrainingData:
-    """Features of the training images on the training device."""
+def positive_data(bench: Workbench) -> TrainingData:
+    """What the configuration has stage 1 learn from.
+
+    Raises:
+        UsageError: no such data, a class without images, or names too long for the text tower.
+        NegPromptError: an image is broken, or the model cannot be had.
+    """
+    images = find_training_images(bench)
+    context = start_context(bench.clip, bench.config, len(images.classes)).shape[-2]
+    return encode_training_images(bench, images, context=context)
+
+
+def negative_data(bench: Workbench, positive: Prompts | None, path: Path) -> tuple[TrainingData, Prompts]:
+    """What the configuration has stage 2 learn from, and the positives it learns against.
+
+    Args:
+        bench: the workbench.
+        positive: a positive artifact, or None for untrained positives.
+        path: where messages say that it is.
+
+    Raises:
+        UsageError: no such data, names too long, or a model or classes that are not the positives'.
+        NegPromptError: an image is broken, or the model cannot be had.
+    """
+    images = find_training_images(bench, positive.classes if positive else None)
+    clip = bench.clip
+    if positive is None:
+        positive = zero_shot_positive(clip, bench.config, images.classes)
+    check_model(positive, clip.identity, clip.plan.width, path)
+    if len(images.classes) != len(positive.classes):
+        raise UsageError(
+            f"The positives are for {len(positive.classes)} classes, the data have {len(images.classes)}. "
+            "Train both stages on the same --data and --train-classes."
+        )
+    return encode_training_images(bench, images, context=positive.positive.shape[-2]), positive
+
+
+def encode_training_images(bench: Workbench, images: ImageSet, *, context: int) -> TrainingData:
+    """Features of the training images on the training device.
+
+    Args:
+        bench: the workbench.
+        images: with classes.
+        context: number of context vectors that the class names are going to have in front of them.
+
+    Raises:
+        UsageError: a name is too long for that, which is said before any image is read.
+        NegPromptError: an image is broken, or the model cannot be had.
+    """
+    clip = bench.clip
+    tokenize_prompts([c.name for c in images.classes], clip.tokenizer, clip.plan, context=context)
     encoded = bench.encode(images)
-    labels = encoded.labels.to(bench.clip.device)
+    labels = encoded.labels.to(clip.device)
     missing = [c.name for i, c in enumerate(images.classes) if not (encoded.labels == i).any()]
     if missing:
         bench.progress.warn(f"{len(missing)} classes have no training image left: {', '.join(missing[:5])}")
     return TrainingData(
-        Features(encoded.features.to(bench.clip.device), labels),
+        Features(encoded.features.to(clip.device), labels),
         images.classes,
         files_digest(encoded.images.paths, encoded.images.root),
-    )
-
-
-def schedule_of(config: ScheduleConfig, images: int, *, classes: int) -> Schedule:
-    """The engine's schedule of a configuration for a number of training images and of classes."""
-    groups = math.ceil(classes / config.classes_per_step) if config.classes_per_step else 1
-    per_epoch = max(groups, math.ceil(images / config.batch_size))
-    return Schedule(
-        epochs=max(config.epochs, math.ceil(config.min_steps / per_epoch)),
-        batch_size=config.batch_size,
-        lr=config.lr,
-        momentum=config.momentum,
-        warmup=config.warmup,
-        classes_per_step=config.classes_per_step,
     )
 
 

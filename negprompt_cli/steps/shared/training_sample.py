@@ -9,7 +9,6 @@ from torch import Tensor
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.data.sets.imagesets import files_digest
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.sharing import with_config
 from negprompt_cli.steps.shared.training_data import find_training_images
 from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -26,7 +25,10 @@ def training_features(bench: Workbench, prompts: Prompts) -> tuple[Tensor, Tenso
     here = bench.config.data
     places = {name: getattr(here, name) for name in ("root", "catalogue", "class_names", "on_error")}
     data = recorded.data.model_copy(update=places)
-    other = with_config(bench, recorded.model_copy(update={"data": data, "compute": bench.config.compute}))
+    # The model at hand may be called otherwise than where the artifact was made; its weights have been compared.
+    other = bench.with_config(
+        recorded.model_copy(update={"data": data, "model": bench.config.model, "compute": bench.config.compute})
+    )
     try:
         images = find_training_images(other, None if prompts.kind == "transferred" else prompts.classes)
     except UsageError as error:

@@ -1,7 +1,7 @@
 """What every step needs and should make only once: devices, the model, image sets and their features."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -25,27 +25,17 @@ MAX_AUTO_BYTES = 3 << 30
 """Most that 'auto' allows for text activations on a CPU: those of 1000 classes x 2 on a ViT-B/16, none computed twice."""
 
 
-@dataclass
-class Workbench:
-    """Devices, model and data of one configuration, each loaded when first asked for.
+class _Machine:
+    """Devices, memory and model as a configuration names them, each looked for when first asked for."""
 
-    `clip` loads the model; `encode` resolves nothing twice that the feature cache knows. `decisions`: what was decided on
-    the way, for the document of what is made.
-    """
-
-    config: Config
-    progress: Progress
-    decisions: list[Decision] = field(default_factory=list, repr=False)
-    _sets: dict[tuple[str, str], ImageSet] = field(default_factory=dict, repr=False)
+    def __init__(self, config: Config, progress: Progress, clip: Clip | None) -> None:
+        self.named, self.asked, self._progress = config.model, config.compute, progress
+        if clip is not None:
+            self.clip, self.compute = clip, clip.compute
 
     @cached_property
     def compute(self) -> Compute:
-        """The devices and precision, said once.
-
-        Raises:
-            UsageError: they do not exist here, or more processes are asked for than this job has.
-        """
-        asked, team = self.config.compute, current_team()
+        asked, team = self.asked, current_team()
         processes = team.ranks.local_size if team else 1
         if asked.gpus is not None and asked.gpus not in (1, processes):
             raise UsageError(
@@ -56,10 +46,70 @@ class Workbench:
             compute, _ = agree_on_compute(team, asked.device, asked.precision)
         else:
             compute = choose_compute(asked.device, precision=asked.precision)
-        self.progress.say(f"device: {compute.reason}")
+        self._progress.say(f"device: {compute.reason}")
         return compute
 
     @cached_property
+    def clip(self) -> Clip:
+        compute, named = self.compute, self.named
+        self._progress.say(f"loading {named.name} {named.pretrained or ''}".rstrip())
+        team = current_team()
+        clip = load_shared(team, named, compute) if team else load_clip(named, compute)
+        self._progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
+        return clip
+
+    @cached_property
+    def budget(self) -> int:
+        if self.asked.memory != "auto":
+            return parse_bytes(self.asked.memory)
+        device = self.compute.device
+        if device.type == "cuda":
+            return torch.cuda.mem_get_info(device)[0] // 2
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks_from_environment().local_size
+        return min(MAX_AUTO_BYTES, available // 4)
+
+
+class Workbench:
+    """Devices, model and data of one configuration, each loaded when first asked for.
+
+    Args:
+        config: the resolved configuration.
+        progress: told what is loaded and found.
+        clip: the configured model, where it is loaded already; it is used as it is, on its own device.
+        remember: keep the features of whole image sets in memory, for several artifacts on the same images.
+
+    Attributes:
+        decisions: what was decided on the way, for the document of what is made.
+    """
+
+    def __init__(self, config: Config, progress: Progress, *, clip: Clip | None = None, remember: bool = False) -> None:
+        self.config, self.progress = config, progress
+        self.decisions: list[Decision] = []
+        self._machine = _Machine(config, progress, clip)
+        self._remember = remember
+        self._sets: dict[tuple[str, str], ImageSet] = {}
+        self._encoded: dict[int, tuple[ImageSet, EncodedSet]] = {}
+
+    def with_config(self, config: Config) -> "Workbench":
+        """A workbench for another configuration, which shares device and model where both configurations name the same.
+
+        Image sets are resolved anew, because seed, limit and places of data belong to the configuration.
+        """
+        other = Workbench(config, self.progress, remember=self._remember)
+        if (config.model, config.compute) == (self.config.model, self.config.compute):
+            other._machine = self._machine
+        return other
+
+    @property
+    def compute(self) -> Compute:
+        """The devices and precision, said once.
+
+        Raises:
+            UsageError: they do not exist here, or more processes are asked for than this job has.
+        """
+        return self._machine.compute
+
+    @property
     def clip(self) -> Clip:
         """The frozen model, loaded once.
 
@@ -67,25 +117,12 @@ class Workbench:
             UsageError: unknown model, tag or folder.
             NegPromptError: the weights cannot be had.
         """
-        compute = self.compute
-        named = self.config.model
-        self.progress.say(f"loading {named.name} {named.pretrained or ''}".rstrip())
-        team = current_team()
-        clip = load_shared(team, named, compute) if team else load_clip(named, compute)
-        self.progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
-        return clip
+        return self._machine.clip
 
-    @cached_property
+    @property
     def budget(self) -> int:
         """Bytes for text activations: `compute.memory`, or by hardware."""
-        asked = self.config.compute.memory
-        if asked != "auto":
-            return parse_bytes(asked)
-        device = self.compute.device
-        if device.type == "cuda":
-            return torch.cuda.mem_get_info(device)[0] // 2
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks_from_environment().local_size
-        return min(MAX_AUTO_BYTES, available // 4)
+        return self._machine.budget
 
     def decide(self, decision: Decision) -> None:
         """Keep a decision for the document, and tell it."""
@@ -117,8 +154,20 @@ class Workbench:
 
     def encode(self, images: ImageSet) -> EncodedSet:
         """Features of an image set, from the cache where it knows them; `encode_images` says what it raises."""
-        asked = self.config.compute
-        data = self.config.data
+        if not self._remember:
+            return self._encode(images)
+        # The same list of paths is encoded once, whatever its labels are now. The set is kept with its features, so that
+        # no other list can take over its identity.
+        key = id(images.paths)
+        if key not in self._encoded:
+            self._encoded[key] = images, self._encode(images)
+        _, encoded = self._encoded[key]
+        if encoded.skipped:
+            return self._encode(images)
+        return replace(encoded, images=images, labels=torch.from_numpy(images.labels.copy()))
+
+    def _encode(self, images: ImageSet) -> EncodedSet:
+        asked, data = self.config.compute, self.config.data
         options = EncodeOptions(
             batch_size=asked.batch_size,
             workers=asked.workers,
@@ -131,11 +180,3 @@ class Workbench:
             said = f"{len(encoded.skipped)} broken images of {images.name} were skipped."
             self.decide(Decision("images-skipped", said, {"set": images.name, "files": list(encoded.skipped)}, True))
         return encoded
-
-    def reconfigured(self, config: Config) -> "Workbench":
-        """A workbench for another configuration of the same model and hardware, which are not loaded again."""
-        if (config.model, config.compute) != (self.config.model, self.config.compute):
-            raise ValueError("another model or other hardware needs a workbench of its own")
-        other = Workbench(config, self.progress)
-        other.__dict__ |= {name: self.__dict__[name] for name in ("compute", "clip", "budget") if name in self.__dict__}
-        return other

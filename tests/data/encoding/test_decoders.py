@@ -123,13 +123,13 @@ def test_features_agree_on_real_images(real_images: Path, lite_clip_folder: Path
 
 
 def test_the_configuration_chooses_it(
-    reader: TorchcodecReader, tiny_clip: Clip, make_images: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+    reader: TorchcodecReader, tiny_clip: Clip, make_images: Callable[..., list[Path]]
 ) -> None:
     paths = make_images(5)
-    monkeypatch.setattr(Workbench, "clip", tiny_clip)
-    bench = Workbench(load_config(flags={"data.decoder": "torchcodec", "compute.workers": 0}), Silent())
+    config = load_config(flags={"data.decoder": "torchcodec", "compute.workers": 0})
+    bench = Workbench(config, Silent(), clip=tiny_clip)
     encoded = bench.encode(bench.image_set(str(paths[0].parent), "ood"))
     expected = tiny_clip.encode_images(torch.stack([reader(p) for p in paths]))
     assert torch.allclose(encoded.features, expected, atol=1e-6)
-    other = Workbench(load_config(flags={"compute.workers": 0}), Silent()).encode(encoded.images)
+    other = Workbench(load_config(flags={"compute.workers": 0}), Silent(), clip=tiny_clip).encode(encoded.images)
     assert not torch.equal(other.features, encoded.features)

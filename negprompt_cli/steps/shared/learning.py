@@ -1,0 +1,273 @@
+"""The training core: from ID image features to prompts, one function for each stage.
+
+    learn_positive(clip, data, config, budget=...)             stage 1
+    learn_negative(clip, data, config, positive, budget=...)   stage 2, against frozen positives
+
+It reads and writes no file and knows no command. Commands put files, resuming and a bar around it; the Python interface and
+`verify --retrain` call it as it is, so all of them learn the same prompts from the same features.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from negprompt_cli.config import Config, ScheduleConfig
+from negprompt_cli.data.results.artifacts import Prompts, TrainingSummary, sealed
+from negprompt_cli.data.results.provenance import device_name, features_digest, versions
+from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.losses import NegativeLoss
+from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
+from negprompt_cli.engine.prompt_learners.training import (
+    EpochReport,
+    Features,
+    Schedule,
+    State,
+    Trained,
+    split_held_out,
+    train_negative,
+    train_positive,
+)
+from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Progress, Silent
+from negprompt_cli.steps.shared.starts import (
+    NEGATIVE_STREAM,
+    ORDER_STREAM,
+    start_context,
+    stream,
+    word_anchors,
+)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """ID images to learn from, and what an artifact records of them.
+
+    `features`: (N, F) L2-normalised and their labels (N,) in [0, K), on the training device. `classes`: K. `files_sha256`:
+    digest of the list of image files, empty for features without files.
+    """
+
+    features: Features
+    classes: tuple[ClassLabel, ...]
+    files_sha256: str
+
+    @classmethod
+    def of(
+        cls, features: Tensor, labels: Tensor, classes: Sequence[ClassLabel], device: torch.device
+    ) -> "TrainingData":
+        """Features (N, F) and labels (N,) of images without files.
+
+        Raises:
+            UsageError: shapes do not fit, or a label names no class.
+        """
+        if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
+            raise UsageError(
+                f"Features must be (N, F) and labels (N,), not {tuple(features.shape)} and {tuple(labels.shape)}."
+            )
+        if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+            raise UsageError(f"Labels must be from 0 to {len(classes) - 1}, one for each class name.")
+        return cls(Features(features.float().to(device), labels.long().to(device)), tuple(classes), "")
+
+    @property
+    def names(self) -> list[str]:
+        """Class names in the order of the labels."""
+        return [c.name for c in self.classes]
+
+    def split(self, schedule: ScheduleConfig, *, seed: int) -> tuple[Features, Features | None]:
+        """The images to train on and, for keep = best, the held-out ones.
+
+        Raises:
+            UsageError: no class has an image to hold out.
+        """
+        if schedule.keep == "last":
+            return self.features, None
+        generator = torch.Generator().manual_seed(seed)
+        train, held = split_held_out(self.features.labels.cpu(), schedule.held_out, generator=generator)
+        if not len(held):
+            raise UsageError("keep: best holds out ID images, but no class has two images. Use keep: last.")
+        device = self.features.labels.device
+        return self.features[train.to(device)], self.features[held.to(device)]
+
+    def summary(self, stage: str, trained: Trained) -> TrainingSummary:
+        """What the artifact says about a training."""
+        kept = trained.history[trained.epoch - 1]
+        return TrainingSummary(
+            stage=stage,
+            images=len(self.features),
+            files_sha256=self.files_sha256,
+            epoch=trained.epoch,
+            terms=kept.terms,
+            accuracy=kept.accuracy,
+            features_sha256=features_digest(self.features.images, self.features.labels),
+            device=device_name(self.features.images.device),
+            versions=versions(),
+        )
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a stage learned: prompts with the digest of their file, on the CPU and not yet on disk, and every epoch."""
+
+    prompts: Prompts
+    history: tuple[EpochReport, ...]
+
+
+class Keeper(Protocol):
+    """Who keeps the states of a training, so that it can be taken up where it stopped."""
+
+    def restore(self, data: TrainingData, weights_sha256: str, start: Tensor) -> State | None:
+        """The state to go on from, or None to start from the contexts `start`."""
+
+    def keep(self, state: State) -> None:
+        """Take the state after an epoch."""
+
+
+def learn_positive(
+    clip: Clip,
+    data: TrainingData,
+    config: Config,
+    *,
+    budget: int,
+    progress: Progress | None = None,
+    keeper: Keeper | None = None,
+) -> Learned:
+    """Stage 1: learn the positive context.
+
+    Args:
+        clip: the model that `data` are features of.
+        data: ID images.
+        config: its sections seed and positive decide; the whole is recorded.
+        budget: bytes for text activations.
+        progress: told how it goes.
+        keeper: keeps the states, and has the one to go on from.
+
+    Raises:
+        UsageError: a name is too long for the text tower, or the configuration asks for the impossible.
+    """
+    progress = progress or Silent()
+    settings = config.positive
+    start = start_context(clip, config, len(data.classes))
+    encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=budget, notice=progress.warn)
+    anchors = word_anchors(clip, config, data.names, budget=budget)
+    train = partial(train_positive, start, encoder, anchors=anchors, anchor_weight=settings.anchor)
+    trained = _train(train, "positive", clip, data, settings.schedule, config.seed, start, progress, keeper)
+    prompts = Prompts(
+        kind="positive",
+        positive=trained.contexts.detach().cpu(),
+        negative=None,
+        classes=data.classes,
+        model=clip.identity,
+        config=config,
+        learned_on=len(data.classes),
+        training=(data.summary("positive", trained),),
+    )
+    return Learned(sealed(prompts), trained.history)
+
+
+def learn_negative(
+    clip: Clip,
+    data: TrainingData,
+    config: Config,
+    positive: Prompts,
+    *,
+    budget: int,
+    progress: Progress | None = None,
+    keeper: Keeper | None = None,
+) -> Learned:
+    """Stage 2: learn negative contexts while the positive one stays frozen.
+
+    Args:
+        positive: positives of the same model and as many classes as the data have, learned or zero-shot.
+
+    The other arguments are those of `learn_positive`; the sections seed and negative decide.
+
+    Raises:
+        UsageError: as `learn_positive`.
+    """
+    progress = progress or Silent()
+    settings = config.negative
+    frozen = positive.positive.to(clip.device)
+    encoder = clip.prompt_encoder(positive.names, context=frozen.shape[-2], budget=budget, notice=progress.warn)
+    with torch.no_grad():
+        positives = encoder(frozen)[0]
+    start = negative_contexts(
+        frozen, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
+    )
+    loss = NegativeLoss(settings.loss.name, settings.loss.beta, settings.loss.gamma)
+    train = partial(train_negative, start, encoder, positives=positives, loss=loss)
+    trained = _train(train, "negative", clip, data, settings.schedule, config.seed, start, progress, keeper)
+    prompts = Prompts(
+        kind="negative",
+        positive=positive.positive.detach().cpu(),
+        negative=trained.contexts.detach().cpu(),
+        classes=positive.classes,
+        model=clip.identity,
+        config=config,
+        learned_on=len(data.classes),
+        # Zero-shot positives are no artifact.
+        parents=(positive.parent(),) if positive.sha256 else (),
+        training=(*positive.training, data.summary("negative", trained)),
+        image_mean=score_statistics(config, data.features),
+    )
+    return Learned(sealed(prompts), trained.history)
+
+
+def score_statistics(config: Config, data: Features) -> Tensor | None:
+    """What the default score needs of the ID training features, in closed form: their mean (F,), or None without floors."""
+    return data.images.mean(0).cpu() if config.negative.floors else None
+
+
+def schedule_of(config: ScheduleConfig, images: int, *, classes: int) -> Schedule:
+    """The engine's schedule of a configuration for a number of training images and of classes."""
+    groups = math.ceil(classes / config.classes_per_step) if config.classes_per_step else 1
+    per_epoch = max(groups, math.ceil(images / config.batch_size))
+    return Schedule(
+        epochs=max(config.epochs, math.ceil(config.min_steps / per_epoch)),
+        batch_size=config.batch_size,
+        lr=config.lr,
+        momentum=config.momentum,
+        warmup=config.warmup,
+        classes_per_step=config.classes_per_step,
+    )
+
+
+def describe(report: EpochReport) -> str:
+    """One epoch in a few words: loss terms, ID accuracy, held-out objective."""
+    terms = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
+    held = "" if report.held_out is None else f" held-out {report.held_out:.4f}"
+    return f"{terms} ID accuracy {report.accuracy:.1%}{held}"
+
+
+def _train(
+    train: Callable[..., Trained],
+    stage: str,
+    clip: Clip,
+    data: TrainingData,
+    settings: ScheduleConfig,
+    seed: int,
+    start: Tensor,
+    progress: Progress,
+    keeper: Keeper | None,
+) -> Trained:
+    """Step through a stage's images as its schedule says, from the start or from where the keeper has it."""
+    images, held_out = data.split(settings, seed=seed)
+    schedule = schedule_of(settings, len(images), classes=len(data.classes))
+    state = keeper.restore(data, clip.identity.weights_sha256, start) if keeper else None
+    left = schedule.epochs - (len(state.history) if state else 0)
+    with progress.task(f"Training {stage} prompts", left, "epochs") as task:
+        return train(
+            images,
+            scale=clip.logit_scale,
+            schedule=schedule,
+            generator=stream(seed, ORDER_STREAM),
+            keep=settings.keep,
+            held_out=held_out,
+            state=state,
+            on_state=keeper.keep if keeper else None,
+            on_epoch=lambda report: task.advance(1, describe(report)),
+        )
