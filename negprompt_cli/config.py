@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
+from negprompt_cli.loss_presets import LOSS_PRESETS, LossName, LossPreset
 
 SHOWN_PROBLEMS = 20
 """Most wrong keys that one message names."""
@@ -106,23 +107,24 @@ class PositiveConfig(_Section):
     schedule: PositiveSchedule = PositiveSchedule()
 
 
-LOSS_WEIGHTS = {"separation": (0.0, 1.0), "quoted": (0.1, 0.05), "official": (0.1, 0.05)}
-"""Weights (beta, gamma) that belong to each loss preset."""
+def _preset(loss: Any) -> LossPreset | None:
+    """The preset that the values of a loss section name, if they name one."""
+    name = loss.get("name") if isinstance(loss, dict) else None
+    return LOSS_PRESETS.get(name) if isinstance(name, str) else None
 
 
 class LossConfig(_Section):
     """Stage 2's loss preset; `beta` weighs NPD, `gamma` NND, each the preset's own where not given."""
 
-    name: Literal["separation", "quoted", "official"] = "separation"
-    beta: Annotated[float, Field(ge=0)] = 0.0
-    gamma: Annotated[float, Field(ge=0)] = 1.0
+    name: LossName = "separation"
+    beta: Annotated[float, Field(ge=0)] = LOSS_PRESETS["separation"].beta
+    gamma: Annotated[float, Field(ge=0)] = LOSS_PRESETS["separation"].gamma
 
     @model_validator(mode="before")
     @classmethod
     def _own_weights(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("name") in LOSS_WEIGHTS:
-            beta, gamma = LOSS_WEIGHTS[values["name"]]
-            return {"beta": beta, "gamma": gamma, **values}
+        if preset := _preset(values):
+            return {"beta": preset.beta, "gamma": preset.gamma, **values}
         return values
 
 
@@ -154,7 +156,7 @@ class NegativeConfig(_Section):
     @classmethod
     def _own_floors(cls, values: Any) -> Any:
         loss = values.get("loss") if isinstance(values, dict) else None
-        if isinstance(loss, dict) and loss.get("name") in ("quoted", "official"):
+        if (preset := _preset(loss)) and not preset.floors:
             return {"floors": None, **values}
         return values
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli import schemas
+
 cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_help=True)
 
 
@@ -16,7 +18,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="One JSON document o
     stores = list_stores()
     if as_json:
         document = {
-            "schema": "negprompt/cache/1",
+            "schema": schemas.CACHE,
             "folder": str(cache_folder()),
             "stores": [{**store.__dict__, "folder": str(store.folder)} for store in stores],
         }

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
@@ -74,7 +75,7 @@ def print_calibration(talk: Talk, made: "Calibration") -> None:
 def calibration_document(result: "Calibrated") -> dict[str, object]:
     """The calibration as a JSON document."""
     return {
-        "schema": "negprompt/calibration/1",
+        "schema": schemas.CALIBRATION,
         "path": str(result.path),
         "sha256": result.prompts.sha256,
         "versions": dict(result.prompts.written_with),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli import schemas
+
 data_app = typer.Typer(
     help="List, check, download and sample data sets, make OOD problems of them.", no_args_is_help=True
 )
@@ -43,7 +45,7 @@ def ls(
     talk = Talk(quiet=quiet, as_json=as_json)
     rows = list_sets(load_catalogue(data_root, catalogue), data_root, catalogue=catalogue, count=count)
     if as_json:
-        document = {"schema": "negprompt/data/1", "data_root": str(data_root), "sets": [asdict(row) for row in rows]}
+        document = {"schema": schemas.DATA, "data_root": str(data_root), "sets": [asdict(row) for row in rows]}
         typer.echo(json.dumps(document, indent=1))
         return
     if quiet:
@@ -98,7 +100,7 @@ def check(
         progress=talk,
     )
     if as_json:
-        document = {"schema": "negprompt/data-check/1", "clean": not report.problems, **asdict(report)}
+        document = {"schema": schemas.DATA_CHECK, "clean": not report.problems, **asdict(report)}
         typer.echo(json.dumps(document, indent=1))
     else:
         parts = [
@@ -157,7 +159,7 @@ def download(
             typer.echo(str(done.folder))
     if as_json:
         facts = [{**asdict(done), "folder": str(done.folder)} for done in made]
-        typer.echo(json.dumps({"schema": "negprompt/data-download/1", "downloaded": facts}, indent=1))
+        typer.echo(json.dumps({"schema": schemas.DATA_DOWNLOAD, "downloaded": facts}, indent=1))
 
 
 @data_app.command("sample")
@@ -195,7 +197,7 @@ def sample(
             f"training on {out} would take half of it; a name such as {out.stem}-train{out.suffix} keeps it whole"
         )
     document = {
-        "schema": "negprompt/data-sample/1",
+        "schema": schemas.DATA_SAMPLE,
         "path": str(written.path),
         "names": str(written.names),
         "images": written.images,

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, option
 
@@ -47,7 +48,7 @@ def demo(
     talk.result(
         run,
         {
-            "schema": "negprompt/demo/1",
+            "schema": schemas.DEMO,
             "folder": str(run),
             "picture": str(picture),
             "evaluation": made.evaluation.document.document(),

@@ -4,6 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
@@ -75,7 +76,7 @@ def export(
         talk.result(
             path,
             {
-                "schema": "negprompt/export/1",
+                "schema": schemas.EXPORT,
                 "path": str(path),
                 "format": "coop",
                 "prompts_sha256": made.sha256,
@@ -96,7 +97,7 @@ def export(
     talk.result(
         path,
         {
-            "schema": "negprompt/export/1",
+            "schema": schemas.EXPORT,
             "path": str(path),
             "format": form.value,
             "difference": result.difference,

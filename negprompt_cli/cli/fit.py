@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.calibrate import CALIBRATION, print_calibration
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import TRAINING, Common, option
@@ -63,7 +64,7 @@ def fit(
     talk.result(
         result.path,
         {
-            "schema": "negprompt/fit/1",
+            "schema": schemas.FIT,
             "path": str(result.path),
             "sha256": made.sha256,
             "weights_sha256": made.model.weights_sha256,

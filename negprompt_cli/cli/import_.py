@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 
@@ -48,7 +49,7 @@ def import_(
     talk.result(
         path,
         {
-            "schema": "negprompt/import/1",
+            "schema": schemas.IMPORT,
             "path": str(path),
             "sha256": made.sha256,
             "parents": [p.model_dump() for p in made.parents],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.options import HARDWARE, MODEL, OUTPUT, option
+from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
     from negprompt_cli.data.results.artifacts import Prompts
@@ -54,7 +55,6 @@ def inspect(
 def _print(document: dict[str, Any]) -> None:
     """The document for people, on stdout."""
     classes = [c["name"] for c in document["classes"]]
-    more = f" and {len(classes) - 8} more" if len(classes) > 8 else ""
     loss = document["loss"]
     facts = {
         "artifact": document["path"],
@@ -65,7 +65,7 @@ def _print(document: dict[str, Any]) -> None:
         "written with": ", ".join(f"{k} {v}" for k, v in document["written_with"].items()) or "-",
         "data": f"{document['data']}, {document['shots'] or 'all'} shots, seed {document['seed']}"
         + (", LIMITED" if document["limited"] else ""),
-        "classes": f"{len(classes)}: {', '.join(classes[:8])}{more}",
+        "classes": f"{len(classes)}: {some_of(classes, 8)}",
         "learned on": f"{document['learned_on_classes']} classes",
         "loss": "-" if loss is None else f"{loss['name']}, beta {loss['beta']:g}, gamma {loss['gamma']:g}",
         "tensors": ", ".join(f"{name} {tuple(shape)}" for name, shape in document["tensors"].items()),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import DATA, HARDWARE, OUTPUT, option
 
@@ -67,5 +68,5 @@ def report(
     first = runs[0] if runs[0].is_dir() else runs[0].parent
     page = run_report(runs, out or first / "report", options, overwrite=overwrite, progress=talk)
     pictures = sorted(str(p) for p in (page.parent / "figures").iterdir())
-    document = {"schema": "negprompt/report/1", "path": str(page), "pictures": pictures, "versions": versions()}
+    document = {"schema": schemas.REPORT, "path": str(page), "pictures": pictures, "versions": versions()}
     typer.echo(json.dumps(document, indent=1) if as_json else str(page))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
@@ -250,7 +251,7 @@ def _document(
     from negprompt_cli.data.results.provenance import versions
 
     return {
-        "schema": "negprompt/score/1",
+        "schema": schemas.SCORE,
         "path": str(out),
         "limited": limited,
         "prompts_sha256": scorer.prompts.sha256 or None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.errors import UsageError
@@ -55,7 +56,7 @@ def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> Non
         rows.append([str(result.prompts.config.seed), str(result.path), f"{percent(last.accuracy)} %", terms])
     talk.table("prompts by seed", ("seed", "artifact", "ID accuracy in training", "loss terms"), rows)
     document = {
-        "schema": "negprompt/training-seeds/1",
+        "schema": schemas.TRAINING_SEEDS,
         "seeds": [
             {
                 "seed": result.prompts.config.seed,

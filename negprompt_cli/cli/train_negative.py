@@ -9,6 +9,7 @@ from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, Sampling, 
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds, seed_source
 from negprompt_cli.cli.training import ResumeOption, print_training, resumable
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
+from negprompt_cli.loss_presets import LOSS_PRESETS
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class NegativeOptions:
     ] = None
     loss: Annotated[
         str | None,
-        option("--loss", help="separation, quoted or official.", panel=LOSS, key="negative.loss.name"),
+        option("--loss", help=f"Preset: {', '.join(LOSS_PRESETS)}.", panel=LOSS, key="negative.loss.name"),
     ] = None
     beta: Annotated[
         float | None,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.error_exit import INTERRUPTED, Stopped
 from negprompt_cli.cli.options import OUTPUT, option
@@ -106,7 +107,7 @@ def print_training(talk: Talk, result: "TrainingResult") -> None:
     talk.result(
         result.path,
         {
-            "schema": "negprompt/training/1",
+            "schema": schemas.TRAINING,
             "path": str(result.path),
             "sha256": prompts.sha256,
             "kind": prompts.kind,

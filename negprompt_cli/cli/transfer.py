@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
@@ -69,7 +70,7 @@ def transfer(
     talk.result(
         result.path,
         {
-            "schema": "negprompt/transfer/1",
+            "schema": schemas.TRANSFER,
             "path": str(result.path),
             "sha256": made.sha256,
             "weights_sha256": made.model.weights_sha256,

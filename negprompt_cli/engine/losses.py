@@ -15,13 +15,13 @@ Leaves out: anything that looks at OOD images.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LossName = Literal["separation", "quoted", "official"]
+from negprompt_cli.loss_presets import LossName
+
 Terms = dict[str, Tensor]
 
 
@@ -104,7 +104,7 @@ def _official(f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, s
     }
 
 
-_PRESETS: dict[LossName, Callable[[Tensor, Tensor, Tensor, Tensor, float], Terms]] = {
+_TERMS: dict[LossName, Callable[[Tensor, Tensor, Tensor, Tensor, float], Terms]] = {
     "separation": _separation,
     "quoted": _quoted,
     "official": _official,
@@ -132,5 +132,5 @@ class NegativeLoss:
             negatives: (k, p, F).
             scale: CLIP's logit scale.
         """
-        terms = _PRESETS[self.name](f, labels, positives, negatives, scale)
+        terms = _TERMS[self.name](f, labels, positives, negatives, scale)
         return {"loss": terms["nis"] + self.beta * terms["npd"] + self.gamma * terms["nnd"], **terms}

@@ -1,6 +1,6 @@
 """Evaluation: ID images against OOD sets, every score, every metric, full provenance.
 
-The document written is the contract's "negprompt/evaluation/1". Fractions, not per cent; both FPR95 conventions are given
+Fractions, not per cent; both FPR95 conventions are given
 under names that say which class is positive. Leaves out: choosing anything; a result is only measured here.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from negprompt_cli import schemas
 from negprompt_cli.config import Config, EvaluateConfig
 from negprompt_cli.data.results.evaluations import (
-    SCHEMA,
     EvaluationDocument,
     IdFacts,
     Model,
@@ -100,7 +100,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
         own = [_row(config, measured, name, ood) for ood in measured.ood_sets]
         rows += [*own, average_over_sets(own)]
     return EvaluationDocument(
-        schema=SCHEMA,
+        schema=schemas.EVALUATION,
         limited=config.data.limit is not None or prompts.config.data.limit is not None,
         model=Model(
             name=prompts.model.name,

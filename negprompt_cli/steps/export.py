@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negprompt_cli import schemas
 from negprompt_cli.data.files.atomic import atomic_path
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.engine.detector_module import INPUT, OUTPUTS, DetectorModule
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.steps.shared.scorer import Scorer
 
-SCHEMA = "negprompt/export/1"
 KEY = "negprompt"
 """Where the metadata lie in a file."""
 TOLERANCE = 1e-4
@@ -59,7 +59,7 @@ class Exported:
 def export_metadata(scorer: Scorer, *, half: bool) -> dict[str, Any]:
     """What a user of the file must know, as JSON values."""
     return {
-        "schema": SCHEMA,
+        "schema": schemas.EXPORT,
         "versions": versions(),
         "model": asdict(scorer.prompts.model),
         "prompts_sha256": scorer.prompts.sha256,

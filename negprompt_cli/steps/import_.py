@@ -5,15 +5,17 @@ from pathlib import Path
 
 from torch import Tensor
 
+from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.results.artifacts import Parent, Prompts, save_prompts
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
-from negprompt_cli.data.sets.spec import read_lines, some_of
+from negprompt_cli.data.sets.spec import read_lines
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.coop import ForeignPrompts, read_checkpoint
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import some_of
 
 _BACKBONE = (
     "Name the backbone it was trained with by --model and --pretrained (CoOp's ViT-B/16 is --model ViT-B-16-quickgelu "
@@ -68,7 +70,7 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
         model=clip.identity,
         config=bench.config,
         learned_on=len(labels),
-        parents=(Parent(kind=foreign.origin, sha256=_digest(checkpoint)),),
+        parents=(Parent(kind=foreign.origin, sha256=file_sha256(checkpoint)),),
     )
     return save_prompts(prompts, out)
 
@@ -173,10 +175,3 @@ def _label(line: str) -> ClassLabel:
         return ClassLabel(first, " ".join(rest.split()), first)
     name = " ".join(line.split())
     return ClassLabel(name, name, None)
-
-
-def _digest(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

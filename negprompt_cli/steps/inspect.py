@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negprompt_cli import schemas
 from negprompt_cli.data.results.artifacts import Prompts, load_prompts
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
@@ -77,7 +78,7 @@ def inspect_artifact(
         count: words per context vector.
 
     Returns:
-        The artifact, and a document ("negprompt/inspection/1") with its contents and, per context set and vector, norm,
+        The artifact, and a document with its contents and, per context set and vector, norm,
         distance from the same vector of the positive context, and nearest words.
 
     Raises:
@@ -86,7 +87,7 @@ def inspect_artifact(
     prompts = load_prompts(path)
     vocabulary = read_vocabulary(load(prompts)) if load else None
     document: dict[str, Any] = {
-        "schema": "negprompt/inspection/1",
+        "schema": schemas.INSPECTION,
         "path": str(path),
         "sha256": prompts.sha256,
         "bytes": path.stat().st_size,

@@ -26,6 +26,7 @@ from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_tex
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import EvaluationDocument, evaluation_path, load_evaluation
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
+from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.progress import Progress
 from negprompt_cli.report import figures
@@ -173,6 +174,7 @@ def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out:
         *((name, value) for name, value in run_facts(document).items() if value != "-"),
         ("artifact", f"{run.prompts} (sha256 {measured.prompts.sha256[:16]}…)"),
         ("weights", f"sha256 {document.model.weights_sha256[:16]}…"),
+        *((f"score {s.name}", f"{s.title}: {s.formula}. {s.paper}.") for s in map(find_score, measured.scores)),
         ("evaluated with", ", ".join(f"{name} {version}" for name, version in document.versions.items()) or "-"),
     ]
     if document.seeds:

@@ -17,17 +17,19 @@ from typing import Any, Literal
 
 import yaml
 
+from negprompt_cli import schemas
 from negprompt_cli.config import Config, load_config
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.checkpoints import checkpoint_path
 from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, load_evaluation
-from negprompt_cli.data.results.runs import POSITIVE
+from negprompt_cli.data.results.runs import POSITIVE, default_run_folder
 from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.data.sets.imagesets import split_specs
 from negprompt_cli.data.studies.experiments import Experiment, ExperimentBenchmark, ExperimentTask
 from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError
+from negprompt_cli.loss_presets import LOSS_PRESETS
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import run_evaluate
 from negprompt_cli.steps.shared.preflight import together
@@ -38,8 +40,8 @@ from negprompt_cli.steps.transfer import run_transfer
 from negprompt_cli.wording import file_name
 
 SUMMARY = "reproduction.json"
-PRESETS = ("separation", "quoted", "official")
-"""Shipped configurations of the loss presets, all with the paper's score."""
+PRESETS = tuple(LOSS_PRESETS)
+"""Each has a shipped configuration of its name, with the paper's score."""
 BASELINES: Mapping[str, str] = {"mcm": "mcm-zero-shot", "coop + mcm": "mcm", "max-logit": "max-logit"}
 """Rows without negatives, and the scores they are; measured once, with the first preset's artifact."""
 
@@ -120,7 +122,7 @@ def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> 
     planned = []
     for b, benchmark in enumerate(experiment.benchmarks, start=1):
         for t, task in enumerate(benchmark.tasks, start=1):
-            folder = run / f"{b}.{t}-{file_name(task.id.rsplit('/', 1)[-1])}"
+            folder = run / f"{b}.{t}-{file_name(default_run_folder(task.id).name)}"
             planned.append(_plan_task(experiment, benchmark, task, folder, configure))
     return planned
 
@@ -176,7 +178,7 @@ def run_reproduce(
     documents = [{preset: load_evaluation(path) for preset, path in one.evaluations.items()} for one in planned]
     figures = tuple(_figures(experiment, planned, documents))
     document = {
-        "schema": "negprompt/reproduction/1",
+        "schema": schemas.REPRODUCTION,
         "experiment": name,
         "title": experiment.title,
         "limited": any(d.limited for by_preset in documents for d in by_preset.values()),

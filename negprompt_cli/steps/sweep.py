@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from negprompt_cli import schemas
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.evaluations import AVERAGE, Row, average_over_seeds, load_evaluation, save_evaluation
@@ -172,7 +173,7 @@ def run_sweep(
             documents += [{**place, **row.document()} for row in means.rows]
     totals = overall(rows)
     document = {
-        "schema": "negprompt/sweep/1",
+        "schema": schemas.SWEEP,
         "limited": limited,
         "model": means.model.document(),
         "versions": versions(),

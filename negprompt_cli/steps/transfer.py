@@ -16,6 +16,7 @@ from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
 from negprompt_cli.steps.shared.preflight import require_prompts
 from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import folded, some_of
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,15 @@ def transfer_prompts(
         UsageError: a name is too long for the text tower.
     """
     if names.duplicates:
-        progress.warn(f"{len(names.duplicates)} names given more than once were dropped: {_some(names.duplicates)}")
-    old = {c.name.casefold(): c for c in source.classes}
-    known = tuple(c.name for c in names.classes if c.name.casefold() in old)
+        progress.warn(f"{len(names.duplicates)} names given more than once were dropped: {some_of(names.duplicates)}")
+    old = {folded(c.name): c for c in source.classes}
+    known = tuple(c.name for c in names.classes if folded(c.name) in old)
     if known:
         how = "kept once" if extend else "transferred all the same"
-        progress.warn(f"{len(known)} names are among the learned classes already, {how}: {_some(known)}")
+        progress.warn(f"{len(known)} names are among the learned classes already, {how}: {some_of(known)}")
     # A name that is known keeps its key and wnid, so that images still match it by wnid.
-    given = tuple(old.get(c.name.casefold(), c) for c in names.classes)
+    given = tuple(old.get(folded(c.name), c) for c in names.classes)
     if extend:
-        given = (*source.classes, *(c for c in given if c.name.casefold() not in old))
+        given = (*source.classes, *(c for c in given if folded(c.name) not in old))
     tokenize_prompts([c.name for c in given], clip.tokenizer, clip.plan, context=source.positive.shape[-2])
     return source.transferred(given), known
-
-
-def _some(names: tuple[str, ...], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -8,7 +8,6 @@ and images still those it records; and, where asked to train again, are the byte
 Leaves out: the artifacts it was made from, beyond their digests; each can be verified likewise.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from negprompt_cli import schemas
 from negprompt_cli.config import load_config
+from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.results.artifacts import (
     Calibration,
     Parent,
@@ -37,7 +38,6 @@ from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_pr
 from negprompt_cli.steps.shared.training_data import find_training_images, negative_data, positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 
-SCHEMA = "negprompt/verification/1"
 LIMITED = " (limited)"
 """What calibrate puts behind the name of data it took only some images of."""
 
@@ -83,7 +83,7 @@ class Verification:
     def document(self) -> dict[str, Any]:
         """The verification as JSON values."""
         return {
-            "schema": SCHEMA,
+            "schema": schemas.VERIFICATION,
             "path": str(self.path),
             "sha256": self.prompts.sha256,
             "kind": self.prompts.kind,
@@ -406,8 +406,7 @@ def _difference(a: Tensor | None, b: Tensor | None) -> float:
 def _sha256(path: Path) -> str:
     """Digest of a file, empty where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""
 

@@ -10,7 +10,7 @@ from harness import Row, take_turns, text_of
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from negprompt_cli.engine.scores import DEFAULT_SCORES
+from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.engine.scores.compute import ACCELERATOR_BLOCK_BYTES, CPU_BLOCK_BYTES, compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score-classes", type=int, default=1000)
     parser.add_argument("--score-negatives", type=int, default=2, help="negative prompts per class")
     parser.add_argument("--score-dimension", type=int, default=512)
-    parser.add_argument("--scores", default=",".join(DEFAULT_SCORES), help="comma separated")
+    parser.add_argument("--scores", default=",".join(EvaluateConfig().scores), help="comma separated")
     parser.add_argument("--score-block-mib", type=float, default=None, help="of both sides; default the package's")
     parser.add_argument("--score-repeats", type=int, default=5)
 

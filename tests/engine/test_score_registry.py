@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from negprompt_cli.engine.scores import DEFAULT_SCORES, SCORES, check_scores, find_score, score_names
+from negprompt_cli.config import EvaluateConfig
+from negprompt_cli.engine.scores import SCORES, check_scores, find_score, score_names
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 
@@ -40,8 +41,8 @@ def test_records_are_complete_and_frozen(name):
 
 
 def test_the_contract_s_scores_are_the_default():
-    assert DEFAULT_SCORES == ("negprompt", "mcm", "mcm-zero-shot", "max-logit", "energy")
-    assert set(DEFAULT_SCORES) <= set(score_names())
+    assert EvaluateConfig().scores == ("negprompt", "mcm", "mcm-zero-shot", "max-logit", "energy")
+    assert set(EvaluateConfig().scores) <= set(score_names())
 
 
 def test_an_unknown_score_offers_the_nearest():

@@ -13,11 +13,13 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import normalize
 
-from negprompt_cli.engine.scores import DEFAULT_SCORES, SCORES, ScoreOptions, score_names
+from negprompt_cli.config import EvaluateConfig
+from negprompt_cli.engine.scores import SCORES, ScoreOptions, score_names
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 
+DEFAULT_SCORES = EvaluateConfig().scores
 CLASSES, NEGATIVES, WORDS, TRAIN, PATCHES, DIMENSION = 5, 2, 7, 60, 3, 8
 
 

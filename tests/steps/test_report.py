@@ -89,6 +89,7 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
         "Most OOD-like images of pets",
         "ID classes by negprompt",
         "red fox",
+        "max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)",
     ):
         assert expected in text
     with pytest.raises(UsageError, match="--overwrite"):

@@ -8,7 +8,7 @@ memory a batch is halved. Leaves out: which batches (the caller's), and other pr
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,13 @@ from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 
+IMAGES_PER_BATCH: Mapping[str, Mapping[str, int]] = {
+    "features": {"cpu": 32, "mps": 256, "cuda": 256},
+    "stream": {"cpu": 16, "mps": 64, "cuda": 256},
+    "patches": {"cpu": 16, "mps": 64, "cuda": 64},
+}
+"""Images per batch by what is computed and kind of device: enough to keep it busy. A stream has few enough that rows come
+out soon, and features of every patch take more room than one feature of an image."""
 FEW_IMAGES = 64
 """Up to here worker processes take longer to start than to help."""
 

@@ -24,13 +24,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from negprompt_cli import schemas
 from negprompt_cli.data.encoding.cache_folder import VARIABLE, cache_folder
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
 from negprompt_cli.data.sets.torchsets import stored_in
 from negprompt_cli.errors import NegPromptError
 from negprompt_cli.progress import Progress
 
-SCHEMA = "negprompt/features/1"
 KEY_BYTES = 16
 
 
@@ -46,7 +46,7 @@ class StoreKey:
     @property
     def folder(self) -> str:
         """Name of the store's folder."""
-        text = "\n".join((SCHEMA, self.model, self.weights_sha256, self.preprocessing, self.precision))
+        text = "\n".join((schemas.FEATURES, self.model, self.weights_sha256, self.preprocessing, self.precision))
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -123,7 +123,7 @@ class FeatureStore:
         """
         table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy())
         tensors = {"keys": table, "features": features.contiguous()}
-        data = save(tensors, {"schema": SCHEMA, "sha256": _checksum(table, features)})
+        data = save(tensors, {"schema": schemas.FEATURES, "sha256": _checksum(table, features)})
         try:
             if not os.path.exists(self._folder / "store.json"):  # noqa: PTH110 - no error where the folder cannot be searched
                 atomic_write_text(self._folder / "store.json", json.dumps(self._key.__dict__, indent=1))
@@ -141,7 +141,7 @@ class FeatureStore:
         try:
             with safe_open(path, framework="pt") as opened:
                 table, features = opened.get_tensor("keys"), opened.get_slice("features")
-                sound = (opened.metadata() or {}).get("schema") == SCHEMA
+                sound = (opened.metadata() or {}).get("schema") == schemas.FEATURES
                 shape, kind = features.get_shape(), features.get_dtype()
             sound &= _fit(table, shape, kind) and (not self._shards or self._shards[0].width == shape[1])
         except FileNotFoundError:

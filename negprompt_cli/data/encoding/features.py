@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.encoding.batches import Reading
+from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Reading
 from negprompt_cli.data.encoding.decoders import Decoder, pixel_reader
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey, image_keys
 from negprompt_cli.data.encoding.images import BrokenImage
@@ -140,7 +140,7 @@ class _Rows:
 def _encode(
     clip: Clip, paths: list[Path], options: EncodeOptions, task: Task, rows: _Rows, broken: list[tuple[int, str]]
 ) -> None:
-    size = options.batch_size or (256 if clip.device.type != "cpu" else 32)
+    size = options.batch_size or IMAGES_PER_BATCH["features"][clip.device.type]
     batches = (paths[start : start + size] for start in range(0, len(paths), size))
     place = 0
     try:

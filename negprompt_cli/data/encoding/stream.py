@@ -8,13 +8,10 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from negprompt_cli.data.encoding.batches import Batch, Reading
+from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Batch, Reading
 from negprompt_cli.data.encoding.decoders import Decoder
 from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere
 from negprompt_cli.engine.clip import Clip
-
-BATCHES = {"cpu": 16, "mps": 64, "cuda": 256}
-"""Images per batch by kind of device: enough to keep it busy, few enough that rows come out soon."""
 
 
 def stream_features(
@@ -32,7 +29,7 @@ def stream_features(
     Yields:
         Batches in the order of `paths`, with their features.
     """
-    batches = _batches(iter(paths), batch_size or BATCHES[clip.device.type])
+    batches = _batches(iter(paths), batch_size or IMAGES_PER_BATCH["stream"][clip.device.type])
     return run_everywhere(clip, batches, FEATURES, Reading(workers, decoder), first=1)
 
 

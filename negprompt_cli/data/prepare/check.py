@@ -9,7 +9,6 @@ Images are decoded by `images.open_rgb`, the way they will be read; identical fi
 of the same size. Near-duplicates are not looked for.
 """
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,14 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from negprompt_cli.data.encoding.images import BrokenImage, open_image, open_rgb
+from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
-from negprompt_cli.data.sets.spec import parse_spec, some_of
+from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.wording import folded, some_of
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -185,7 +186,7 @@ def _count(images: ImageSet, role: str, entry: Entry | None, found: _Found) -> P
 def _check_classes(classes: Sequence[ClassLabel], found: _Found) -> None:
     by_name: dict[str, list[ClassLabel]] = defaultdict(list)
     for label in classes:
-        by_name[" ".join(label.name.casefold().split())].append(label)
+        by_name[folded(label.name)].append(label)
     for same in by_name.values():
         if len(same) > 1:
             keys = [label.key for label in same]
@@ -287,17 +288,16 @@ def _turned(path: Path) -> bool:
         return False
 
 
-def _sha256(path: str) -> tuple[str, bytes]:
+def _sha256(path: str) -> tuple[str, str]:
     try:
-        with Path(path).open("rb") as file:
-            return path, hashlib.file_digest(file, "sha256").digest()
+        return path, file_sha256(Path(path))
     except OSError:
-        return path, b""  # unreadable: said by the decoder
+        return path, ""  # unreadable: said by the decoder
 
 
 def _same_content(candidates: Iterable[str], pool: ThreadPoolExecutor) -> list[list[str]]:
     """Groups of paths whose content is the same, in the order of the candidates."""
-    groups: dict[bytes, list[str]] = defaultdict(list)
+    groups: dict[str, list[str]] = defaultdict(list)
     for path, digest in pool.map(_sha256, candidates, chunksize=64):
         if digest:
             groups[digest].append(path)
@@ -325,9 +325,9 @@ def _overlap(
     sets: Sequence[ImageSet], files: Sequence[_Files], other: ImageSet, found: _Found, pool: ThreadPoolExecutor
 ) -> None:
     """Class names and files that stand in the ID set and in an OOD set."""
-    known = {c.wnid or c.name.casefold(): c.name for images in sets for c in images.classes}
-    known |= {c.name.casefold(): c.name for images in sets for c in images.classes}
-    shared = [c.name for c in other.classes if (c.wnid or "") in known or c.name.casefold() in known]
+    known = {c.wnid or folded(c.name): c.name for images in sets for c in images.classes}
+    known |= {folded(c.name): c.name for images in sets for c in images.classes}
+    shared = [c.name for c in other.classes if (c.wnid or "") in known or folded(c.name) in known]
     if shared:
         found.problem("overlap", f"{len(shared)} classes of {other.spec} are ID classes: {some_of(shared)}", shared)
     theirs = _Files.of(other, _Found()).usable()

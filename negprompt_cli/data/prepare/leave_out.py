@@ -26,6 +26,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from negprompt_cli import schemas
 from negprompt_cli._version import __version__
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_folder
@@ -35,12 +36,11 @@ from negprompt_cli.data.results.sorting import folder_name
 from negprompt_cli.data.sets.filekinds import is_image_name
 from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
 from negprompt_cli.data.sets.sampling import Indices, class_generator
-from negprompt_cli.data.sets.spec import some_of
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.errors import NegPromptError, UsageError, did_you_mean
 from negprompt_cli.progress import Progress, Task
+from negprompt_cli.wording import some_of
 
-SCHEMA = "negprompt/leave-out/1"
 RECORD = "leave-out.json"
 KINDS = ("near", "down", "shuffle", "corner", "drawn")
 """The kinds of OOD images, by the names of their folders."""
@@ -196,7 +196,7 @@ def leave_out(
     counts = {"train": len(division.train), "val": len(division.held_out)}
     counts |= {kind: len(sources[kind]) for kind in kinds}
     document = {
-        "schema": SCHEMA,
+        "schema": schemas.LEAVE_OUT,
         "spec": images.spec,
         "layout": images.layout,
         "images_sha256": files_digest(images.paths, images.root),

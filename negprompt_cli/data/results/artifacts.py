@@ -23,14 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from negprompt_cli import schemas
 from negprompt_cli.config import Config, parse_config
 from negprompt_cli.data.files.atomic import atomic_write_bytes
+from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.clip import ModelIdentity
 from negprompt_cli.errors import UsageError
 
-SCHEMA = "negprompt/prompts/1"
 MAX_HEADER_BYTES = 64 << 20
 MAX_BYTES = 4 << 30
 """Largest artifact: contexts of its own for each of 21,000 classes stay below it."""
@@ -172,7 +173,7 @@ def artifact_bytes(prompts: Prompts) -> bytes:
     if prompts.image_mean is not None:
         tensors["image_mean"] = prompts.image_mean.detach().cpu().float().contiguous()
     metadata = {
-        "schema": SCHEMA,
+        "schema": schemas.PROMPTS,
         "versions": json.dumps(dict(prompts.written_with)),
         "kind": prompts.kind,
         "classes": json.dumps([asdict(c) for c in prompts.classes], ensure_ascii=False),
@@ -204,8 +205,7 @@ def load_prompts(path: Path) -> Prompts:
             (header,) = struct.unpack("<Q", file.read(8))
             if header > MAX_HEADER_BYTES:
                 raise UsageError(f"{path} is not a prompt artifact: its header claims {header} bytes.")
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             # Clones, because in the file tensors may lie across cache lines, and products are then rounded another way.
@@ -214,9 +214,9 @@ def load_prompts(path: Path) -> Prompts:
         raise UsageError(
             f"{path} is not a readable prompt artifact ({error}). It may be truncated: make it again, or copy it again."
         ) from None
-    if metadata.get("schema") != SCHEMA:
+    if metadata.get("schema") != schemas.PROMPTS:
         raise UsageError(
-            f"{path} is not a prompt artifact of schema {SCHEMA} (found: {metadata.get('schema', 'none')[:40]})."
+            f"{path} is not a prompt artifact of schema {schemas.PROMPTS} (found: {metadata.get('schema', 'none')[:40]})."
         )
     try:
         prompts = Prompts(

@@ -20,11 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from negprompt_cli import schemas
 from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.engine.prompt_learners.training import EpochReport, State
 from negprompt_cli.errors import UsageError
-
-SCHEMA = "negprompt/checkpoint/1"
 
 Fact = str | int | float | bool | None
 Facts = Mapping[str, Fact]
@@ -60,7 +59,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         tensors["momentum"] = state.momentum
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
-        "schema": SCHEMA,
+        "schema": schemas.CHECKPOINT,
         "facts": json.dumps(checkpoint.facts),
         "history": json.dumps([asdict(report) for report in state.history]),
         "best_epoch": str(state.best_epoch),
@@ -82,10 +81,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{path} is not a readable checkpoint ({error}).") from None
     schema = metadata.get("schema", "")
-    if schema.startswith("negprompt/checkpoint/") and schema != SCHEMA:
+    if schema.startswith("negprompt/checkpoint/") and schema != schemas.CHECKPOINT:
         raise UsageError(
-            f"{path} has the schema {schema}, but this version of negprompt reads {SCHEMA}. Resume with the version that "
-            "wrote it.",
+            f"{path} has the schema {schema}, but this version of negprompt reads {schemas.CHECKPOINT}. "
+            "Resume with the version that wrote it.",
             remedy="no-resume",
         )
     if metadata.pop("sha256", None) != _digest(metadata, tensors):

@@ -1,4 +1,4 @@
-"""The evaluation document ("negprompt/evaluation/1"): its form, its means, writing it, and reading it back.
+"""The evaluation document: its form, its means, writing it, and reading it back.
 
 What is read is believed only after validation. Fractions, not per cent; both conventions of FPR95 are given under names
 that say which class is positive.
@@ -8,17 +8,17 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from negprompt_cli import schemas
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.runs import EVALUATION
 from negprompt_cli.engine.metrics.detection import METRICS, OodMetrics
 from negprompt_cli.errors import UsageError, first_fault
 from negprompt_cli.wording import percent
 
-SCHEMA: Final = "negprompt/evaluation/1"
 AVERAGE = "average"
 """The name of the row that holds the means over the OOD sets."""
 MAX_BYTES = 64 << 20
@@ -134,7 +134,7 @@ class EvaluationDocument(_Part):
     `skipped`: broken images by OOD set. `options`: constants of the scores that were computed.
     """
 
-    schema_: Literal["negprompt/evaluation/1"] = Field(alias="schema")
+    schema_: str = Field(alias="schema")
     limited: bool
     model: Model
     prompts: PromptFacts
@@ -274,8 +274,8 @@ def load_evaluation(path: Path) -> EvaluationDocument:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as an evaluation ({error}).") from None
     schema = values.get("schema") if isinstance(values, dict) else None
-    if schema != SCHEMA:
-        raise UsageError(f"{path} is not an evaluation of schema {SCHEMA} (found: {schema or 'none'}).")
+    if schema != schemas.EVALUATION:
+        raise UsageError(f"{path} is not an evaluation of schema {schemas.EVALUATION} (found: {schema or 'none'}).")
     try:
         return EvaluationDocument.model_validate(values)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from typing import Any
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.evaluations import AVERAGE, load_evaluation
+from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.wording import percent, some_of
 
@@ -168,6 +169,8 @@ def _figures(prompts: Prompts, path: Path | None) -> str:
             "| OOD | score | AUROC | FPR95 |",
             "|---|---|---|---|",
             *rows,
+            "",
+            "\n".join(f"* {s.name}: {s.title} ([{s.paper}]({s.url}))" for s in map(find_score, document.scores)),
         ]
     )
 

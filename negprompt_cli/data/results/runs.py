@@ -8,13 +8,13 @@ EVALUATION = "evaluation.json"
 
 
 def default_run_folder(spec: str) -> Path:
-    """runs/<data name>: the catalogue name or the last part of a path, with its selector."""
-    from negprompt_cli.data.sets.sources import path_name
+    """runs/<data name>."""
+    from negprompt_cli.data.sets.sources import short_name
     from negprompt_cli.data.sets.spec import exists, parse_spec, user_path
 
     parsed = parse_spec(spec)
     path = user_path(parsed.base)
-    return Path("runs") / ((path_name(path) if exists(path) else parsed.base) + parsed.label)
+    return Path("runs") / short_name(parsed, path if exists(path) else None)
 
 
 def transfer_name(stem: str) -> str:

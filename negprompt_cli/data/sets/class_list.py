@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import folded
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ def read_class_list(text: str, where: str) -> NovelNames:
         name = " ".join(line.split())
         if not name or name.startswith("#"):
             skipped += 1
-        elif name.casefold() in seen:
+        elif folded(name) in seen:
             duplicates.append(name)
         else:
-            seen[name.casefold()] = ClassLabel(key=name, name=name, wnid=None)
+            seen[folded(name)] = ClassLabel(key=name, name=name, wnid=None)
     if not seen:
         raise UsageError(f"{where} holds no class names: write one per line (lines starting with # are comments).")
     return NovelNames(tuple(seen.values()), tuple(duplicates), skipped)

@@ -22,10 +22,11 @@ from negprompt_cli.data.sets.filekinds import LeftOut, merged
 from negprompt_cli.data.sets.imagepaths import ImagePaths
 from negprompt_cli.data.sets.layouts import Role, Source, found_instead
 from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
-from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, some_of, split_specs
+from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, split_specs
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.wording import folded, some_of
 
 __all__ = [
     "ClassLabel",
@@ -243,10 +244,10 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     by_name: dict[str, list[int]] = {}
     for i, c in enumerate(classes):
         if i not in taken:
-            by_name.setdefault(_folded(c.name), []).append(i)
+            by_name.setdefault(folded(c.name), []).append(i)
     for i in np.flatnonzero(target < 0).tolist():
         label = images.classes[i]
-        places = by_name.get(_folded(label.name), [])
+        places = by_name.get(folded(label.name), [])
         fitting = [place for place in places if not (label.wnid and classes[place].wnid)]
         if fitting:
             target[i] = fitting[0]
@@ -262,10 +263,6 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
         )
     labels = np.where(images.labels >= 0, target[images.labels], -1) if len(target) else images.labels
     return replace(images, labels=labels.astype(np.int64), classes=tuple(classes))
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.casefold().split())
 
 
 def files_digest(paths: Iterable[Path], root: Path) -> str:

@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 
 from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for
 from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
-from negprompt_cli.data.sets.spec import some_of
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.wording import some_of
 
 Role = Literal["train", "eval", "ood"]
 

@@ -51,7 +51,7 @@ def find_source(
             raise UsageError(
                 f"{error}\nThe folder {found.absolute()} has none of these layouts. To take it as it is, give that path."
             ) from error
-        return source, name + spec.label, source.root
+        return source, short_name(replace(spec, base=name)), source.root
     if found is None:
         places = " and ".join(str(candidate) for candidate in tried)
         raise UsageError(
@@ -61,13 +61,19 @@ def find_source(
         )
     if found.is_dir():
         splits = find_splits(found)
-        return open_splits(splits, role), path_name(found) + spec.label, found
+        return open_splits(splits, role), short_name(spec, found), found
     if is_image_name(found.name):
         raise UsageError(f"{found} is a single image. Give its folder, or a text file that lists images.")
     sidecar = found.with_suffix(".classnames.txt")
     names = class_names or (sidecar if sidecar.is_file() else None)
     source = list_source(found, role, data_root=data_root, prefixes=sets.list_prefixes, class_names=names)
-    return source, found.stem + spec.label, found
+    return source, short_name(spec, found), found
+
+
+def short_name(spec: Spec, found: Path | None = None) -> str:
+    """A short name for run folders and result rows: the catalogue's or that of the path found, and the selector."""
+    base = spec.base if found is None else found.stem if found.is_file() else path_name(found)
+    return base + spec.label
 
 
 def path_name(path: Path) -> str:

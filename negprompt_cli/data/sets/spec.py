@@ -14,6 +14,7 @@ import numpy as np
 
 from negprompt_cli.data.files.textfile import read_text
 from negprompt_cli.errors import UsageError, did_you_mean
+from negprompt_cli.wording import some_of
 
 MAX_LIST_BYTES = 1 << 30
 """Largest list of images: ImageNet-21k's has half of it."""
@@ -176,11 +177,6 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
     index = {key: i for i, key in enumerate(keys)}
     unknown = [name for name in wanted if name not in index]
     if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise UsageError(f"{file}: {unknown[0]!r}{more} is no class of {spec.base}.{did_you_mean(unknown[0], index)}")
+        shown = some_of([repr(name) for name in unknown], 1)
+        raise UsageError(f"{file}: {shown} is no class of {spec.base}.{did_you_mean(unknown[0], index)}")
     return tuple(sorted({index[name] for name in wanted}))
-
-
-def some_of(names: Sequence[str], most: int = 5) -> str:
-    """The first few of `names` for a message, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

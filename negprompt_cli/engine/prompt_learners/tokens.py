@@ -13,6 +13,7 @@ from torch import Tensor
 
 from negprompt_cli.engine.prompt_learners.towers import TowerPlan
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import some_of
 
 Tokenizer = Callable[..., Tensor]
 """open_clip's tokenizer: (list of B texts, context_length=L) to ids (B, L)."""
@@ -73,9 +74,8 @@ def tokenize_prompts(
     room = limit - start - context
     too_long = [f"'{n}' ({start + context + len(r)})" for n, r in zip(names, rest, strict=True) if len(r) > room]
     if too_long:
-        shown = ", ".join(too_long[:5]) + (f" and {len(too_long) - 5} more" if len(too_long) > 5 else "")
         raise UsageError(
-            f"Prompts longer than the text tower's {limit} tokens, {context} context vectors included: {shown}. "
+            f"Prompts longer than the text tower's {limit} tokens, {context} context vectors included: {some_of(too_long)}. "
             "Shorten the class names or use fewer context vectors."
         )
     if plan.path == "prefix" and plan.pool == "last":

@@ -17,7 +17,6 @@ other libraries.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 PathKind = Literal["prefix", "truncated", "full"]
@@ -154,8 +153,3 @@ def _unknown_block(block: Any) -> str | None:
     if getattr(attention, "logit_scale", None) is not None:
         return f"attention of {name} scales cosines"
     return None
-
-
-def parameter_dtype(model: nn.Module) -> torch.dtype:
-    """The floating dtype a model's parameters are held in."""
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())

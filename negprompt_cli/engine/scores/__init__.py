@@ -6,7 +6,6 @@ This package imports no torch, so that the command line can list the scores at o
 
 from negprompt_cli.engine.scores.options import ScoreOptions
 from negprompt_cli.engine.scores.registry import (
-    DEFAULT_SCORES,
     SCORES,
     Score,
     check_scores,
@@ -14,4 +13,4 @@ from negprompt_cli.engine.scores.registry import (
     score_names,
 )
 
-__all__ = ["DEFAULT_SCORES", "SCORES", "Score", "ScoreOptions", "check_scores", "find_score", "score_names"]
+__all__ = ["SCORES", "Score", "ScoreOptions", "check_scores", "find_score", "score_names"]

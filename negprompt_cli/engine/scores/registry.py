@@ -1,4 +1,4 @@
-"""The one table of scores: names, formulas, papers and what each needs. Documentation and tests read it too.
+"""The one table of scores: names, formulas, papers and what each needs. Reports and model cards quote it.
 
 Importing it needs no torch; a score's function is imported when it is first asked for. Notation of the formulas: f the
 image feature, P_i the positive, N_ij the negative and Z_i the zero-shot prompt features, all L2-normalised; <,> the
@@ -176,8 +176,6 @@ SCORES: Mapping[str, Score] = MappingProxyType(
         )
     }
 )
-
-DEFAULT_SCORES: tuple[str, ...] = ("negprompt", "mcm", "mcm-zero-shot", "max-logit", "energy")
 
 _MEANING: Mapping[str, str] = MappingProxyType(
     {

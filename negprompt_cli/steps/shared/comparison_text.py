@@ -4,6 +4,7 @@ import csv
 import io
 from typing import Any
 
+from negprompt_cli import schemas
 from negprompt_cli.data.results.evaluations import AVERAGE
 from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.steps.compare import FPR_KEYS, Comparison
@@ -105,7 +106,7 @@ def to_latex(comparison: Comparison) -> str:
 def to_document(comparison: Comparison) -> dict[str, Any]:
     """The comparison as one JSON document, figures as fractions."""
     return {
-        "schema": "negprompt/comparison/1",
+        "schema": schemas.COMPARISON,
         "id": {"name": comparison.id_name, "images": comparison.id_images, "classes": comparison.id_classes},
         "fpr": comparison.fpr,
         "shared": comparison.shared,

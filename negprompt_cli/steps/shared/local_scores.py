@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.encoding.batches import Reading, Work
+from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Reading, Work
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.sharding import JOBS, Job, run_everywhere
 from negprompt_cli.data.sets.imagesets import ImageSet
@@ -53,7 +53,7 @@ def local_scores(
         BrokenImage: a file cannot be read.
     """
     asked = bench.config.compute
-    size = asked.batch_size or (64 if bench.clip.device.type != "cpu" else 16)
+    size = asked.batch_size or IMAGES_PER_BATCH["patches"][bench.clip.device.type]
     batches = (list(images.paths[start : start + size]) for start in range(0, len(images), size))
     job = _job(bank, names, temperature, options)
     parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}

@@ -15,6 +15,7 @@ from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import folded
 
 MAX_LIST_BYTES = 64 << 20
 PERCENTILE = 0.05
@@ -62,9 +63,9 @@ def encode_negative_words(bench: Workbench, names: list[str], classes: Tensor) -
         UsageError: no words (see `negative_words`), or none besides the class names themselves.
     """
     settings = bench.config.evaluate
-    known = {" ".join(name.casefold().split()) for name in names}
+    known = {folded(name) for name in names}
     words = negative_words(Path(settings.words) if settings.words else None)
-    others = [word for word in words if word.casefold() not in known]
+    others = [word for word in words if folded(word) not in known]
     if not others:
         raise UsageError("All negative words are ID class names. Give other words with --words.")
     features = encode_zero_shot(bench.clip, others, settings.template, budget=bench.budget)

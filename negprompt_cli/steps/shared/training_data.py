@@ -14,6 +14,7 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.learning import TrainingData
 from negprompt_cli.steps.shared.starts import start_context, zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import some_of
 
 
 def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None = None) -> ImageSet:
@@ -47,9 +48,8 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
             seed=bench.config.seed,
         )
         if sample.short and data.limit is None:
-            shown = ", ".join(f"{key} ({count})" for key, count in list(sample.short.items())[:5])
-            more = f" and {len(sample.short) - 5} more" if len(sample.short) > 5 else ""
-            bench.progress.warn(f"classes with fewer images than {data.shots} shots, all used: {shown}{more}")
+            shown = some_of([f"{key} ({count})" for key, count in sample.short.items()])
+            bench.progress.warn(f"classes with fewer images than {data.shots} shots, all used: {shown}")
         images = images.take(sample.indices)
     return images
 

@@ -77,6 +77,7 @@ def test_the_card_is_filled_from_artifact_and_evaluation(clip: Clip, evaluation:
         "red circle, green square",
         "95 of 100",
         "me/shapes",
+        "https://arxiv.org/abs/2404.03248",
     ):
         assert text in card.text
     assert "/tmp" not in card.text.replace(str(tmp_path), "")

@@ -1,0 +1,34 @@
+"""The names of everything that negprompt writes for programs, each with the version of its form.
+
+A reader refuses another version than its own. The version grows where a field changes its meaning or goes away; fields that
+are added leave it as it is.
+"""
+
+# Files.
+CHECKPOINT = "negprompt/checkpoint/1"
+EVALUATION = "negprompt/evaluation/1"
+EXPORT = "negprompt/export/1"
+FEATURES = "negprompt/features/1"
+LEAVE_OUT = "negprompt/leave-out/1"
+PROMPTS = "negprompt/prompts/1"
+REPRODUCTION = "negprompt/reproduction/1"
+SWEEP = "negprompt/sweep/1"
+
+# Documents on standard output, with --json.
+CACHE = "negprompt/cache/1"
+CALIBRATION = "negprompt/calibration/1"
+COMPARISON = "negprompt/comparison/1"
+DATA = "negprompt/data/1"
+DATA_CHECK = "negprompt/data-check/1"
+DATA_DOWNLOAD = "negprompt/data-download/1"
+DATA_SAMPLE = "negprompt/data-sample/1"
+DEMO = "negprompt/demo/1"
+FIT = "negprompt/fit/1"
+IMPORT = "negprompt/import/1"
+INSPECTION = "negprompt/inspection/1"
+REPORT = "negprompt/report/1"
+SCORE = "negprompt/score/1"
+TRAINING = "negprompt/training/1"
+TRAINING_SEEDS = "negprompt/training-seeds/1"
+TRANSFER = "negprompt/transfer/1"
+VERIFICATION = "negprompt/verification/1"
