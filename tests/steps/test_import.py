@@ -324,6 +324,7 @@ def test_damaged_and_hostile_pickles_are_refused(tmp_path: Path):
     cases = [
         b"\x80\x02r\xff\xff\xff\x7f.",  # a memo of two billion places
         b"\x80\x02}\x82\x01.",  # an extension code
+        b"\x80\x05\x96" + (1 << 34).to_bytes(8, "little") + b".",  # a bytearray of 16 GiB
         b"\x80\x02" + names + b"}.",
         b"\x80\x02(lp0\n" + b"(" * 5000,
         b"\x80\x02cbuiltins\neval\n.",

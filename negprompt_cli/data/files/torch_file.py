@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import safe_open
@@ -144,6 +144,8 @@ class _Rebuild(_Fixed):
 class _Reader(pickle._Unpickler):
     """Interprets a pickle with the closed list of names."""
 
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
     def __init__(self, data: bytes, read: Callable[..., Tensor]) -> None:
         super().__init__(io.BytesIO(data))
         self._read, self._inert = read, dict[str, type[Inert]]()
@@ -177,6 +179,11 @@ class _Reader(pickle._Unpickler):
     def get_extension(self, code: int) -> None:
         """Refuse names that only one process knows."""
         raise _Refused(f"it uses pickle's extension code {code}")
+
+    def _refuse_bytearray(self) -> None:
+        raise _Refused("it would allocate memory before there is anything to put into it")
+
+    dispatch[pickle.BYTEARRAY8[0]] = _refuse_bytearray
 
     def persistent_load(self, pid: Any) -> _Storage:
         """A storage by its key."""
