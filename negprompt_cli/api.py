@@ -66,6 +66,7 @@ from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Silent
 from negprompt_cli.steps.fit import fit_prompts
+from negprompt_cli.steps.shared.base import check_recorded_model
 from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
 from negprompt_cli.steps.shared.starts import zero_shot_positive
@@ -405,6 +406,7 @@ def _zero_shot_prompts(bench: Workbench, class_names: Sequence[str]) -> Prompts:
 
 
 def _model_of(prompts: Prompts, device: str) -> Clip:
+    check_recorded_model(prompts.model.name)
     return load_model(prompts.model.name, prompts.model.pretrained, device=device)
 
 

@@ -38,8 +38,11 @@ def inspect(
         from negprompt_cli.data.encoding.models import load_clip
         from negprompt_cli.data.results.artifacts import check_model
         from negprompt_cli.engine.devices import choose_compute
+        from negprompt_cli.steps.shared.base import check_recorded_model
 
         recorded = prompts.model
+        if model is None:
+            check_recorded_model(recorded.name)
         tag = pretrained if model else pretrained or recorded.pretrained
         clip = load_clip(ModelConfig(name=model or recorded.name, pretrained=tag), choose_compute(device))
         check_model(prompts, clip.identity, clip.plan.width, artifact)

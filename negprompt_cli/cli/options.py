@@ -170,6 +170,10 @@ class Common:
         if self.no_cache:
             given["compute.cache"] = False
         config = load_config(self.config, flags=given, assignments=self.assignments or (), base=base)
+        if base and config.model.name == base.get("model", {}).get("name"):
+            from negprompt_cli.steps.shared.base import check_recorded_model
+
+            check_recorded_model(config.model.name)
         start_processes(config.compute.gpus)
         return config
 

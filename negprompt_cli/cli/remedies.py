@@ -18,6 +18,7 @@ REMEDIES = {
     "precision-cpu": "Use --precision fp32 or --precision bf16.",
     "pretrained": "Pass --pretrained with an open_clip tag or the path of a weights file.",
     "other-model": "Use --model {model}.",
+    "moved-model": "Say where it is now with --model local-dir:FOLDER.",
     "offline-model": "Pass such a folder with --model local-dir:FOLDER, or a weights file with --pretrained FILE.",
     "cache-elsewhere": "Or run without a cache: --no-cache.",
     "decoder-pil": "Or use --decoder pil.",

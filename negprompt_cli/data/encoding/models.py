@@ -9,12 +9,12 @@ import logging
 import socket
 import warnings
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from negprompt_cli.config import ModelConfig
+from negprompt_cli.data.encoding.weight_files import WEIGHT_SUFFIXES, fault_of_weights, folder_as_weights
 from negprompt_cli.data.sets.spec import user_path
 from negprompt_cli.engine.clip import Clip, ModelIdentity, weights_digest
 from negprompt_cli.engine.devices import Compute
@@ -78,8 +78,15 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
         raise UsageError(f"Model {name} needs pretrained weights; {known}.", remedy="pretrained")
     weights = open_clip.get_pretrained_cfg(name, tag)
     if not weights:
-        if Path(tag).is_file():
-            return tag
+        path = user_path(tag)
+        if path.is_file():
+            return str(path)
+        if path.is_dir():
+            raise folder_as_weights(path)
+        if path.suffix or len(path.parts) > 1:
+            raise UsageError(
+                f"There is no file of weights at {path}. Weights of {name} by tag: {', '.join(tags) or 'none'}."
+            )
         raise UsageError(f"Unknown pretrained tag '{tag}' for {name} (and no such file).{did_you_mean(tag, tags)}")
     has = bool(open_clip.get_model_config(name).get("quick_gelu", False))
     wants = bool(weights.get("quick_gelu", False))
@@ -115,12 +122,16 @@ def _nearest(name: str, models: list[str]) -> str:
 
 
 def _load_failure(config: ModelConfig, error: Exception) -> NegPromptError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = [line for line in str(error).strip().splitlines() if line.isprintable()]
+    first = lines[0] if lines else type(error).__name__
     where = f"{config.name} {config.pretrained or ''}".strip()
     if config.name.startswith("local-dir:"):
-        return NegPromptError(
-            f"Model {where} could not be loaded: {first}\nSave or copy the folder again: its files do not fit together."
-        )
+        folder = user_path(config.name.removeprefix("local-dir:"))
+        weights = next((p for p in sorted(folder.iterdir()) if p.suffix in WEIGHT_SUFFIXES), None)
+        fault = f"{folder} has no file of weights." if weights is None else fault_of_weights(weights, where, error)
+        return NegPromptError(f"Model {where} could not be loaded. {fault}")
+    if config.pretrained is not None and (path := user_path(config.pretrained)).is_file():
+        return NegPromptError(f"Model {config.name} could not be loaded. {fault_of_weights(path, config.name, error)}")
     return NegPromptError(
         f"Model {where} could not be loaded: {first}\n"
         "Without internet, download the weights on another machine and copy its Hugging Face cache (HF_HOME) here, or save "
