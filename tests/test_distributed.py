@@ -258,7 +258,7 @@ def test_errors_of_other_ranks_are_told(folder: Path) -> None:
     theirs, own = everywhere(2, folder, _errors, folder)
     assert theirs.startswith("rank 1 (")
     assert "open_clip_config.json does not exist" in theirs
-    assert own.startswith("--model local-dir:"), "rank 0's own error is told where it has one"
+    assert own.startswith("Model local-dir:"), "rank 0's own error is told where it has one"
 
 
 def test_patch_scores_are_those_of_one_process(folder: Path) -> None:

@@ -10,11 +10,32 @@ from negprompt_cli.errors import NegPromptError, SeveralErrors
 
 REMEDIES = {
     "overwrite": "Pass --overwrite to replace it, or choose another place.",
+    "overwrite-output": "Pass --overwrite to replace it, or --run or --out to write elsewhere.",
+    "learn-positive": (
+        "Learn them first:\n  negprompt train-positive --data {data} --run {run}\n"
+        "or pass --positive zero-shot to use 'a photo of a <class>' untrained, or --positive PATH."
+    ),
+    "learn-prompts": (
+        "Learn one first:\n  negprompt train-positive --data {data} --run {run}\n"
+        "  negprompt train-negative --data {data} --run {run}\nor pass --prompts PATH."
+    ),
+    "learn-positive-seeds": "Run `negprompt train-positive` with the same --seeds and --run first, or pass --positive.",
+    "learn-prompts-seeds": (
+        "Run `negprompt train-positive` and `negprompt train-negative` with the same --seeds and --run first."
+    ),
+    "learn-negative": "Run `negprompt train-negative` first.",
+    "needs-negatives": "Run `negprompt train-negative` first, or pass --scores mcm,max-logit.",
+    "same-data": "Pass the same --data and --classes-share to both stages.",
+    "overwrite-all": "Pass --overwrite to make everything again, or --run to name another folder.",
+    "acceptance": "Or lower --acceptance.",
+    "no-words": "Pass --no-words.",
     # Devices and models
     "device-cpu": "Use --device cpu.",
     "device-cpu-shared": "Run one process, or pass --device cpu so that the processes share the CPU cores.",
     "fewer-processes": "Start fewer, with --gpus or torchrun's --nproc-per-node.",
     "one-process": "Leave out --gpus, and do not start the command with torchrun.",
+    "one-launcher": "Leave out --gpus, or set torchrun's --nproc-per-node.",
+    "local-scores": "Leave out {names} with --scores, or use a ViT such as --model ViT-B-16.",
     "precision-cpu": "Use --precision fp32 or --precision bf16.",
     "pretrained": "Pass --pretrained with an open_clip tag or the path of a weights file.",
     "other-model": "Use --model {model}.",
@@ -35,6 +56,9 @@ REMEDIES = {
         "Select the classes that match with '#', rename them with --class-names, or give the prompts these classes with "
         "`negprompt transfer`."
     ),
+    "training-images": "\nLeave out knn and mahalanobis with --scores, or name the data folder with --data-root.",
+    "negative-words": "Or give a list of negative words, one per line, with --negative-words FILE.",
+    "ood": "Pass --ood, for example --ood inaturalist,sun,places,dtd or --ood path/to/images.",
     "leave-out-share": "Choose another --share, or a data set with more classes.",
     "leave-out-kinds": "Remove the image, or leave {kind} out of --kinds.",
     # Results

@@ -49,7 +49,8 @@ def run_calibrate(
     if prompts.calibration is not None and not overwrite:
         raise UsageError(
             f"{prompts_path} is calibrated already (score {prompts.calibration.score}, acceptance "
-            f"{prompts.calibration.acceptance:g}). Pass --overwrite to choose another threshold."
+            f"{prompts.calibration.acceptance:g}).",
+            remedy="overwrite",
         )
     made = calibrate_prompts(bench, prompts, options)
     return Calibrated(out, save_prompts(replace(prompts, calibration=made), out), made)

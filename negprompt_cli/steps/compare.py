@@ -162,7 +162,7 @@ def _refuse_limited(labels: Sequence[str], documents: Sequence[EvaluationDocumen
     limited = [label for label, document in zip(labels, documents, strict=True) if document.limited]
     if limited:
         raise UsageError(
-            f"Limited trials cannot be compared: {', '.join(limited)}. Train and evaluate them again without --limit."
+            f"Limited trials cannot be compared: {', '.join(limited)}. Train and evaluate them again with all images."
         )
 
 

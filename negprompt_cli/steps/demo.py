@@ -23,14 +23,14 @@ from negprompt_cli.steps.train_positive import run_train_positive
 from negprompt_cli.steps.transfer import run_transfer
 
 WORLD_SEED = 0
-"""Seed of the drawn images; --seed changes the training, not the world."""
+"""Seed of the drawn images; the configured seed changes the training, not the world."""
 
 
 @dataclass(frozen=True)
 class Demo:
     """What the demonstration made.
 
-    `model`: the --model to go on with. `evaluation` is of the learned classes, `transferred` of novel names.
+    `model`: the name of the model that it used. `evaluation` is of the learned classes, `transferred` of novel names.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
         NegPromptError: the disk is full.
     """
     if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise UsageError(f"{folder} is not empty. Pass --overwrite to run the demonstration again, or --run elsewhere.")
+        raise UsageError(f"{folder} is not empty.", remedy="overwrite")
     model = f"local-dir:{unpack_model(folder / 'model')}"
     world = _draw(folder / "data")
     flags = {"seed": seed, "model.name": model, "model.pretrained": None}

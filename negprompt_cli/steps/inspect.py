@@ -61,7 +61,7 @@ def read_vocabulary(clip: Clip) -> Vocabulary:
     elif hasattr(getattr(tokenizer, "tokenizer", None), "get_vocab"):
         pairs = _whole_words(tokenizer.tokenizer.get_vocab())
     else:
-        raise UsageError(f"The vocabulary of {type(tokenizer).__name__} cannot be listed. Pass --no-words.")
+        raise UsageError(f"The vocabulary of {type(tokenizer).__name__} cannot be listed.", remedy="no-words")
     known = {word: i for word, i in pairs.items() if any(c.isalnum() for c in word)}
     embedding: Tensor = clip.plan.embedding.weight.detach().float()  # type: ignore[operator]
     return Vocabulary(tuple(known), embedding[torch.tensor(list(known.values()), device=embedding.device)])

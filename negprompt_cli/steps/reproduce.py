@@ -217,8 +217,8 @@ def finished(job: Job, bench: Workbench) -> bool:
     if not job.out.is_file() or checkpoint_path(job.out).is_file():
         return False
     other = UsageError(
-        f"{job.out} was made with other settings or from other inputs than this reproduction's. Pass --overwrite to make "
-        "everything again, or --run for another folder."
+        f"{job.out} was made with other settings or from other inputs than this reproduction's.",
+        remedy="overwrite-all",
     )
     if job.kind == "transfer":
         made = load_prompts(job.out)

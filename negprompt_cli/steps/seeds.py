@@ -89,8 +89,8 @@ def train_negative_seeds(
     missing = [s for s in sources if s != ZERO_SHOT and not Path(s).is_file()]
     if missing and positive is None:
         raise UsageError(
-            f"No positive prompts at {', '.join(missing)}. Run `negprompt train-positive` with the same --seeds and --run "
-            "first, or pass --positive."
+            f"No positive prompts at {', '.join(missing)}.",
+            remedy="learn-positive-seeds",
         )
     together(
         *(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs),
@@ -127,8 +127,8 @@ def evaluate_seeds(
     missing = [str(s) for s in sources if not s.is_file()]
     if missing:
         raise UsageError(
-            f"No prompt artifact at {', '.join(missing)}. Run `negprompt train-positive` and `negprompt train-negative` "
-            "with the same --seeds and --run first."
+            f"No prompt artifact at {', '.join(missing)}.",
+            remedy="learn-prompts-seeds",
         )
     together(
         *(partial(refuse_existing, o, overwrite=overwrite) for o in (out, *outs)),

@@ -249,7 +249,8 @@ def _finished(job: Job, bench: Workbench) -> bool:
     except UsageError as error:
         raise UsageError(
             f"{job.out} does not belong to this sweep as it is now: it was made with other settings, from other inputs, or "
-            "is damaged. Pass --overwrite to make everything again, or --run for another folder."
+            "is damaged.",
+            remedy="overwrite-all",
         ) from error
 
 

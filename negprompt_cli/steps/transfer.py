@@ -75,7 +75,7 @@ def check_transferable(prompts: Prompts, path: Path) -> None:
         UsageError: no negatives, or class-specific contexts.
     """
     if prompts.negative is None:
-        raise UsageError(f"{path} holds positive prompts only. Run `negprompt train-negative` first.")
+        raise UsageError(f"{path} holds positive prompts only.", remedy="learn-negative")
     if prompts.class_specific:
         raise UsageError(
             f"{path} was trained with class-specific contexts, which belong to its own classes and do not "

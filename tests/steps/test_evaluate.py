@@ -98,7 +98,7 @@ def test_words_come_from_a_file_or_from_wordnet(tmp_path, monkeypatch):
         negative_words(tmp_path / "none.txt")
     monkeypatch.setitem(sys.modules, "nltk", None)
     monkeypatch.setitem(sys.modules, "nltk.corpus", None)
-    with pytest.raises(UsageError, match="--words"):
+    with pytest.raises(UsageError, match="needs negative words"):
         negative_words(None)
 
     def synset(*lemmas):

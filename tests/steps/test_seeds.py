@@ -74,9 +74,9 @@ def test_both_stages_write_one_folder_per_seed(world, tmp_path):
     assert [r.prompts.config.seed for r in (*positives, *negatives)] == [3, 4, 3, 4]
     for positive, negative in zip(positives, negatives, strict=True):
         assert negative.prompts.parents[0].sha256 == positive.prompts.sha256
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="exists"):
         train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
-    with pytest.raises(UsageError, match="train-positive"):
+    with pytest.raises(UsageError, match="exists"):
         train_negative_seeds(world.config, run, "negative.safetensors", seeds=(6,), **names, **more)
 
 

@@ -33,8 +33,9 @@ def require_local_features(bench: Workbench, names: Sequence[str]) -> None:
     reason = why_no_local_features(bench.clip.model)
     if reason:
         raise UsageError(
-            f"Score {names[0]!r} needs local (patch) features, and {bench.clip.identity.name} gives none: {reason}. "
-            f"Leave out {', '.join(names)} with --scores, or use a ViT such as --model ViT-B-16."
+            f"Score {names[0]!r} needs local (patch) features, and {bench.clip.identity.name} gives none: {reason}.",
+            remedy="local-scores",
+            names=",".join(names),
         )
 
 

@@ -65,8 +65,8 @@ def ood_specs(config: Config) -> list[str]:
     own = default_ood(config.data.spec)
     if own is None:
         raise UsageError(
-            f"No OOD set to compare {config.data.spec} with. Pass --ood, for example "
-            "--ood inaturalist,sun,places,dtd or --ood path/to/images."
+            f"No OOD set to compare {config.data.spec} with.",
+            remedy="ood",
         )
     return split_specs(own)
 
@@ -98,8 +98,8 @@ def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True)
     prompts = load_prompts(prompts_path)
     if prompts.negative is None and "negprompt" in names:
         raise UsageError(
-            f"{prompts_path} holds positive prompts only, and the score negprompt needs negatives. Run "
-            "`negprompt train-negative` first, or pass --scores mcm,max-logit."
+            f"{prompts_path} holds positive prompts only, and the score negprompt needs negatives.",
+            remedy="needs-negatives",
         )
     id_images = match_classes(bench.image_set(config.data.spec, "eval"), prompts.classes)
     ood_images = [bench.image_set(spec, "ood") for spec in specs]

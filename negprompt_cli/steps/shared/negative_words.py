@@ -32,13 +32,13 @@ def negative_words(file: Path | None) -> list[str]:
         return _wordnet_nouns()
     try:
         if file.stat().st_size > MAX_LIST_BYTES:
-            raise UsageError(f"--words {file}: larger than 64 MiB, so not a list of words.")
+            raise UsageError(f"{file} is larger than 64 MiB, so it is not a list of words.")
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--words {file}: cannot be read ({error}). Write one word or name per line into it."
+            f"{file} cannot be read ({error}). Write one negative word or name per line into it."
         ) from None
-    return [c.name for c in read_class_list(text, f"--words {file}").classes]
+    return [c.name for c in read_class_list(text, str(file)).classes]
 
 
 def mine(words: Tensor, classes: Tensor, count: int) -> Tensor:
@@ -67,7 +67,7 @@ def encode_negative_words(bench: Workbench, names: list[str], classes: Tensor) -
     words = negative_words(Path(settings.words) if settings.words else None)
     others = [word for word in words if folded(word) not in known]
     if not others:
-        raise UsageError("All negative words are ID class names. Give other words with --words.")
+        raise UsageError("All negative words are ID class names.", remedy="negative-words")
     features = encode_zero_shot(bench.clip, others, settings.template, budget=bench.budget)
     kept = mine(features, classes, settings.word_count)
     bench.progress.say(f"negative words: {len(kept)} of {len(words)}, farthest from the class names")
@@ -81,12 +81,12 @@ def _wordnet_nouns() -> list[str]:
         nouns = {lemma.replace("_", " ") for synset in wordnet.all_synsets("n") for lemma in synset.lemma_names()}
     except ImportError:
         raise UsageError(
-            "The score neglabel needs negative words: give a list with --words FILE (one per line), or install nltk and "
-            "its WordNet (`pip install nltk`, then `python -m nltk.downloader wordnet`)."
+            "The score neglabel needs negative words. Without a list they are WordNet's nouns, which need nltk: "
+            "`pip install nltk`, then `python -m nltk.downloader wordnet`.",
+            remedy="negative-words",
         ) from None
     except LookupError:
         raise UsageError(
-            "nltk is installed, but not its WordNet: run `python -m nltk.downloader wordnet`, or give a list of "
-            "negative words with --words FILE."
+            "nltk is installed, but not its WordNet: run `python -m nltk.downloader wordnet`.", remedy="negative-words"
         ) from None
     return sorted(nouns)

@@ -15,7 +15,7 @@ from negprompt_cli.steps.shared.learning import Learned
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training step made; `history` is empty where `--resume` found the artifact finished."""
+    """What a training step made; `history` is empty where resuming found the artifact finished."""
 
     path: Path
     prompts: Prompts
@@ -31,11 +31,11 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give a file name.")
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists. Pass --overwrite to replace it, or --run / --out for another place.")
+        raise UsageError(f"{path} exists.", remedy="overwrite-output")
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration beside an output, as <stem>.config.yaml, in the format --config reads."""
+    """Write the resolved configuration beside an output, as <stem>.config.yaml, in the format that is read."""
     atomic_write_text(path.with_name(f"{path.stem}.config.yaml"), config.to_yaml())
 
 

@@ -3,14 +3,13 @@
 A person who starts a step without its data and without the artifact of the step before hears of both in one message.
 """
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from negprompt_cli.errors import SeveralErrors, UsageError
 
 ZERO_SHOT = "zero-shot"
-"""Value of --positive for positives that are not trained."""
+"""Stands for positives that are not trained, in the place of an artifact."""
 
 
 def together(*checks: Callable[[], object]) -> None:
@@ -38,11 +37,7 @@ def require_positive(positive: str | Path, spec: str) -> None:
     """
     path = Path(positive)
     if str(positive) != ZERO_SHOT and not path.is_file():
-        raise UsageError(
-            f"No positive prompts at {path}. Learn them first:\n"
-            f"  negprompt train-positive --data {shlex.quote(spec)} --run {shlex.quote(str(path.parent))}\n"
-            "or pass --positive zero-shot to use 'a photo of a <class>' untrained, or --positive PATH."
-        )
+        raise UsageError(f"No positive prompts at {path}.", remedy="learn-positive", data=spec, run=path.parent)
 
 
 def require_prompts(path: Path, spec: str) -> None:
@@ -52,10 +47,4 @@ def require_prompts(path: Path, spec: str) -> None:
         UsageError: it is missing.
     """
     if not path.is_file():
-        where = f"--data {shlex.quote(spec)} --run {shlex.quote(str(path.parent))}"
-        raise UsageError(
-            f"No prompt artifact at {path}. Learn one first:\n"
-            f"  negprompt train-positive {where}\n"
-            f"  negprompt train-negative {where}\n"
-            "or pass --prompts PATH."
-        )
+        raise UsageError(f"No prompt artifact at {path}.", remedy="learn-prompts", data=spec, run=path.parent)

@@ -103,8 +103,8 @@ class Resumable:
         if not resume:
             if self._path.is_file():
                 self._progress.warn(
-                    f"starting afresh: {self._path}, the checkpoint of an interrupted training, will be replaced; pass "
-                    "--resume to go on from it instead."
+                    f"{self._path}, the checkpoint of an interrupted training, will be replaced, because resuming was not "
+                    "asked for"
                 )
             return None
         made = self._finished(overwrite=overwrite)
@@ -201,8 +201,8 @@ class Resumable:
             lines = differences(_settings(self._stage, made.config, made.kind, made.parents), self._settings)
             if lines:
                 raise UsageError(
-                    f"{self._out} is of another training:\n{_indented(lines)}"
-                    "Pass --overwrite to replace it, or --run / --out for another place."
+                    f"{self._out} is of another training:\n{_indented(lines)}It cannot be resumed with these settings.",
+                    remedy="overwrite-output",
                 )
         except UsageError:
             if overwrite:
@@ -214,8 +214,8 @@ class Resumable:
         if lines := differences(recorded, present):
             raise UsageError(
                 f"{self._path} is the checkpoint of another training:\n{_indented(lines)}"
-                "Give what it was started with to go on from it, leave out --resume or remove it to start afresh, or choose "
-                "another place with --run / --out."
+                "Repeat the settings it was started with to resume it.",
+                remedy="no-resume",
             )
 
 

@@ -28,10 +28,10 @@ def check_score_file(path: Path, *, overwrite: bool) -> None:
         UsageError: another suffix, Parquet without pyarrow, or the file exists and `overwrite` is false.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--save-scores {path}: the name must end in {', '.join(SUFFIXES)}, which says the format.")
+        raise UsageError(f"{path}: the name must end in {', '.join(SUFFIXES)}, which says the format.")
     if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UsageError(
-            f"--save-scores {path}: Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or save .csv or .jsonl."
+            f"{path}: Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or save .csv or .jsonl."
         )
     refuse_existing(path, overwrite=overwrite)
 

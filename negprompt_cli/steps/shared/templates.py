@@ -25,7 +25,7 @@ def template_texts(template: str) -> list[str]:
         return [template]
     if template not in ENSEMBLES:
         raise UsageError(
-            f"--template '{template}' has no {{}} for the class name and is not an ensemble."
+            f"The template '{template}' has no {{}} for the class name and is not an ensemble."
             f"{did_you_mean(template, ENSEMBLES)}"
         )
     import open_clip

@@ -116,5 +116,6 @@ def require_enough(images: int, options: CalibrateOptions, spec: str) -> None:
     if images < needed:
         raise UsageError(
             f"{spec} has {images} held-out ID images, too few to choose a threshold that accepts "
-            f"{100 * options.acceptance:g} % of ID images: {needed} would do. Add images, or lower --acceptance."
+            f"{100 * options.acceptance:g} % of ID images: {needed} are needed. Add images, or accept a smaller share.",
+            remedy="acceptance",
         )

@@ -85,8 +85,8 @@ def negative_data(bench: Workbench, positive: Prompts | None, path: Path) -> tup
     check_model(positive, clip.identity, clip.plan.width, path)
     if len(images.classes) != len(positive.classes):
         raise UsageError(
-            f"The positives are for {len(positive.classes)} classes, the data have {len(images.classes)}. "
-            "Train both stages on the same --data and --train-classes."
+            f"The positives are for {len(positive.classes)} classes, but the data have {len(images.classes)}.",
+            remedy="same-data",
         )
     return encode_training_images(bench, images, context=positive.positive.shape[-2]), positive
 

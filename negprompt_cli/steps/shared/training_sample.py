@@ -33,9 +33,10 @@ def training_features(bench: Workbench, prompts: Prompts) -> tuple[Tensor, Tenso
         images = find_training_images(other, None if prompts.kind == "transferred" else prompts.classes)
     except UsageError as error:
         raise UsageError(
-            f"Scores on ID training features need the images the artifact was trained with, and they cannot be found: "
-            f"{error}\nLeave out knn and mahalanobis with --scores, or say where data lie with --data-root."
-        ) from None
+            "The scores knn and mahalanobis need the images that the artifact was trained with, which cannot be found: "
+            f"{error}",
+            remedy="training-images",
+        ) from error
     encoded = other.encode(images)
     digest = files_digest(encoded.images.paths, encoded.images.root)
     if prompts.training and prompts.training[-1].files_sha256 != digest:

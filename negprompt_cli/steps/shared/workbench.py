@@ -39,8 +39,8 @@ class _Machine:
         processes = team.ranks.local_size if team else 1
         if asked.gpus is not None and asked.gpus not in (1, processes):
             raise UsageError(
-                f"--gpus {asked.gpus} starts that many processes when `negprompt` itself is run; here there are "
-                f"{processes} on this machine already. Drop --gpus, or set torchrun's --nproc-per-node."
+                f"{asked.gpus} processes are asked for, but this job has {processes} on this machine already.",
+                remedy="one-launcher",
             )
         if team:
             compute, _ = agree_on_compute(team, asked.device, asked.precision)
