@@ -89,7 +89,7 @@ def test_too_few_images_are_refused_before_any_is_read(clip: Clip, data: Path, a
     result = run("calibrate", *on(artifact, data, clip), "--data", few)
     assert result.exit_code == 2
     assert "6 held-out ID images" in result.stderr
-    assert "20 would do" in result.stderr
+    assert "20 are needed" in result.stderr
     assert artifact.read_bytes() == before
 
 

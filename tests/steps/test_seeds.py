@@ -76,7 +76,7 @@ def test_both_stages_write_one_folder_per_seed(world, tmp_path):
         assert negative.prompts.parents[0].sha256 == positive.prompts.sha256
     with pytest.raises(UsageError, match="exists"):
         train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
-    with pytest.raises(UsageError, match="exists"):
+    with pytest.raises(UsageError, match="No positive prompts"):
         train_negative_seeds(world.config, run, "negative.safetensors", seeds=(6,), **names, **more)
 
 
