@@ -29,6 +29,7 @@ REMEDIES = {
     "overwrite-all": "Pass --overwrite to make everything again, or --run to name another folder.",
     "acceptance": "Or lower --acceptance.",
     "no-words": "Pass --no-words.",
+    "busy": "Another place is another --run or --out.",
     # Devices and models
     "device-cpu": "Use --device cpu.",
     "device-cpu-shared": "Run one process, or pass --device cpu so that the processes share the CPU cores.",

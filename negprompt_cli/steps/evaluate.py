@@ -32,7 +32,7 @@ from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
-from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
+from negprompt_cli.steps.shared.outputs import making, write_config
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -79,12 +79,12 @@ def run_evaluate(
             an unknown score, or one that needs what is not there.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
-    refuse_existing(out, overwrite=overwrite)
-    bench = bench or Workbench(config, progress)
-    measured = measure(bench, prompts_path, keep_features=False)
-    document = evaluation_document(bench, measured, prompts_path)
-    save_evaluation(out, document)
-    write_config(config, out)
+    with making(out, overwrite=overwrite):
+        bench = bench or Workbench(config, progress)
+        measured = measure(bench, prompts_path, keep_features=False)
+        document = evaluation_document(bench, measured, prompts_path)
+        save_evaluation(out, document)
+        write_config(config, out)
     return Evaluation(out, document, measured)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from negprompt_cli.config import Config
+from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
 from negprompt_cli.engine.metrics.calibration import images_needed
@@ -59,7 +60,8 @@ def run_fit(
     prompts = run_train_negative(config, negative, positive=positive, **more).prompts
     if calibrated:
         made = calibrate_prompts(bench, prompts, options)
-        prompts = save_prompts(replace(prompts, calibration=made), negative)
+        with claimed(negative):
+            prompts = save_prompts(replace(prompts, calibration=made), negative)
     return Fitted(negative, prompts)
 
 

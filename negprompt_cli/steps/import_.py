@@ -13,7 +13,7 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.coop import ForeignPrompts, read_checkpoint
-from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.outputs import making
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
 
@@ -36,7 +36,11 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
     Raises:
         UsageError: `out` exists, the checkpoint is refused, or does not fit the model or the class names.
     """
-    refuse_existing(out, overwrite=overwrite)
+    with making(out, overwrite=overwrite):
+        return _import(bench, out, checkpoint, classes, overwrite=overwrite)
+
+
+def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, overwrite: bool) -> Prompts:
     foreign = read_checkpoint(checkpoint)
     labels = read_ordered_classes(classes)
     check_foreign(foreign, len(labels), bench.clip.plan.width, str(checkpoint))
@@ -72,7 +76,7 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
         learned_on=len(labels),
         parents=(Parent(kind=foreign.origin, sha256=file_sha256(checkpoint)),),
     )
-    return save_prompts(prompts, out)
+    return save_prompts(prompts, out, overwrite=overwrite)
 
 
 def read_ordered_classes(path: Path) -> tuple[ClassLabel, ...]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from negprompt_cli.config import Config
+from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.learning import learn_negative
@@ -42,20 +43,21 @@ def run_train_negative(
     if resume:
         require_positive(positive, config.data.spec)
     known = load_prompts(Path(positive)) if str(positive) != ZERO_SHOT and Path(positive).is_file() else None
-    resumable = Resumable("negative", config, out, positives=known, progress=progress)
-    if made := resumable.find(resume=resume, overwrite=overwrite):
-        return TrainingResult(out, made, ())
-    bench = bench or Workbench(config, progress)
-    _ = bench.compute
-    together(
-        lambda: require_positive(positive, config.data.spec),
-        lambda: bench.image_set(config.data.spec, "train"),
-    )
-    data, positives = negative_data(bench, known, Path(positive))
-    with resumable:
-        learned = learn_negative(
-            bench.clip, data, config, positives, budget=bench.budget, progress=progress, keeper=resumable
+    with claimed(out):
+        resumable = Resumable("negative", config, out, positives=known, progress=progress)
+        if made := resumable.find(resume=resume, overwrite=overwrite):
+            return TrainingResult(out, made, ())
+        bench = bench or Workbench(config, progress)
+        _ = bench.compute
+        together(
+            lambda: require_positive(positive, config.data.spec),
+            lambda: bench.image_set(config.data.spec, "train"),
         )
-    result = write_training(learned, out)
-    resumable.remove()
-    return result
+        data, positives = negative_data(bench, known, Path(positive))
+        with resumable:
+            learned = learn_negative(
+                bench.clip, data, config, positives, budget=bench.budget, progress=progress, keeper=resumable
+            )
+        result = write_training(learned, out, overwrite=overwrite or resume)
+        resumable.remove()
+        return result

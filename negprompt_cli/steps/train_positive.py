@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from negprompt_cli.config import Config
+from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.learning import learn_positive
 from negprompt_cli.steps.shared.outputs import TrainingResult, write_training
@@ -35,14 +36,15 @@ def run_train_positive(
             with this configuration and these data.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
-    resumable = Resumable("positive", config, out, progress=progress)
-    if made := resumable.find(resume=resume, overwrite=overwrite):
-        return TrainingResult(out, made, ())
-    bench = bench or Workbench(config, progress)
-    _ = bench.compute
-    data = positive_data(bench)
-    with resumable:
-        learned = learn_positive(bench.clip, data, config, budget=bench.budget, progress=progress, keeper=resumable)
-    result = write_training(learned, out)
-    resumable.remove()
-    return result
+    with claimed(out):
+        resumable = Resumable("positive", config, out, progress=progress)
+        if made := resumable.find(resume=resume, overwrite=overwrite):
+            return TrainingResult(out, made, ())
+        bench = bench or Workbench(config, progress)
+        _ = bench.compute
+        data = positive_data(bench)
+        with resumable:
+            learned = learn_positive(bench.clip, data, config, budget=bench.budget, progress=progress, keeper=resumable)
+        result = write_training(learned, out, overwrite=overwrite or resume)
+        resumable.remove()
+        return result

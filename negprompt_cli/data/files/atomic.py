@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from negprompt_cli.errors import NegPromptError
+from negprompt_cli.errors import NegPromptError, UsageError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it replaces `path`, on failure it is removed.
 
     The folder of `path` is made where it is missing. The temporary name keeps the suffix of `path`, because some
@@ -25,9 +25,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Args:
         path: where the file shall be.
+        replace: whether a file that is there by then may be replaced.
 
     Raises:
         NegPromptError: the file cannot be written (disk full, read-only, a folder in its place); names `path`.
+        UsageError: without `replace`, the file is there by then.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
@@ -36,7 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if replace or not _linked(temporary, path):
+            temporary.replace(path)
     except OSError as error:
         raise NegPromptError(
             f"Cannot write {path}: {error.strerror or error}. "
@@ -47,13 +50,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless that is taken; False where a file system has no links and the name is free."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} was made by another command in the meantime, and is left as it is.", remedy="overwrite"
+        ) from None
+    except OSError:
+        if path.exists():
+            raise UsageError(f"{path} was made by another command in the meantime.", remedy="overwrite") from None
+        return False
+    return True
+
+
+def atomic_write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Write `data` to `path`, whole or not at all.
 
     Raises:
         NegPromptError: the file cannot be written; names `path`.
+        UsageError: without `replace`, the file is there by then.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         temporary.write_bytes(data)
 
 

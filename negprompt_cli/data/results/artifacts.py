@@ -147,15 +147,16 @@ class Prompts:
         return replace(self, kind="transferred", classes=classes, parents=(self.parent(),), calibration=None, sha256="")
 
 
-def save_prompts(prompts: Prompts, path: Path) -> Prompts:
+def save_prompts(prompts: Prompts, path: Path, *, overwrite: bool = True) -> Prompts:
     """Write an artifact, whole or not at all; return it with its digest and the versions it was written with.
 
     Raises:
         NegPromptError: the file cannot be written.
+        UsageError: without `overwrite`, the file is there by then.
     """
     written = replace(prompts, written_with=versions())
     data = artifact_bytes(written)
-    atomic_write_bytes(path, data)
+    atomic_write_bytes(path, data, replace=overwrite)
     return replace(written, sha256=hashlib.sha256(data).hexdigest())
 
 
