@@ -9,6 +9,7 @@ from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import some_of
 
 TRANSFER = "Transfer"
 MAX_LIST_BYTES = 64 << 20
@@ -25,7 +26,10 @@ def transfer(
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=TRANSFER)
     ] = None,
     out: Annotated[
-        Path | None, option("--out", help="Artifact (default <run>/transfer-<stem>.safetensors).", panel=OUTPUT)
+        Path | None,
+        option(
+            "--out", help="Artifact (default transfer-<stem>.safetensors in --run, or beside --prompts).", panel=OUTPUT
+        ),
     ] = None,
 ) -> None:
     """Put learned contexts in front of new class names; nothing is trained."""
@@ -47,7 +51,7 @@ def transfer(
     config = common.resolve(base=artifact_base(source, sections=("model",)))
     result = run_transfer(
         config,
-        out or folder / transfer_name(stem),
+        out or (source.parent if prompts and common.run is None else folder) / transfer_name(stem),
         prompts_path=source,
         names=read_class_list(texts[0], "standard input" if classes == "-" else classes),
         extend=extend,
@@ -61,7 +65,8 @@ def transfer(
         [
             ("artifact", str(result.path)),
             ("classes", str(len(made.classes))),
-            ("of them learned already", str(len(result.known))),
+            ("of them learned" if result.learned else "of them in the source", str(len(result.known))),
+            ("new", _some(result.new)),
             ("contexts learned on", f"{made.learned_on} classes"),
             ("negatives per class", str(made.negatives_per_class)),
             ("sha256", made.sha256),
@@ -77,10 +82,15 @@ def transfer(
             "versions": dict(made.written_with),
             "classes": made.names,
             "known": list(result.known),
+            "new": list(result.new),
             "learned_on_classes": made.learned_on,
             "parents": [p.model_dump() for p in made.parents],
         },
     )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{len(names)}: {some_of(names)}" if names else "0"
 
 
 def _read(classes: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from negprompt_cli.data.results.artifacts import Calibration, Prompts, save_prompts
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.outputs import making
 from negprompt_cli.steps.shared.preflight import require_prompts, together
 from negprompt_cli.steps.shared.scorer import open_prompts
 from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
@@ -38,8 +38,13 @@ def run_calibrate(
             not fit, or the score cannot be computed.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
-    if out != prompts_path:
-        refuse_existing(out, overwrite=overwrite)
+    with making(out, overwrite=overwrite or out == prompts_path):
+        return _calibrate(bench, out, prompts_path, options, overwrite=overwrite)
+
+
+def _calibrate(
+    bench: Workbench, out: Path, prompts_path: Path, options: CalibrateOptions, *, overwrite: bool
+) -> Calibrated:
     spec = bench.config.data.spec
     together(
         lambda: require_prompts(prompts_path, spec),

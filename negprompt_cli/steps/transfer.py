@@ -9,11 +9,12 @@ from pathlib import Path
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
 from negprompt_cli.data.sets.class_list import NovelNames
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.shared.outputs import refuse_existing, write_config
+from negprompt_cli.steps.shared.outputs import making, write_config
 from negprompt_cli.steps.shared.preflight import require_prompts
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import folded, some_of
@@ -21,11 +22,16 @@ from negprompt_cli.wording import folded, some_of
 
 @dataclass(frozen=True)
 class TransferResult:
-    """What a transfer made: the artifact, and which of the names were already among the learned classes."""
+    """What a transfer made: the artifact, and which of its class names the source had already and which are new.
+
+    `learned`: whether the source's classes are those that its contexts were learned with.
+    """
 
     path: Path
     prompts: Prompts
     known: tuple[str, ...]
+    new: tuple[str, ...]
+    learned: bool
 
 
 def run_transfer(
@@ -56,16 +62,17 @@ def run_transfer(
         UsageError: `out` exists, the artifact is missing, has no negatives or class-specific contexts, or does not fit
             the model; a name is too long for the text tower.
     """
-    refuse_existing(out, overwrite=overwrite)
-    require_prompts(prompts_path, config.data.spec)
-    source = load_prompts(prompts_path)
-    check_transferable(source, prompts_path)
-    clip = (bench or Workbench(config, progress)).clip
-    check_model(source, clip.identity, clip.plan.width, prompts_path)
-    prompts, known = transfer_prompts(clip, source, names, extend=extend, progress=progress)
-    made = save_prompts(prompts, out)
-    write_config(made.config, out)
-    return TransferResult(out, made, known)
+    with making(out, overwrite=overwrite):
+        require_prompts(prompts_path, config.data.spec)
+        source = load_prompts(prompts_path)
+        check_transferable(source, prompts_path)
+        clip = (bench or Workbench(config, progress)).clip
+        check_model(source, clip.identity, clip.plan.width, prompts_path)
+        prompts, known = transfer_prompts(clip, source, names, extend=extend, progress=progress)
+        made = save_prompts(prompts, out, overwrite=overwrite)
+        write_config(made.config, out)
+    new = tuple(name for name in made.names if name not in set(known))
+    return TransferResult(out, made, known, new, learned=source.kind == "negative")
 
 
 def check_transferable(prompts: Prompts, path: Path) -> None:
@@ -86,7 +93,7 @@ def check_transferable(prompts: Prompts, path: Path) -> None:
 def transfer_prompts(
     clip: Clip, source: Prompts, names: NovelNames, *, extend: bool, progress: Progress
 ) -> tuple[Prompts, tuple[str, ...]]:
-    """The prompts for new class names, not yet on disk, and those of the names that were learned already.
+    """The prompts for new class names, not yet on disk, and those of their names that `source` had already.
 
     Args:
         clip: the model of `source`.
@@ -99,15 +106,26 @@ def transfer_prompts(
         UsageError: a name is too long for the text tower.
     """
     if names.duplicates:
-        progress.warn(f"{len(names.duplicates)} names given more than once were dropped: {some_of(names.duplicates)}")
+        said = f"{len(names.duplicates)} names given more than once were dropped: {some_of(names.duplicates)}"
+        progress.decide(Decision("classes-left-out", said, {"names": list(names.duplicates)}, warning=True))
     old = {folded(c.name): c for c in source.classes}
-    known = tuple(c.name for c in names.classes if folded(c.name) in old)
+    known = [c.name for c in names.classes if folded(c.name) in old]
     if known:
         how = "kept once" if extend else "transferred all the same"
-        progress.warn(f"{len(known)} names are among the learned classes already, {how}: {some_of(known)}")
+        said = f"{len(known)} names are among the artifact's classes already, {how}: {some_of(known)}"
+        progress.decide(Decision("prompts-changed", said, {"names": known}, warning=True))
     # A name that is known keeps its key and wnid, so that images still match it by wnid.
     given = tuple(old.get(folded(c.name), c) for c in names.classes)
     if extend:
         given = (*source.classes, *(c for c in given if folded(c.name) not in old))
     tokenize_prompts([c.name for c in given], clip.tokenizer, clip.plan, context=source.positive.shape[-2])
-    return source.transferred(given), known
+    if source.calibration is not None:
+        lost = source.calibration
+        said = (
+            f"The threshold of the artifact ({lost.score} at least {lost.threshold:.6g}) was chosen for its own classes "
+            "and is left out. Calibrate the new artifact before images are called OOD."
+        )
+        facts = {"score": lost.score, "threshold": lost.threshold, "data": lost.data}
+        progress.decide(Decision("threshold-dropped", said, facts, warning=True))
+    kept = [c.name for c in given if folded(c.name) in old]
+    return source.transferred(given), tuple(kept)

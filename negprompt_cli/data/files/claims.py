@@ -5,6 +5,7 @@ process ends, however it ends: a lock file that is left behind by a killed proce
 locks there is no claim, and only the exclusive creation of `atomic` remains.
 """
 
+import importlib.util
 import os
 import socket
 from collections.abc import Iterator
@@ -13,10 +14,8 @@ from pathlib import Path
 
 from negprompt_cli.errors import UsageError
 
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
+_LOCKS = importlib.util.find_spec("fcntl") is not None
+"""Whether the system has Unix's file locks."""
 
 
 @contextmanager
@@ -53,7 +52,11 @@ def _make_folders(folder: Path) -> list[Path]:
 
 def _locked(lock: Path, path: Path) -> int | None:
     """The descriptor of a lock that is held, or None where there are no locks."""
-    while fcntl is not None:
+    if not _LOCKS:
+        return None
+    import fcntl
+
+    while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError:
@@ -76,4 +79,3 @@ def _locked(lock: Path, path: Path) -> int | None:
                 os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return descriptor
         os.close(descriptor)
-    return None

@@ -6,9 +6,7 @@ adds to a whole file. A last line cut short by a crash is dropped then, and imag
 digest of their path: eight bytes each.
 
 A Parquet file cannot be read before its end is written, so its rows grow as JSON lines, which lose no row however a run
-ends, and are turned into Parquet a row group at a time when all are in.
-
-Leaves out: two runs at once on one file.
+ends, and are turned into Parquet a row group at a time when all are in. Two runs at once on one file are refused.
 """
 
 import csv
@@ -28,6 +26,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.errors import NegPromptError, UsageError
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -176,8 +175,13 @@ def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
 
     Raises:
         NegPromptError: it cannot be written.
-        UsageError: appending to a file that is damaged or does not hold such rows.
+        UsageError: appending to a file that is damaged or does not hold such rows, or another command writes it.
     """
+    with claimed(path):
+        yield from _row_file(path, form, append=append)
+
+
+def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
     part = part_of(path)
     growing = "jsonl" if form == "parquet" else form
     try:

@@ -236,22 +236,7 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     Raises:
         UsageError: classes of `images` that match none of `classes`; names them.
     """
-    by_wnid = {c.wnid: i for i, c in enumerate(classes) if c.wnid}
-    target = np.full(len(images.classes), -1, dtype=np.int64)
-    for i, c in enumerate(images.classes):
-        target[i] = by_wnid.get(c.wnid, -1) if c.wnid else -1
-    taken = set(target.tolist())
-    by_name: dict[str, list[int]] = {}
-    for i, c in enumerate(classes):
-        if i not in taken:
-            by_name.setdefault(folded(c.name), []).append(i)
-    for i in np.flatnonzero(target < 0).tolist():
-        label = images.classes[i]
-        places = by_name.get(folded(label.name), [])
-        fitting = [place for place in places if not (label.wnid and classes[place].wnid)]
-        if fitting:
-            target[i] = fitting[0]
-            places.remove(fitting[0])
+    target = _places(images.classes, classes)
     unmatched = [
         c.name if c.name == c.key else f"{c.name} ({c.key})" for i, c in enumerate(images.classes) if target[i] < 0
     ]
@@ -263,6 +248,33 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
         )
     labels = np.where(images.labels >= 0, target[images.labels], -1) if len(target) else images.labels
     return replace(images, labels=labels.astype(np.int64), classes=tuple(classes))
+
+
+def classes_without_data(images: ImageSet, classes: Sequence[ClassLabel]) -> list[ClassLabel]:
+    """Those of an artifact's classes that an image set does not have, by the rule of `match_classes`."""
+    present = set(_places(images.classes, classes).tolist())
+    return [c for i, c in enumerate(classes) if i not in present]
+
+
+def _places(given: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> NDArray[np.int64]:
+    """For each given class its place among `classes`, -1 where it has none."""
+    by_wnid = {c.wnid: i for i, c in enumerate(classes) if c.wnid}
+    target = np.full(len(given), -1, dtype=np.int64)
+    for i, c in enumerate(given):
+        target[i] = by_wnid.get(c.wnid, -1) if c.wnid else -1
+    taken = set(target.tolist())
+    by_name: dict[str, list[int]] = {}
+    for i, c in enumerate(classes):
+        if i not in taken:
+            by_name.setdefault(folded(c.name), []).append(i)
+    for i in np.flatnonzero(target < 0).tolist():
+        label = given[i]
+        places = by_name.get(folded(label.name), [])
+        fitting = [place for place in places if not (label.wnid and classes[place].wnid)]
+        if fitting:
+            target[i] = fitting[0]
+            places.remove(fitting[0])
+    return target
 
 
 def files_digest(paths: Iterable[Path], root: Path) -> str:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from negprompt_cli.data.results.artifacts import Calibration, Prompts
-from negprompt_cli.data.sets.imagesets import files_digest, match_classes
+from negprompt_cli.data.sets.imagesets import classes_without_data, files_digest, match_classes
 from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
 from negprompt_cli.engine.metrics.conformal import class_thresholds
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import percent
+from negprompt_cli.wording import percent, some_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,14 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
     spec = bench.config.data.spec
     # A calibrated score would be taken with the threshold that is to be chosen anew.
     prompts = replace(prompts, calibration=None)
-    images = match_classes(bench.image_set(spec, "eval"), prompts.classes)
+    found = bench.image_set(spec, "eval")
+    images = match_classes(found, prompts.classes)
+    if absent := classes_without_data(found, prompts.classes):
+        raise UsageError(
+            f"{len(absent)} of the {len(prompts.classes)} classes of the prompts are not in {spec}: "
+            f"{some_of([c.name for c in absent])}. A threshold chosen without them would say nothing of their images. Add "
+            "held-out images of these classes, or give data that have them."
+        )
     require_enough(len(images), options, spec)
     scorer = make_scorer(bench, prompts, score=options.score)
     encoded = bench.encode(images)
