@@ -56,9 +56,8 @@ from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.stream import stream_features
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts, sealed
 from negprompt_cli.data.results.rowfile import Row
-from negprompt_cli.data.sets.class_list import read_class_list
+from negprompt_cli.data.sets.class_list import NovelNames, given_names, novel_names, read_class_list
 from negprompt_cli.data.sets.filekinds import LeftOut
-from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.data.sets.pathlist import check_paths, list_paths
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
@@ -124,7 +123,7 @@ class Detector:
     def __init__(
         self,
         model: Clip,
-        prompts: Sequence[str] | Prompts,
+        prompts: Sequence[str] | Path | Prompts,
         *,
         score: str | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -249,8 +248,8 @@ def load_model(
     return load_clip(ModelConfig(name=name, pretrained=tag), choose_compute(device, precision=precision))
 
 
-def zero_shot(model: Clip, class_names: Sequence[str], *, score: str | None = None) -> Detector:
-    """A detector from class names alone.
+def zero_shot(model: Clip, class_names: Sequence[str] | Path, *, score: str | None = None) -> Detector:
+    """A detector from class names alone, or from a file of them.
 
     Raises:
         UsageError: no names, or one too long.
@@ -287,12 +286,12 @@ def fit(
     return Detector(model, prompts, score=score)
 
 
-def transfer(detector: Detector, class_names: Sequence[str], *, extend: bool = False) -> Detector:
+def transfer(detector: Detector, class_names: Sequence[str] | Path, *, extend: bool = False) -> Detector:
     """Put a detector's contexts in front of new class names; its threshold does not carry over.
 
     Args:
         detector: with negatives, and with contexts shared by its classes.
-        class_names: the new names.
+        class_names: the new names, or a file of them in any form that the command line reads.
         extend: keep the detector's own classes in front.
 
     Raises:
@@ -300,8 +299,7 @@ def transfer(detector: Detector, class_names: Sequence[str], *, extend: bool = F
     """
     source = detector.prompts if detector.prompts.sha256 else sealed(detector.prompts)
     check_transferable(source, Path("the detector"))
-    names = read_class_list("\n".join(class_names), "class_names")
-    prompts, _ = transfer_prompts(detector.model, source, names, extend=extend, progress=Silent())
+    prompts, _ = transfer_prompts(detector.model, source, _names(class_names), extend=extend, progress=Silent())
     return Detector(detector.model, prompts)
 
 
@@ -398,11 +396,12 @@ def _bench(model: Clip, settings: Mapping[str, Any] | None, base: Config | None 
     return Workbench(config.model_copy(update={"model": identity}), Silent(), clip=model)
 
 
-def _zero_shot_prompts(bench: Workbench, class_names: Sequence[str]) -> Prompts:
-    classes = tuple(ClassLabel(name, name, None) for name in dict.fromkeys(class_names))
-    if not classes or isinstance(class_names, str):
-        raise UsageError("Give class names as a list with at least one name.")
-    return zero_shot_positive(bench.clip, bench.config, classes)
+def _zero_shot_prompts(bench: Workbench, class_names: Sequence[str] | Path) -> Prompts:
+    return zero_shot_positive(bench.clip, bench.config, _names(class_names).classes)
+
+
+def _names(class_names: Sequence[str] | Path) -> NovelNames:
+    return novel_names(read_class_list(class_names) if isinstance(class_names, Path) else given_names(class_names))
 
 
 def _model_of(prompts: Prompts, device: str) -> Clip:

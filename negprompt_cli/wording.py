@@ -19,8 +19,3 @@ def some_of(names: Sequence[object], most: int = 5) -> str:
 def file_name(text: str) -> str:
     """A text as part of a file's name: other characters than letters, digits and `-_.` become dashes."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
-
-
-def folded(name: str) -> str:
-    """A name as it is compared with others: without case, and with single spaces."""
-    return " ".join(name.casefold().split())

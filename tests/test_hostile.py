@@ -45,8 +45,8 @@ from negprompt_cli.data.prepare.download import download_set
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import load_evaluation
 from negprompt_cli.data.sets.catalogue import load_catalogue
-from negprompt_cli.data.sets.classnames import read_class_names
 from negprompt_cli.data.sets.imglist import format_list, read_list
+from negprompt_cli.data.sets.naming import read_class_names
 from negprompt_cli.data.sets.spec import read_lines
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Silent
@@ -267,7 +267,7 @@ def test_files_that_are_no_text_or_never_end_are_refused(tmp_path: Path) -> None
 
 def test_millions_of_class_names(tmp_path: Path) -> None:
     many = write(tmp_path / "many.txt", b"cat\n" * 200_000)
-    with bounded(), pytest.raises(UsageError, match="200000 lines"):
+    with bounded(), pytest.raises(UsageError, match="200000 classes"):
         read_class_names(many, ["cat_1", "dog"])
     more = write(tmp_path / "more.txt", b"a cat with a very long name, and no other\n" * 500_000)
     with bounded(mebibytes=64), pytest.raises(UsageError, match="larger than 16 MiB"):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from negprompt_cli.steps.shared.scorer import Scorer
 
 SCORING = "Scoring"
-MAX_LIST_BYTES = 64 << 20
 OOD_FOUND = 3
 """Exit code of --fail-on-ood."""
 SHIFTED = 5
@@ -107,7 +106,7 @@ def score(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
     from negprompt_cli.data.results.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
-    from negprompt_cli.data.sets.class_list import read_class_list
+    from negprompt_cli.data.sets.class_list import novel_names, read_class_list
     from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths
     from negprompt_cli.steps.score import Sorting, require_calibration, require_threshold, run_score
@@ -119,7 +118,7 @@ def score(
     if out:
         check_row_file(out, chosen, append=append, overwrite=common.overwrite)
     check_paths(paths)
-    names = read_class_list(_read(classes), str(classes)) if classes else None
+    names = novel_names(read_class_list(classes)) if classes else None
     source = prompts or common.run_folder(common.resolve()) / NEGATIVE
     base = None if names else artifact_base(source, sections=("model",))
     bench = Workbench(common.resolve(base=base), talk)
@@ -195,17 +194,6 @@ def _check(
         raise UsageError("--fdr judges all images together, so it cannot add to rows with --append.")
     if copy and sort_into is None:
         raise UsageError("--copy goes with --sort-into DIR.")
-
-
-def _read(path: Path) -> str:
-    """The text of a class list.
-
-    Raises:
-        UsageError: no such file, or not text.
-    """
-    from negprompt_cli.data.files.textfile import read_text
-
-    return read_text(path, most=MAX_LIST_BYTES, what="a list of class names, one per line")
 
 
 def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: float, *, fdr: float | None) -> None:

@@ -8,12 +8,9 @@ from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
-from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
 TRANSFER = "Transfer"
-MAX_LIST_BYTES = 64 << 20
-"""A class list larger than this is not one: WordNet's nouns are 2 MB."""
 
 
 def transfer(
@@ -38,14 +35,16 @@ def transfer(
     folder = common.run_folder(config)
     source = prompts or folder / NEGATIVE
     stem = "stdin" if classes == "-" else Path(classes).stem
-    from negprompt_cli.data.sets.class_list import read_class_list
+    from negprompt_cli.data.sets.class_list import ClassList, novel_names, read_class_list
     from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.preflight import require_prompts, together
     from negprompt_cli.steps.transfer import run_transfer
 
-    texts: list[str] = []
+    listed: list[ClassList] = []
     together(
-        lambda: texts.append(_read(classes)),
+        lambda: listed.append(
+            read_class_list(sys.stdin.buffer, "standard input") if classes == "-" else read_class_list(Path(classes))
+        ),
         lambda: require_prompts(source, config.data.spec),
     )
     config = common.resolve(base=artifact_base(source, sections=("model",)))
@@ -53,7 +52,7 @@ def transfer(
         config,
         out or (source.parent if prompts and common.run is None else folder) / transfer_name(stem),
         prompts_path=source,
-        names=read_class_list(texts[0], "standard input" if classes == "-" else classes),
+        names=novel_names(listed[0]),
         extend=extend,
         overwrite=common.overwrite,
         progress=talk,
@@ -91,30 +90,3 @@ def transfer(
 
 def _some(names: tuple[str, ...]) -> str:
     return f"{len(names)}: {some_of(names)}" if names else "0"
-
-
-def _read(classes: str) -> str:
-    """The text of the class list.
-
-    Raises:
-        UsageError: no such file, or not text.
-    """
-    if classes == "-":
-        data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
-    else:
-        path = Path(classes)
-        if not path.exists() or path.is_dir():
-            raise UsageError(
-                f"--classes {classes}: no such file. Write one class name per line into it, or pass - and pipe the names."
-            )
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_LIST_BYTES + 1)
-        except OSError as error:
-            raise UsageError(f"--classes {classes}: cannot be read ({error.strerror}).") from None
-    if len(data) > MAX_LIST_BYTES:
-        raise UsageError(f"--classes {classes}: larger than 64 MiB, so not a list of class names.")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"--classes {classes}: not UTF-8 text.") from None

@@ -11,7 +11,7 @@ from negprompt_cli.config import load_config
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.data.results.checkpoints import checkpoint_path
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE, transfer_name
-from negprompt_cli.data.sets.class_list import read_class_list
+from negprompt_cli.data.sets.class_list import novel_names, read_class_list
 from negprompt_cli.demo.images import DemoWorld, write_world
 from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.errors import UsageError
@@ -74,7 +74,7 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
         config, folder / EVALUATION, prompts_path=negative, overwrite=overwrite, progress=progress, bench=bench
     )
     novel = folder / transfer_name(world.novel_names.stem)
-    names = read_class_list(world.novel_names.read_text("utf-8"), str(world.novel_names))
+    names = novel_names(read_class_list(world.novel_names))
     run_transfer(
         config,
         novel,

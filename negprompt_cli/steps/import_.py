@@ -1,14 +1,12 @@
 """Import: other people's learned contexts as an artifact, for a model and class names that the user names."""
 
-from collections import Counter
 from pathlib import Path
 
 from torch import Tensor
 
 from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.results.artifacts import Parent, Prompts, save_prompts
-from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
-from negprompt_cli.data.sets.spec import read_lines
+from negprompt_cli.data.sets.class_list import ordered_classes, read_class_list
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, tokenize_prompts
 from negprompt_cli.errors import UsageError
@@ -30,7 +28,7 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
         bench: its configuration names the model the contexts were learned for.
         out: the artifact to write.
         checkpoint: a CoOp, LoCoOp or official NegPrompt checkpoint.
-        classes: class names in label order, one per line; `wnid name` lines as in CoOp's classnames.txt will do.
+        classes: class names in label order, in any form that `class_list` reads.
         overwrite: whether `out` may be replaced.
 
     Raises:
@@ -42,7 +40,10 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
 
 def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, overwrite: bool) -> Prompts:
     foreign = read_checkpoint(checkpoint)
-    labels = read_ordered_classes(classes)
+    listed = read_class_list(classes)
+    for decision in listed.decisions:
+        bench.decide(decision)
+    labels = ordered_classes(listed)
     check_foreign(foreign, len(labels), bench.clip.plan.width, str(checkpoint))
     clip = bench.clip
     if foreign.ignored:
@@ -77,25 +78,6 @@ def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, ove
         parents=(Parent(kind=foreign.origin, sha256=file_sha256(checkpoint)),),
     )
     return save_prompts(prompts, out, overwrite=overwrite)
-
-
-def read_ordered_classes(path: Path) -> tuple[ClassLabel, ...]:
-    """Class names in label order: names may repeat, a wnid in front becomes the key.
-
-    Raises:
-        UsageError: unreadable, or empty.
-    """
-    lines = read_lines(path)
-    if not lines:
-        raise UsageError(f"{path} holds no class names: write one per line, in the order of the labels.")
-    labels = [_label(line) for line in lines]
-    seen: Counter[str] = Counter()
-    unique = []
-    for label in labels:
-        seen[label.key] += 1
-        key = label.key if seen[label.key] == 1 else f"{label.key} ({seen[label.key]})"
-        unique.append(ClassLabel(key, label.name, label.wnid))
-    return tuple(unique)
 
 
 def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str) -> None:
@@ -171,11 +153,3 @@ def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens
 
 def _close(stored: Tensor, own: Tensor) -> bool:
     return stored.shape == own.shape and float((stored - own).norm()) <= 0.01 * float(own.norm())
-
-
-def _label(line: str) -> ClassLabel:
-    first, _, rest = line.partition(" ")
-    if is_wnid(first) and rest.strip():
-        return ClassLabel(first, " ".join(rest.split()), first)
-    name = " ".join(line.split())
-    return ClassLabel(name, name, None)

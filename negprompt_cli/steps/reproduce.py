@@ -250,7 +250,7 @@ def run_job(job: Job, bench: Workbench, *, overwrite: bool, progress: Progress) 
         classes = _classes(job, mine)
         atomic_write_text(class_list(job.out), "".join(f"{c.name}\n" for c in classes))
         # Classes go by wnid, because two pairs of ImageNet's share their names.
-        names = NovelNames(classes, duplicates=(), skipped_lines=0)
+        names = NovelNames(classes)
         run_transfer(job.config, job.out, prompts_path=_source(job), names=names, extend=False, **more)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
 from negprompt_cli.data.sets.class_list import NovelNames
+from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
@@ -17,7 +18,7 @@ from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.outputs import making, write_config
 from negprompt_cli.steps.shared.preflight import require_prompts
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import folded, some_of
+from negprompt_cli.wording import some_of
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,18 @@ def transfer_prompts(
     Raises:
         UsageError: a name is too long for the text tower.
     """
-    if names.duplicates:
-        said = f"{len(names.duplicates)} names given more than once were dropped: {some_of(names.duplicates)}"
-        progress.decide(Decision("classes-left-out", said, {"names": list(names.duplicates)}, warning=True))
-    old = {folded(c.name): c for c in source.classes}
-    known = [c.name for c in names.classes if folded(c.name) in old]
+    for decision in names.decisions:
+        progress.decide(decision)
+    old = {fold(c.name): c for c in source.classes}
+    known = [c.name for c in names.classes if fold(c.name) in old]
     if known:
         how = "kept once" if extend else "transferred all the same"
         said = f"{len(known)} names are among the artifact's classes already, {how}: {some_of(known)}"
         progress.decide(Decision("prompts-changed", said, {"names": known}, warning=True))
     # A name that is known keeps its key and wnid, so that images still match it by wnid.
-    given = tuple(old.get(folded(c.name), c) for c in names.classes)
+    given = tuple(old.get(fold(c.name), c) for c in names.classes)
     if extend:
-        given = (*source.classes, *(c for c in given if folded(c.name) not in old))
+        given = (*source.classes, *(c for c in given if fold(c.name) not in old))
     tokenize_prompts([c.name for c in given], clip.tokenizer, clip.plan, context=source.positive.shape[-2])
     if source.calibration is not None:
         lost = source.calibration
@@ -127,5 +127,5 @@ def transfer_prompts(
         )
         facts = {"score": lost.score, "threshold": lost.threshold, "data": lost.data}
         progress.decide(Decision("threshold-dropped", said, facts, warning=True))
-    kept = [c.name for c in given if folded(c.name) in old]
+    kept = [c.name for c in given if fold(c.name) in old]
     return source.transferred(given), tuple(kept)

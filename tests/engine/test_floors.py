@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from negprompt_cli.config import Config, load_config
 from negprompt_cli.data.results.artifacts import load_prompts
-from negprompt_cli.data.sets.class_list import read_class_list
+from negprompt_cli.data.sets.class_list import given_names, novel_names
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
@@ -135,7 +135,7 @@ def test_training_records_the_mean_image_and_evaluation_and_transfer_use_it(tmp_
     expected = [_loop(f.double(), measured.bank, 1.0) for f in measured.id_set.encoded.features]
     assert measured.id_set.table.scores["negprompt"] == pytest.approx(expected, rel=1e-5)
     moved = tmp_path / "moved.safetensors"
-    names = read_class_list("owl\nbear\n", "list")
+    names = novel_names(given_names(["owl", "bear"]))
     run_transfer(
         world.config, moved, prompts_path=world.prompts, names=names, extend=False, overwrite=False,
         progress=bench.progress, bench=bench,

@@ -32,10 +32,15 @@ from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import load_evaluation
 from negprompt_cli.data.results.rowfile import COLUMNS, row_file
 from negprompt_cli.data.sets.catalogue import load_catalogue
-from negprompt_cli.data.sets.class_list import read_class_list
-from negprompt_cli.data.sets.classnames import read_class_names
+from negprompt_cli.data.sets.class_list import (
+    ClassList,
+    novel_names,
+    ordered_classes,
+    read_class_list,
+)
 from negprompt_cli.data.sets.flatlabels import find_flat_labels
 from negprompt_cli.data.sets.imglist import list_source
+from negprompt_cli.data.sets.naming import read_class_names
 from negprompt_cli.data.sets.spec import parse_spec, select_indices, split_specs
 from negprompt_cli.data.studies.experiments import load_experiment
 from negprompt_cli.data.studies.grids import load_grid
@@ -143,13 +148,23 @@ def _imglist(suffix: str) -> Callable[[bytes, Path], object]:
 
 
 def _class_names(data: bytes, folder: Path) -> object:
-    names = read_class_names(written(data, folder, "classnames.txt"), KEYS)
+    names = read_class_names(written(data, folder, "classnames.txt"), KEYS).names
     assert set(names) <= set(KEYS)
     return names
 
 
-def _class_list(data: bytes, folder: Path) -> object:
-    return read_class_list(data.decode("utf-8", "replace"), "the list")
+def _class_list(suffix: str) -> Callable[[bytes, Path], object]:
+    def feed(data: bytes, folder: Path) -> ClassList:
+        listed = read_class_list(written(data, folder, f"classes{suffix}"))
+        assert all(entry.name == " ".join(entry.name.split()) for entry in listed.entries)
+        assert listed.entries and all(entry.name for entry in listed.entries)
+        assert listed.decisions[0].kind == "class-names-form"
+        classes = ordered_classes(listed)
+        assert len({c.key for c in classes}) == len(classes) == len(listed)
+        assert 0 < len(novel_names(listed).classes) <= len(listed)
+        return listed
+
+    return feed
 
 
 def _flat_labels(data: bytes, folder: Path) -> object:
@@ -288,7 +303,30 @@ TARGETS = {
     "artifact": Target(_artifact, lambda: [save(*artifact_parts())]),
     "cache-shard": Target(_shard, _shards),
     "class-names": Target(_class_names, _texts("class 1 cat\nclass 2\tdog\n", "\n".join("abcdefghijkl"))),
-    "class-list": Target(_class_list, _texts("cat\n# no\ndog\n")),
+    "class-list": Target(
+        _class_list(""),
+        _texts(
+            "cat\n# no\ndog\n",
+            "n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
+            "1 cat\n2 dog\n",
+            "cat\t0\ndog\t1\n",
+            "1. cat\n2. dog\n",
+            "names:\n  0: cat\n  1: dog\n",
+            "{0: 'cat', 1: 'dog'}",
+        ),
+    ),
+    "class-json": Target(
+        _class_list(".json"),
+        _texts(
+            '["cat", "dog"]',
+            '{"0": ["n01440764", "tench"], "1": "dog"}',
+            '{"cat": 0, "dog": 1}',
+            '{"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}',
+            '{"id": 0, "name": "cat"}\n{"id": 1, "name": "dog"}\n',
+        ),
+    ),
+    "class-table": Target(_class_list(".csv"), _texts("id,name\n0,cat\n1,dog\n", 'sep=;\nname;id\n"a; b";1\nc;0\n')),
+    "class-yaml": Target(_class_list(".yaml"), _texts("names: [cat, 'no']\nnc: 2\n", "- cat\n- dog\n")),
     "imglist": Target(_imglist(".txt"), _texts("cat/a.jpg 0\ndog/a.jpg 1\nb c.jpg -1\n", "cat/a.jpg\ndog/b.png\n")),
     "protocol-csv": Target(_imglist(".csv"), _texts("cat/a.jpg,0\ndog/a.jpg,1\nb.jpg,-1\nc.jpg,-2\n")),
     "flat-labels": Target(

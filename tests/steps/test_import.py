@@ -15,9 +15,9 @@ from scoring_world import NAMES, make_prompts, run, write_artifact, write_images
 from torch.optim.lr_scheduler import LRScheduler
 
 from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.sets.class_list import ordered_classes, read_class_list
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.import_ import read_ordered_classes
 from negprompt_cli.steps.shared.coop import coop_checkpoint, read_checkpoint
 
 
@@ -374,7 +374,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes):
 
 def test_names_may_repeat_and_wnids_are_keys(tmp_path: Path):
     (tmp_path / "names.txt").write_text("n01440764 tench\nmissile\n# no class\nmissile\n")
-    labels = read_ordered_classes(tmp_path / "names.txt")
+    labels = ordered_classes(read_class_list(tmp_path / "names.txt"))
     assert [(c.key, c.name, c.wnid) for c in labels] == [
         ("n01440764", "tench", "n01440764"),
         ("missile", "missile", None),

@@ -22,12 +22,13 @@ from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
+from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.wording import folded, some_of
+from negprompt_cli.wording import some_of
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -186,7 +187,7 @@ def _count(images: ImageSet, role: str, entry: Entry | None, found: _Found) -> P
 def _check_classes(classes: Sequence[ClassLabel], found: _Found) -> None:
     by_name: dict[str, list[ClassLabel]] = defaultdict(list)
     for label in classes:
-        by_name[folded(label.name)].append(label)
+        by_name[fold(label.name)].append(label)
     for same in by_name.values():
         if len(same) > 1:
             keys = [label.key for label in same]
@@ -325,9 +326,9 @@ def _overlap(
     sets: Sequence[ImageSet], files: Sequence[_Files], other: ImageSet, found: _Found, pool: ThreadPoolExecutor
 ) -> None:
     """Class names and files that stand in the ID set and in an OOD set."""
-    known = {c.wnid or folded(c.name): c.name for images in sets for c in images.classes}
-    known |= {folded(c.name): c.name for images in sets for c in images.classes}
-    shared = [c.name for c in other.classes if (c.wnid or "") in known or folded(c.name) in known]
+    known = {c.wnid or fold(c.name): c.name for images in sets for c in images.classes}
+    known |= {fold(c.name): c.name for images in sets for c in images.classes}
+    shared = [c.name for c in other.classes if (c.wnid or "") in known or fold(c.name) in known]
     if shared:
         found.problem("overlap", f"{len(shared)} classes of {other.spec} are ID classes: {some_of(shared)}", shared)
     theirs = _Files.of(other, _Found()).usable()

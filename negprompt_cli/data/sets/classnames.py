@@ -1,8 +1,9 @@
 """From class folders to the words that go into a prompt.
 
 A class is keyed by its folder name (for ImageNet the WordNet id, "wnid"), never by its words: among the 1000 cleaned
-ImageNet names "missile" and "sunglasses" occur twice. In order of precedence the words come from a class-name file,
-from the CLIP-cleaned ImageNet names, from WordNet's first lemma (wnids outside ImageNet-1k), from the folder's name.
+ImageNet names "missile" and "sunglasses" occur twice. In order of precedence the words come from a class-name file
+(`class_list`, `naming`), from the CLIP-cleaned ImageNet names, from WordNet's first lemma (wnids outside ImageNet-1k), from
+the folder's name.
 
 The ImageNet facts belong to installed libraries: the cleaned names to open_clip (`IMAGENET_CLASSNAMES`, sorted-wnid
 order), wnids and lemmas to timm. Both keep them in plain files without imports of their own, which are read directly
@@ -16,11 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from negprompt_cli.data.sets.spec import read_lines
-from negprompt_cli.errors import NegPromptError, UsageError, did_you_mean
-
-MAX_NAMES_BYTES = 16 << 20
-"""Largest file of class names: a hundred bytes each for 160,000 classes."""
+from negprompt_cli.errors import NegPromptError
 
 _WNID = re.compile(r"n[0-9]{8}")
 
@@ -73,10 +70,16 @@ def _cleaned() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _lemmas() -> dict[str, str]:
+def _synonyms() -> dict[str, str]:
     text = _library_file("timm", "data/_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8")
     pairs = (line.split("\t", 1) for line in text.splitlines() if "\t" in line)
-    return {wnid: lemmas.split(",")[0].strip() for wnid, lemmas in pairs}
+    return {wnid: lemmas.strip() for wnid, lemmas in pairs}
+
+
+@lru_cache(maxsize=1)
+def synonym_texts() -> frozenset[str]:
+    """The synsets of ImageNet-21k as one text each: "tench, Tinca tinca"."""
+    return frozenset(_synonyms().values())
 
 
 def is_wnid(text: str) -> bool:
@@ -93,69 +96,8 @@ def class_label(key: str) -> ClassLabel:
     """The class of a folder name by itself, without any class-name file."""
     if not is_wnid(key):
         return ClassLabel(key=key, name=words(key), wnid=None)
-    name = _cleaned().get(key) or _lemmas().get(key) or key
+    name = _cleaned().get(key) or _synonyms().get(key, "").split(",")[0].strip() or key
     return ClassLabel(key=key, name=name, wnid=key)
-
-
-def read_class_names(path: Path, keys: Sequence[str]) -> dict[str, str]:
-    """Read a class-name file into {class key: name}.
-
-    Two forms: `key name` per line (CoOp's classnames.txt; a TAB or a space after the key; keys of other data sets are
-    passed over, so a list of 1000 serves a folder of 100), or one name per line in the order of the sorted class list,
-    exactly as many as there are classes. Blank lines and '#' comments are skipped.
-
-    Args:
-        path: the file.
-        keys: the sorted class list it names.
-
-    Raises:
-        UsageError: unreadable, a key twice, an empty name, or neither form fits.
-    """
-    names = keyed_names(path, keys)
-    if names:
-        return names
-    lines = read_lines(path, most=MAX_NAMES_BYTES)
-    if len(lines) == len(keys):
-        return dict(zip(keys, lines, strict=True))
-    hint = did_you_mean(lines[0].split()[0][:100], keys) if lines and len(keys) <= 1000 else ""
-    raise UsageError(
-        f"{path}: {len(lines)} lines, none of which starts with the folder name of one of the {len(keys)} classes. "
-        f"Write 'folder name' per line, or exactly one name per class in sorted folder order.{hint}"
-    )
-
-
-def keyed_names(path: Path, keys: Sequence[str]) -> dict[str, str]:
-    """The names of the lines `key name` whose key is one of `keys`; empty where the file is not of that form.
-
-    Raises:
-        UsageError: unreadable, or a key with two different names.
-    """
-    known = set(keys)
-    longest = max((key.count(" ") for key in keys), default=0)
-    names: dict[str, str] = {}
-    for line in read_lines(path, most=MAX_NAMES_BYTES):
-        key, name = _key_and_name(line, known, longest)
-        if key is None:
-            continue
-        if key in names and names[key] != name:
-            raise UsageError(
-                f"{path} names class {key!r} twice: {names[key][:100]!r} and {name[:100]!r}. Keep one line."
-            )
-        names[key] = name
-    return names
-
-
-def _key_and_name(line: str, known: set[str], longest: int) -> tuple[str | None, str]:
-    """Split `key<TAB or space>name`; folder names may contain spaces, so the longest known key wins."""
-    if "\t" in line:
-        key, name = (part.strip() for part in line.split("\t", 1))
-        return (key, name) if key in known and name else (None, line)
-    parts = line.split(" ")
-    for n in range(min(longest + 1, len(parts) - 1), 0, -1):
-        key, name = " ".join(parts[:n]), " ".join(parts[n:]).strip()
-        if key in known and name:
-            return key, name
-    return None, line
 
 
 def label_classes(keys: Sequence[str], names: dict[str, str]) -> tuple[ClassLabel, ...]:

@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 
 from negprompt_cli.data.sets import sampling
 from negprompt_cli.data.sets.catalogue import built_in, load_catalogue
-from negprompt_cli.data.sets.classnames import ClassLabel, label_classes, read_class_names
+from negprompt_cli.data.sets.classnames import ClassLabel, label_classes
 from negprompt_cli.data.sets.filekinds import LeftOut, merged
 from negprompt_cli.data.sets.imagepaths import ImagePaths
 from negprompt_cli.data.sets.layouts import Role, Source, found_instead
+from negprompt_cli.data.sets.matching import fold
+from negprompt_cli.data.sets.naming import read_class_names
 from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
 from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, split_specs
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
-from negprompt_cli.wording import folded, some_of
+from negprompt_cli.wording import some_of
 
 __all__ = [
     "ClassLabel",
@@ -201,9 +203,12 @@ def _named(
     if file is None:
         return label_classes(keys, source.names), []
     # The whole class list is the reference, so that a selector does not change which form of file fits.
-    names = source.names if file == source.named_by else read_class_names(file, source.keys)
+    if file == source.named_by:
+        names, decisions = source.names, [Decision("class-names", f"Class names from {file}.", {"file": str(file)})]
+    else:
+        found = read_class_names(file, source.keys)
+        names, decisions = found.names, list(found.decisions)
     unnamed = [key for key in keys if key not in names and key not in source.names]
-    decisions = [Decision("class-names", f"class names from {file}", {"file": str(file)})]
     if unnamed:
         said = f"{len(unnamed)} classes are not in {file} and keep their own names: {some_of(unnamed)}"
         decisions.append(Decision("class-names", said, {"file": str(file), "unnamed": unnamed}))
@@ -223,8 +228,9 @@ def default_ood(spec: str) -> str | None:
 def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     """Relabel an image set to the classes of an artifact.
 
-    A class is matched by wnid where both sides know it, else by name (upper and lower case alike). Classes of one name
-    are matched in order and never merged: the artifact must have as many of that name.
+    A class is matched by wnid where both sides know it, else by name (`matching.fold`: upper and lower case, underscores and
+    Unicode forms alike). Classes of one name are matched in order and never merged: the artifact must have as many of that
+    name.
 
     Args:
         images: labelled images.
@@ -266,10 +272,10 @@ def _places(given: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> NDArr
     by_name: dict[str, list[int]] = {}
     for i, c in enumerate(classes):
         if i not in taken:
-            by_name.setdefault(folded(c.name), []).append(i)
+            by_name.setdefault(fold(c.name), []).append(i)
     for i in np.flatnonzero(target < 0).tolist():
         label = given[i]
-        places = by_name.get(folded(label.name), [])
+        places = by_name.get(fold(label.name), [])
         fitting = [place for place in places if not (label.wnid and classes[place].wnid)]
         if fitting:
             target[i] = fitting[0]

@@ -16,9 +16,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from negprompt_cli.data.sets.classnames import imagenet_wnids, is_wnid, keyed_names
+from negprompt_cli.data.sets.class_list import read_class_list
+from negprompt_cli.data.sets.classnames import imagenet_wnids, is_wnid
 from negprompt_cli.data.sets.filekinds import image_suffixes
 from negprompt_cli.data.sets.layouts import Role, Source
+from negprompt_cli.data.sets.matching import Known
+from negprompt_cli.data.sets.naming import names_by_label
 from negprompt_cli.data.sets.spec import exists, read_lines
 from negprompt_cli.data.sets.torchsets import item_exists
 from negprompt_cli.decisions import Decision
@@ -167,7 +170,7 @@ def list_source(
         f"{layout}, classes by {keyed.kind}",
         keyed.names,
         halve=halve,
-        decisions=decisions,
+        decisions=(*decisions, *keyed.decisions),
         named_by=keyed.named_by,
     )
 
@@ -180,6 +183,7 @@ class _Keyed:
     kind: str
     names: dict[str, str]
     named_by: Path | None = None
+    decisions: tuple[Decision, ...] = ()
 
 
 def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | None:
@@ -194,17 +198,18 @@ def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | Non
         unlabelled = all(line.label is None for line in lines)
         return by_folder if unlabelled and "" not in parents and len(set(parents)) > 1 else None
     pairs = set(zip(labels, parents, strict=True))
+    listed = read_class_list(class_names, keys=sorted(set(parents))) if class_names else None
+    named = names_by_label(listed, labels) if listed else None
     if len(pairs) == len(set(labels)) == len(set(parents)) > 1 and "" not in parents:
-        if class_names is None or keyed_names(class_names, parents):
+        known = Known(parents)
+        if listed is None or named is None or any(entry.key in known for entry in listed.entries):
             return by_folder
-        by_label = [name for _, name in _names_by_index(class_names)]  # one name per line: in the order of labels
-        if max(labels) >= len(by_label):
-            return by_folder
-        return _Keyed(parents, "class folder", {parent: by_label[label] for label, parent in pairs}, class_names)
-    named = _names_by_index(class_names) if class_names else []
-    if named and max(labels) < len(named):
-        keys = [named[label][0] for label in labels]
-        return _Keyed(keys, f"line of {class_names}", dict(named[label] for label in set(labels)), class_names)
+        names = {parent: named[label].name for label, parent in pairs}
+        return _Keyed(parents, "class folder", names, class_names, listed.decisions)
+    if listed is not None and named is not None:
+        keys = [named[label].key or f"{label:05d}" for label in labels]
+        names = dict(zip(keys, (named[label].name for label in labels), strict=True))
+        return _Keyed(keys, f"the names in {class_names}", names, class_names, listed.decisions)
     wnids = imagenet_wnids()
     if all("ILSVRC2012_val_" in line.path for line in lines) and max(labels) < len(wnids):
         return _Keyed([wnids[label] for label in labels], "ImageNet-1k index", {})
@@ -212,16 +217,6 @@ def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | Non
         keys = [f"{label:05d}" for label in labels]
         return _Keyed(keys, "label number", {key: line.name for key, line in zip(keys, lines, strict=True)})
     return None
-
-
-def _names_by_index(file: Path) -> list[tuple[str, str]]:
-    """(key, name) of each line: `key<TAB>name`, CoOp's `wnid name`, or only the name (keyed by its line)."""
-    named = []
-    for i, line in enumerate(read_lines(file)):
-        first, _, rest = line.partition("\t" if "\t" in line else " ")
-        keyed = rest.strip() and ("\t" in line or is_wnid(first))
-        named.append((first.strip(), rest.strip()) if keyed else (f"{i:05d}", line))
-    return named
 
 
 def _wanted(line: Line, role: Role, ood: int) -> bool:

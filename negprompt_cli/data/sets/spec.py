@@ -1,7 +1,7 @@
 """A data set SPEC as typed on the command line: `NAME_OR_PATH[#SELECTOR]`, and comma-separated lists of them.
 
-The selector is either index ranges into the sorted class list, both ends included (`0-99,120`), or a file with one
-class folder name per line. Only text is handled here; what a name or a path means is decided in `imagesets`.
+The selector is either index ranges into the sorted class list, both ends included (`0-99,120`), or a file of class folder
+names in any form that `class_list` reads. Only text is handled here; what a name or a path means is decided in `imagesets`.
 """
 
 import os
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from negprompt_cli.data.files.textfile import read_text
+from negprompt_cli.data.sets.class_list import read_class_list
+from negprompt_cli.data.sets.matching import Known
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.wording import some_of
 
@@ -171,12 +173,12 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
         raise UsageError(
             f"Class selector {spec.selector!r} is neither index ranges (0-99,120) nor a file. Looked for {places}."
         )
-    wanted = read_lines(file)
-    if not wanted:
-        raise UsageError(f"{file} names no class. Write one class folder name per line.")
     index = {key: i for i, key in enumerate(keys)}
-    unknown = [name for name in wanted if name not in index]
+    known = Known(keys)
+    wanted = read_class_list(file, keys=keys).entries
+    found = [next((key for text in (e.key, e.text, e.name) if (key := known.find(text))), None) for e in wanted]
+    unknown = [entry.text for entry, key in zip(wanted, found, strict=True) if key is None]
     if unknown:
         shown = some_of([repr(name) for name in unknown], 1)
         raise UsageError(f"{file}: {shown} is no class of {spec.base}.{did_you_mean(unknown[0], index)}")
-    return tuple(sorted({index[name] for name in wanted}))
+    return tuple(sorted({index[key] for key in found if key is not None}))

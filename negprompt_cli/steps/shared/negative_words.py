@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from negprompt_cli.data.sets.class_list import read_class_list
+from negprompt_cli.data.sets.class_list import novel_names, read_class_list
+from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import folded
 
-MAX_LIST_BYTES = 64 << 20
 PERCENTILE = 0.05
 """Eta of the paper: low, so that one class name near a word is enough to call the word near."""
 
@@ -30,15 +29,7 @@ def negative_words(file: Path | None) -> list[str]:
     """
     if file is None:
         return _wordnet_nouns()
-    try:
-        if file.stat().st_size > MAX_LIST_BYTES:
-            raise UsageError(f"{file} is larger than 64 MiB, so it is not a list of words.")
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} cannot be read ({error}). Write one negative word or name per line into it."
-        ) from None
-    return [c.name for c in read_class_list(text, str(file)).classes]
+    return [c.name for c in novel_names(read_class_list(file)).classes]
 
 
 def mine(words: Tensor, classes: Tensor, count: int) -> Tensor:
@@ -63,9 +54,9 @@ def encode_negative_words(bench: Workbench, names: list[str], classes: Tensor) -
         UsageError: no words (see `negative_words`), or none besides the class names themselves.
     """
     settings = bench.config.evaluate
-    known = {folded(name) for name in names}
+    known = {fold(name) for name in names}
     words = negative_words(Path(settings.words) if settings.words else None)
-    others = [word for word in words if folded(word) not in known]
+    others = [word for word in words if fold(word) not in known]
     if not others:
         raise UsageError("All negative words are ID class names.", remedy="negative-words")
     features = encode_zero_shot(bench.clip, others, settings.template, budget=bench.budget)

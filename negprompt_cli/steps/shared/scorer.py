@@ -164,6 +164,6 @@ def open_prompts(bench: Workbench, path: Path) -> Prompts:
 
 def named_prompts(bench: Workbench, names: NovelNames) -> Prompts:
     """Prompts for class names alone: "a photo of a <name>." (`positive.context.words`), nothing learned."""
-    if names.duplicates:
-        bench.progress.warn(f"{len(names.duplicates)} names given more than once were dropped")
+    for decision in names.decisions:
+        bench.decide(decision)
     return zero_shot_positive(bench.clip, bench.config, names.classes)

@@ -11,9 +11,9 @@ from negprompt_cli.data.sets.classnames import (
     imagenet_names,
     imagenet_wnids,
     label_classes,
-    read_class_names,
     words,
 )
+from negprompt_cli.data.sets.naming import read_class_names
 from negprompt_cli.errors import UsageError
 
 
@@ -71,19 +71,19 @@ KEYS = ["n01440764", "n01443537", "n01484850"]
 def test_coop_form_may_list_more_classes_than_there_are(tmp_path: Path) -> None:
     file = tmp_path / "classnames.txt"
     file.write_text("n01440764 a tench\nn01443537 goldfish\nn01484850 white shark\nn02123045 tabby cat\n")
-    assert read_class_names(file, KEYS[:2]) == {"n01440764": "a tench", "n01443537": "goldfish"}
+    assert read_class_names(file, KEYS[:2]).names == {"n01440764": "a tench", "n01443537": "goldfish"}
 
 
 def test_tabs_and_keys_with_spaces(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("# mine\nbig dog\tdog of size\nbig cat lion\n")
-    assert read_class_names(file, ["big", "big cat", "big dog"]) == {"big dog": "dog of size", "big cat": "lion"}
+    assert read_class_names(file, ["big", "big cat", "big dog"]).names == {"big dog": "dog of size", "big cat": "lion"}
 
 
 def test_one_name_per_line_in_sorted_order(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("ant lion\nbee\ncat\n")
-    assert read_class_names(file, ["00", "01", "02"]) == {"00": "ant lion", "01": "bee", "02": "cat"}
+    assert read_class_names(file, ["00", "01", "02"]).names == {"00": "ant lion", "01": "bee", "02": "cat"}
 
 
 @pytest.mark.parametrize("text", ["ant\nbee\n", "", "00 ant\n00 bee\n"])
@@ -96,7 +96,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
-    file.write_bytes(b"\xff\xfe\x00\x01")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(UsageError, match="UTF-8"):
         read_class_names(file, KEYS)
 
