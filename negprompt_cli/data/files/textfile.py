@@ -162,7 +162,7 @@ def parse_yaml(text: str, where: str, *, texts: bool = False) -> Any:
     if len(text) > MAX_YAML_BYTES:
         raise UsageError(f"{where}: more than {_amount(MAX_YAML_BYTES)} of YAML.")
     try:
-        return yaml.load(text, Loader=_TextLoader if texts else _Loader)
+        return yaml.load(text, Loader=_TextLoader) if texts else yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{where}{line}: not readable as YAML: {error.problem or error.context}.") from None

@@ -345,10 +345,10 @@ class _Reader:
             for i, row in enumerate(full)
         ]
 
-    def pairs(self, rows: Sequence[Sequence[str]]) -> list[ClassEntry]:
-        """Rows of two cells, one of which is a wnid, a class number or a known folder."""
-        left, right = [row[0] for row in rows], [row[1] for row in rows]
-        both = ((left, right), (right, left))
+    def pairs(self, rows: Sequence[Sequence[str]], *, left: bool = False) -> list[ClassEntry]:
+        """Rows of two cells, one of which is a wnid, a class number or a known folder; or else `left` is a key."""
+        first, second = [row[0] for row in rows], [row[1] for row in rows]
+        both = ((first, second), (second, first))
         for keys, names in both:
             numbers = _all_indices(keys)
             if numbers is not None and _all_indices(names) is None:
@@ -356,6 +356,8 @@ class _Reader:
         for keys, names in both:
             if all(map(is_wnid, keys)) or (any(key in self.known for key in keys) and not all(map(is_wnid, names))):
                 return [ClassEntry(name, key=key) for key, name in zip(keys, names, strict=True)]
+        if left:
+            return [ClassEntry(name, key=key) for key, name in zip(first, second, strict=True)]
         raise self.refuse(f"Its rows have two cells, such as {rows[0]!r}, and neither is a wnid or a class number.")
 
     def lines(self, text: str, lines: Sequence[str], *, table: bool) -> tuple[str, list[ClassEntry]]:
@@ -367,7 +369,7 @@ class _Reader:
             if entries is not None:
                 return f"{kind}, columns {', '.join(rows[0])[:100]}", entries
         if all(line.count("\t") == 1 for line in lines):
-            return "key name", self.pairs([[part.strip() for part in line.split("\t")] for line in lines])
+            return "key name", self.pairs([[part.strip() for part in line.split("\t")] for line in lines], left=True)
         if found := self._wnids_first(lines):
             return found
         if self.known.names and (entries := self._keyed(lines)):
