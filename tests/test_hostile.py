@@ -266,8 +266,8 @@ def test_files_that_are_no_text_or_never_end_are_refused(tmp_path: Path) -> None
 
 
 def test_millions_of_class_names(tmp_path: Path) -> None:
-    many = write(tmp_path / "many.txt", b"cat\n" * 200_000)
-    with bounded(), pytest.raises(UsageError, match="200000 classes"):
+    many = write(tmp_path / "many.txt", b"cat\n" * 100_000)
+    with bounded(), pytest.raises(UsageError, match="100000 classes"):
         read_class_names(many, ["cat_1", "dog"])
     more = write(tmp_path / "more.txt", b"a cat with a very long name, and no other\n" * 500_000)
     with bounded(mebibytes=64), pytest.raises(UsageError, match="larger than 16 MiB"):

@@ -81,6 +81,8 @@ _SETTING = re.compile(r"[\w.-]+\s*[=:]\s.*|[\w.-]+\s*=.*")
 _PROMPT = re.compile(r"(a|an|the) (\w+ )?(photo|picture|image|photograph) of .*", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SEPARATORS = "\t;,|"
+_NONE = "\x1f"
+"""A separator that is in no text read here: what there is between the cells of one column."""
 _HEADERS = ("name", "class", "label", "class_name", "classname")
 """First lines that name a column, where it is the only one."""
 
@@ -403,26 +405,30 @@ class _Reader:
         """
         if hint := re.match(r"sep=(.)\n", text):  # the first line that Excel reads
             text, lines, table = text[hint.end() :], lines[1:], True
+        if not lines:
+            return []
+        separators = [separator for separator in (hint[1] if hint else _SEPARATORS) if separator in lines[0]]
+        if table or lines[0].strip("\"'").casefold() in _HEADERS:
+            separators.append(_NONE)
         problem = ""
-        for separator in hint[1] if hint else _SEPARATORS:
-            if not lines or separator not in lines[0]:
-                continue
+        for separator in separators:
             try:
                 rows = parse_rows(text, separator)
             except ValueError as error:
                 problem = f"It is not readable as a table: {error}."
                 continue
-            if all(not row[-1] for row in rows):
+            if rows and all(not row[-1] for row in rows):
                 rows = [row[:-1] for row in rows]  # lines that end with the separator
-            width = len(rows[0])
+            width = len(rows[0]) if rows else 0
             if width > 1 and all(len(row) == width for row in rows):
                 return [(f"table with {'TAB' if separator == chr(9) else repr(separator)} between cells", rows)]
+            if width == 1 and separator == _NONE and not problem:
+                return [("column", rows)]
             if width > 1:
                 problem = f"Its rows have different numbers of cells ({rows[0]!r} has {width})."
         if table and problem:
             raise self.refuse(problem)
-        single = table or lines[0].strip("\"'").casefold() in _HEADERS
-        return [("column", parse_rows(text, "\x1f"))] if single else []
+        return []
 
     def _wnids_first(self, lines: Sequence[str]) -> tuple[str, list[ClassEntry]] | None:
         """Lines that all begin with a wnid."""
@@ -460,8 +466,8 @@ class _Reader:
     def _keyed(self, lines: Sequence[str]) -> list[ClassEntry]:
         """Lines `folder name`: the longest known one wins, as they may contain spaces. Empty where no line is one."""
         longest = max(name.count(" ") for name in self.known.names)
-        split = [self._key_and_name(line, longest) for line in lines]
-        found = [entry for entry in split if entry.key]
+        split = [self._key_and_name(line, longest) if " " in line or "\t" in line else None for line in lines]
+        found = [entry for entry in split if entry is not None]
         if found and _all_indices([entry.name for entry in found]) is not None:
             return []  # `folder number`, which names nothing
         if (
@@ -470,22 +476,22 @@ class _Reader:
             or {fold(entry.key) for entry in found} >= set(map(fold, self.known.names))
         ):
             return found
-        other = next(line for line, entry in zip(lines, split, strict=True) if not entry.key)
+        other = next(line for line, entry in zip(lines, split, strict=True) if entry is None)
         raise self.refuse(
             f"{len(found)} of {len(lines)} lines begin with a folder name, but {other[:100]!r} does not. Write the folder's "
             "name, a TAB and the class name on every line."
         )
 
-    def _key_and_name(self, line: str, longest: int) -> ClassEntry:
-        key, separator, name = line.partition("\t")
-        if separator:
-            return ClassEntry(name.strip(), key=key.strip() if key.strip() in self.known and name.strip() else "")
+    def _key_and_name(self, line: str, longest: int) -> ClassEntry | None:
+        if "\t" in line:
+            key, _, name = (part.strip() for part in line.partition("\t"))
+            return ClassEntry(name, key=key) if name and key in self.known else None
         parts = line.split(" ")
         for n in range(min(longest + 1, len(parts) - 1), 0, -1):
             key, name = " ".join(parts[:n]), " ".join(parts[n:]).strip()
             if key in self.known and name:
                 return ClassEntry(name, key=key)
-        return ClassEntry(line)
+        return None
 
     def finish(self, form: str, entries: Sequence[ClassEntry]) -> ClassList:
         """Clean the names, order them, and say what was decided."""
