@@ -1,5 +1,6 @@
 """`negprompt calibrate`: the threshold that accepts a chosen share of ID images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,19 +58,19 @@ def calibrate(
         options=CalibrateOptions(acceptance, confidence, score, by_class),
         overwrite=common.overwrite,
     )
-    print_calibration(talk, result.calibration)
+    print_calibration(talk.line, result.calibration)
     talk.result(result.path, calibration_document(result))
 
 
-def print_calibration(talk: Talk, made: "Calibration") -> None:
-    """A threshold and what it promises, on stderr."""
-    talk.say(
+def print_calibration(tell: Callable[[str], None], made: "Calibration") -> None:
+    """A threshold and what it promises."""
+    tell(
         f"An image is ID where {made.score} is at least {made.threshold:.6g}: {made.accepted} of {made.images} held-out ID "
         f"images ({percent(made.accepted / made.images)} %). Of new ID images between {percent(made.low)} and "
         f"{percent(made.high)} % will be accepted, at {100 * made.confidence:g} % confidence."
     )
     if made.by_class:
-        talk.say(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")
+        tell(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")
 
 
 def calibration_document(result: "Calibrated") -> dict[str, object]:

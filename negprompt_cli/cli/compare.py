@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli.cli.console import Talk, stacked, table_text
 from negprompt_cli.cli.options import OUTPUT, option
 
 
@@ -39,6 +40,7 @@ def compare(
     as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
     out: Annotated[Path | None, option("--out", help="Write to a file instead of stdout.", panel=OUTPUT)] = None,
     overwrite: Annotated[bool, option("--overwrite", help="Replace the file if it exists.", panel=OUTPUT)] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False,
 ) -> None:
     """Merge evaluations on the same images into one table; refuse to mix what cannot be compared."""
     from negprompt_cli.data.files.atomic import atomic_write_text
@@ -59,30 +61,13 @@ def compare(
     elif form is Format.LATEX:
         text = comparison_text.to_latex(comparison)
     else:
-        text = _drawn(comparison_text.caption(comparison), *comparison_text.table_cells(comparison))
+        columns, rows = comparison_text.table_cells(comparison)
+        labels = len(columns) - len(comparison.sets)
+        narrow = stacked(columns, rows, labels, ("OOD set", "AUROC / FPR95"))
+        text = table_text(comparison_text.caption(comparison), columns, rows, narrow=narrow)
         text += "".join(f"{remark}\n" for remark in comparison_text.remarks(comparison))
     if out:
         atomic_write_text(out, text)
-        typer.echo(str(out))
+        Talk(quiet=quiet, as_json=as_json).made(out)
     else:
         typer.echo(text, nl=False)
-
-
-def _drawn(title: str, header: list[str], rows: list[list[str]]) -> str:
-    """A table in text, as wide as the terminal and never cut where there is none."""
-    import io
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    for i, column in enumerate(header):
-        table.add_column(Text(column), justify="left" if i < 2 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    buffer = io.StringIO()
-    terminal = sys.stdout.isatty()
-    Console(file=buffer, width=None if terminal else 240, force_terminal=False).print(table)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"

@@ -1,11 +1,16 @@
-"""How a command talks: progress, notices and tables on stderr, results on stdout.
+"""How a command talks: progress and notices on stderr, tables and documents that are its result on stdout.
 
-On a terminal, tasks are live bars with rate and time left; elsewhere they are plain lines, few enough to read in a log.
-With -q only warnings and errors are shown besides the path that was made. rich is imported when something is drawn, so that
-`--help` does not wait for it.
+On a terminal, tasks are live bars. Elsewhere a task is one line when it begins, at most one every ten seconds, and one when
+it ends; with -v every step that has a note (an epoch) is a line too. With -q, stdout has the path of what was made and
+nothing else, and stderr has warnings and errors only; --json is as quiet, with one document on stdout. rich is imported when
+something is drawn, so that `--help` does not wait for it.
 """
 
+import io
 import json
+import shutil
+import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +23,12 @@ from negprompt_cli.decisions import Decision, documents
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 PLAIN_SECONDS = 10.0
-"""How often a plain log hears of a task of many small units."""
+"""How often a task adds a line to a log that is not a terminal."""
+PLAIN_WIDTH = 80
+"""Columns of a table that goes to a file or a pipe."""
 
 
 class _Bar:
@@ -38,21 +45,28 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, console: "Console", title: str, total: int, unit: str) -> None:
-        self._console, self._title, self._total, self._unit = console, title, total, unit
+    def __init__(self, title: str, total: int, unit: str, *, verbose: bool) -> None:
+        self._title, self._total, self._unit, self._verbose = title, total, unit, verbose
         self._started = self._last = time.monotonic()
-        self._done = 0
+        self._done, self._note = 0, ""
+        _print_plain(f"{title}: {total} {unit}")
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Write a line for each epoch, for each stretch of time, and at the end."""
+        """Count, and write a line when it is time for one."""
         self._done += count
+        self._note = note
         now = time.monotonic()
-        if note or self._done >= self._total or now - self._last >= PLAIN_SECONDS:
+        if (self._verbose and note) or (now - self._last >= PLAIN_SECONDS and self._done < self._total):
             self._last = now
             rate = self._done / max(1e-9, now - self._started)
             left = (self._total - self._done) / rate
             text = f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.3g}/s, {left:.0f} s left"
-            _print_plain(self._console, f"{text}  {note}".rstrip())
+            _print_plain(f"{text}, {note}" if note else text)
+
+    def end(self) -> None:
+        """Write the last line."""
+        text = f"{self._title}: {self._done} {self._unit} in {time.monotonic() - self._started:.1f} s"
+        _print_plain(f"{text}, {self._note}" if self._note else text)
 
 
 class _Nothing:
@@ -61,23 +75,28 @@ class _Nothing:
 
 
 class Talk:
-    """A step's listener on the command line, and the place results are printed from."""
+    """A step's listener on the command line, and the place results are printed from.
 
-    def __init__(self, *, quiet: bool, as_json: bool) -> None:
-        self.quiet, self.as_json = quiet, as_json
+    Args:
+        quiet: -q was given.
+        as_json: --json was given, which is as quiet.
+        verbose: -v was given.
+    """
+
+    def __init__(self, *, quiet: bool, as_json: bool, verbose: bool = False) -> None:
+        self.quiet, self.as_json, self.verbose = quiet or as_json, as_json, verbose
         self.decisions: list[Decision] = []
-        from rich.console import Console
-
-        self._err = Console(stderr=True)
+        self._said: set[str] = set()
 
     def say(self, text: str) -> None:
-        """One line of information on stderr."""
-        if not self.quiet:
-            _print_plain(self._err, text)
+        """A line of information on stderr; what was said before is not repeated."""
+        if not self.quiet and text not in self._said:
+            self._said.add(text)
+            _print_plain(text)
 
     def warn(self, text: str) -> None:
         """One warning on stderr, quiet or not."""
-        _print_plain(self._err, f"warning: {text}", style="yellow")
+        _print_plain(f"warning: {text}", style="yellow")
 
     def decide(self, decision: Decision) -> None:
         """Tell a decision on stderr, once, and keep it for the document."""
@@ -90,45 +109,151 @@ class Talk:
         """A bar on a terminal, lines elsewhere."""
         if self.quiet:
             yield _Nothing()
-        elif not self._err.is_terminal:
-            yield _Lines(self._err, title, total, unit)
-        else:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            with Progress(*columns, console=self._err) as progress:
-                yield _Bar(progress, title, total, unit)
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stderr; columns after the first are right-aligned where they hold numbers."""
-        if self.quiet:
             return
-        from rich.table import Table
-        from rich.text import Text
+        console = _stderr()
+        if not console.is_terminal:
+            lines = _Lines(title, total, unit, verbose=self.verbose)
+            yield lines
+            lines.end()
+            return
+        from rich.progress import Progress
 
-        table = Table(title=Text(title), title_justify="left")
-        for i, column in enumerate(columns):
-            numeric = bool(rows) and all(row[i].replace(".", "").replace("-", "").isdigit() for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        self._err.print(table)
+        with Progress(*_bar_columns(console.width), console=console) as progress:
+            yield _Bar(progress, title, total, unit)
+
+    def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """What was made, on stderr: a line per name and value, never broken, so that paths and digests can be copied."""
+        width = max(len(name) for name, _ in rows)
+        self.say("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)]))
+
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        narrow: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
+    ) -> None:
+        """A table that is the command's result, on stdout; see `table_text`."""
+        if not self.quiet:
+            typer.echo(table_text(title, columns, rows, narrow=narrow), nl=False)
+
+    def line(self, text: str) -> None:
+        """A line of the command's result, on stdout."""
+        if not self.quiet:
+            typer.echo(text)
 
     def result(self, path: Path, document: dict[str, Any]) -> None:
-        """What was made, on stdout: the document with --json, its `decisions` included, else the path."""
-        document = {**document, "decisions": document.get("decisions", documents(self.decisions))}
-        typer.echo(json.dumps(document, indent=1) if self.as_json else str(path))
+        """What was made: with --json the document on stdout, with -q its path on stdout, else its path on stderr."""
+        if self.as_json:
+            document = {**document, "decisions": document.get("decisions", documents(self.decisions))}
+            typer.echo(json.dumps(document, indent=1))
+        else:
+            self.made(path)
+
+    def made(self, path: Path) -> None:
+        """The path of what was made: on stdout with -q, else on stderr."""
+        typer.echo(str(path), err=not self.quiet)
 
 
-def _print_plain(console: "Console", text: str, style: str = "") -> None:
-    """Print text as it is: no markup, and no line broken where a path or a command would be."""
+def table_text(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    narrow: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
+) -> str:
+    """A table as text that fits the terminal, or 80 columns in a file or a pipe.
+
+    No word is ever broken: cells of numbers keep to one line, other texts wrap between words, and a table whose words do not
+    fit is wider than the terminal.
+
+    Args:
+        title: the line above.
+        columns: the headings.
+        rows: the cells; columns after the first are aligned to the right where they hold numbers.
+        narrow: headings and cells of the same table in fewer columns, for where the first form does not fit.
+    """
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    room = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if terminal else PLAIN_WIDTH
+    wide = Console(width=10_000)
+    drawn = _table(columns, rows)
+    if narrow and wide.measure(drawn).minimum > room:
+        drawn = _table(*narrow)
+    buffer = io.StringIO()
+    width = max(room, wide.measure(drawn).minimum)
+    Console(file=buffer, width=width, force_terminal=terminal).print(drawn)
+    body = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+    heading = textwrap.fill(title, room, break_long_words=False, break_on_hyphens=False)
+    return f"{heading}\n{body}\n" if title else f"{body}\n"
+
+
+def stacked(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], labels: int, headings: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """A table with a column per set as one with a row per set: the narrow form for many sets.
+
+    Args:
+        columns: the headings; those from `labels` on name the sets.
+        rows: the cells.
+        labels: how many columns before the sets name the row.
+        headings: of the two columns that take the place of the others, the set and the figures.
+    """
+    return [*columns[:labels], *headings], [
+        [*row[:labels], name, cell]
+        for row in rows
+        for name, cell in zip(columns[labels:], row[labels:], strict=True)
+        if cell != "-"
+    ]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    from rich import box
+    from rich.table import Table
     from rich.text import Text
 
-    console.print(Text(text, style=style), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(_numeric(row[i]) for row in rows)
+        table.add_column(Text(column), justify="right" if i and numeric else "left", no_wrap=numeric)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _numeric(cell: str) -> bool:
+    """Whether a cell holds figures only, such as `77.7 / 57.2`, `0.5 ± 0.1`, `9.1 [8.0, 9.9]` or a dash."""
+    return all(c.isdigit() or c in "-+.,/±[]% " for c in cell)
+
+
+def _bar_columns(width: int) -> list["ProgressColumn"]:
+    """What a bar shows in a terminal of so many columns; the least is the title and how far it is."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    title = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    columns: list[ProgressColumn] = [title, MofNCompleteColumn()]
+    if width >= 50:
+        columns.append(TimeRemainingColumn())
+    if width >= 75:
+        columns.insert(1, BarColumn(bar_width=20))
+    if width >= 100:
+        columns.append(TextColumn("{task.fields[rate]}"))
+    if width >= 160:
+        columns.append(TextColumn("{task.fields[note]}"))
+    return columns
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _print_plain(text: str, style: str = "") -> None:
+    """Print text on stderr as it is: no markup, and no line broken where a path or a command would be."""
+    from rich.text import Text
+
+    _stderr().print(Text(text, style=style), soft_wrap=True)

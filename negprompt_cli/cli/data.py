@@ -107,18 +107,19 @@ def check(
             [p.role, str(p.images), "-" if p.expected_images is None else str(p.expected_images), str(p.classes)]
             for p in report.parts
         ]
-        talk.say(report.layout)
+        talk.line(report.layout)
         talk.table(report.spec, ["part", "images", "expected", "classes"], parts)
         for finding in report.findings:
-            (talk.warn if finding.level == "problem" else talk.say)(
-                f"{finding.level}: {finding.kind}: {finding.message}"
-            )
+            text = f"{finding.level}: {finding.kind}: {finding.message}"
+            if quiet and finding.level == "problem":
+                talk.warn(text)
+            talk.line(text)
             for item in finding.items[:SHOWN]:
-                talk.say(f"  {item}")
+                talk.line(f"  {item}")
             if len(finding.items) > SHOWN:
-                talk.say(f"  and {len(finding.items) - SHOWN} more (--json lists all)")
+                talk.line(f"  and {len(finding.items) - SHOWN} more (--json lists all)")
         verdict = f"{len(report.problems)} problems" if report.problems else "clean"
-        talk.say(f"{report.spec}: {verdict}, {report.decoded} images decoded")
+        talk.line(f"{report.spec}: {verdict}, {report.decoded} images decoded")
     if report.problems:
         raise typer.Exit(1)
 
@@ -156,7 +157,7 @@ def download(
         made.append(done)
         talk.say(f"{done.folder}: md5 {done.md5}, sha256 {done.sha256}")
         if not as_json:
-            typer.echo(str(done.folder))
+            talk.made(done.folder)
     if as_json:
         facts = [{**asdict(done), "folder": str(done.folder)} for done in made]
         typer.echo(json.dumps({"schema": schemas.DATA_DOWNLOAD, "downloaded": facts}, indent=1))

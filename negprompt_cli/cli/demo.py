@@ -30,9 +30,9 @@ def demo(
 
     made = run_demo(run, seed=seed, overwrite=overwrite, progress=talk)
     picture = draw_histograms(made.evaluation, run / "scores.png", scores=("negprompt", "mcm", "max-logit"))
-    talk.say("\nLearned classes:")
+    talk.line("\nLearned classes:")
     print_evaluation(talk, made.evaluation)
-    talk.say("\nNovel names, nothing trained for them:")
+    talk.line("\nNovel names, nothing trained for them:")
     print_evaluation(talk, made.transferred)
     talk.say(
         "\nThis is a demonstration on drawn shapes and a very small CLIP; its figures are not evidence about "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.console import Talk, stacked
 from negprompt_cli.cli.options import EVALUATION, OUTPUT, Common, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, seed_source
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
@@ -119,17 +119,24 @@ def evaluate(
 
 
 def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None:
-    """The result as a table: a row per score, AUROC and FPR95 per OOD set, in per cent."""
+    """The result on stdout: a table with a row per score and AUROC / FPR95 per OOD set in per cent, and what it is of."""
     document = result.document
-    limited = "  LIMITED: a trial, not a result to quote." if document.limited else ""
-    talk.table(f"AUROC / FPR95 (ID positive), per cent{document.spread}", *document.table())
-    facts, model, prompts = document.id, document.model, document.prompts
-    talk.say(
-        f"ID {facts.name}: {facts.images} images, {facts.classes} classes, "
-        f"accuracy {percent(facts.accuracy)} %. Model {model.name} {model.pretrained or ''}".rstrip()
-        + f". Prompts: {prompts.kind}, loss {prompts.loss}, {prompts.negatives} negatives, "
-        f"{prompts.shots} shots, seed{'s' if document.seeds else ''} {', '.join(map(str, document.seed_list))}.{limited}"
+    columns, rows = document.table()
+    talk.table(
+        f"AUROC / FPR95 (ID positive), per cent{document.spread}",
+        columns,
+        rows,
+        narrow=stacked(columns, rows, 1, ("OOD set", "AUROC / FPR95")),
     )
+    facts, model, prompts = document.id, document.model, document.prompts
+    seeds = f"seed{'s' if document.seeds else ''} {', '.join(map(str, document.seed_list))}"
+    talk.line(
+        f"ID {facts.name}: {facts.images} images, {facts.classes} classes, accuracy {percent(facts.accuracy)} %\n"
+        f"Model {model.name} {model.pretrained or ''}".rstrip()
+        + f"\nPrompts {prompts.kind}: loss {prompts.loss}, {prompts.negatives} negatives, {prompts.shots} shots, {seeds}"
+    )
+    if document.limited:
+        talk.line("LIMITED: a trial on some of the images, not a result to quote.")
 
 
 def _numbers(text: str) -> list[float]:

@@ -58,7 +58,7 @@ def fit(
         f"accuracy in training {percent(last.accuracy)} %"
     )
     if made.calibration:
-        print_calibration(talk, made.calibration)
+        print_calibration(talk.say, made.calibration)
     # Artifacts know their model, so the command needs no --model.
     talk.say(f"Now score other images:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
     talk.result(

@@ -33,9 +33,8 @@ def import_(
     from negprompt_cli.steps.shared.workbench import Workbench
 
     made = run_import(Workbench(config, talk), path, checkpoint=checkpoint, classes=classes, overwrite=common.overwrite)
-    talk.table(
+    talk.facts(
         "imported prompts",
-        ("", ""),
         [
             ("artifact", str(path)),
             ("kind", made.kind),

@@ -1,6 +1,5 @@
 """`negprompt report`: one HTML page and pictures of evaluated runs."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -69,4 +68,4 @@ def report(
     page = run_report(runs, out or first / "report", options, overwrite=overwrite, progress=talk)
     pictures = sorted(str(p) for p in (page.parent / "figures").iterdir())
     document = {"schema": schemas.REPORT, "path": str(page), "pictures": pictures, "versions": versions()}
-    typer.echo(json.dumps(document, indent=1) if as_json else str(page))
+    talk.result(page, document)

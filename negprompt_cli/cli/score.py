@@ -160,7 +160,7 @@ def score(
     if out and common.json:
         typer.echo(json.dumps(_document(scorer, summary, out, limited=common.limit is not None, fdr=fdr), indent=1))
     elif out:
-        typer.echo(str(out))
+        talk.made(out)
     if fail_on_ood and summary.ood:
         raise typer.Exit(OOD_FOUND)
     if fail_on_shift and summary.delivery and summary.delivery.shifted:

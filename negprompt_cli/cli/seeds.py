@@ -48,13 +48,12 @@ def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int,
 
 
 def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> None:
-    """A row per seed on stderr; paths, or one JSON document, on stdout."""
-    rows = []
-    for result in results:
-        last = result.prompts.training[-1]
-        terms = " ".join(f"{name} {value:.4f}" for name, value in last.terms.items())
-        rows.append([str(result.prompts.config.seed), str(result.path), f"{percent(last.accuracy)} %", terms])
-    talk.table("prompts by seed", ("seed", "artifact", "ID accuracy in training", "loss terms"), rows)
+    """The seeds' artifacts on stderr; one JSON document with --json, and with -q the paths, on stdout."""
+    if not talk.quiet:
+        for result in results:
+            last = result.prompts.training[-1]
+            terms = ", ".join(f"{name} {value:.4f}" for name, value in last.terms.items())
+            talk.say(f"seed {result.prompts.config.seed}: ID accuracy in training {percent(last.accuracy)} %, {terms}")
     document = {
         "schema": schemas.TRAINING_SEEDS,
         "seeds": [
@@ -68,7 +67,11 @@ def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> Non
             for result in results
         ],
     }
-    typer.echo(json.dumps(document, indent=1) if talk.as_json else "\n".join(str(result.path) for result in results))
+    if talk.as_json:
+        typer.echo(json.dumps(document, indent=1))
+    else:
+        for result in results:
+            talk.made(result.path)
 
 
 def seed_source(run: Path, seeds: Sequence[int], name: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.console import Talk, stacked
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
@@ -70,10 +70,12 @@ def _print_rows(talk: Talk, rows: "Sequence[SweepRow]") -> None:
         lines: dict[tuple[str, str], dict[str, str]] = {}
         for row in mine:
             lines.setdefault((row.variant, row.row.score), dict.fromkeys(sets, "-"))[row.row.ood] = row.row.text()
+        columns, cells = ["variant", "score", *sets], [[*names, *line.values()] for names, line in lines.items()]
         talk.table(
             f"{problem}: AUROC / FPR95 (ID positive), per cent, mean ± standard deviation over seeds",
-            ["variant", "score", *sets],
-            [[*names, *line.values()] for names, line in lines.items()],
+            columns,
+            cells,
+            narrow=stacked(columns, cells, 2, ("OOD set", "AUROC / FPR95")),
         )
 
 

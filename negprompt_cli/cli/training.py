@@ -88,7 +88,7 @@ def _terminate(_signal: int, _frame: Any) -> NoReturn:
 
 
 def print_training(talk: Talk, result: "TrainingResult") -> None:
-    """A summary table on stderr, and the path or the JSON document on stdout."""
+    """A summary on stderr; the JSON document with --json, and with -q the path, on stdout."""
     prompts, last = result.prompts, result.prompts.training[-1]
     rows = [
         ("artifact", str(result.path)),
@@ -103,7 +103,7 @@ def print_training(talk: Talk, result: "TrainingResult") -> None:
     if prompts.negative is not None:
         rows.insert(3, ("negatives per class", str(prompts.negatives_per_class)))
         rows.insert(4, ("loss preset", prompts.config.negative.loss.name))
-    talk.table(f"{last.stage} prompts", ("", ""), rows)
+    talk.facts(f"{last.stage} prompts", rows)
     talk.result(
         result.path,
         {

@@ -58,9 +58,8 @@ def transfer(
         progress=talk,
     )
     made = result.prompts
-    talk.table(
+    talk.facts(
         "transferred prompts",
-        ("", ""),
         [
             ("artifact", str(result.path)),
             ("classes", str(len(made.classes))),

@@ -52,7 +52,6 @@ class _Machine:
     @cached_property
     def clip(self) -> Clip:
         compute, named = self.compute, self.named
-        self._progress.say(f"loading {named.name} {named.pretrained or ''}".rstrip())
         team = current_team()
         clip = load_shared(team, named, compute) if team else load_clip(named, compute)
         self._progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
