@@ -119,7 +119,7 @@ class Talk:
         from rich.progress import Progress
 
         with Progress(*_bar_columns(console.width), console=console) as progress:
-            yield _Bar(progress, title, total, unit)
+            yield _Bar(progress, textwrap.shorten(title, max(8, console.width - 24), placeholder=" …"), total, unit)
 
     def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """What was made, on stderr: a line per name and value, never broken, so that paths and digests can be copied."""
@@ -211,13 +211,15 @@ def stacked(
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(_numeric(row[i]) for row in rows)
-        table.add_column(Text(column), justify="right" if i and numeric else "left", no_wrap=numeric)
+        widest = max((cell_len(row[i]) for row in rows), default=0) if numeric else None
+        table.add_column(Text(column), justify="right" if i and numeric else "left", min_width=widest)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -231,10 +233,8 @@ def _numeric(cell: str) -> bool:
 def _bar_columns(width: int) -> list["ProgressColumn"]:
     """What a bar shows in a terminal of so many columns; the least is the title and how far it is."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.table import Column
 
-    title = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    columns: list[ProgressColumn] = [title, MofNCompleteColumn()]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
     if width >= 50:
         columns.append(TimeRemainingColumn())
     if width >= 75:

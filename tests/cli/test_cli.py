@@ -401,13 +401,18 @@ def test_demo_runs_whole(tmp_path: Path):
     (tmp_path / "demo").mkdir()
     left = checkpoint_path(tmp_path / "demo" / "positive.safetensors")
     left.write_bytes(b"left")
-    result = run("demo", "--run", tmp_path / "demo", "--json", "--overwrite")
+    result = run("demo", "--run", tmp_path / "demo", "--overwrite")
     assert result.exit_code == 0, result.output
     assert "--resume" not in result.stderr
     assert not left.exists()
-    document = json.loads(result.stdout)
-    assert Path(document["picture"]).stat().st_size > 10_000
-    average = {r["score"]: r["auroc"] for r in document["evaluation"]["rows"] if r["ood"] == "average"}
+    assert (tmp_path / "demo" / "scores.png").stat().st_size > 10_000
+    document = json.loads((tmp_path / "demo" / "evaluation.json").read_text())
+    average = {r["score"]: r["auroc"] for r in document["rows"] if r["ood"] == "average"}
     assert average["negprompt"] > average["mcm"]
+    assert "AUROC / FPR95" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith("Model "))
+    lines = result.stderr.splitlines()
+    assert sum("Training" in line for line in lines) == 4, "one line when a stage begins and one when it ends"
+    assert len(lines) == len(set(lines)) + lines.count("") - 1, "no line is repeated"
     assert result.stderr.count("  negprompt ") == 3
     refused("demo", "--run", tmp_path / "demo", says=("--overwrite",))

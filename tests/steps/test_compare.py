@@ -161,7 +161,7 @@ def test_the_command_prints_a_table_or_one_document(save, tmp_path):
     document = json.loads(CliRunner().invoke(app, ["compare", str(run), "--json", "--scores", "mcm"]).stdout)
     assert [row["score"] for row in document["rows"]] == ["mcm", "mcm"]
     out = tmp_path / "table.csv"
-    done = CliRunner().invoke(app, ["compare", str(run), "--format", "csv", "--out", str(out)])
+    done = CliRunner().invoke(app, ["compare", str(run), "--format", "csv", "--out", str(out), "-q"])
     assert done.stdout.strip() == str(out)
     assert out.read_text().startswith("run,score,ood")
     assert CliRunner().invoke(app, ["compare", str(run), "--out", str(out)]).exit_code == 2

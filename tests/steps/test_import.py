@@ -148,7 +148,7 @@ def test_official_contexts_per_class_and_empty_negatives(width: int, tmp_path: P
 def test_coop_and_back(clip: Clip, classes: Path, tmp_path: Path, negatives: int):
     prompts = make_prompts(clip, negatives=negatives)
     artifact = write_artifact(prompts, tmp_path / "mine.safetensors")
-    done = run("export", "--prompts", artifact, "--format", "coop")
+    done = run("export", "--prompts", artifact, "--format", "coop", "-q")
     assert done.exit_code == 0, done.output
     file = Path(done.stdout.strip())
     assert ("negatives" in done.stderr) == bool(negatives)

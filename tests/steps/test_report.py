@@ -92,7 +92,7 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
         "max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)",
     ):
         assert expected in text
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="exists"):
         report(world, [world.run], tmp_path / "report")
 
 

@@ -211,9 +211,9 @@ def test_the_overall_table_is_printed_where_there_is_more_than_one_pair(capsys):
     rows = [_cell("p", "far", 0.9), _cell("p", "near", 0.81238)]
     talk = Talk(quiet=False, as_json=False)
     print_overall(talk, overall(rows[:1]))
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().out == ""
     print_overall(talk, overall(rows))
-    printed = capsys.readouterr().err
+    printed = capsys.readouterr().out
     for shown in ("Mean over 2 pairs", "85.62 / 14.4", "81.2", "p, near"):
         assert shown in printed
 
