@@ -11,7 +11,8 @@ import numpy.typing as npt
 from negprompt_cli.config import Config
 from negprompt_cli.data.encoding.features import EncodedSet
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts
-from negprompt_cli.data.sets.imagesets import ImageSet, default_ood, match_classes, split_specs
+from negprompt_cli.data.sets.imagesets import ImageSet, classes_without_data, default_ood, match_classes, split_specs
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.scores import check_scores, find_score
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
@@ -21,6 +22,7 @@ from negprompt_cli.steps.shared.preflight import require_prompts, together
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
 from negprompt_cli.steps.shared.templates import template_texts
 from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import some_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,15 @@ def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True)
             f"{prompts_path} holds positive prompts only, and the score negprompt needs negatives.",
             remedy="needs-negatives",
         )
-    id_images = match_classes(bench.image_set(config.data.spec, "eval"), prompts.classes)
+    found = bench.image_set(config.data.spec, "eval")
+    id_images = match_classes(found, prompts.classes)
+    if absent := [c.name for c in classes_without_data(found, prompts.classes)]:
+        said = (
+            f"{len(absent)} of the {len(prompts.classes)} classes of the prompts have no images in {config.data.spec}: "
+            f"{some_of(absent)}. The figures say nothing of them."
+        )
+        facts = {"spec": config.data.spec, "classes": absent, "reason": "not in the data"}
+        bench.decide(Decision("classes-left-out", said, facts, warning=True))
     ood_images = [bench.image_set(spec, "ood") for spec in specs]
     _refuse_same_names([id_images, *ood_images])
     clip = bench.clip
