@@ -43,8 +43,7 @@ def calibrate(
     The images are the evaluation images of --data: val/ or test/, or the half that training leaves out.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    config = common.resolve()
-    source = prompts or common.run_folder(config) / NEGATIVE
+    source = common.artifact(prompts, NEGATIVE)
     from negprompt_cli.steps.calibrate import run_calibrate
     from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions

@@ -93,7 +93,7 @@ def evaluate(
     many = parse_seeds(seeds, common, prompts=prompts)
     config = common.resolve(options, **flags)
     folder = common.run_folder(config)
-    source = seed_source(folder, many, NEGATIVE) if many else prompts or folder / NEGATIVE
+    source = seed_source(folder, many, NEGATIVE) if many else common.artifact(prompts, NEGATIVE)
     path = out or folder / EVALUATION_FILE
     from negprompt_cli.steps.evaluate import run_evaluate
     from negprompt_cli.steps.seeds import evaluate_seeds

@@ -49,7 +49,7 @@ def export(
     it is there.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    source = prompts or common.run_folder(common.resolve()) / NEGATIVE
+    source = common.artifact(prompts, NEGATIVE)
     path = out or source.with_suffix(SUFFIX[form])
     from negprompt_cli.data.results.artifacts import load_prompts
     from negprompt_cli.data.results.provenance import versions

@@ -183,6 +183,19 @@ class Common:
 
         return self.run or default_run_folder(config.data.spec)
 
+    def artifact(self, named: Path | None, name: str) -> Path:
+        """The artifact that was named, or the one called `name` in the run folder, which a step makes.
+
+        Raises:
+            UsageError: one that was named is not there.
+        """
+        if named is None:
+            return self.run_folder(self.resolve()) / name
+        from negprompt_cli.steps.shared.preflight import require_named
+
+        require_named(named)
+        return named
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -25,7 +25,7 @@ REMEDIES = {
     ),
     "learn-negative": "Run `negprompt train-negative` first.",
     "needs-negatives": "Run `negprompt train-negative` first, or pass --scores mcm,max-logit.",
-    "same-data": "Pass the same --data and --train-classes to both stages.",
+    "same-data": "Pass the same --data and --classes-share to both stages.",
     "overwrite-all": "Pass --overwrite to make everything again, or --run to name another folder.",
     "acceptance": "Or lower --acceptance.",
     "no-words": "Pass --no-words.",
@@ -64,6 +64,7 @@ REMEDIES = {
     "leave-out-kinds": "Remove the image, or leave {kind} out of --kinds.",
     # Results
     "append-or-overwrite": "Pass --append to add the rows that are missing, or --overwrite to replace the file.",
+    "sort-again": "With --append an interrupted run adds to its own folder.",
     "append-later": "A later run with --append adds the others.",
     "other-out": "Choose another --out, or pass --overwrite to replace the file.",
     "out-file": "Pass --out FILE.parquet.",

@@ -1,6 +1,5 @@
 """`negprompt score`: which of these images do not belong?"""
 
-import json
 import sys
 import time
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.score import ScoreSummary
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 SCORING = "Scoring"
 OOD_FOUND = 3
-"""Exit code of --fail-on-ood."""
+"""Exit code of --fail-on-ood where an image is OOD."""
+NOT_JUDGED = 4
+"""Exit code of --fail-on-ood where no image is OOD, but some could not be judged."""
 SHIFTED = 5
 """Exit code of --fail-on-shift."""
 
@@ -82,7 +84,10 @@ def score(
     ] = None,
     copy: Annotated[bool, option("--copy", help="With --sort-into: copies, not links.", panel=OUTPUT)] = False,
     fail_on_ood: Annotated[
-        bool, option("--fail-on-ood", help="Exit with 3 when any image is OOD.", panel=OUTPUT)
+        bool,
+        option(
+            "--fail-on-ood", help="Exit with 3 when an image is OOD, else 4 when one could not be judged.", panel=OUTPUT
+        ),
     ] = False,
     fdr: Annotated[
         float | None,
@@ -105,11 +110,26 @@ def score(
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
     _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
-    from negprompt_cli.data.results.rowfile import KnownPaths, RowFile, TextSink, check_row_file, form_of, row_file
+    from negprompt_cli.data.results.rowfile import (
+        KnownPaths,
+        RowFile,
+        TextSink,
+        Totals,
+        check_row_file,
+        form_of,
+        row_file,
+    )
     from negprompt_cli.data.sets.class_list import novel_names, read_class_list
     from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths
-    from negprompt_cli.steps.score import Sorting, require_calibration, require_threshold, run_score
+    from negprompt_cli.steps.score import (
+        Sorting,
+        check_same_run,
+        check_sorting,
+        require_calibration,
+        require_threshold,
+        run_score,
+    )
     from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.scorer import make_scorer, named_prompts, open_prompts
     from negprompt_cli.steps.shared.workbench import Workbench
@@ -117,9 +137,11 @@ def score(
     chosen = form_of(out, form.value if form else None)
     if out:
         check_row_file(out, chosen, append=append, overwrite=common.overwrite)
+    if sort_into:
+        check_sorting(sort_into, append=append)
     check_paths(paths)
     names = novel_names(read_class_list(classes)) if classes else None
-    source = prompts or common.run_folder(common.resolve()) / NEGATIVE
+    source = common.artifact(prompts, NEGATIVE)
     base = None if names else artifact_base(source, sections=("model",))
     bench = Workbench(common.resolve(base=base), talk)
     scorer = make_scorer(
@@ -139,9 +161,11 @@ def score(
     rows = (
         row_file(out, chosen, append=append)
         if out
-        else nullcontext(RowFile(TextSink(sys.stdout.buffer, chosen), KnownPaths()))
+        else nullcontext(RowFile(TextSink(sys.stdout.buffer, chosen), KnownPaths(), Totals()))
     )
     with rows as file:
+        if out and file.before.images:
+            check_same_run(file.before, scorer, out)
         summary = run_score(
             bench,
             scorer,
@@ -156,15 +180,39 @@ def score(
         )
     if told := left_out.told():
         talk.decide(Decision("files-left-out", f"left out: {told}", {"reasons": left_out.by_reason()}))
+    before, unreadable = file.before, sum(left_out.by_reason().get("unreadable", {}).values())
+    _tell_unjudged(talk, summary, unreadable)
     _summarise(talk, scorer, summary, time.monotonic() - started, fdr=fdr)
-    if out and common.json:
-        typer.echo(json.dumps(_document(scorer, summary, out, limited=common.limit is not None, fdr=fdr), indent=1))
-    elif out:
-        talk.made(out)
-    if fail_on_ood and summary.ood:
+    total = {
+        "images": summary.images + before.images,
+        "broken": summary.broken + before.broken,
+        "ood": None if scorer.threshold is None and fdr is None else summary.ood + before.ood,
+    }
+    if before.images:
+        verdicts = "" if total["ood"] is None else f", {total['ood']} of them OOD"
+        talk.say(f"{out} has rows of {total['images']} images now{verdicts}, {total['broken']} broken.")
+    if out:
+        document = _document(scorer, summary, out, limited=common.limit is not None, fdr=fdr)
+        talk.result(out, {**document, "not_judged": (total["broken"] or 0) + unreadable, "total": total})
+    if fail_on_ood and total["ood"]:
         raise typer.Exit(OOD_FOUND)
+    if fail_on_ood and (total["broken"] or unreadable):
+        raise typer.Exit(NOT_JUDGED)
     if fail_on_shift and summary.delivery and summary.delivery.shifted:
         raise typer.Exit(SHIFTED)
+
+
+def _tell_unjudged(talk: Talk, summary: "ScoreSummary", unreadable: int) -> None:
+    """Say how many images have no verdict, and where to look."""
+    count = summary.broken + unreadable
+    if not count:
+        return
+    named = some_of(summary.unreadable, 3)
+    said = f"{count} images could not be judged" + (f": {named}. Their rows say why." if named else ".")
+    if unreadable:
+        said += f" {unreadable} of them are of kinds that cannot be read here, and have no rows."
+    facts = {"images": count, "broken": summary.broken, "unreadable_kinds": unreadable, "first": summary.unreadable}
+    talk.decide(Decision("images-not-judged", said, facts, warning=True))
 
 
 def _check(

@@ -86,7 +86,11 @@ def train_negative(
     many = parse_seeds(seeds, common, out=out)
     source = positive or str(seed_source(folder, many, POSITIVE) if many else folder / POSITIVE)
     from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_named
     from negprompt_cli.steps.train_negative import run_train_negative
+
+    if positive is not None and positive != ZERO_SHOT:
+        require_named(Path(positive))
 
     config = common.resolve(sampling, options, base=artifact_base(Path(source), sections=("model", "positive")))
     more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}

@@ -33,7 +33,7 @@ def transfer(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     config = common.resolve()
     folder = common.run_folder(config)
-    source = prompts or folder / NEGATIVE
+    source = common.artifact(prompts, NEGATIVE)
     stem = "stdin" if classes == "-" else Path(classes).stem
     from negprompt_cli.data.sets.class_list import ClassList, novel_names, read_class_list
     from negprompt_cli.steps.shared.base import artifact_base

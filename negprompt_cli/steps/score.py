@@ -13,7 +13,7 @@ import numpy.typing as npt
 from negprompt_cli.data.encoding.batches import Batch
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.stream import stream_features
-from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink
+from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink, Totals
 from negprompt_cli.data.results.sorting import sort_image
 from negprompt_cli.engine.metrics.conformal import BatchVerdict, batch_verdict
 from negprompt_cli.errors import UsageError
@@ -21,9 +21,12 @@ from negprompt_cli.progress import Task
 from negprompt_cli.steps.shared.scorer import Scorer
 from negprompt_cli.steps.shared.selection import selected
 from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import some_of
 
 SHOWN = 5
 """How many of the least ID-like images a summary names."""
+NAMED = 20
+"""How many of the images that could not be judged a summary names."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,16 @@ class ScoreSummary:
     """What came of scoring.
 
     `images` have rows now, `broken` of them an error; `ood` are below the threshold; `known` had a row before and were
-    passed over. `lowest`: (score, path) of the least ID-like, lowest first. `by_class`: accepted images by class key,
-    all images where there is no threshold. `delivery`: whether the images as a whole look like the calibration images, where
-    that was asked.
+    passed over. `unreadable`: the first of the broken ones. `lowest`: (score, path) of the least ID-like, lowest first.
+    `by_class`: accepted images by class key, all images where there is no threshold. `delivery`: whether the images as a
+    whole look like the calibration images, where that was asked.
     """
 
     images: int = 0
     broken: int = 0
     ood: int = 0
     known: int = 0
+    unreadable: list[str] = field(default_factory=list)
     lowest: list[tuple[float, str]] = field(default_factory=list)
     by_class: dict[str, int] = field(default_factory=dict)
     delivery: BatchVerdict | None = None
@@ -133,6 +137,48 @@ def run_score(
     return summary
 
 
+def check_same_run(before: Totals, scorer: Scorer, path: Path) -> None:
+    """Refuse to add to rows that other prompts, another score or another threshold judged.
+
+    Raises:
+        UsageError: they did, as far as the rows tell.
+    """
+    keys = {c.key for c in scorer.prompts.classes}
+    if foreign := sorted(before.predictions - keys):
+        raise UsageError(
+            f"{path} holds rows of other prompts: they predict {some_of(foreign)}, which these prompts do not know.",
+            remedy="other-out",
+        )
+    threshold = scorer.threshold
+    decided = before.ood + before.images - before.broken - before.undecided
+    if scorer.by_class or (not decided and threshold is None):
+        return
+    ood, accepted = before.highest_ood, before.lowest_id
+    other = (
+        threshold is None or (ood is not None and ood >= threshold) or (accepted is not None and accepted < threshold)
+    )
+    if (decided and other) or (before.undecided and threshold is not None):
+        judged = f"a threshold of {threshold:.6g}" if threshold is not None else "no threshold"
+        raise UsageError(
+            f"{path} holds rows that were judged in another way: with another score, or another threshold. This run has "
+            f"{judged}, and their verdicts do not fit that.",
+            remedy="other-out",
+        )
+
+
+def check_sorting(into: Path, *, append: bool) -> None:
+    """Refuse to sort images into a folder that holds those of another run.
+
+    Raises:
+        UsageError: it holds anything and the rows are not added to those of an earlier run.
+    """
+    if not append and into.is_dir() and any(into.iterdir()):
+        raise UsageError(
+            f"{into} holds files already, and images of two runs would be mixed there. Choose an empty folder.",
+            remedy="sort-again",
+        )
+
+
 def require_calibration(scorer: Scorer, what: str) -> tuple[npt.NDArray[np.float64], float]:
     """The calibration scores (n,) and the threshold that were chosen on held-out ID images.
 
@@ -170,6 +216,8 @@ def _count(row: Row, summary: ScoreSummary) -> None:
     summary.images += 1
     if row.prediction is None:
         summary.broken += 1
+        if len(summary.unreadable) < NAMED:
+            summary.unreadable.append(row.path)
     elif row.is_ood:
         summary.ood += 1
     else:

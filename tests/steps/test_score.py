@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,6 +223,63 @@ def test_ood_fails_on_request(score: Scoring, images: Path):
     assert score(images, "--fail-on-ood", "--threshold", "-1").exit_code == 0
 
 
+GATE = ("--fail-on-ood", "--threshold", "-1")
+"""A gate that calls no image OOD."""
+
+
+def test_the_gate_does_not_pass_over_what_it_cannot_judge(score: Scoring, images: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "zero.jpg").touch()
+    (broken / "page.jpg").write_text("<!doctype html><title>404</title>")
+    failed = score(broken, *GATE)
+    assert failed.exit_code == 4
+    assert [bool(row["error"]) for row in rows_of(failed.stdout)] == [True, True]
+    # Among others, missing, and by the suffix of a kind that cannot be read here.
+    assert score(images, broken, *GATE).exit_code == 4
+    assert score("-", *GATE, stdin=f"{tmp_path / 'nowhere.png'}\n{images / '000.png'}\n").exit_code == 4
+    shutil.copytree(images, tmp_path / "some")
+    (tmp_path / "some" / "raw.cr2").write_bytes(b"II*\0")
+    left_out = score(tmp_path / "some", *GATE)
+    assert left_out.exit_code == 4 and "1 of them are of kinds that cannot be read" in left_out.stderr
+    # An OOD image says more; without a gate the rows are all that is asked for.
+    assert score(images, broken, "--fail-on-ood").exit_code == 3
+    assert score(broken).exit_code == 0
+    document = json.loads(score(images, broken, *GATE, "--out", tmp_path / "rows.csv", "--json").stdout)
+    assert document["not_judged"] == 2
+    (told,) = [d["facts"] for d in document["decisions"] if d["kind"] == "images-not-judged"]
+    assert sorted(Path(p).name for p in told["first"]) == ["page.jpg", "zero.jpg"]
+
+
+def test_the_gate_and_the_summary_speak_of_all_rows_when_appending(score: Scoring, images: Path, tmp_path: Path):
+    (tmp_path / "zero.jpg").touch()
+    for form in ("csv", "jsonl", "parquet"):
+        out = tmp_path / f"rows.{form}"
+        assert score(tmp_path / "zero.jpg", *GATE, "--out", out).exit_code == 4
+        again = score(images, *GATE, "--out", out, "--append")
+        assert again.exit_code == 4
+        assert "has rows of 9 images now, 0 of them OOD, 1 broken" in again.stderr
+        document = json.loads(score(images, *GATE, "--out", out, "--append", "--json").stdout)
+        assert document["total"] == {"images": 9, "broken": 1, "ood": 0}
+        assert (document["images"], document["known"]) == (0, 8)
+
+
+def test_rows_of_another_run_are_not_added_to(score: Scoring, clip: Clip, images: Path, tmp_path: Path):
+    out = tmp_path / "rows.csv"
+    score(images / "b", "--out", out)
+    done = out.read_bytes()
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n")
+    zero_shot = ("--classes", names, "--model", clip.identity.name, "--device", "cpu")
+    for other in (
+        score(images, "--out", out, "--append", "--threshold", "-1"),
+        run("score", images, *zero_shot, "--out", out, "--append"),
+    ):
+        assert other.exit_code == 2 and "holds rows" in other.stderr and "--out" in other.stderr
+    assert out.read_bytes() == done
+    assert score(images, "--out", out, "--append").exit_code == 0
+
+
 def test_sorting_links_and_copies(score: Scoring, images: Path, tmp_path: Path):
     def sorted_files(into: Path) -> dict[str, bytes]:
         return {p.relative_to(into).as_posix(): p.read_bytes() for p in into.rglob("*.png")}
@@ -233,7 +291,12 @@ def test_sorting_links_and_copies(score: Scoring, images: Path, tmp_path: Path):
     for row in rows:
         where = "ood" if row["is_ood"] == "true" else f"id/{row['prediction']}"
         assert Path(row["path"]).read_bytes() in [data for name, data in links.items() if name.startswith(where + "/")]
-    score(images, "--sort-into", tmp_path / "links")
+    # Images of two runs are not mixed, and an interrupted run goes on in its own folder.
+    again = score(images, "--sort-into", tmp_path / "links")
+    assert again.exit_code == 2 and "images of two runs" in again.stderr
+    assert sorted_files(tmp_path / "links") == links
+    goes_on = score(images, "--sort-into", tmp_path / "links", "--out", tmp_path / "rows.csv", "--append")
+    assert goes_on.exit_code == 0, goes_on.output
     assert sorted_files(tmp_path / "links") == links
     score(images, "--sort-into", tmp_path / "copies", "--copy")
     assert sorted_files(tmp_path / "copies") == links
@@ -317,6 +380,20 @@ def test_a_missing_artifact_names_the_steps(images: Path, tmp_path: Path):
     result = run("score", images, "--run", tmp_path)
     assert result.exit_code == 2
     assert "negprompt train-positive" in result.stderr
+
+
+def test_a_named_artifact_that_is_missing_is_about_that_file(artifact: Path, images: Path, tmp_path: Path):
+    near = run("score", images, "--prompts", artifact.with_name("negatve.safetensors"))
+    assert near.exit_code == 2
+    assert f"Did you mean {artifact}?" in near.stderr and "train-positive" not in near.stderr
+    folder = run("evaluate", "--data", images, "--ood", images, "--prompts", artifact.parent)
+    assert folder.exit_code == 2 and f"is a folder, not an artifact. Did you mean {artifact}?" in folder.stderr
+    (tmp_path / "empty").mkdir()
+    for command in (("calibrate",), ("transfer", "--classes", "-"), ("export", "--format", "onnx")):
+        typed = run(*command, "--prompts", tmp_path / "empty" / "typo", stdin="cat\n")
+        assert typed.exit_code == 2 and "holds no artifact" in typed.stderr and "imagenet" not in typed.stderr
+    nowhere = run("train-negative", "--data", images, "--positive", tmp_path / "no" / "p.safetensors")
+    assert nowhere.exit_code == 2 and "does not exist" in nowhere.stderr and "train-positive" not in nowhere.stderr
 
 
 def test_a_reader_that_leaves_ends_it_cleanly(artifact: Path, images: Path, tmp_path: Path):

@@ -16,9 +16,9 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -121,12 +121,51 @@ class KnownPaths:
         return place < len(self._digests) and int(self._digests[place]) == digest
 
 
+@dataclass
+class Totals:
+    """What the rows of a file say together.
+
+    `broken`: rows with an error. `undecided`: rows with a score and no verdict. `predictions`: keys of predicted classes.
+    `highest_ood`, `lowest_id`: scores at the two sides of the threshold; None where there are none.
+    """
+
+    images: int = 0
+    broken: int = 0
+    undecided: int = 0
+    ood: int = 0
+    predictions: set[str] = field(default_factory=set)
+    highest_ood: float | None = None
+    lowest_id: float | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count a row, by the names of its columns; values as a CSV file or as JSON has them.
+
+        Raises:
+            ValueError, TypeError: it is no such row.
+        """
+        self.images += 1
+        if row["prediction"] in (None, ""):
+            self.broken += 1
+            return
+        self.predictions.add(str(row["prediction"]))
+        if row["score"] in (None, "") or row["is_ood"] in (None, ""):
+            self.undecided += 1
+            return
+        score, verdict = float(row["score"]), row["is_ood"]
+        if verdict in (True, "true"):
+            self.ood += 1
+            self.highest_ood = score if self.highest_ood is None else max(score, self.highest_ood)
+        else:
+            self.lowest_id = score if self.lowest_id is None else min(score, self.lowest_id)
+
+
 @dataclass(frozen=True)
 class RowFile:
-    """A file that takes rows, and which images it has rows for already."""
+    """A file that takes rows, which images it has rows for already, and what those rows say."""
 
     sink: Sink
     known: KnownPaths
+    before: Totals
 
 
 def form_of(path: Path | None, form: str | None) -> str:
@@ -198,8 +237,9 @@ def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
                 else:
                     shutil.copyfile(path, copy)
         with part.open("a+b") as stream:
-            known = _resume(stream, growing, path, written=utf8_text if form == "parquet" else str)
-            yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known)
+            before = Totals()
+            known = _resume(stream, growing, path, before, written=utf8_text if form == "parquet" else str)
+            yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known, before)
             os.fsync(stream.fileno())
         if form == "parquet":
             with atomic_path(path) as whole:
@@ -217,8 +257,8 @@ def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
         ) from error
 
 
-def _resume(stream: BinaryIO, form: str, path: Path, *, written: Callable[[str], str]) -> KnownPaths:
-    """Cut off an unfinished last row, leave the stream at its end, and read which images are there."""
+def _resume(stream: BinaryIO, form: str, path: Path, before: Totals, *, written: Callable[[str], str]) -> KnownPaths:
+    """Cut off an unfinished last row, leave the stream at its end, read which images are there and count the rows."""
     end, offset, quotes = 0, 0, 0
     stream.seek(0)
     for line in stream:
@@ -231,14 +271,14 @@ def _resume(stream: BinaryIO, form: str, path: Path, *, written: Callable[[str],
     stream.seek(0)
     text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
     try:
-        known = KnownPaths(_paths(text, form, path), written=written)
+        known = KnownPaths(_paths(text, form, path, before), written=written)
     finally:
         text.detach()
     stream.seek(0, os.SEEK_END)
     return known
 
 
-def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
+def _paths(text: Iterable[str], form: str, path: Path, before: Totals) -> Iterator[str]:
     wrong = UsageError(
         f"{path}, or {part_of(path).name} beside it, does not hold rows of scores in the format {form}.",
         remedy="other-out",
@@ -249,13 +289,18 @@ def _paths(text: Iterable[str], form: str, path: Path) -> Iterator[str]:
             header = next(rows, None)
             if header not in (None, list(COLUMNS)):
                 raise wrong
-            yield from (row[0] for row in rows if row)
-        except csv.Error:
+            for row in rows:
+                if row:
+                    before.add(dict(zip(COLUMNS, row, strict=True)))
+                    yield row[0]
+        except (csv.Error, ValueError):
             raise wrong from None
         return
     for line in text:
         with suppress(ValueError, TypeError, KeyError, RecursionError):
-            yield str(json.loads(line)["path"])
+            row = json.loads(line)
+            before.add(row)
+            yield str(row["path"])
             continue
         raise wrong
 
