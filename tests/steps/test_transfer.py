@@ -36,7 +36,7 @@ def test_extend_says_what_is_learned_and_what_is_new(artifact: Path):
     assert document["new"] == ["cat"]
     told = {d["kind"]: d["facts"] for d in document["decisions"]}
     assert told["prompts-changed"] == {"names": ["Red Circle"]}
-    assert told["classes-left-out"] == {"names": ["cat"]}
+    assert told["classes-left-out"]["classes"] == ["cat"]
     result = run("transfer", "--prompts", artifact, "--classes", "-", "--extend", "--overwrite", stdin="cat\n")
     assert "of them learned" in result.stderr and "1: cat" in result.stderr
 
