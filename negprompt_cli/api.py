@@ -51,7 +51,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from negprompt_cli.config import Config, ModelConfig, load_config
+from negprompt_cli.config import Config, ModelConfig, PixelsConfig, load_config
+from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.stream import stream_features
 from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts, sealed
@@ -229,7 +230,12 @@ class Detector:
 
 
 def load_model(
-    name: str = "ViT-B-16", pretrained: str | None = None, *, device: str = "auto", precision: str = "auto"
+    name: str = "ViT-B-16",
+    pretrained: str | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    pixels: PixelsConfig = PixelsConfig(),  # noqa: B008 - it is frozen
 ) -> Clip:
     """Load a CLIP with its own preprocessing and tokenizer, frozen.
 
@@ -238,6 +244,7 @@ def load_model(
         pretrained: open_clip tag or weights file; None for the paper's weights of the default model.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: of the image encoder: auto, fp32, bf16 or fp16.
+        pixels: how image files become RGB where there is more than one way (`negprompt_cli.config.PixelsConfig`).
 
     Raises:
         UsageError: no such model, tag, folder or device.
@@ -245,7 +252,8 @@ def load_model(
     """
     default = ModelConfig()
     tag = default.pretrained if pretrained is None and name == default.name else pretrained
-    return load_clip(ModelConfig(name=name, pretrained=tag), choose_compute(device, precision=precision))
+    config = ModelConfig(name=name, pretrained=tag, pixels=pixels)
+    return load_clip(config, choose_compute(device, precision=precision))
 
 
 def zero_shot(model: Clip, class_names: Sequence[str] | Path, *, score: str | None = None) -> Detector:
@@ -392,7 +400,8 @@ def load(path: str | Path, model: Clip | None = None, *, device: str = "auto", s
 def _bench(model: Clip, settings: Mapping[str, Any] | None, base: Config | None = None) -> Workbench:
     """A workbench for a model that is loaded already."""
     config = load_config(base=base.model_dump(mode="json") if base else None, flags=settings)
-    identity = ModelConfig(name=model.identity.name, pretrained=model.identity.pretrained)
+    named = model.identity
+    identity = ModelConfig(name=named.name, pretrained=named.pretrained, pixels=pixel_rules(model))
     return Workbench(config.model_copy(update={"model": identity}), Silent(), clip=model)
 
 
@@ -406,7 +415,8 @@ def _names(class_names: Sequence[str] | Path) -> NovelNames:
 
 def _model_of(prompts: Prompts, device: str) -> Clip:
     check_recorded_model(prompts.model.name)
-    return load_model(prompts.model.name, prompts.model.pretrained, device=device)
+    pixels = prompts.config.model.pixels
+    return load_model(prompts.model.name, prompts.model.pretrained, device=device, pixels=pixels)
 
 
 def _listed(images: Paths) -> Iterator[Path]:

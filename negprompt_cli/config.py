@@ -31,11 +31,30 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class PixelsConfig(_Section):
+    """How image files become 8-bit RGB where there is more than one way; ordinary 8-bit images are not touched.
+
+    `values`: what is white in grey images of more than 8 bits: 'auto' (by the type; an image that does not fit is refused
+    with its range), 'type' (by the type, however dark), 'range' (each image from its own lowest to its highest value), or a
+    number.
+    `alpha`: what becomes of transparency, 'drop' as in CLIP's own preprocessing, or the background it is laid over.
+    `orientation`: whether an EXIF orientation is applied, which CLIP's own preprocessing ignores.
+    """
+
+    values: Literal["auto", "type", "range"] | Annotated[float, Field(gt=0)] = "auto"
+    alpha: Literal["drop", "white", "black"] = "drop"
+    orientation: Literal["ignore", "apply"] = "ignore"
+
+
 class ModelConfig(_Section):
-    """Which CLIP: an open_clip model name and pretrained tag, or local-dir:PATH or hf-hub:ID (which need no tag)."""
+    """Which CLIP: an open_clip model name and pretrained tag, or local-dir:PATH or hf-hub:ID (which need no tag).
+
+    `pixels`: how image files are read for it; recorded with the model, because prompts belong to what they were trained on.
+    """
 
     name: str = "ViT-B-16"
     pretrained: str | None = "laion2b_s34b_b88k"
+    pixels: PixelsConfig = PixelsConfig()
 
 
 class DataConfig(_Section):

@@ -18,6 +18,7 @@ def jpeg(shade: int = 0, size: tuple[int, int] = (8, 8)) -> bytes:
     buffer = io.BytesIO()
     colour = (shade % 256, shade // 256 % 256, shade // 65536 % 256)
     image = Image.new("RGB", size, colour)
+    image.paste("white", (size[0] // 2, size[1] // 2, *size))
     image.save(buffer, "JPEG", comment=str(shade).encode())
     return buffer.getvalue()
 

@@ -1,4 +1,8 @@
-"""Score images with an exported model, `score_onnx.py MODEL.onnx IMAGE...`: numpy, Pillow and onnxruntime are enough."""
+"""Score images with an exported model, `score_onnx.py MODEL.onnx IMAGE...`: numpy, Pillow and onnxruntime are enough.
+
+The scores are those of `negprompt score` on 8-bit images of five formats. Everything else, for which that command has rules
+(16 bits, floats, LAB, transparency laid over a colour, ...), is refused on stderr, and the exit status is 1.
+"""
 
 import json
 import sys
@@ -7,13 +11,27 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from PIL import Image
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
+
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["negprompt"])
 how = about["preprocessing"]
+if (how["pixels"]["alpha"], how["pixels"]["orientation"]) != ("drop", "ignore"):
+    sys.exit(f"This example does not read images by the model's rules, {how['pixels']}: use `negprompt score`.")
 height, width = how["size"]
 filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+refused = 0
 for path in sys.argv[2:]:
-    image = Image.open(path).convert("RGB")
+    try:
+        file = Image.open(path, formats=FORMATS)
+        if file.mode not in MODES or ";16" in str(file.tile):  # Pillow keeps 8 of the 16 bits of a colour
+            raise ValueError("it does not have 8 bits per channel: use `negprompt score`")
+        image = file.convert("RGBA").convert("RGB") if file.mode == "P" else file.convert("RGB")
+    except Exception as error:
+        sys.stderr.write(f"{path}: {error}\n")
+        refused += 1
+        continue
     if how["resize_mode"] == "squash":
         image = image.resize((width, height), filters[how["interpolation"]])
     short = min(image.size)  # "shortest": scale the shorter side to the square's, then cut the centre out
@@ -25,3 +43,4 @@ for path in sys.argv[2:]:
     probabilities, score, is_ood = session.run(None, {"pixels": pixels.transpose(2, 0, 1)[None]})
     name = about["classes"][int(probabilities[0].argmax())]["name"]
     sys.stdout.write(f"{path}\t{name}\t{probabilities[0].max():.4f}\t{score[0]:.6g}\t{'OOD' if is_ood[0] else 'ID'}\n")
+sys.exit(1 if refused else 0)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli import schemas
+from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.files.atomic import atomic_path
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.engine.detector_module import INPUT, OUTPUTS, DetectorModule
@@ -92,6 +93,7 @@ def preprocessing_of(scorer: Scorer) -> dict[str, Any]:
         "resize_mode": config.resize_mode,
         "interpolation": config.interpolation,
         "fill_color": config.fill_color,
+        "pixels": pixel_rules(scorer.clip).model_dump(),
         "mean": list(config.mean),
         "std": list(config.std),
         "layout": "RGB in [0, 1], (pixel - mean) / std per channel, (batch, 3, height, width) float32",

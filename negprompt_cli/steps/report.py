@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from negprompt_cli._version import __version__
-from negprompt_cli.config import Config, load_config
+from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
 from negprompt_cli.data.results.artifacts import load_prompts
@@ -419,6 +419,7 @@ def _gallery(
     measured: Measured, scored: Scored, score: str, order: npt.NDArray[np.intp], title: str, note: str
 ) -> Gallery:
     names, bank = measured.prompts.names, measured.bank
+    rules = measured.prompts.config.model.pixels
     chosen = order[:THUMBNAILS].tolist()
     features = scored.encoded.features[chosen]
     positives = features @ bank.positives.cpu().float().T
@@ -433,15 +434,15 @@ def _gallery(
             which, number = divmod(int(negatives.indices[place]), bank.negatives.shape[1])
             lines.append(f"nearest negative: {names[which]} no. {number + 1} ({float(negatives.values[place]):.3f})")
         lines.append(f"score {scored.table.scores[score][index]:.5g}")
-        thumbnails.append(Thumbnail(_thumbnail(scored.encoded.images.paths[index]), own, lines))
+        thumbnails.append(Thumbnail(_thumbnail(scored.encoded.images.paths[index], rules), own, lines))
     return Gallery(
         title, f"{note} Below each its own class, the nearest prompts with their cosines, and the score.", thumbnails
     )
 
 
-def _thumbnail(path: Path) -> bytes:
-    """A small JPEG of an image file."""
-    image = open_rgb(path)
+def _thumbnail(path: Path, rules: PixelsConfig) -> bytes:
+    """A small JPEG of an image file, read by `rules`."""
+    image = open_rgb(path, rules)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

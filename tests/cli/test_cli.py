@@ -172,7 +172,7 @@ def test_evaluation_reads_no_image_twice(
     arguments = ("evaluate", *common, "--run", folder, "--ood", world.near, "--scores", "mcm")
     assert run(*arguments).exit_code == 0
 
-    def fail(_path: Path) -> None:
+    def fail(_path: Path, *_rules: object) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr("negprompt_cli.data.encoding.decoders.open_rgb", fail)

@@ -24,7 +24,7 @@ from evaluation_documents import evaluation, evaluation_row
 from PIL import Image
 from safetensors.torch import save
 
-from negprompt_cli.config import Config, load_config
+from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.prepare.archives import unpack
@@ -226,7 +226,9 @@ def archive_bytes(kind: str) -> bytes:
 
 
 def _image(data: bytes, folder: Path) -> object:
-    image = open_rgb(written(data, folder, "image.jpg"))
+    image = open_rgb(
+        written(data, folder, "image.jpg"), PixelsConfig(values="type", alpha="white", orientation="apply")
+    )
     assert image.mode == "RGB"
     return image
 

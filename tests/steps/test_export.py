@@ -72,10 +72,67 @@ def test_the_example_says_what_score_says(onnx_file: Path, artifact: Path, photo
     assert {row["is_ood"] for row in scored(artifact, photos)} == {"true", "false"}
 
 
+def test_the_example_says_what_score_says_of_odd_images_or_refuses_them(
+    onnx_file: Path, artifact: Path, tmp_path: Path
+):
+    folder = tmp_path / "odd"
+    noise = np.random.default_rng(5).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    colour = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = colour.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(colour.size))
+    palette = colour.convert("P", palette=Image.Palette.ADAPTIVE, colors=30)
+    folder.mkdir()
+    odd: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "grey.png": (colour.convert("L"), {}),
+        "bit.png": (colour.convert("1"), {}),
+        "palette.png": (palette, {"transparency": bytes(range(0, 240, 8))}),
+        "alpha.png": (clear, {}),
+        "grey-alpha.png": (clear.convert("LA"), {}),
+        "cmyk.jpg": (colour.convert("CMYK"), {}),
+        "turned.jpg": (colour, {"exif": exif}),
+        "moving.gif": (colour, {"save_all": True, "append_images": [Image.fromarray(255 - noise)]}),
+        "web.webp": (clear, {}),
+        "16.png": (Image.fromarray(noise[..., 0].astype(np.uint16) * 257), {}),
+        "12.png": (Image.fromarray(noise[..., 0].astype(np.uint16) * 16), {}),
+        "float.tif": (Image.fromarray(noise[..., 0].astype(np.float32) / 255), {}),
+        "integers.tif": (Image.fromarray(noise[..., 0].astype(np.int32) * 257), {}),
+        "lab.tif": (colour.convert("LAB"), {}),
+    }
+    for name, (image, extra) in odd.items():
+        image.save(folder / name, **extra)
+    paths = sorted(folder.iterdir())
+    done = subprocess.run([sys.executable, EXAMPLE, onnx_file, *paths], capture_output=True, text=True)
+    theirs = {line.split("\t")[0]: float(line.split("\t")[3]) for line in done.stdout.splitlines()}
+    ours = {row["path"]: float(row["score"]) for row in scored(artifact, paths) if row["score"]}
+    assert done.returncode == 1
+    assert {Path(path).name for path in theirs} == {n for n in odd if not n[0].isdigit() and not n.endswith(".tif")}
+    assert {Path(path).name for path in ours} == set(odd) - {"12.png"}
+    for path, score in theirs.items():
+        assert score == pytest.approx(ours[path], abs=1e-3), path
+    for name in ("16.png", "12.png", "float.tif", "integers.tif", "lab.tif"):
+        assert name in done.stderr
+
+
+def test_the_example_refuses_a_model_that_reads_images_otherwise(clip: Clip, onnx_file: Path, tmp_path: Path):
+    import onnx
+
+    model = onnx.load(onnx_file)
+    [entry] = [entry for entry in model.metadata_props if entry.key == "negprompt"]
+    about = json.loads(entry.value)
+    assert about["preprocessing"]["pixels"] == {"values": "auto", "alpha": "drop", "orientation": "ignore"}
+    about["preprocessing"]["pixels"]["alpha"] = "white"
+    entry.value = json.dumps(about)
+    onnx.save(model, tmp_path / "white.onnx")
+    done = subprocess.run([sys.executable, EXAMPLE, tmp_path / "white.onnx", "a.png"], capture_output=True, text=True)
+    assert done.returncode == 1 and "use `negprompt score`" in done.stderr
+
+
 def test_the_example_stands_alone_and_is_short():
-    lines = [line for line in EXAMPLE.read_text().splitlines() if line.strip()]
-    code = [line for line in lines if not line.startswith(('"""', "import", "from"))]
-    assert len(code) <= 20
+    text = EXAMPLE.read_text().split('"""', 2)[2]
+    code = [line for line in text.splitlines() if line.strip() and not line.startswith(("import", "from"))]
+    assert len(code) <= 35
     assert "negprompt_cli" not in EXAMPLE.read_text()
 
 

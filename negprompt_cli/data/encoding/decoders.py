@@ -15,24 +15,40 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from negprompt_cli.data.encoding.images import open_rgb
+from negprompt_cli.config import PixelsConfig
+from negprompt_cli.data.encoding.images import open_image, open_rgb, quiet
+from negprompt_cli.data.encoding.pixels import orientation, to_rgb
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
 
 Decoder = Literal["pil", "torchcodec"]
-EXIF_ORIENTATION = 0x0112
-UPRIGHT = 1
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From an opened image of any kind to what a model takes: RGB by `rules`, then its own `transform` to (3, H, W)."""
+
+    rules: PixelsConfig
+    transform: Callable[[Any], Tensor]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Preprocess one image.
+
+        Raises:
+            DoubtfulValues: its values do not fit their type.
+        """
+        return self.transform(to_rgb(image, self.rules))
 
 
 @dataclass(frozen=True)
 class PilReader:
-    """Reads a file with PIL and the model's own transform; call it with a path to get (3, H, W).
+    """Reads a file with PIL and preprocesses it; call it with a path to get (3, H, W).
 
     `preprocessing` describes what it does, for cache keys.
     """
 
-    preprocess: Callable[[Any], Tensor]
+    preprocess: Preprocess
     preprocessing: str
 
     def __call__(self, path: Path) -> Tensor:
@@ -41,7 +57,7 @@ class PilReader:
         Raises:
             BrokenImage: it cannot be read; names the file.
         """
-        return self.preprocess(open_rgb(path))
+        return self.preprocess.transform(open_rgb(path, self.preprocess.rules))
 
 
 @dataclass(frozen=True)
@@ -86,13 +102,20 @@ class TorchcodecReader:
         return fitted
 
 
+def pixel_rules(clip: Clip) -> PixelsConfig:
+    """The rules by which image files become RGB for a model."""
+    return clip.preprocess.rules if isinstance(clip.preprocess, Preprocess) else PixelsConfig()
+
+
 def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
     """Make what reads image files for a model.
 
     Raises:
         UsageError: torchcodec is not installed, or the model's preprocessing is only there with PIL.
     """
-    reader = PilReader(clip.preprocess, clip.preprocessing)
+    given = clip.preprocess
+    preprocess = given if isinstance(given, Preprocess) else Preprocess(PixelsConfig(), given)
+    reader = PilReader(preprocess, f"{clip.preprocessing} {preprocess.rules!r}")
     if decoder == "pil":
         return reader
     try:
@@ -122,11 +145,13 @@ def _plain_jpeg(path: Path) -> Tensor | None:
     from torchcodec.decoders import decode_jpeg
 
     try:
-        with Image.open(path) as image:
+        with quiet, open_image(path) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L")
-            if not plain or image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
+            if not plain or orientation(image) != 1:
                 return None
+            size = (image.height, image.width)
         pixels: Tensor = decode_jpeg(str(path), output_dtype=torch.uint8)
     except Exception:  # PIL tells what is wrong with the file, in the words used everywhere
         return None
-    return pixels
+    # Damaged EXIF data may say to one library that the image is turned and nothing to the other.
+    return pixels if pixels.shape[-2:] == size else None

@@ -1,20 +1,8 @@
-"""Reading one image file as RGB.
+"""Reading one image file as RGB. What its values become is in `pixels`; which files are images is in `filekinds`.
 
-The rule for every kind of file, and why:
-
-* 8-bit RGB and greyscale: exactly PIL's `convert("RGB")`, as in the reference preprocessing of CLIP and open_clip.
-* EXIF orientation is NOT applied. Published numbers come from pipelines that ignore it. A photo that lies on its side
-  because of it is best rotated once, on disk; `prepare.check` counts such photos.
-* Transparency (an alpha channel, or a transparent colour of a palette) is dropped and not laid over a background: the
-  reference preprocessing does so, and any background would be a guess. A palette is expanded to its colours first.
-* CMYK and other colour spaces: PIL's `convert("RGB")`; embedded colour profiles are not applied.
-* 16-bit greyscale is divided by 257, so that 65535 becomes 255; where PIL gives such a file as 32-bit integers the
-  same holds, and integers beyond 65535 are divided by 2^24. Floats are 0..1 where none exceeds 1, else 0..255. PIL's
-  own conversion would clip, which turns most of a 16-bit image white.
-* Animations: the first frame.
-* Only formats that PIL decodes itself are read (`filekinds`): the usual ones by content, whatever a file is called, and the
-  others where the suffix names them. A PostScript file in .jpg's clothing would be handed to another program, and a few
-  bytes of anything pass for a format without a signature. A camera's raw file is refused, since PIL reads its preview.
+* Only formats that PIL decodes itself are read: the usual ones by content, whatever a file is called, and the others where
+  the suffix names them. A PostScript file in .jpg's clothing would be handed to another program, and a few bytes of anything
+  pass for a format without a signature. A camera's raw file is refused, since PIL reads its preview.
 * PIL's warnings (damaged EXIF data, more than 89 million pixels) are not shown: they do not change the pixels.
 * Truncated, broken and empty files are errors, and so are decompression bombs (beyond PIL's limit of 179 million
   pixels).
@@ -23,13 +11,15 @@ The rule for every kind of file, and why:
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from negprompt_cli.config import PixelsConfig
+from negprompt_cli.data.encoding.pixels import DoubtfulValues, to_rgb
 from negprompt_cli.data.sets.filekinds import disguise, readable_formats, unreadable_kind
 from negprompt_cli.data.sets.torchsets import is_item, open_item
 from negprompt_cli.errors import NegPromptError
@@ -39,22 +29,42 @@ class BrokenImage(NegPromptError):
     """An image file that cannot be read; the message names it."""
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """Read an image as 8-bit RGB by the rules above; the file is closed again.
+class DoubtfulImage(BrokenImage):
+    """An image whose values do not fit their type; the message names the file, the range, and the setting that decides."""
+
+
+def open_rgb(path: Path, rules: PixelsConfig = PixelsConfig()) -> Image.Image:  # noqa: B008 - it is frozen
+    """Read an image as 8-bit RGB; the file is closed again.
 
     Args:
         path: an image file, or an image inside a torchvision set (`torchsets`).
+        rules: how its values become RGB (`pixels`).
 
     Raises:
+        DoubtfulImage: its values do not fit their type; names the file and the range.
         BrokenImage: missing, empty, truncated, not an image, or too large; names the file.
     """
-    if is_item(path):
-        return to_rgb(open_item(path))
+    with opened(path) as image:
+        return to_rgb(image, rules)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image, not decoded yet, and name the file in what goes wrong while it is open; PIL's warnings are silent.
+
+    Raises:
+        DoubtfulImage, BrokenImage: as `open_rgb`.
+    """
     try:
-        with _quiet, open_image(path) as image:
-            return to_rgb(image)
-    except MemoryError:
+        if is_item(path):
+            yield open_item(path)
+        else:
+            with quiet, open_image(path) as image:
+                yield image
+    except (MemoryError, NegPromptError):
         raise
+    except DoubtfulValues as error:
+        raise DoubtfulImage(f"{path}: {error}.") from error
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"{path}: {error} Scale the image down, or remove it.") from error
     except Exception as error:  # what a decoder trips over in a damaged file is not limited to OSError
@@ -101,28 +111,8 @@ class _Quiet:
                 self._filters.__exit__(None, None, None)
 
 
-_quiet = _Quiet()
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an opened image (its first frame) to 8-bit RGB by the rules above."""
-    image.load()
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
-    if image.mode in ("P", "PA", "La", "RGBa"):
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale 16-bit, 32-bit or float grey values (h, w) to 0..255, rounded."""
-    grey = np.nan_to_num(values.astype(np.float64), posinf=np.inf)
-    top = grey.max(initial=0.0)
-    if np.issubdtype(values.dtype, np.floating):
-        grey *= 255.0 if top <= 1.0 else 1.0
-    else:
-        grey /= 257.0 if top <= 65535 else float(2**24)
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+quiet = _Quiet()
+"""A context without PIL's warnings."""
 
 
 def _reason(path: Path, error: Exception) -> str:

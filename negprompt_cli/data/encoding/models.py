@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from negprompt_cli.config import ModelConfig
+from negprompt_cli.data.encoding.decoders import Preprocess
 from negprompt_cli.data.encoding.weight_files import WEIGHT_SUFFIXES, fault_of_weights, folder_as_weights
 from negprompt_cli.data.sets.spec import user_path
 from negprompt_cli.engine.clip import Clip, ModelIdentity, weights_digest
@@ -49,7 +50,7 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
     preprocessing = PreprocessCfg(**model.visual.preprocess_cfg)
     return Clip.wrap(
         model,
-        preprocess=image_transform_v2(preprocessing, is_train=False),
+        preprocess=Preprocess(config.pixels, image_transform_v2(preprocessing, is_train=False)),
         preprocessing=repr(sorted(asdict(preprocessing).items())),
         tokenizer=tokenizer,
         identity=ModelIdentity(config.name, tag, weights_digest(model)),

@@ -1,23 +1,28 @@
 """Checking a data set before trusting numbers on it.
 
 Problems (the set should not be used as it is): counts that differ from the catalogue's, classes without images, files
-that are empty, missing, broken or truncated, identical files, class names that are no words or are shared by several
-classes, ID classes or ID images that also stand in the OOD set. Warnings: what may well be meant, such as photos with
-an EXIF rotation (which is not applied), files that are no images, and known facts about the set.
+that are empty, missing, broken or truncated, values that do not fit their type, identical files, class names that are no
+words or are shared by several classes, ID classes or ID images that also stand in the OOD set. Warnings: what may well be
+meant, such as photos with an EXIF rotation (which is not applied), transparency, several frames, a single colour, files that
+are left out and those among them that are images by their content, and known facts about the set.
 
-Images are decoded by `images.open_rgb`, the way they will be read; identical files are found by content, among files
+Images are decoded by `pixels.to_rgb`, the way they will be read; identical files are found by content, among files
 of the same size. Near-duplicates are not looked for.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from negprompt_cli.data.encoding.images import BrokenImage, open_image, open_rgb
+from PIL import Image
+
+from negprompt_cli.config import PixelsConfig
+from negprompt_cli.data.encoding.images import BrokenImage, DoubtfulImage, opened
+from negprompt_cli.data.encoding.pixels import is_transparent, orientation, to_rgb
 from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
@@ -29,8 +34,6 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.wording import some_of
-
-_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -250,43 +253,67 @@ def _decode(images: ImageSet, limit: int | None, found: _Found, pool: ThreadPool
         chosen = images.take(
             sampling.limit(images.labels, list(images.paths.relatives()), class_keys=keys, count=limit, seed=0)
         )
-    broken: list[str] = []
-    reasons: list[str] = []
-    rotated: list[str] = []
+    faults: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    remarks: dict[str, list[str]] = defaultdict(list)
     with progress.task(f"decoding {images.name}", len(chosen), "images") as task:
-        for path, reason, turned in pool.map(_try, chosen.paths, chunksize=64):
-            if reason:
-                broken.append(str(path))
-                reasons.append(reason)
-            if turned:
-                rotated.append(str(path))
+        for seen in pool.map(_look, chosen.paths, chunksize=64):
+            if seen.fault:
+                faults[seen.fault].append((str(seen.path), seen.reason))
+            for kind in seen.remarks:
+                remarks[kind].append(str(seen.path))
             task.advance()
-    if broken:
-        found.problem("broken", f"{len(broken)} images cannot be read. The first: {reasons[0]}", broken)
-    if rotated:
-        message = f"{len(rotated)} images carry an EXIF rotation, which is not applied; rotate them on disk"
-        found.warning("exif-rotation", message, rotated)
+    for kind, named in faults.items():
+        first = f"{len(named)} images {_FAULTS[kind]}. The first: {named[0][1]}"
+        found.problem(kind, first, [path for path, _ in named])
+    for kind, paths in remarks.items():
+        found.warning(kind, f"{len(paths)} images {_REMARKS[kind]}", paths)
     return len(chosen)
 
 
-def _try(path: Path) -> tuple[Path, str, bool]:
-    """Decode one image: its path, what is wrong with it if anything, and whether EXIF turns it."""
+_FAULTS = {"broken": "cannot be read", "values": "have values that do not fit their type"}
+_REMARKS = {
+    "exif-rotation": "carry an EXIF rotation, which is not applied; rotate them on disk, or set model.pixels.orientation",
+    "transparency": "are transparent in part, which is dropped; model.pixels.alpha lays them over white or black",
+    "frames": "hold several frames or pages, of which the first is read",
+    "plain": "have a single colour or are almost black, which a wrong range of values or dropped transparency may be",
+}
+_ALMOST_BLACK = 15
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What came of decoding one image: what is wrong with it, if anything, and what a person may want to know."""
+
+    path: Path
+    fault: str = ""
+    reason: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def _look(path: Path) -> _Seen:
     if not is_item(path) and (not path.is_file() or path.stat().st_size == 0):
-        return path, "", False  # said already
+        return _Seen(path)  # told already
     try:
-        open_rgb(path)
+        with opened(path) as image:
+            rgb = to_rgb(image, PixelsConfig())
+            return _Seen(path, remarks=tuple(_remarks(image, rgb)))
+    except DoubtfulImage as error:
+        return _Seen(path, "values", str(error))
     except BrokenImage as error:
-        return path, str(error), False
-    return path, "", not is_item(path) and _turned(path)
+        return _Seen(path, "broken", str(error))
 
 
-def _turned(path: Path) -> bool:
-    """Whether EXIF data, where they can be read, turn an image."""
-    try:
-        with open_image(path) as image:
-            return image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
-    except Exception:  # damaged EXIF data make their reader raise anything; the pixels were read
-        return False
+def _remarks(image: Image.Image, rgb: Image.Image) -> Iterator[str]:
+    """What is worth a word about an image that was read as `rgb`."""
+    if orientation(image) != 1:
+        yield "exif-rotation"
+    if is_transparent(image):
+        yield "transparency"
+    if image.format != "PSD" and getattr(image, "is_animated", False):  # a PSD's first frame is all its layers
+        yield "frames"
+    extrema = cast(tuple[tuple[int, int], ...], rgb.getextrema())
+    if all(low == high for low, high in extrema) or max(high for _, high in extrema) <= _ALMOST_BLACK:
+        yield "plain"
 
 
 def _sha256(path: str) -> tuple[str, str]:

@@ -101,7 +101,7 @@ def test_known_images_are_not_decoded_again(
     first = encode(tiny_clip, paths)
     opened: list[Path] = []
     real = decoders_module.open_rgb
-    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path, *rules: opened.append(path) or real(path, *rules))
     again = encode(tiny_clip, paths)
     assert opened == []
     assert torch.equal(again.features, first.features)
@@ -121,7 +121,7 @@ def test_without_a_cache_nothing_is_remembered(
     encode(tiny_clip, paths, cache=False)
     opened: list[Path] = []
     real = decoders_module.open_rgb
-    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path, *rules: opened.append(path) or real(path, *rules))
     encode(tiny_clip, paths, cache=False)
     assert opened == paths
 
@@ -134,7 +134,7 @@ def test_a_changed_file_is_encoded_again_and_no_other(
     Image.new("RGB", (48, 48), (200, 30, 90)).save(paths[3])
     opened: list[Path] = []
     real = decoders_module.open_rgb
-    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path, *rules: opened.append(path) or real(path, *rules))
     after = encode(tiny_clip, paths)
     assert opened == [paths[3]]
     torch.testing.assert_close(after.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
@@ -152,7 +152,7 @@ def test_a_broken_image_stops_the_job_and_what_was_encoded_is_kept(
     paths[6].write_bytes(good)
     opened: list[Path] = []
     real = decoders_module.open_rgb
-    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path, *rules: opened.append(path) or real(path, *rules))
     whole = encode(tiny_clip, paths, batch_size=2)
     assert paths[6] in opened
     assert len(opened) < 8
@@ -202,17 +202,17 @@ def test_an_interrupted_job_goes_on_where_it_stopped(
     paths = make_images(20)
     real, calls = decoders_module.open_rgb, []
 
-    def interrupted(path: Path) -> Image.Image:
+    def interrupted(path: Path, *rules: PixelsConfig) -> Image.Image:
         calls.append(path)
         if len(calls) == 15:
             raise KeyboardInterrupt
-        return real(path)
+        return real(path, *rules)
 
     monkeypatch.setattr(decoders_module, "open_rgb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         encode(tiny_clip, paths, batch_size=2)
     opened: list[Path] = []
-    monkeypatch.setattr(decoders_module, "open_rgb", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(decoders_module, "open_rgb", lambda path, *rules: opened.append(path) or real(path, *rules))
     encoded = encode(tiny_clip, paths, batch_size=2)
     # Two batches may be on their way when the interruption comes; all earlier ones are on disk.
     assert opened[-1] == paths[-1]

@@ -1,6 +1,12 @@
-"""Reading images. Oracles: PIL's plain convert("RGB") for ordinary files, arithmetic on known pixels for the others."""
+"""Reading image files: ordinary ones as PIL's plain convert("RGB"), broken ones named, PIL's warnings silent."""
 
+import io
+import struct
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,63 +43,6 @@ def test_real_images_are_pils_plain_conversion() -> None:
     for path in files:
         with Image.open(path) as image:
             assert np.array_equal(pixels(open_rgb(path)), np.asarray(image.convert("RGB"))), path
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_palette_is_expanded_and_its_transparency_dropped(tmp_path: Path) -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([200, 10, 20, 30, 220, 40])
-    image.putdata([0, 1])
-    for name, transparency in (("one.png", 1), ("bytes.png", b"\x00\x80"), ("none.png", None)):
-        extra = {} if transparency is None else {"transparency": transparency}
-        image.save(tmp_path / name, **extra)
-        assert pixels(open_rgb(tmp_path / name)).tolist() == [[[200, 10, 20], [30, 220, 40]]]
-
-
-@pytest.mark.parametrize(("mode", "pixel", "rgb"), [("RGBA", (9, 8, 7, 0), [9, 8, 7]), ("LA", (50, 10), [50, 50, 50])])
-def test_alpha_is_dropped_and_not_laid_over_a_background(
-    tmp_path: Path, mode: str, pixel: tuple[int, ...], rgb: list[int]
-) -> None:
-    Image.new(mode, (2, 2), pixel).save(tmp_path / "x.png")
-    assert pixels(open_rgb(tmp_path / "x.png"))[0, 0].tolist() == rgb
-
-
-def test_cmyk_is_pils_conversion(tmp_path: Path) -> None:
-    Image.fromarray(NOISE).convert("CMYK").save(tmp_path / "x.tif")
-    with Image.open(tmp_path / "x.tif") as image:
-        assert image.mode == "CMYK"
-        assert np.array_equal(pixels(open_rgb(tmp_path / "x.tif")), np.asarray(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
-    values = np.array([[0, 128, 257, 32768, 65300, 65535]], dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / f"x.{suffix}")
-    grey = pixels(open_rgb(tmp_path / f"x.{suffix}"))[0, :, 0]
-    assert grey.tolist() == [0, 0, 1, 128, 254, 255]
-    assert grey.tolist() == np.rint(values[0] / 257).tolist()
-
-
-@pytest.mark.parametrize(
-    ("values", "grey"),
-    [
-        (np.array([[0, 65535]], dtype=np.int32), [0, 255]),
-        (np.array([[0, 2**31 - 1]], dtype=np.int32), [0, 128]),
-        (np.array([[0.0, 0.5, 1.0]], dtype=np.float32), [0, 128, 255]),
-        (np.array([[-3.0, 127.6, 300.0]], dtype=np.float32), [0, 128, 255]),
-        (np.array([[0.0, np.nan, np.inf]], dtype=np.float32), [0, 0, 255]),
-    ],
-)
-def test_32_bit_grey(tmp_path: Path, values: np.ndarray, grey: list[int]) -> None:
-    Image.fromarray(values).save(tmp_path / "x.tif")
-    assert pixels(open_rgb(tmp_path / "x.tif"))[0, :, 1].tolist() == grey
-
-
-def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(NOISE).save(tmp_path / "x.jpg", exif=exif)
-    assert open_rgb(tmp_path / "x.jpg").size == (17, 13)
 
 
 def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
@@ -154,3 +103,64 @@ def test_the_file_is_closed_again(tmp_path: Path) -> None:
     image = open_rgb(path)
     path.unlink()
     assert image.getpixel((0, 0)) is not None
+
+
+def test_disguised_files_are_named_for_what_they_are(tmp_path: Path) -> None:
+    contents = {
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "pointer of Git LFS; run `git lfs pull`",
+        b"\n<!DOCTYPE html><html></html>": "a web page; download the image again",
+        b"\xef\xbb\xbf<html>": "a web page",
+        b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': "an XML text",
+        b'{"error": "not found"}': "a JSON text",
+        b"%PDF-1.7": "a PDF document",
+        b"PK\x03\x04abc": "a ZIP archive",
+        b"\0\0\0\x18ftypheic\0\0\0\0": "an HEIC image; install pillow-heif",
+        b"\0\0\0\x18ftypisom\0\0\0\0": "a video; take frames out",
+        b"\0" * 300: "zero bytes only",
+        b"\0" * 128 + b"DICM": "a DICOM image",
+    }
+    for i, (content, said) in enumerate(contents.items()):
+        path = write(tmp_path / f"{i}.jpg", content)
+        with pytest.raises(BrokenImage) as raised:
+            open_rgb(path)
+        assert str(path) in str(raised.value) and said in str(raised.value)
+
+
+def test_the_preview_in_a_camera_raw_file_is_not_taken_for_the_photo(tmp_path: Path) -> None:
+    """Raw files of most cameras are TIFF files whose first image is a thumbnail."""
+    Image.fromarray(NOISE).save(tmp_path / "x.tif")
+    raw = write(tmp_path / "x.NEF", (tmp_path / "x.tif").read_bytes())
+    with pytest.raises(BrokenImage, match=r"x\.NEF: it is of kind camera raw.*small preview.*convert"):
+        open_rgb(raw)
+    assert open_rgb(write(tmp_path / "y.nef", jpeg())).size == (8, 8)  # a JPEG, whatever it is called
+
+
+def test_a_format_without_a_signature_is_read_by_its_suffix_only(tmp_path: Path) -> None:
+    Image.fromarray(NOISE).save(tmp_path / "x.tga")
+    assert np.array_equal(pixels(open_rgb(tmp_path / "x.tga")), NOISE)
+    with pytest.raises(BrokenImage, match="not an image of a known format"):
+        open_rgb(write(tmp_path / "x.jpg", (tmp_path / "x.tga").read_bytes()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_warnings_that_change_no_pixel_are_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = jpeg(1)
+    segment = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\x7f\x01\x02\x03\x04" * 3
+    path = write(
+        tmp_path / "exif.jpg", plain[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + plain[2:]
+    )
+    with pytest.raises(UserWarning), Image.open(path):
+        pass
+    assert pixels(open_rgb(path)).tolist() == pixels(Image.open(io.BytesIO(plain)).convert("RGB")).tolist()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # 8 x 8 pixels are more than that and less than twice that
+    with pytest.raises(Image.DecompressionBombWarning), Image.open(write(tmp_path / "large.jpg", plain)):
+        pass
+    with ThreadPoolExecutor(4) as pool:
+        assert {image.size for image in pool.map(open_rgb, [path, tmp_path / "large.jpg"] * 8)} == {(8, 8)}
+    with pytest.raises(UserWarning):
+        warnings.warn("what others warn of is heard again", stacklevel=1)
+
+
+def test_reading_images_needs_no_torch() -> None:
+    ask = "import sys, negprompt_cli.data.encoding.images; print([m for m in ('torch', 'torchvision') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -176,7 +176,7 @@ def test_the_same_folder_as_id_and_ood_is_an_overlap(good: Path) -> None:
 def test_rotated_photos_and_other_files_are_warnings(good: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (8, 8)).save(good / "val" / "cat" / "1.jpg", exif=exif)
+    Image.linear_gradient("L").save(good / "val" / "cat" / "1.jpg", exif=exif)
     write(good / "val" / "cat" / "phone.HEIC")
     write(good / "val" / "cat" / "list.txt")
     report = check(good)
