@@ -11,7 +11,7 @@ from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import TRAINING, Common, option
 from negprompt_cli.cli.training import ResumeOption, resumable
 from negprompt_cli.errors import UsageError
-from negprompt_cli.wording import percent
+from negprompt_cli.wording import percent, some_of
 
 
 def fit(
@@ -52,11 +52,15 @@ def fit(
     with resumable():
         result = run_fit(config, place, options=options, overwrite=common.overwrite, progress=talk, resume=resume)
     made = result.prompts
-    last = made.training[-1]
+    last, held = made.training[-1], result.held_out
     talk.say(
-        f"{len(made.classes)} classes, {last.images} training images, {made.negatives_per_class} negatives per class, ID "
-        f"accuracy in training {percent(last.accuracy)} %"
+        f"{len(made.classes)} classes, {last.images} training images, {made.negatives_per_class} negatives per class. ID "
+        f"accuracy: {percent(held.accuracy)} % of {held.images} held-out images, {percent(last.accuracy)} % in training."
     )
+    lowest = sorted(held.classes.items(), key=lambda item: item[1].correct / item[1].images)
+    if len(lowest) > 1:
+        named = [f"{key} {percent(one.correct / one.images, decimals=0)} %" for key, one in lowest]
+        talk.say(f"Lowest held-out accuracy by class: {some_of(named)}.")
     if made.calibration:
         print_calibration(talk.say, made.calibration)
     # Artifacts know their model, so the command needs no --model.
@@ -72,6 +76,7 @@ def fit(
             "classes": made.names,
             "limited": made.config.data.limit is not None,
             "training": last.model_dump(),
+            "held_out": held.document(),
             "calibration": made.calibration.model_dump() if made.calibration else None,
         },
     )

@@ -27,6 +27,10 @@ REMEDIES = {
     "needs-negatives": "Run `negprompt train-negative` first, or pass --scores mcm,max-logit.",
     "same-data": "Pass the same --data and --classes-share to both stages.",
     "overwrite-all": "Pass --overwrite to make everything again, or --run to name another folder.",
+    "train-only": (
+        "`negprompt train-positive` and `negprompt train-negative` train on what there is; `negprompt score --threshold` "
+        "takes a threshold of your own."
+    ),
     "acceptance": "Or lower --acceptance.",
     "no-words": "Pass --no-words.",
     "busy": "Another place is another --run or --out.",

@@ -12,11 +12,14 @@ from negprompt_cli.config import Config
 from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
+from negprompt_cli.data.sets.imagesets import NothingHeldOut
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.metrics.calibration import images_needed
+from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
 from negprompt_cli.steps.shared.outputs import refuse_existing
-from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
+from negprompt_cli.steps.shared.thresholds import CalibrateOptions, HeldOut, calibrate_prompts, held_out_accuracy
 from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -25,10 +28,14 @@ from negprompt_cli.steps.train_positive import run_train_positive
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit made: the artifact, with a threshold unless there were too few held-out images."""
+    """What a fit made: the artifact, with a threshold unless there were too few held-out images.
+
+    `held_out`: how well it classifies those.
+    """
 
     path: Path
     prompts: Prompts
+    held_out: HeldOut
 
 
 def run_fit(
@@ -62,7 +69,7 @@ def run_fit(
         made = calibrate_prompts(bench, prompts, options)
         with claimed(negative):
             prompts = save_prompts(replace(prompts, calibration=made), negative)
-    return Fitted(negative, prompts)
+    return Fitted(negative, prompts, held_out_accuracy(bench, prompts))
 
 
 def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:
@@ -82,11 +89,21 @@ def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:
 
 
 def enough_held_out(bench: Workbench, options: CalibrateOptions) -> bool:
-    """Whether the configured data have enough held-out images for a threshold; warns where they have not."""
-    held_out, needed = len(bench.image_set(bench.config.data.spec, "eval")), images_needed(options.acceptance)
+    """Whether the configured data have enough held-out images for a threshold; warns where they have not.
+
+    Raises:
+        UsageError: they have none at all.
+    """
+    try:
+        held_out = len(bench.image_set(bench.config.data.spec, "eval"))
+    except NothingHeldOut as error:
+        raise UsageError(f"{error} Nothing is left to choose a threshold on.", remedy="train-only") from error
+    needed = images_needed(options.acceptance)
     if held_out < needed:
-        bench.progress.warn(
+        said = (
             f"No threshold: {held_out} held-out ID images are too few for an acceptance of {100 * options.acceptance:g} %, "
             f"{needed} would do. Scores and classes can be had all the same; with more images run `negprompt calibrate`."
         )
+        facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
+        bench.decide(Decision("threshold", said, facts, warning=True))
     return held_out >= needed

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from scoring_world import make_prompts, run, write_images, write_photos
 
 from negprompt_cli.data.encoding.images import open_rgb
+from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.sets.imagesets import load_image_set
 from negprompt_cli.engine.clip import Clip
@@ -50,6 +52,62 @@ def test_too_few_images_for_a_threshold_still_make_a_detector(clip: Clip, photos
     assert document["calibration"] is None
     assert document["limited"] is True
     assert "20 would do" in done.stderr
+
+
+def test_held_out_accuracy_is_that_of_evaluation_and_weak_classes_are_named(clip: Clip, tmp_path: Path):
+    # Two classes drawn as they are called, and one whose images are those of another.
+    photos = tmp_path / "photos"
+    for name, colour in (("red_circle", "red"), ("green_square", "green"), ("blue_triangle", "green")):
+        for i in range(14):
+            image = Image.new("RGB", (40, 40), "white")
+            draw = ImageDraw.Draw(image)
+            box = (4 + i % 5, 6, 30 + i % 7, 34)
+            (draw.ellipse if colour == "red" else draw.rectangle)(box, fill=colour)
+            (photos / name).mkdir(parents=True, exist_ok=True)
+            image.save(photos / name / f"{i:02d}.png")
+    common = ["--device", "cpu", "--workers", 0, "--run", tmp_path / "run"]
+    done = run("fit", photos, "--model", clip.identity.name, *FAST, *common, "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    held = document["held_out"]
+    measured = json.loads(
+        run("evaluate", "--data", photos, "--ood", photos, "--scores", "max-logit", *common, "--json").stdout
+    )
+    assert held["images"] == measured["id"]["images"] == 21
+    assert held["accuracy"] == pytest.approx(measured["id"]["accuracy"], abs=1e-9)
+    assert sum(c["correct"] for c in held["classes"].values()) == round(21 * held["accuracy"])
+    assert all(c["images"] == 7 for c in held["classes"].values())
+    # Green rectangles cannot be both; whichever loses is weak, and taken for the other.
+    (weak,) = [d["facts"]["classes"] for d in document["decisions"] if d["kind"] == "weak-classes"]
+    assert set(weak) <= {"green_square", "blue_triangle"}
+    loser = "blue_triangle" if "blue_triangle" in weak else "green_square"
+    assert weak[loser]["taken_for"] in {"green_square", "blue_triangle"} - {loser}
+    again = run("fit", photos, "--model", clip.identity.name, *FAST, *common, "--overwrite")
+    assert "held-out images" in again.stderr and "in training" in again.stderr
+    assert "recognised in fewer than half" in again.stderr
+
+
+def test_one_image_per_class_leaves_nothing_for_a_threshold(clip: Clip, tmp_path: Path):
+    photos = write_photos(tmp_path / "one", 1)
+    common = ["--model", clip.identity.name, "--device", "cpu", "--workers", 0, *FAST, "--run", tmp_path / "run"]
+    refused = run("fit", photos, *common)
+    assert refused.exit_code == 2
+    assert "one image per class" in refused.stderr and "Nothing is left to choose a threshold on" in refused.stderr
+    assert "negprompt train-positive" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    assert run("train-positive", "--data", photos, *common).exit_code == 0
+
+
+def test_two_fits_into_one_run_at_once(clip: Clip, photos: Path, tmp_path: Path):
+    common = ["--model", clip.identity.name, "--device", "cpu", "--workers", 0, *FAST, "--run", tmp_path]
+    for name, command in (("positive", "fit"), ("positive", "train-positive"), ("negative", "train-negative")):
+        zero_shot = ["--positive", "zero-shot"] if command == "train-negative" else []
+        for more in ([], ["--overwrite"], ["--resume"]):
+            with claimed(tmp_path / f"{name}.safetensors"):
+                refused = run(command, "--data", photos, *common, *zero_shot, *more)
+            assert refused.exit_code == 2
+            assert "is being made by process" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_features_in_memory_give_the_same_contexts(clip: Clip, photos: Path, tmp_path: Path):

@@ -51,6 +51,10 @@ class EmptyClasses(UsageError):
     """Classes to be trained have no images; the message names them."""
 
 
+class NothingHeldOut(UsageError):
+    """Every class has one image, and training takes it."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """The images of one SPEC for one role, in an order that does not depend on the file system."""
@@ -121,6 +125,11 @@ def load_image_set(
     keys = [source.keys[i] for i in chosen] if source.keys else [""]
     paths, labels, counts = _list(source, keys, role)
     left_out = merged(source.left_out[key] for key in dict.fromkeys(("", *keys)) if key in source.left_out)
+    if not len(paths) and source.halve and role == "eval":
+        raise NothingHeldOut(
+            f"{parsed.text} has one image per class and no separate images for evaluation, so nothing is held out from "
+            "training. Add images to each class, or a folder val/ beside train/."
+        )
     if not len(paths):
         raise UsageError(f"No images for {parsed.text!r} ({source.layout}).{found_instead(left_out)}")
     decisions = list(source.decisions)

@@ -1,11 +1,14 @@
 """A threshold from held-out ID images, for prompts in memory."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from negprompt_cli.data.results.artifacts import Calibration, Prompts
 from negprompt_cli.data.sets.imagesets import classes_without_data, files_digest, match_classes
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
 from negprompt_cli.engine.metrics.conformal import class_thresholds
@@ -13,6 +16,9 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import percent, some_of
+
+WEAK, WEAK_IMAGES = 0.5, 5
+"""A class is weak where fewer than this share of at least so many held-out images are predicted as it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,67 @@ class CalibrateOptions:
     confidence: float = 0.95
     score: str | None = None
     by_class: bool = False
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Held-out images of one class: how many, how many are predicted as it, and what the others are mostly taken for."""
+
+    images: int
+    correct: int
+    taken_for: str | None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """ID images that were not trained on, judged: `images` of them, of which a share `accuracy` has the right class.
+
+    `classes`: by class key, those with held-out images.
+    """
+
+    images: int
+    accuracy: float
+    classes: Mapping[str, ClassAccuracy]
+
+    def document(self) -> dict[str, Any]:
+        """The record in a JSON document."""
+        return asdict(self)
+
+
+def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
+    """How well prompts classify the evaluation images of the configured ID data; tells of weak classes.
+
+    Raises:
+        UsageError: there are none, or their classes do not match.
+        NegPromptError: an image is broken.
+    """
+    images = match_classes(bench.image_set(bench.config.data.spec, "eval"), prompts.classes)
+    encoded = bench.encode(images)
+    scorer = make_scorer(bench, replace(prompts, calibration=None), score="max-logit")
+    predicted, labels = scorer.judge(encoded.features).predictions, encoded.labels.numpy()
+    classes = {}
+    for i, label in enumerate(prompts.classes):
+        own = predicted[labels == i]
+        if len(own):
+            wrong = np.bincount(own[own != i], minlength=1)
+            taken = prompts.classes[int(wrong.argmax())].key if wrong.any() else None
+            classes[label.key] = ClassAccuracy(len(own), int((own == i).sum()), taken)
+    found = HeldOut(len(labels), float((predicted == labels).mean()), classes)
+    names = {c.key: c.name for c in prompts.classes}
+    weak = {key: one for key, one in classes.items() if one.images >= WEAK_IMAGES and one.correct < WEAK * one.images}
+    if weak:
+        lowest = sorted(weak, key=lambda key: weak[key].correct / weak[key].images)
+        told = [
+            f"{names[key]} ({percent(weak[key].correct / weak[key].images, decimals=0)} %, mostly taken for "
+            f"{names[weak[key].taken_for or key]})"
+            for key in lowest
+        ]
+        said = (
+            f"{len(weak)} of {len(prompts.classes)} classes are recognised in fewer than half of their held-out images: "
+            f"{some_of(told)}. Check their images and names, or add images."
+        )
+        bench.decide(Decision("weak-classes", said, {"classes": {k: asdict(v) for k, v in weak.items()}}, warning=True))
+    return found
 
 
 def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOptions) -> Calibration:
