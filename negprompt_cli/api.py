@@ -66,7 +66,7 @@ from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Silent
 from negprompt_cli.steps.fit import fit_prompts
-from negprompt_cli.steps.shared.base import check_recorded_model
+from negprompt_cli.steps.shared.artifact_file import check_recorded_model
 from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
 from negprompt_cli.steps.shared.starts import zero_shot_positive

@@ -10,6 +10,8 @@ Leaves out: where files are written and how output looks, which do not change a 
 
 import difflib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -255,6 +257,71 @@ def preset_text(name: str) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a person asked for, before anything is filled in; `config` makes a configuration of it.
+
+    A command needs the name of its data before it can find the artifact whose configuration stands below what was asked
+    for. `values`: sections, keys and values as they were given.
+    """
+
+    values: Mapping[str, Any]
+
+    @property
+    def spec(self) -> str:
+        """The ID data.
+
+        Raises:
+            UsageError: what was given for them is no text.
+        """
+        data = self.values.get("data", {})
+        spec = data.get("spec", DataConfig().spec) if isinstance(data, Mapping) else None
+        return spec if isinstance(spec, str) else self.config().data.spec
+
+    def over(self, keys: Mapping[str, Any]) -> "Asked":
+        """The same with dotted keys on top; a value may be None."""
+        values = deepcopy(dict(self.values))
+        for key, value in keys.items():
+            _put(values, key, value)
+        return Asked(values)
+
+    def config(self, base: Mapping[str, Any] | None = None) -> Config:
+        """Resolve the configuration.
+
+        Args:
+            base: sections whose values stand below all that was asked for (what an artifact at hand says).
+
+        Raises:
+            UsageError: a key or value is wrong; the message names the key.
+        """
+        values = deepcopy(dict(base or {}))
+        _merge(values, self.values)
+        return _validate(values)
+
+
+def ask_config(
+    source: str | None = None, *, flags: Mapping[str, Any] | None = None, assignments: Iterable[str] = ()
+) -> Asked:
+    """Gather what was asked for; later arguments win over earlier ones.
+
+    Args:
+        source: a YAML file, or the name of a shipped preset.
+        flags: dotted keys to values from options of a command.
+        assignments: `key=value` texts, the value read as YAML.
+
+    Raises:
+        UsageError: the file is missing or not YAML, or an assignment is none; the message names it.
+    """
+    asked = Asked({} if source is None else _read(source)).over(flags or {})
+    for assignment in assignments:
+        key, found, text = assignment.partition("=")
+        where = f"Setting {assignment[:SHOWN_CHARACTERS]}"
+        if not found:
+            raise UsageError(f"{where}: write key=value, for example --set negative.count=4.")
+        asked = asked.over({key.strip(): parse_yaml(text, where)})
+    return asked
+
+
 def load_config(
     source: str | None = None,
     *,
@@ -262,31 +329,8 @@ def load_config(
     assignments: Iterable[str] = (),
     base: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Resolve a configuration.
-
-    Args:
-        source: a YAML file, or the name of a shipped preset.
-        flags: dotted keys to values from options of a command.
-        assignments: `key=value` texts, the value read as YAML; they win over flags.
-        base: dotted keys to values that stand below `source` (what an artifact at hand says).
-
-    Raises:
-        UsageError: the file is missing, not YAML, or a key or value is wrong; the message names the key.
-    """
-    values: dict[str, Any] = {}
-    for key, value in (base or {}).items():
-        _put(values, key, value)
-    if source is not None:
-        _merge(values, _read(source))
-    for key, value in (flags or {}).items():
-        _put(values, key, value)
-    for assignment in assignments:
-        key, found, text = assignment.partition("=")
-        where = f"Setting {assignment[:SHOWN_CHARACTERS]}"
-        if not found:
-            raise UsageError(f"{where}: write key=value, for example --set negative.count=4.")
-        _put(values, key.strip(), parse_yaml(text, where))
-    return _validate(values)
+    """Resolve a configuration in one go: arguments and errors are those of `ask_config` and `Asked.config`."""
+    return ask_config(source, flags=flags, assignments=assignments).config(base)
 
 
 def parse_config(text: str, where: str) -> Config:

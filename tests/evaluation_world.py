@@ -10,6 +10,7 @@ from PIL import Image
 from negprompt_cli.config import Config, load_config
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.progress import Silent, Task
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
@@ -52,6 +53,10 @@ class World:
     @property
     def prompts(self) -> Path:
         return self.run / "negative.safetensors"
+
+    @property
+    def artifact(self) -> ArtifactFile:
+        return ArtifactFile(self.prompts)
 
     def bench(self, progress: Silent | None = None, **evaluate: object) -> Workbench:
         """A workbench with the tiny model, with keys of the evaluation section set."""
@@ -102,5 +107,10 @@ def train(world: World, run: Path, *, seed: int = 0) -> None:
     positive = run / "positive.safetensors"
     run_train_positive(config, positive, overwrite=True, progress=Silent(), bench=bench)
     run_train_negative(
-        config, run / "negative.safetensors", positive=positive, overwrite=True, progress=Silent(), bench=bench
+        config,
+        run / "negative.safetensors",
+        positive=ArtifactFile(positive),
+        overwrite=True,
+        progress=Silent(),
+        bench=bench,
     )

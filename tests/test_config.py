@@ -17,7 +17,7 @@ def test_base_then_file_then_flags_then_set(tmp_path: Path):
     file.write_text("seed: 2\nnegative: {count: 3, noise: 0.5}\nmodel: {name: from-file}\n")
     config = load_config(
         str(file),
-        base={"model.name": "from-base", "model.pretrained": "from-base", "seed": 1},
+        base={"model": {"name": "from-base", "pretrained": "from-base"}, "seed": 1},
         flags={"negative.count": 4, "data.shots": 8},
         assignments=["data.shots=9"],
     )

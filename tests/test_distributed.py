@@ -35,6 +35,7 @@ from negprompt_cli.engine.parallel.shared_clip import SharedClip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Silent
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.local_scores import local_scores
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -174,7 +175,9 @@ def _train(clip: Clip, given: dict[str, Path]) -> None:
     work = Workbench(config, Silent(), clip=clip)
     positive, negative = given["run"] / "positive.safetensors", given["run"] / "negative.safetensors"
     run_train_positive(config, positive, overwrite=False, progress=Silent(), bench=work)
-    run_train_negative(config, negative, positive=positive, overwrite=False, progress=Silent(), bench=work)
+    run_train_negative(
+        config, negative, positive=ArtifactFile(positive), overwrite=False, progress=Silent(), bench=work
+    )
 
 
 def _local(clip: Clip, folder: Path) -> list[float]:

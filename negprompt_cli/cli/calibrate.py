@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.wording import percent
@@ -43,17 +44,18 @@ def calibrate(
     The images are the evaluation images of --data: val/ or test/, or the half that training leaves out.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    source = common.artifact(prompts, NEGATIVE)
+    asked = common.asked()
     from negprompt_cli.steps.calibrate import run_calibrate
-    from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions
     from negprompt_cli.steps.shared.workbench import Workbench
 
-    config = common.resolve(base=artifact_base(source, sections=("model",)))
+    source = common.artifact(asked, prompts, NEGATIVE)
+    config = source.configure(asked, "model")
+    start_processes(config)
     result = run_calibrate(
         Workbench(config, talk),
-        out or source,
-        prompts_path=source,
+        out or source.path,
+        artifact=source,
         options=CalibrateOptions(acceptance, confidence, score, by_class),
         overwrite=common.overwrite,
     )

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from negprompt_cli.cli.console import Talk, stacked
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import EVALUATION, OUTPUT, Common, option
-from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, seed_source
+from negprompt_cli.cli.seeds import SeedsOption, parse_seeds
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.engine.scores import score_names
@@ -85,31 +86,35 @@ def evaluate(
     Prints AUROC and FPR95 (ID positive: the share of OOD accepted where 95 % of ID are) per OOD set and score.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    flags: dict[str, Any] = {
-        "evaluate__ood": None if ood is None else [ood],
-        "evaluate__scores": None if scores is None else [s.strip() for s in scores.split(",") if s.strip()],
-        "evaluate__recalls": None if recalls is None else _numbers(recalls),
-    }
+    lists: dict[str, Any] = {}
+    if ood is not None:
+        lists["evaluate.ood"] = [ood]
+    if scores is not None:
+        lists["evaluate.scores"] = [s.strip() for s in scores.split(",") if s.strip()]
+    if recalls is not None:
+        lists["evaluate.recalls"] = _numbers(recalls)
     many = parse_seeds(seeds, common, prompts=prompts)
-    config = common.resolve(options, **flags)
-    folder = common.run_folder(config)
-    source = seed_source(folder, many, NEGATIVE) if many else common.artifact(prompts, NEGATIVE)
+    asked = common.asked(options, lists)
+    folder = common.run_folder(asked)
     path = out or folder / EVALUATION_FILE
     from negprompt_cli.steps.evaluate import run_evaluate
     from negprompt_cli.steps.seeds import evaluate_seeds
-    from negprompt_cli.steps.shared.base import artifact_base
+    from negprompt_cli.steps.shared.artifact_file import seed_artifacts
     from negprompt_cli.steps.shared.score_file import check_score_file
     from negprompt_cli.steps.shared.score_file import save_scores as write_scores
 
     if save_scores:
         check_score_file(save_scores, overwrite=common.overwrite)
-    config = common.resolve(options, base=artifact_base(source, sections=("model",)), **flags)
+    each = seed_artifacts(folder, many or (), NEGATIVE)
+    source = each[many[0]] if many else common.artifact(asked, prompts, NEGATIVE)
+    config = source.configure(asked, "model")
+    start_processes(config)
     result: Evaluation | SeedsEvaluation
     if many:
-        over = evaluate_seeds(config, folder, path, seeds=many, overwrite=common.overwrite, progress=talk)
+        over = evaluate_seeds(config, folder, path, artifacts=each, overwrite=common.overwrite, progress=talk)
         result, measured = over, over.measured
     else:
-        single = run_evaluate(config, path, prompts_path=source, overwrite=common.overwrite, progress=talk)
+        single = run_evaluate(config, path, artifact=source, overwrite=common.overwrite, progress=talk)
         result, measured = single, (single.measured,)
     if save_scores:
         write_scores(save_scores, measured)

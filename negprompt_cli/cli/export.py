@@ -6,6 +6,7 @@ from typing import Annotated
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.errors import UsageError
@@ -49,15 +50,13 @@ def export(
     it is there.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    source = common.artifact(prompts, NEGATIVE)
-    path = out or source.with_suffix(SUFFIX[form])
-    from negprompt_cli.data.results.artifacts import load_prompts
+    asked = common.asked()
+    artifact = common.artifact(asked, prompts, NEGATIVE)
+    path = out or artifact.path.with_suffix(SUFFIX[form])
     from negprompt_cli.data.results.provenance import versions
     from negprompt_cli.steps.export import require_export_libraries, run_export
-    from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.coop import write_coop
     from negprompt_cli.steps.shared.outputs import refuse_existing
-    from negprompt_cli.steps.shared.preflight import require_prompts
     from negprompt_cli.steps.shared.scorer import make_scorer, open_prompts
     from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -68,8 +67,8 @@ def export(
             raise UsageError(
                 f"{next(k for k, v in given.items() if v)} does not go with --format coop: it has no scores."
             )
-        require_prompts(source, common.resolve().data.spec)
-        made = load_prompts(source)
+        artifact.require(asked.config().data.spec)
+        made = artifact.prompts
         write_coop(made, path)
         if made.negative is not None:
             talk.warn("CoOp knows no negatives: only the positive context was written.")
@@ -85,8 +84,10 @@ def export(
         )
         return
     require_export_libraries(form.value)
-    bench = Workbench(common.resolve(base=artifact_base(source, sections=("model",))), talk)
-    scorer = make_scorer(bench, open_prompts(bench, source), score=score, threshold=threshold)
+    config = artifact.configure(asked, "model")
+    start_processes(config)
+    bench = Workbench(config, talk)
+    scorer = make_scorer(bench, open_prompts(bench, artifact), score=score, threshold=threshold)
     if scorer.threshold is None:
         talk.warn("no threshold, so is_ood is never true: run `negprompt calibrate` first, or pass --threshold.")
     result = run_export(scorer, path, form=form.value, half=half)

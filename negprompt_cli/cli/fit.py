@@ -8,6 +8,7 @@ import typer
 from negprompt_cli import schemas
 from negprompt_cli.cli.calibrate import CALIBRATION, print_calibration
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import TRAINING, Common, option
 from negprompt_cli.cli.training import ResumeOption, resumable
 from negprompt_cli.errors import UsageError
@@ -43,8 +44,11 @@ def fit(
     talk = Talk(quiet=common.quiet, as_json=common.json)
     if folder is not None and common.data is not None:
         raise UsageError("The folder and --data are the same thing; give one of them.")
-    config = common.resolve(data__spec=folder, data__shots=shots)
-    place = common.run_folder(config)
+    given = {"data.spec": folder, "data.shots": shots}
+    asked = common.asked({key: value for key, value in given.items() if value is not None})
+    config = asked.config()
+    start_processes(config)
+    place = common.run_folder(asked)
     from negprompt_cli.steps.fit import run_fit
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions
 

@@ -7,6 +7,7 @@ import typer
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import OUTPUT, Common, option
 
 IMPORT = "Import"
@@ -27,7 +28,8 @@ def import_(
     The checkpoint does not say which model it is for: name it with --model and --pretrained. Only tensors are read.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    config = common.resolve()
+    config = common.asked().config()
+    start_processes(config)
     path = out or Path(f"{checkpoint.name}.safetensors")
     from negprompt_cli.steps.import_ import run_import
     from negprompt_cli.steps.shared.workbench import Workbench

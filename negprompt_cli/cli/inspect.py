@@ -38,7 +38,7 @@ def inspect(
         from negprompt_cli.data.encoding.models import load_clip
         from negprompt_cli.data.results.artifacts import check_model
         from negprompt_cli.engine.devices import choose_compute
-        from negprompt_cli.steps.shared.base import check_recorded_model
+        from negprompt_cli.steps.shared.artifact_file import check_recorded_model
 
         recorded = prompts.model
         if model is None:

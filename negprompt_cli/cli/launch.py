@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -24,6 +24,9 @@ from negprompt_cli.cli.faults import explain
 from negprompt_cli.cli.remedies import full_message
 from negprompt_cli.engine.parallel.ranks import Ranks, ranks_from_environment
 from negprompt_cli.errors import NegPromptError
+
+if TYPE_CHECKING:
+    from negprompt_cli.config import Config
 
 WAIT_SECONDS = 2.0
 """How long a rank that lost rank 0 waits before it fails too, so that torchrun sees first who died first."""
@@ -37,15 +40,16 @@ def remember_line(arguments: Sequence[str]) -> None:
     _line = list(arguments)
 
 
-def start_processes(wanted: int | None) -> None:
-    """Where several processes are wanted and this is not one of them, run the command in them and exit with its code.
+def start_processes(config: "Config") -> None:
+    """Where a configuration wants several processes and this is none of them, run the command in them and exit as it does.
 
     Does nothing where the application was not started from a command line, which there is none of to run again.
 
     Raises:
         typer.Exit: the processes are done.
     """
-    if _line is not None and wanted is not None and wanted > 1 and not ranks_from_environment().several:
+    wanted = config.compute.gpus or 1
+    if _line is not None and wanted > 1 and not ranks_from_environment().several:
         raise typer.Exit(_launch(wanted, _line))
 
 

@@ -6,7 +6,7 @@ configuration names its key there; what is not given on the line is left to the 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from negprompt_cli.cli.launch import start_processes
-
 if TYPE_CHECKING:
-    from negprompt_cli.config import Config
+    from negprompt_cli.config import Asked
+    from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
 DATA, MODEL, HARDWARE, OUTPUT = "Data", "Model", "Hardware", "Output"
 TRAINING, LOSS, EVALUATION = "Training", "Stage 2", "Evaluation"
@@ -140,7 +139,9 @@ class Common:
             "--workers", help="Image decoding processes, -1 to choose.", panel=HARDWARE, key="compute.workers", min=-1
         ),
     ] = None
-    no_cache: Annotated[bool, option("--no-cache", help="Keep no image features on disk.", panel=HARDWARE)] = False
+    cache: Annotated[
+        bool | None, option(" /--no-cache", help="Keep no image features on disk.", panel=HARDWARE, key="compute.cache")
+    ] = None
     run: Annotated[Path | None, option("--run", help="Run folder (default runs/<data name>).", panel=OUTPUT)] = None
     seed: Annotated[
         int | None, option("--seed", help="Drives sampling, starts and batches.", panel=OUTPUT, key="seed", min=0)
@@ -149,52 +150,44 @@ class Common:
     json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False
     quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False
 
-    def resolve(self, *groups: Any, base: dict[str, Any] | None = None, **flags: Any) -> "Config":
-        """The configuration from preset or file, these options and further option groups.
+    def asked(self, *groups: Any) -> "Asked":
+        """What preset or file, these options and further groups ask for; later groups win over earlier ones.
 
         Args:
-            groups: more option groups whose fields name configuration keys.
-            base: dotted keys that stand below the configuration file.
-            flags: values by field name of configuration keys, '__' for the dot.
+            groups: more option groups, whose fields name configuration keys, or dotted keys with their values.
+
+        Raises:
+            UsageError: no such preset or file, or not a key=value.
         """
-        from negprompt_cli.config import load_config
+        from negprompt_cli.config import ModelConfig, ask_config
 
-        given = {k: v for group in (self, *groups) for k, v in _given(group).items()}
-        given |= {key.replace("__", "."): value for key, value in flags.items() if value is not None}
-        if self.model is not None and self.pretrained is None:
-            from negprompt_cli.config import ModelConfig
+        given: dict[str, Any] = {}
+        # The default tag belongs to the default model; another model brings its own or none.
+        if self.model not in (None, ModelConfig().name):
+            given["model.pretrained"] = None
+        for group in (self, *groups):
+            given |= group if isinstance(group, Mapping) else _given(group)
+        return ask_config(self.config, flags=given, assignments=self.assignments or ())
 
-            # The default tag belongs to the default model; another model brings its own or none.
-            if self.model != ModelConfig().name:
-                given["model.pretrained"] = None
-        if self.no_cache:
-            given["compute.cache"] = False
-        config = load_config(self.config, flags=given, assignments=self.assignments or (), base=base)
-        if base and config.model.name == base.get("model", {}).get("name"):
-            from negprompt_cli.steps.shared.base import check_recorded_model
-
-            check_recorded_model(config.model.name)
-        start_processes(config.compute.gpus)
-        return config
-
-    def run_folder(self, config: "Config") -> Path:
+    def run_folder(self, asked: "Asked") -> Path:
         """The run folder asked for, or runs/<data name>."""
         from negprompt_cli.data.results.runs import default_run_folder
 
-        return self.run or default_run_folder(config.data.spec)
+        return self.run or default_run_folder(asked.spec)
 
-    def artifact(self, named: Path | None, name: str) -> Path:
+    def artifact(self, asked: "Asked", named: Path | None, name: str) -> "ArtifactFile":
         """The artifact that was named, or the one called `name` in the run folder, which a step makes.
 
         Raises:
             UsageError: one that was named is not there.
         """
-        if named is None:
-            return self.run_folder(self.resolve()) / name
-        from negprompt_cli.steps.shared.preflight import require_named
+        from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
-        require_named(named)
-        return named
+        if named is None:
+            return ArtifactFile(self.run_folder(asked) / name)
+        artifact = ArtifactFile(named)
+        artifact.require_named()
+        return artifact
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import DATA, OUTPUT, Common, option
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.wording import percent
@@ -47,14 +48,14 @@ def reproduce(
 
     def configure(preset: str | None, keys: Mapping[str, Any]) -> "Config":
         # What is given on the line wins over a loss preset, and a preset over a file of settings.
-        above = {key.replace(".", "__"): value for key, value in keys.items()}
-        return replace(common, config=preset).resolve(base=below, **above)
+        return replace(common, config=preset).asked(keys).config(below)
 
     from negprompt_cli.steps.reproduce import plan_experiment, run_reproduce
 
     if dry_run:
         _print_plan(plan_experiment(found, run, configure), talk)
         return
+    start_processes(configure(None, {}))
     result = run_reproduce(experiment, found, run, configure=configure, overwrite=common.overwrite, progress=talk)
     _print_figures(talk, result)
     talk.result(result.path, result.document)
@@ -71,10 +72,10 @@ def _print_plan(planned: "list[Planned]", talk: Talk) -> None:
     for spec, role in needed_data(planned):
         try:
             images = bench.image_set(spec, role)
-            lines.append(f"# {role:<5} {spec}: {len(images)} images ({images.layout})")
+            lines.append(f"# {role:<5} {spec.text}: {len(images)} images ({images.layout})")
         except NegPromptError as error:
             missing += 1
-            lines.append(f"# {role:<5} {spec}: MISSING. {str(error).splitlines()[0]}")
+            lines.append(f"# {role:<5} {spec.text}: MISSING. {str(error).splitlines()[0]}")
     typer.echo("\n".join(["# Data", *lines, "", "# Commands", *(j.command() for one in planned for j in one.jobs)]))
     if missing:
         talk.warn(f"{missing} data sets are missing; `negprompt data ls` says where they come from.")

@@ -12,6 +12,7 @@ import typer
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.decisions import Decision
@@ -130,7 +131,6 @@ def score(
         require_threshold,
         run_score,
     )
-    from negprompt_cli.steps.shared.base import artifact_base
     from negprompt_cli.steps.shared.scorer import make_scorer, named_prompts, open_prompts
     from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -141,12 +141,14 @@ def score(
         check_sorting(sort_into, append=append)
     check_paths(paths)
     names = novel_names(read_class_list(classes)) if classes else None
-    source = common.artifact(prompts, NEGATIVE)
-    base = None if names else artifact_base(source, sections=("model",))
-    bench = Workbench(common.resolve(base=base), talk)
+    asked = common.asked()
+    artifact = common.artifact(asked, prompts, NEGATIVE)
+    config = asked.config() if names else artifact.configure(asked, "model")
+    start_processes(config)
+    bench = Workbench(config, talk)
     scorer = make_scorer(
         bench,
-        named_prompts(bench, names) if names else open_prompts(bench, source),
+        named_prompts(bench, names) if names else open_prompts(bench, artifact),
         score=score_name,
         threshold=threshold,
     )

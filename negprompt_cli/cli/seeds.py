@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,8 +71,3 @@ def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> Non
     else:
         for result in results:
             talk.made(result.path)
-
-
-def seed_source(run: Path, seeds: Sequence[int], name: str) -> Path:
-    """The first seed's file, whose model stands for all."""
-    return run / f"seed-{seeds[0]}" / name

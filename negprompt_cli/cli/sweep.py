@@ -1,14 +1,13 @@
 """`negprompt sweep`: a study from a YAML grid."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from negprompt_cli.cli.console import Talk, stacked
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
@@ -45,15 +44,16 @@ def sweep(
         raise UsageError(f"{', '.join(sorted(both))}: set both by --set and in {grid}. Set it in one place.")
     run = common.run or Path("runs") / f"sweep-{grid.stem}"
 
+    asked = common.asked()
+
     def configure(keys: Mapping[str, Any]) -> "Config":
-        # Assignments, because null is a value here, and JSON is YAML.
-        above = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
-        return replace(common, assignments=[*(common.assignments or ()), *above]).resolve()
+        return asked.over(keys).config()
 
     if dry_run:
         lines = [job.command() for cell in plan_sweep(found, run, configure) for job in cell.jobs]
         typer.echo("\n".join(dict.fromkeys(lines)))
         return
+    start_processes(asked.config())
     result = run_sweep(found, run, configure=configure, overwrite=common.overwrite, progress=talk)
     _print_rows(talk, result.rows)
     print_overall(talk, result.overall)

@@ -1,14 +1,16 @@
 """`negprompt train-negative`: stage 2."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, Sampling, option
-from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds, seed_source
+from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
 from negprompt_cli.cli.training import ResumeOption, print_training, resumable
-from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
+from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE, ZERO_SHOT
 from negprompt_cli.loss_presets import LOSS_PRESETS
 
 
@@ -81,25 +83,28 @@ def train_negative(
     Reads positive.safetensors of the run folder and writes negative.safetensors beside it.
     """
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    config = common.resolve(sampling, options)
-    folder = common.run_folder(config)
+    asked = common.asked(sampling, options)
+    folder = common.run_folder(asked)
     many = parse_seeds(seeds, common, out=out)
-    source = positive or str(seed_source(folder, many, POSITIVE) if many else folder / POSITIVE)
-    from negprompt_cli.steps.shared.base import artifact_base
-    from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_named
+    from negprompt_cli.steps.shared.artifact_file import ArtifactFile, seed_artifacts
     from negprompt_cli.steps.train_negative import run_train_negative
 
-    if positive is not None and positive != ZERO_SHOT:
-        require_named(Path(positive))
-
-    config = common.resolve(sampling, options, base=artifact_base(Path(source), sections=("model", "positive")))
+    each: Mapping[int, ArtifactFile | None] = seed_artifacts(folder, many or (), POSITIVE)
+    named = Path(positive) if positive else None
+    source = None if positive == ZERO_SHOT else common.artifact(asked, named, POSITIVE)
+    if many and positive:
+        each = dict.fromkeys(many, source)
+    elif many:
+        # The first seed's model stands for all.
+        source = each[many[0]]
+    config = source.configure(asked, "model", "positive") if source else asked.config()
+    start_processes(config)
     more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}
     if many:
         from negprompt_cli.steps.seeds import train_negative_seeds
 
-        names: dict[str, Any] = {"positive": positive, "positive_name": POSITIVE}
         with resumable():
-            results = train_negative_seeds(config, folder, NEGATIVE, seeds=many, **names, **more)
+            results = train_negative_seeds(config, folder, NEGATIVE, positives=each, **more)
         print_training_seeds(talk, results)
         return
     with resumable():

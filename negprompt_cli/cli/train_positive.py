@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, Sampling, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
 from negprompt_cli.cli.training import ResumeOption, print_training, resumable
@@ -85,7 +86,9 @@ def train_positive(
 
     Writes positive.safetensors into the run folder; `negprompt train-negative` goes on from there.
     """
-    config = common.resolve(sampling, options)
+    asked = common.asked(sampling, options)
+    config = asked.config()
+    start_processes(config)
     talk = Talk(quiet=common.quiet, as_json=common.json)
     many = parse_seeds(seeds, common, out=out)
     more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}
@@ -93,11 +96,11 @@ def train_positive(
         from negprompt_cli.steps.seeds import train_positive_seeds
 
         with resumable():
-            results = train_positive_seeds(config, common.run_folder(config), POSITIVE, seeds=many, **more)
+            results = train_positive_seeds(config, common.run_folder(asked), POSITIVE, seeds=many, **more)
         print_training_seeds(talk, results)
         return
     from negprompt_cli.steps.train_positive import run_train_positive
 
     with resumable():
-        result = run_train_positive(config, out or common.run_folder(config) / POSITIVE, **more)
+        result = run_train_positive(config, out or common.run_folder(asked) / POSITIVE, **more)
     print_training(talk, result)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import OUTPUT, Common, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
 from negprompt_cli.wording import some_of
@@ -31,27 +32,27 @@ def transfer(
 ) -> None:
     """Put learned contexts in front of new class names; nothing is trained."""
     talk = Talk(quiet=common.quiet, as_json=common.json)
-    config = common.resolve()
-    folder = common.run_folder(config)
-    source = common.artifact(prompts, NEGATIVE)
+    asked = common.asked()
+    source = common.artifact(asked, prompts, NEGATIVE)
+    folder = source.path.parent if prompts and common.run is None else common.run_folder(asked)
     stem = "stdin" if classes == "-" else Path(classes).stem
     from negprompt_cli.data.sets.class_list import ClassList, novel_names, read_class_list
-    from negprompt_cli.steps.shared.base import artifact_base
-    from negprompt_cli.steps.shared.preflight import require_prompts, together
+    from negprompt_cli.steps.shared.preflight import together
     from negprompt_cli.steps.transfer import run_transfer
 
+    config = source.configure(asked, "model")
+    start_processes(config)
     listed: list[ClassList] = []
     together(
         lambda: listed.append(
             read_class_list(sys.stdin.buffer, "standard input") if classes == "-" else read_class_list(Path(classes))
         ),
-        lambda: require_prompts(source, config.data.spec),
+        lambda: source.require(config.data.spec),
     )
-    config = common.resolve(base=artifact_base(source, sections=("model",)))
     result = run_transfer(
         config,
-        out or (source.parent if prompts and common.run is None else folder) / transfer_name(stem),
-        prompts_path=source,
+        out or folder / transfer_name(stem),
+        artifact=source,
         names=novel_names(listed[0]),
         extend=extend,
         overwrite=common.overwrite,

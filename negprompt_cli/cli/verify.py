@@ -23,7 +23,7 @@ def verify(
         option("--parent", help="What it was made from, where that is not beside it.", panel=DATA, metavar="PATH"),
     ] = None,
     retrain: Annotated[
-        bool, option("--retrain", help="Train again in a temporary folder and compare the bytes.", panel=OUTPUT)
+        bool, option("--retrain", help="Train again, in memory, and compare the bytes.", panel=OUTPUT)
     ] = False,
     data: Annotated[str | None, option("--data", help="Where the ID data lie now, if they moved.", panel=DATA)] = None,
     data_root: Annotated[

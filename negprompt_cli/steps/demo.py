@@ -17,6 +17,7 @@ from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
@@ -68,17 +69,22 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
         checkpoint_path(out).unlink(missing_ok=True)
     run_train_positive(config, positive, overwrite=overwrite, progress=progress, bench=bench)
     trained = run_train_negative(
-        config, negative, positive=positive, overwrite=overwrite, progress=progress, bench=bench
+        config, negative, positive=ArtifactFile(positive), overwrite=overwrite, progress=progress, bench=bench
     )
     evaluation = run_evaluate(
-        config, folder / EVALUATION, prompts_path=negative, overwrite=overwrite, progress=progress, bench=bench
+        config,
+        folder / EVALUATION,
+        artifact=ArtifactFile(negative),
+        overwrite=overwrite,
+        progress=progress,
+        bench=bench,
     )
     novel = folder / transfer_name(world.novel_names.stem)
     names = novel_names(read_class_list(world.novel_names))
     run_transfer(
         config,
         novel,
-        prompts_path=negative,
+        artifact=ArtifactFile(negative),
         names=names,
         extend=False,
         overwrite=overwrite,
@@ -89,7 +95,7 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
     transferred = run_evaluate(
         again,
         folder / f"evaluation-{world.novel_names.stem}.json",
-        prompts_path=novel,
+        artifact=ArtifactFile(novel),
         overwrite=overwrite,
         progress=progress,
         bench=bench.with_config(again),

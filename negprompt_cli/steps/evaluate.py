@@ -31,6 +31,7 @@ from negprompt_cli.engine.metrics.detection import acceptance_curve, fpr_at_reca
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import making, write_config
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -59,7 +60,7 @@ def run_evaluate(
     config: Config,
     out: Path,
     *,
-    prompts_path: Path,
+    artifact: ArtifactFile,
     overwrite: bool,
     progress: Progress,
     bench: Workbench | None = None,
@@ -69,7 +70,7 @@ def run_evaluate(
     Args:
         config: the resolved configuration.
         out: the JSON file to write.
-        prompts_path: any prompt artifact.
+        artifact: any prompt artifact.
         overwrite: whether `out` may be replaced.
         progress: told how it goes.
         bench: a workbench to share model and features with other steps.
@@ -81,8 +82,8 @@ def run_evaluate(
     """
     with making(out, overwrite=overwrite):
         bench = bench or Workbench(config, progress)
-        measured = measure(bench, prompts_path, keep_features=False)
-        document = evaluation_document(bench, measured, prompts_path)
+        measured = measure(bench, artifact, keep_features=False)
+        document = evaluation_document(bench, measured, artifact.path)
         save_evaluation(out, document)
         write_config(config, out)
     return Evaluation(out, document, measured)

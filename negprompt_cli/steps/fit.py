@@ -17,6 +17,7 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.metrics.calibration import images_needed
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.thresholds import CalibrateOptions, HeldOut, calibrate_prompts, held_out_accuracy
@@ -64,7 +65,7 @@ def run_fit(
     calibrated = enough_held_out(bench, options)
     more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume, "bench": bench}
     run_train_positive(config, positive, **more)
-    prompts = run_train_negative(config, negative, positive=positive, **more).prompts
+    prompts = run_train_negative(config, negative, positive=ArtifactFile(positive), **more).prompts
     if calibrated:
         made = calibrate_prompts(bench, prompts, options)
         with claimed(negative):
@@ -95,7 +96,7 @@ def enough_held_out(bench: Workbench, options: CalibrateOptions) -> bool:
         UsageError: they have none at all.
     """
     try:
-        held_out = len(bench.image_set(bench.config.data.spec, "eval"))
+        held_out = len(bench.id_images("eval"))
     except NothingHeldOut as error:
         raise UsageError(f"{error} Nothing is left to choose a threshold on.", remedy="train-only") from error
     needed = images_needed(options.acceptance)

@@ -23,7 +23,6 @@ from negprompt_cli._version import __version__
 from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
-from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import EvaluationDocument, evaluation_path, load_evaluation
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
 from negprompt_cli.engine.scores import find_score
@@ -32,6 +31,7 @@ from negprompt_cli.progress import Progress
 from negprompt_cli.report import figures
 from negprompt_cli.report.page import Gallery, Picture, PictureGroup, Section, Table, Thumbnail, render_page
 from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.comparison_text import caption, remarks, table_cells
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
@@ -73,7 +73,7 @@ class _Run:
     label: str
     document: EvaluationDocument
     config: Config
-    prompts: Path
+    artifact: ArtifactFile
 
 
 def run_report(
@@ -137,8 +137,8 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
         # A run folder that was moved still holds its artifact.
         parent = path.parent / f"seed-{recorded.seed}" if document.seeds else path.parent
         prompts = parent / prompts.name
-    sha256 = load_prompts(prompts).sha256
-    if sha256 != recorded.sha256:
+    artifact = ArtifactFile(prompts)
+    if artifact.prompts.sha256 != recorded.sha256:
         raise UsageError(f"{prompts} has changed since {path} was written. Evaluate it again, then report.")
     scores = document.scores
     for name in (*(options.scores or ()), *([options.score] if options.score else ())):
@@ -148,7 +148,7 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
     # The main score comes first in every picture.
     flags["evaluate.scores"] = [main, *(n for n in options.scores or scores if n != main)]
     flags["evaluate.ci"] = False
-    return _Run(label, document, load_config(str(file), flags=flags), prompts)
+    return _Run(label, document, load_config(str(file), flags=flags), artifact)
 
 
 def _joint(runs: Sequence[Path]) -> Table | None:
@@ -165,14 +165,14 @@ def _joint(runs: Sequence[Path]) -> Table | None:
 
 def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out: Path) -> Section:
     """Everything about one run; writes its pictures."""
-    measured = measure(bench, run.prompts)
+    measured = measure(bench, run.artifact)
     groups = _pictures(measured, options, bench.config.seed, out / "figures", "" if key == "run1" else f"{key}-")
     document, main = run.document, measured.scores[0]
     facts = [
         ("ID images", f"{document.id.name}: {document.id.images} images of {document.id.classes} classes"),
         ("ID accuracy", f"{percent(document.id.accuracy)} %"),
         *((name, value) for name, value in run_facts(document).items() if value != "-"),
-        ("artifact", f"{run.prompts} (sha256 {measured.prompts.sha256[:16]}…)"),
+        ("artifact", f"{run.artifact.path} (sha256 {measured.prompts.sha256[:16]}…)"),
         ("weights", f"sha256 {document.model.weights_sha256[:16]}…"),
         *((f"score {s.name}", f"{s.title}: {s.formula}. {s.paper}.") for s in map(find_score, measured.scores)),
         ("evaluated with", ", ".join(f"{name} {version}" for name, version in document.versions.items()) or "-"),

@@ -23,15 +23,17 @@ from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.checkpoints import checkpoint_path
 from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, load_evaluation
-from negprompt_cli.data.results.runs import POSITIVE, default_run_folder
+from negprompt_cli.data.results.runs import POSITIVE, ZERO_SHOT, default_run_folder
 from negprompt_cli.data.sets.class_list import NovelNames
-from negprompt_cli.data.sets.imagesets import split_specs
+from negprompt_cli.data.sets.layouts import Role
+from negprompt_cli.data.sets.spec import Spec, parse_spec, split_specs
 from negprompt_cli.data.studies.experiments import Experiment, ExperimentBenchmark, ExperimentTask
 from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError
 from negprompt_cli.loss_presets import LOSS_PRESETS
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import run_evaluate
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -53,8 +55,8 @@ Configure = Callable[[str | None, Mapping[str, Any]], Config]
 class Job:
     """One subcommand with one output.
 
-    `source`: the artifact it starts from, if any. `config`: its resolved configuration; for a transfer, that of the
-    experiment, whose `data.spec` names the classes.
+    `source`: the artifact it starts from; None for stage 1, and for stage 2 from untrained positives. `config`: its
+    resolved configuration; for a transfer, that of the experiment, whose `data.spec` names the classes.
     """
 
     kind: Literal["train-positive", "train-negative", "transfer", "evaluate"]
@@ -69,8 +71,10 @@ class Job:
             if key != "data.spec":
                 text = yaml.safe_dump(value, default_flow_style=True, width=10**6).strip().removesuffix("\n...")
                 words += ["--set", f"{key}={text}"]
-        if self.source is not None:
-            words += ["--positive" if self.kind == "train-negative" else "--prompts", str(self.source)]
+        if self.kind == "train-negative":
+            words += ["--positive", str(self.source or ZERO_SHOT)]
+        elif self.source is not None:
+            words += ["--prompts", str(self.source)]
         if self.kind == "transfer":
             words += ["--classes", str(class_list(self.out))]
         return [*words, "--out", str(self.out)]
@@ -136,16 +140,15 @@ def check_data(planned: Sequence[Planned], bench: Workbench) -> None:
     together(*(partial(bench.image_set, spec, role) for spec, role in needed_data(planned)))
 
 
-def needed_data(planned: Sequence[Planned]) -> list[tuple[str, Literal["train", "eval", "ood"]]]:
+def needed_data(planned: Sequence[Planned]) -> list[tuple[Spec, Role]]:
     """The data sets that the jobs need, each with its role, once."""
-    needs: dict[tuple[str, Literal["train", "eval", "ood"]], None] = {}
-    for one in planned:
-        needs[one.task.id, "train"] = None
-        needs[one.task.id, "eval"] = None
-        for text in one.task.ood:
-            for spec in split_specs(text):
-                needs[spec, "ood"] = None
-    return list(needs)
+    return list(dict.fromkeys(need for one in planned for need in task_data(one.task)))
+
+
+def task_data(task: ExperimentTask) -> list[tuple[Spec, Role]]:
+    """The data sets that a task needs, each with its role."""
+    own = parse_spec(task.id)
+    return [(own, "train"), (own, "eval"), *((spec, "ood") for text in task.ood for spec in split_specs(text))]
 
 
 def run_reproduce(
@@ -243,15 +246,16 @@ def run_job(job: Job, bench: Workbench, *, overwrite: bool, progress: Progress) 
     if job.kind == "train-positive":
         run_train_positive(job.config, job.out, resume=not overwrite, **more)
     elif job.kind == "train-negative":
-        run_train_negative(job.config, job.out, positive=_source(job), resume=not overwrite, **more)
+        positive = None if job.source is None else ArtifactFile(job.source)
+        run_train_negative(job.config, job.out, positive=positive, resume=not overwrite, **more)
     elif job.kind == "evaluate":
-        run_evaluate(job.config, job.out, prompts_path=_source(job), **more)
+        run_evaluate(job.config, job.out, artifact=ArtifactFile(_source(job)), **more)
     else:
         classes = _classes(job, mine)
         atomic_write_text(class_list(job.out), "".join(f"{c.name}\n" for c in classes))
         # Classes go by wnid, because two pairs of ImageNet's share their names.
         names = NovelNames(classes)
-        run_transfer(job.config, job.out, prompts_path=_source(job), names=names, extend=False, **more)
+        run_transfer(job.config, job.out, artifact=ArtifactFile(_source(job)), names=names, extend=False, **more)
 
 
 def class_list(artifact: Path) -> Path:
@@ -303,7 +307,7 @@ def _figures(
 
 
 def _classes(job: Job, bench: Workbench) -> Any:
-    return bench.image_set(job.config.data.spec, "eval").classes
+    return bench.image_set(parse_spec(job.config.data.spec), "eval").classes
 
 
 def _source(job: Job) -> Path:

@@ -4,7 +4,7 @@ Seed N's files lie in <run>/seed-N/ under their usual names. The standard deviat
 training seeds: sampling of shots, starts and batch order all follow the seed. It says nothing of the choice of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.evaluations import EvaluationDocument, average_over_seeds, save_evaluation
-from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE
+from negprompt_cli.data.results.runs import EVALUATION, seed_folder
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import TrainingResult, refuse_existing, write_config
-from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, require_prompts, together
+from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
@@ -36,11 +37,6 @@ class SeedsEvaluation:
     def measured(self) -> tuple[Measured, ...]:
         """The scores behind it, by seed."""
         return tuple(e.measured for e in self.evaluations)
-
-
-def seed_folder(run: Path, seed: int) -> Path:
-    """Where the files of one seed lie."""
-    return run / f"seed-{seed}"
 
 
 def train_positive_seeds(
@@ -72,33 +68,27 @@ def train_negative_seeds(
     run: Path,
     name: str,
     *,
-    seeds: Sequence[int],
-    positive: str | None,
-    positive_name: str,
+    positives: Mapping[int, ArtifactFile | None],
     overwrite: bool,
     progress: Progress,
     resume: bool = False,
     bench: Workbench | None = None,
 ) -> list[TrainingResult]:
-    """Stage 2 once for each seed, from <run>/seed-N/<positive_name> unless `positive` says otherwise.
+    """Stage 2 once for each seed, into <run>/seed-N/<name>, from the seed's positives or, for None, from untrained ones.
 
     Raises what `run_train_negative` raises.
     """
-    outs = [seed_folder(run, seed) / name for seed in seeds]
-    sources = [positive or str(seed_folder(run, seed) / positive_name) for seed in seeds]
-    missing = [s for s in sources if s != ZERO_SHOT and not Path(s).is_file()]
-    if missing and positive is None:
+    outs = [seed_folder(run, seed) / name for seed in positives]
+    missing = dict.fromkeys(str(p.path) for p in positives.values() if p and p.missing)
+    if missing:
         raise UsageError(
             f"No positive prompts at {', '.join(missing)}.",
             remedy="learn-positive-seeds",
         )
-    together(
-        *(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs),
-        lambda: require_positive(sources[0], config.data.spec),
-    )
+    together(*(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs))
     bench = bench or Workbench(config, progress)
     results = []
-    for seed, source, out in zip(seeds, sources, outs, strict=True):
+    for (seed, source), out in zip(positives.items(), outs, strict=True):
         progress.say(f"seed {seed}")
         mine = config.model_copy(update={"seed": seed})
         more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume}
@@ -111,37 +101,32 @@ def evaluate_seeds(
     run: Path,
     out: Path,
     *,
-    seeds: Sequence[int],
-    prompts_name: str = NEGATIVE,
+    artifacts: Mapping[int, ArtifactFile],
     overwrite: bool,
     progress: Progress,
     bench: Workbench | None = None,
 ) -> SeedsEvaluation:
-    """Evaluate <run>/seed-N/<prompts_name> for every seed and write the means to `out`; images are encoded once.
+    """Evaluate the artifact of every seed into <run>/seed-N/ and write the means to `out`; images are encoded once.
 
     Raises:
         UsageError, NegPromptError: as `run_evaluate`; an artifact that was trained with another seed than its folder says.
     """
-    sources = [seed_folder(run, seed) / prompts_name for seed in seeds]
-    outs = [seed_folder(run, seed) / (out.name if out.parent == run else EVALUATION) for seed in seeds]
-    missing = [str(s) for s in sources if not s.is_file()]
+    outs = [seed_folder(run, seed) / (out.name if out.parent == run else EVALUATION) for seed in artifacts]
+    missing = [str(a.path) for a in artifacts.values() if a.missing]
     if missing:
         raise UsageError(
             f"No prompt artifact at {', '.join(missing)}.",
             remedy="learn-prompts-seeds",
         )
-    together(
-        *(partial(refuse_existing, o, overwrite=overwrite) for o in (out, *outs)),
-        *(partial(require_prompts, s, config.data.spec) for s in sources),
-    )
+    together(*(partial(refuse_existing, o, overwrite=overwrite) for o in (out, *outs)))
     bench = bench or Workbench(config, progress, remember=True)
     made = []
-    for seed, source, own in zip(seeds, sources, outs, strict=True):
-        progress.say(f"seed {seed}: {source}")
-        result = run_evaluate(config, own, prompts_path=source, overwrite=overwrite, progress=progress, bench=bench)
+    for (seed, artifact), own in zip(artifacts.items(), outs, strict=True):
+        progress.say(f"seed {seed}: {artifact.path}")
+        result = run_evaluate(config, own, artifact=artifact, overwrite=overwrite, progress=progress, bench=bench)
         found = result.document.prompts.seed
         if found != seed:
-            raise UsageError(f"{source} was trained with seed {found}, but lies in the folder of seed {seed}.")
+            raise UsageError(f"{artifact.path} was trained with seed {found}, but lies in the folder of seed {seed}.")
         made.append(result)
     document = average_over_seeds([e.document for e in made])
     save_evaluation(out, document)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,14 @@ from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.evaluations import AVERAGE, Row, average_over_seeds, load_evaluation, save_evaluation
 from negprompt_cli.data.results.provenance import versions
-from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE
-from negprompt_cli.data.sets.imagesets import split_specs
+from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE, seed_folder
 from negprompt_cli.data.studies.experiments import ExperimentTask
 from negprompt_cli.data.studies.grids import Grid
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.reproduce import Job, finished, run_job
-from negprompt_cli.steps.seeds import seed_folder
+from negprompt_cli.steps.reproduce import Job, finished, run_job, task_data
 from negprompt_cli.steps.shared.outputs import write_config
-from negprompt_cli.steps.shared.preflight import ZERO_SHOT, together
+from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.workbench import Workbench
 
 SUMMARY = "sweep.json"
@@ -146,7 +144,7 @@ def run_sweep(
             partial(bench.with_config(cell.jobs[0].config).image_set, spec, role)
             for cell in cells
             if (cell.variant, cell.seed) == (cells[0].variant, cells[0].seed)
-            for spec, role in _needed(grid.problems[cell.problem])
+            for spec, role in task_data(grid.problems[cell.problem])
         )
     )
     done: set[Path] = set()
@@ -226,7 +224,8 @@ def _cell_jobs(
     own = {**keys, "data.spec": task.id, "evaluate.ood": list(task.ood), "seed": seed}
     config = configure(own)
     cell = seed_folder(folder / variant, seed)
-    jobs, source = [], Path(ZERO_SHOT)
+    jobs: list[Job] = []
+    source = None
     if grid.positive is None:
         # Stage 1 sees nothing of what stage 2 and the evaluation are set to, so their keys do not make it another one.
         first = {k: v for k, v in own.items() if not k.startswith(("negative.", "evaluate."))}
@@ -244,15 +243,10 @@ def _cell_jobs(
 def _finished(job: Job, bench: Workbench) -> bool:
     """Whether a job's output is there, made with the same settings from the same inputs; raises if with others."""
     try:
-        # Untrained positives are no file that could have changed.
-        return finished(replace(job, source=None) if job.source == Path(ZERO_SHOT) else job, bench)
+        return finished(job, bench)
     except UsageError as error:
         raise UsageError(
             f"{job.out} does not belong to this sweep as it is now: it was made with other settings, from other inputs, or "
             "is damaged.",
             remedy="overwrite-all",
         ) from error
-
-
-def _needed(task: ExperimentTask) -> Sequence[tuple[str, Any]]:
-    return [(task.id, "train"), (task.id, "eval"), *((s, "ood") for text in task.ood for s in split_specs(text))]

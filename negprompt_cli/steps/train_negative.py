@@ -4,11 +4,11 @@ from pathlib import Path
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.claims import claimed
-from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.learning import learn_negative
 from negprompt_cli.steps.shared.outputs import TrainingResult, write_training
-from negprompt_cli.steps.shared.preflight import ZERO_SHOT, require_positive, together
+from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.resuming import Resumable
 from negprompt_cli.steps.shared.training_data import negative_data
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -18,7 +18,7 @@ def run_train_negative(
     config: Config,
     out: Path,
     *,
-    positive: str | Path,
+    positive: ArtifactFile | None,
     overwrite: bool,
     progress: Progress,
     resume: bool = False,
@@ -29,7 +29,7 @@ def run_train_negative(
     Args:
         config: the resolved configuration.
         out: the artifact to write.
-        positive: a positive artifact, or 'zero-shot' for untrained positives.
+        positive: a positive artifact, or None for untrained positives.
         overwrite: whether `out` may be replaced.
         progress: told how it goes.
         resume: go on from the checkpoint beside `out`, where there is one; a finished `out` is left as it is.
@@ -40,9 +40,9 @@ def run_train_negative(
             is nothing to resume with this configuration, these positives and these data.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
-    if resume:
-        require_positive(positive, config.data.spec)
-    known = load_prompts(Path(positive)) if str(positive) != ZERO_SHOT and Path(positive).is_file() else None
+    if resume and positive:
+        positive.require_positive(config.data.spec)
+    known = None if positive is None or positive.missing else positive.prompts
     with claimed(out):
         resumable = Resumable("negative", config, out, positives=known, progress=progress)
         if made := resumable.find(resume=resume, overwrite=overwrite):
@@ -50,10 +50,10 @@ def run_train_negative(
         bench = bench or Workbench(config, progress)
         _ = bench.compute
         together(
-            lambda: require_positive(positive, config.data.spec),
-            lambda: bench.image_set(config.data.spec, "train"),
+            lambda: positive.require_positive(config.data.spec) if positive else None,
+            lambda: bench.id_images("train"),
         )
-        data, positives = negative_data(bench, known, Path(positive))
+        data, positives = negative_data(bench, positive)
         with resumable:
             learned = learn_negative(
                 bench.clip, data, config, positives, budget=bench.budget, progress=progress, keeper=resumable

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negprompt_cli.config import Config
-from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts, save_prompts
+from negprompt_cli.data.results.artifacts import Prompts, check_model, save_prompts
 from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.decisions import Decision
@@ -15,8 +15,8 @@ from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.outputs import making, write_config
-from negprompt_cli.steps.shared.preflight import require_prompts
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
 
@@ -39,20 +39,20 @@ def run_transfer(
     config: Config,
     out: Path,
     *,
-    prompts_path: Path,
+    artifact: ArtifactFile,
     names: NovelNames,
     extend: bool,
     overwrite: bool,
     progress: Progress,
     bench: Workbench | None = None,
 ) -> TransferResult:
-    """Put the contexts of `prompts_path` in front of new class names and write `out`.
+    """Put the contexts of an artifact in front of new class names and write `out`.
 
     Args:
         config: the resolved configuration; its model must be the artifact's. The artifact keeps the configuration it
             was trained with.
         out: the artifact to write.
-        prompts_path: an artifact with negatives.
+        artifact: one with negatives.
         names: the new classes.
         extend: keep the artifact's classes in front of the new ones.
         overwrite: whether `out` may be replaced.
@@ -64,11 +64,11 @@ def run_transfer(
             the model; a name is too long for the text tower.
     """
     with making(out, overwrite=overwrite):
-        require_prompts(prompts_path, config.data.spec)
-        source = load_prompts(prompts_path)
-        check_transferable(source, prompts_path)
+        artifact.require(config.data.spec)
+        source = artifact.prompts
+        check_transferable(source, artifact.path)
         clip = (bench or Workbench(config, progress)).clip
-        check_model(source, clip.identity, clip.plan.width, prompts_path)
+        check_model(source, clip.identity, clip.plan.width, artifact.path)
         prompts, known = transfer_prompts(clip, source, names, extend=extend, progress=progress)
         made = save_prompts(prompts, out, overwrite=overwrite)
         write_config(made.config, out)

@@ -31,8 +31,10 @@ from negprompt_cli.data.results.artifacts import (
 )
 from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
+from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
 from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
 from negprompt_cli.steps.shared.training_data import find_training_images, negative_data, positive_data
@@ -156,7 +158,7 @@ class _Case:
         if "model.name" in self.changes:
             _ = self.bench.clip
         if "data.spec" in self.changes:
-            self.bench.image_set(self.bench.config.data.spec, "train")
+            self.bench.id_images("train")
 
     @property
     def summary(self) -> TrainingSummary | None:
@@ -235,25 +237,26 @@ class _Case:
 
     def transferred(self) -> Check:
         """Whether a transferred artifact is its parent under other class names."""
-        source = self._parent_prompts()
-        if source is None:
+        if self.source is None:
             return Check("contexts", "unknown", "the parent is not here")
-        again = replace(source.transferred(self.prompts.classes), written_with=self.prompts.written_with)
+        again = replace(self.source.prompts.transferred(self.prompts.classes), written_with=self.prompts.written_with)
         if artifact_bytes(again) == artifact_bytes(replace(self.prompts, calibration=None)):
             return Check("contexts", "ok", "transferred again, it has the same bytes")
         return Check("contexts", "differs", "transferred again, it has other bytes")
 
-    def _parent_prompts(self) -> Prompts | None:
+    @cached_property
+    def source(self) -> ArtifactFile | None:
+        """What it was made from, where that is here."""
         path = self.find_parent(self.prompts.parents[0]) if self.prompts.parents else None
-        return load_prompts(path) if path else None
+        return ArtifactFile(path) if path else None
 
     def training(self) -> Iterator[Check]:
         """Whether positives, images and processor are those of the training."""
         if self.summary is None:
             yield Check("training", "unknown", "it was not trained here, but imported or made of words")
             return
-        if self.prompts.kind == "negative" and (source := self._parent_prompts()) is not None:
-            same = torch.equal(source.positive, self.prompts.positive)
+        if self.prompts.kind == "negative" and self.source is not None:
+            same = torch.equal(self.source.prompts.positive, self.prompts.positive)
             how = "are the parent's" if same else "are not the parent's, though they were frozen"
             yield Check("positives", "ok" if same else "differs", f"the positive contexts {how}")
         yield self._processor(self.summary)
@@ -310,7 +313,10 @@ class _Case:
         else:
             spec = self.bench.config.data.spec if known.data == self.prompts.config.data.spec else known.data
             yield self._listed(
-                "held-out images", known.images, known.files_sha256, lambda: self.bench.image_set(spec, "eval")
+                "held-out images",
+                known.images,
+                known.files_sha256,
+                lambda: self.bench.image_set(parse_spec(spec), "eval"),
             )
 
     def retrained(self) -> Iterator[Check]:
@@ -319,12 +325,11 @@ class _Case:
         if summary is None or not summary.files_sha256:
             yield Check("trained again", "unknown", "there is no training of images to repeat")
             return
-        positive = self._parent_prompts()
-        if self.prompts.kind == "negative" and self.prompts.parents and positive is None:
+        if self.prompts.kind == "negative" and self.prompts.parents and self.source is None:
             yield Check("trained again", "unknown", "the parent is not here")
             return
         try:
-            again = self._learned(positive)
+            again = self._learned()
             yield self._features(summary, again.training[-1])
             yield self._contexts(summary, again)
             if self.prompts.calibration is not None and not self.prompts.calibration.data.endswith(LIMITED):
@@ -332,14 +337,14 @@ class _Case:
         except NegPromptError as error:
             yield Check("trained again", "unknown", _first_line(error))
 
-    def _learned(self, positive: Prompts | None) -> Prompts:
+    def _learned(self) -> Prompts:
         """The prompts that the recorded configuration gives now."""
         bench = self.bench
         if self.prompts.kind == "positive":
             data = positive_data(bench)
             learned = learn_positive(bench.clip, data, bench.config, budget=bench.budget, progress=self.progress)
         else:
-            data, frozen = negative_data(bench, positive, self.path)
+            data, frozen = negative_data(bench, self.source)
             learned = learn_negative(
                 bench.clip, data, bench.config, frozen, budget=bench.budget, progress=self.progress
             )

@@ -125,19 +125,19 @@ def test_training_records_the_mean_image_and_evaluation_and_transfer_use_it(tmp_
     world = make_world(tmp_path, tiny_clip)
     prompts = load_prompts(world.prompts)
     bench = world.bench(scores=("negprompt", "max-logit"))
-    training = bench.encode(bench.image_set(world.config.data.spec, "train"))
+    training = bench.encode(bench.id_images("train"))
     assert prompts.image_mean is not None
     # Three of the four images of each class are shots: the mean is that of one such choice.
     dropped = 9 * prompts.image_mean - training.features.sum(0)
     choices = itertools.product(*(training.features[training.labels == c] for c in range(3)))
     assert min(float((dropped + sum(choice)).norm()) for choice in choices) < 1e-5
-    measured = measure(bench, world.prompts)
+    measured = measure(bench, world.artifact)
     expected = [_loop(f.double(), measured.bank, 1.0) for f in measured.id_set.encoded.features]
     assert measured.id_set.table.scores["negprompt"] == pytest.approx(expected, rel=1e-5)
     moved = tmp_path / "moved.safetensors"
     names = novel_names(given_names(["owl", "bear"]))
     run_transfer(
-        world.config, moved, prompts_path=world.prompts, names=names, extend=False, overwrite=False,
+        world.config, moved, artifact=world.artifact, names=names, extend=False, overwrite=False,
         progress=bench.progress, bench=bench,
     )  # fmt: skip
     kept = load_prompts(moved).image_mean
@@ -150,7 +150,7 @@ def test_a_run_without_floors_records_no_mean_image(tmp_path: Path, tiny_clip):
     plain = world.config.model_copy(update={"negative": world.config.negative.model_copy(update={"floors": None})})
     train(replace(world, config=plain), world.run)
     assert load_prompts(world.prompts).image_mean is None
-    assert measure(world.bench(), world.prompts).bank.image_mean is None
+    assert measure(world.bench(), world.artifact).bank.image_mean is None
 
 
 def test_a_damaged_mean_image_is_refused(tmp_path: Path, tiny_clip):

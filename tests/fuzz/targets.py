@@ -41,7 +41,7 @@ from negprompt_cli.data.sets.class_list import (
 from negprompt_cli.data.sets.flatlabels import find_flat_labels
 from negprompt_cli.data.sets.imglist import list_source
 from negprompt_cli.data.sets.naming import read_class_names
-from negprompt_cli.data.sets.spec import parse_spec, select_indices, split_specs
+from negprompt_cli.data.sets.spec import select_indices, split_specs
 from negprompt_cli.data.studies.experiments import load_experiment
 from negprompt_cli.data.studies.grids import load_grid
 from negprompt_cli.errors import NegPromptError, UsageError
@@ -185,7 +185,7 @@ def _flat_labels(data: bytes, folder: Path) -> object:
 
 def _selector(data: bytes, folder: Path) -> object:
     text = data.decode("utf-8", "replace")
-    return [select_indices(parse_spec(spec), KEYS, folders=[folder]) for spec in split_specs(text)]
+    return [select_indices(spec, KEYS, folders=[folder]) for spec in split_specs(text)]
 
 
 def _archive(data: bytes, folder: Path) -> object:

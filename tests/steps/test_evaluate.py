@@ -30,7 +30,7 @@ def _pixels(clip: Clip, count: int = 3) -> torch.Tensor:
 
 def test_knn_compares_with_the_very_images_the_artifact_was_trained_with(world):
     progress = Recorder()
-    measured = measure(world.bench(progress, scores=("knn", "mahalanobis"), neighbours=2), world.prompts)
+    measured = measure(world.bench(progress, scores=("knn", "mahalanobis"), neighbours=2), world.artifact)
     assert measured.bank.train_features.shape[0] == 9
     assert measured.bank.train_labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert progress.warned == []
@@ -44,7 +44,7 @@ def test_changed_training_images_are_said(tmp_path, tiny_clip):
     world = make_world(tmp_path, tiny_clip)
     images(tmp_path / "pets" / "train" / "cat", 4, 1234)
     progress = Recorder()
-    measure(world.bench(progress, scores=("knn",)), world.prompts)
+    measure(world.bench(progress, scores=("knn",)), world.artifact)
     assert any("not the ones the artifact was trained with" in text for text in progress.warned)
 
 
@@ -52,7 +52,7 @@ def test_missing_training_images_say_which_scores_need_them(tmp_path, tiny_clip)
     world = make_world(tmp_path, tiny_clip)
     (tmp_path / "pets" / "train").rename(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="knn and mahalanobis"):
-        measure(world.bench(scores=("knn",)), world.prompts)
+        measure(world.bench(scores=("knn",)), world.artifact)
 
 
 def test_an_ensemble_is_the_normalised_mean_of_its_normalised_prompts(tiny_clip):
@@ -86,11 +86,11 @@ def test_mining_keeps_the_words_farthest_from_all_classes():
 
 def test_class_names_are_no_negative_words(world, tmp_path):
     (tmp_path / "words.txt").write_text("# words\nCat\nocean\n\nred  Fox\nhammer\n")
-    measured = measure(world.bench(scores=("neglabel",), words=str(tmp_path / "words.txt")), world.prompts)
+    measured = measure(world.bench(scores=("neglabel",), words=str(tmp_path / "words.txt")), world.artifact)
     assert measured.bank.words.shape[0] == 2
     (tmp_path / "own.txt").write_text("cat\ndog\n")
     with pytest.raises(UsageError, match="ID class names"):
-        measure(world.bench(scores=("neglabel",), words=str(tmp_path / "own.txt")), world.prompts)
+        measure(world.bench(scores=("neglabel",), words=str(tmp_path / "own.txt")), world.artifact)
 
 
 def test_words_come_from_a_file_or_from_wordnet(tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_local_features_are_the_last_block_with_attention_to_oneself_only(tiny_c
 
 
 def test_gl_mcm_adds_the_best_patch(world):
-    measured = measure(world.bench(scores=("mcm", "gl-mcm"), local_weight=0.5), world.prompts)
+    measured = measure(world.bench(scores=("mcm", "gl-mcm"), local_weight=0.5), world.artifact)
     assert list(measured.id_set.table.scores) == ["mcm", "gl-mcm"]
     clip, positives = world.clip, measured.bank.positives
     ood = measured.ood_sets[0]
@@ -161,7 +161,7 @@ def test_a_tower_without_patches_says_why(tiny_clip):
 def test_the_document_has_every_metric_for_every_set_and_score(world, tmp_path):
     bench = world.bench(scores=("negprompt", "mcm"), recalls=(0.8, 1.0), ci=True, resamples=20)
     result = run_evaluate(
-        bench.config, tmp_path / "e.json", prompts_path=world.prompts, overwrite=False, progress=Recorder(), bench=bench
+        bench.config, tmp_path / "e.json", artifact=world.artifact, overwrite=False, progress=Recorder(), bench=bench
     )
     document = result.document
     assert [(row.score, row.ood) for row in document.rows] == [
@@ -182,7 +182,7 @@ def test_the_document_has_every_metric_for_every_set_and_score(world, tmp_path):
 
 def test_an_artifact_of_a_limited_training_stays_limited(world):
     bench = world.bench(scores=("mcm",))
-    measured = measure(bench, world.prompts)
+    measured = measure(bench, world.artifact)
     trained = measured.prompts.config.model_copy(
         update={"data": measured.prompts.config.data.model_copy(update={"limit": 5})}
     )
@@ -197,7 +197,7 @@ def test_an_evaluation_lets_go_of_features_it_has_scored(world, tmp_path):
     result = run_evaluate(
         world.config,
         tmp_path / "evaluation.json",
-        prompts_path=world.prompts,
+        artifact=world.artifact,
         overwrite=False,
         progress=Recorder(),
         bench=world.bench(),
@@ -205,4 +205,4 @@ def test_an_evaluation_lets_go_of_features_it_has_scored(world, tmp_path):
     for scored in (result.id_set, *result.ood_sets):
         assert scored.encoded.features.numel() == 0
         assert len(scored.encoded) == len(scored.table.predictions) > 0
-    assert len(measure(world.bench(), world.prompts).id_set.encoded.features) == result.document.id.images
+    assert len(measure(world.bench(), world.artifact).id_set.encoded.features) == result.document.id.images

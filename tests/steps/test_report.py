@@ -52,7 +52,7 @@ def world(tmp_path_factory, tiny_clip) -> World:
     run_evaluate(
         bench.config,
         world.run / "evaluation.json",
-        prompts_path=world.prompts,
+        artifact=world.artifact,
         overwrite=False,
         progress=Recorder(),
         bench=bench,
@@ -135,7 +135,7 @@ def test_unknown_formats_and_scores_that_were_not_evaluated_are_refused(world, t
 
 
 def test_the_threshold_accepts_95_per_cent_of_id_and_no_higher_one_does(world):
-    measured = measure(world.bench(scores=("mcm",)), world.prompts)
+    measured = measure(world.bench(scores=("mcm",)), world.artifact)
     values = measured.id_set.table.scores["mcm"]
     threshold = module._threshold(measured, "mcm")
     assert (values >= threshold).mean() >= 0.95
@@ -143,7 +143,7 @@ def test_the_threshold_accepts_95_per_cent_of_id_and_no_higher_one_does(world):
 
 
 def test_tables_by_class_against_loops(world):
-    measured = measure(world.bench(scores=("mcm",)), world.prompts)
+    measured = measure(world.bench(scores=("mcm",)), world.artifact)
     table = module._id_classes(measured, "mcm")
     threshold = module._threshold(measured, "mcm")
     labels, predictions = measured.id_set.encoded.labels.tolist(), measured.id_set.table.predictions.tolist()
@@ -158,7 +158,7 @@ def test_tables_by_class_against_loops(world):
 
 
 def test_thumbnails_are_the_images_that_the_score_gets_most_wrong(world):
-    measured = measure(world.bench(scores=("negprompt",)), world.prompts)
+    measured = measure(world.bench(scores=("negprompt",)), world.artifact)
     like_id, like_ood = module._galleries(measured, "negprompt")
     highest = max(measured.ood_sets[0].table.scores["negprompt"])
     lowest = min(measured.id_set.table.scores["negprompt"])

@@ -75,7 +75,7 @@ def test_a_printed_command_resolves_to_the_job_it_stands_for(tmp_path):
 
 def test_the_data_needed_are_listed_once(tmp_path):
     planned = plan_experiment(load_experiment("conventional"), tmp_path, _configure)
-    assert needed_data(planned) == [
+    assert [(spec.text, role) for spec, role in needed_data(planned)] == [
         ("imagenet", "train"),
         ("imagenet", "eval"),
         *((name, "ood") for name in ("inaturalist", "sun", "places", "dtd")),

@@ -22,7 +22,7 @@ def world(tmp_path_factory, tiny_clip) -> World:
 
 @pytest.fixture(scope="module")
 def measured(world) -> Measured:
-    return measure(world.bench(scores=("negprompt", "max-logit")), world.prompts)
+    return measure(world.bench(scores=("negprompt", "max-logit")), world.artifact)
 
 
 def _read(path):

@@ -12,6 +12,7 @@ from negprompt_cli.data.results.evaluations import load_evaluation
 from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.seeds import evaluate_seeds, train_negative_seeds, train_positive_seeds
+from negprompt_cli.steps.shared.artifact_file import seed_artifacts
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,9 @@ def world(tmp_path_factory, tiny_clip) -> World:
 
 def _evaluate(world, out, seeds=(1, 2, 5), bench=None):
     bench = bench or world.bench(scores=("negprompt", "mcm"))
-    return evaluate_seeds(bench.config, world.run, out, seeds=seeds, overwrite=True, progress=Recorder(), bench=bench)
+    artifacts = seed_artifacts(world.run, seeds, "negative.safetensors")
+    more = {"overwrite": True, "progress": Recorder(), "bench": bench}
+    return evaluate_seeds(bench.config, world.run, out, artifacts=artifacts, **more)
 
 
 def test_every_cell_is_the_mean_and_the_sample_deviation_of_the_seeds(world):
@@ -68,8 +71,8 @@ def test_missing_and_misplaced_seeds_are_refused(world, tmp_path):
 def test_both_stages_write_one_folder_per_seed(world, tmp_path):
     seeds, run, more = (3, 4), tmp_path / "run", {"overwrite": False, "progress": Recorder(), "bench": world.bench()}
     positives = train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
-    names = {"positive": None, "positive_name": "positive.safetensors"}
-    negatives = train_negative_seeds(world.config, run, "negative.safetensors", seeds=seeds, **names, **more)
+    found = seed_artifacts(run, seeds, "positive.safetensors")
+    negatives = train_negative_seeds(world.config, run, "negative.safetensors", positives=found, **more)
     assert [r.path for r in negatives] == [run / f"seed-{s}" / "negative.safetensors" for s in seeds]
     assert [r.prompts.config.seed for r in (*positives, *negatives)] == [3, 4, 3, 4]
     for positive, negative in zip(positives, negatives, strict=True):
@@ -77,7 +80,8 @@ def test_both_stages_write_one_folder_per_seed(world, tmp_path):
     with pytest.raises(UsageError, match="exists"):
         train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
     with pytest.raises(UsageError, match="No positive prompts"):
-        train_negative_seeds(world.config, run, "negative.safetensors", seeds=(6,), **names, **more)
+        missing = seed_artifacts(run, (6,), "positive.safetensors")
+        train_negative_seeds(world.config, run, "negative.safetensors", positives=missing, **more)
 
 
 @pytest.mark.parametrize("text", ["", "1,x", "1,-2", "1,1", "1.5"])

@@ -28,7 +28,7 @@ from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
 from negprompt_cli.data.sets.matching import fold
-from negprompt_cli.data.sets.spec import parse_spec
+from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -91,10 +91,10 @@ class _Found:
 
 
 def check_data(
-    spec: str,
+    spec: Spec | str,
     *,
     data_root: Path,
-    ood: Sequence[str] = (),
+    ood: Sequence[Spec | str] = (),
     catalogue: Path | None = None,
     class_names: Path | None = None,
     limit: int | None = None,
@@ -120,6 +120,7 @@ def check_data(
     """
     found = _Found()
     options: dict[str, Any] = {"data_root": data_root, "catalogue": catalogue, "class_names": class_names}
+    spec = parse_spec(spec) if isinstance(spec, str) else spec
     entry = _entry(spec, data_root, catalogue)
     sets = _parts(spec, options, found)
     parts = tuple(_count(images, role, entry, found) for role, images in sets.items())
@@ -145,13 +146,12 @@ def check_data(
     return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded, decisions)
 
 
-def _entry(spec: str, data_root: Path, catalogue: Path | None) -> Entry | None:
+def _entry(spec: Spec, data_root: Path, catalogue: Path | None) -> Entry | None:
     """The catalogue entry whose counts apply: only where no classes are selected."""
-    parsed = parse_spec(spec)
-    return None if parsed.selector else load_catalogue(data_root, catalogue).sets.get(parsed.base.lower())
+    return None if spec.selector else load_catalogue(data_root, catalogue).sets.get(spec.base.lower())
 
 
-def _parts(spec: str, options: dict[str, Any], found: _Found) -> dict[str, ImageSet]:
+def _parts(spec: Spec, options: dict[str, Any], found: _Found) -> dict[str, ImageSet]:
     """The images by role: "train", "eval" or both where they are kept apart, else "all"."""
     everything = load_image_set(spec, role="ood", **options)
     if not everything.classes:

@@ -5,6 +5,8 @@ from pathlib import Path
 POSITIVE = "positive.safetensors"
 NEGATIVE = "negative.safetensors"
 EVALUATION = "evaluation.json"
+ZERO_SHOT = "zero-shot"
+"""In the place of a positive artifact: positives that are not trained."""
 
 
 def default_run_folder(spec: str) -> Path:
@@ -15,6 +17,11 @@ def default_run_folder(spec: str) -> Path:
     parsed = parse_spec(spec)
     path = user_path(parsed.base)
     return Path("runs") / short_name(parsed, path if exists(path) else None)
+
+
+def seed_folder(run: Path, seed: int) -> Path:
+    """Where the files of one seed lie."""
+    return run / f"seed-{seed}"
 
 
 def transfer_name(stem: str) -> str:

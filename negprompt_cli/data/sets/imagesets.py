@@ -90,7 +90,7 @@ class ImageSet:
 
 
 def load_image_set(
-    spec: str,
+    spec: Spec | str,
     *,
     role: Role,
     data_root: Path,
@@ -102,7 +102,8 @@ def load_image_set(
     """Resolve a SPEC to its images.
 
     Args:
-        spec: a catalogue name or a path, with an optional `#selector` into the sorted class list.
+        spec: a catalogue name or a path, with an optional `#selector` into the sorted class list; as typed, or taken
+            apart already.
         role: "train" takes train/, "eval" val/ or else test/; without them the images are halved per class, the same
             way for every seed. "ood" takes val/ or test/ where they are, otherwise all images.
         data_root: where catalogue sets lie.
@@ -115,7 +116,7 @@ def load_image_set(
         UsageError: unknown name, data that are not there (says what was tried), no images, no labels where the role
             needs them, training classes without images, a selector or class-name file that does not fit.
     """
-    parsed = parse_spec(spec)
+    parsed = parse_spec(spec) if isinstance(spec, str) else spec
     sets = load_catalogue(data_root, catalogue)
     source, name, given = find_source(parsed, role, data_root, sets, class_names)
     folders = (given, source.root, data_root)
@@ -224,14 +225,15 @@ def _named(
     return label_classes(keys, {**source.names, **names}), decisions
 
 
-def default_ood(spec: str) -> str | None:
-    """The OOD list that a data set of the built-in catalogue brings along (p1..p4 theirs), or None.
+def default_ood(spec: Spec) -> list[Spec]:
+    """The OOD sets that a data set of the built-in catalogue brings along (p1..p4 theirs), if any.
 
     A selector takes it away, because the OOD classes belong to the whole set.
     """
-    parsed = parse_spec(spec)
-    entry = built_in().sets.get(parsed.base.lower())
-    return entry.default_ood if entry is not None and not parsed.selector else None
+    entry = built_in().sets.get(spec.base.lower())
+    if entry is None or entry.default_ood is None or spec.selector:
+        return []
+    return split_specs(entry.default_ood)
 
 
 def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:

@@ -75,23 +75,23 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
-def split_specs(text: str) -> list[str]:
-    """Split a comma-separated list of SPECs: `a#0-4,7,b` is [`a#0-4,7`, `b`].
+def split_specs(text: str) -> list[Spec]:
+    """Take a comma-separated list of SPECs apart: `a#0-4,7,b` is `a#0-4,7` and `b`.
 
     An item that is only an index range continues the selector of the item before it, where that one has one made of
     index ranges. A folder whose name is a number is written `./7`.
 
     Raises:
-        UsageError: the list holds no SPEC.
+        UsageError: the list holds no SPEC, or something that is none.
     """
-    specs: list[str] = []
+    specs: list[Spec] = []
     for item in (part.strip() for part in text.split(",")):
         if not item:
             continue
-        if specs and _RANGE.fullmatch(item) and parse_spec(specs[-1]).by_index:
-            specs[-1] += f",{item}"
+        if specs and _RANGE.fullmatch(item) and specs[-1].by_index:
+            specs[-1] = parse_spec(f"{specs[-1].text},{item}")
         else:
-            specs.append(item)
+            specs.append(parse_spec(item))
     if not specs:
         raise UsageError("An empty list of data sets. Give SPECs separated by commas, for example inaturalist,dtd.")
     return specs

@@ -3,22 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from negprompt_cli.config import Config
 from negprompt_cli.data.encoding.features import EncodedSet
-from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts
+from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.sets.imagesets import ImageSet, classes_without_data, default_ood, match_classes, split_specs
+from negprompt_cli.data.sets.spec import Spec
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.scores import check_scores, find_score
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.local_scores import local_scores, require_local_features
-from negprompt_cli.steps.shared.preflight import require_prompts, together
+from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
 from negprompt_cli.steps.shared.templates import template_texts
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -55,30 +55,28 @@ class Measured:
         return hits
 
 
-def ood_specs(config: Config) -> list[str]:
-    """The OOD sets to evaluate: those asked for, else the protocol's own.
+def ood_specs(bench: Workbench) -> list[Spec]:
+    """The OOD sets to evaluate: those the configuration asks for, else the protocol's own.
 
     Raises:
         UsageError: none was asked for and the ID set brings none.
     """
-    specs = [spec for text in config.evaluate.ood for spec in split_specs(text)]
-    if specs:
-        return specs
-    own = default_ood(config.data.spec)
-    if own is None:
+    asked = [spec for text in bench.config.evaluate.ood for spec in split_specs(text)]
+    specs = asked or default_ood(bench.spec)
+    if not specs:
         raise UsageError(
-            f"No OOD set to compare {config.data.spec} with.",
+            f"No OOD set to compare {bench.spec.text} with.",
             remedy="ood",
         )
-    return split_specs(own)
+    return specs
 
 
-def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True) -> Measured:
+def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = True) -> Measured:
     """Score the ID and OOD images of the workbench's configuration with an artifact.
 
     Args:
         bench: model and configuration.
-        prompts_path: any prompt artifact.
+        artifact: any prompt artifact.
         keep_features: whether the image sets keep their features, which take most of the memory, once they are scored.
 
     Raises:
@@ -89,21 +87,21 @@ def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True)
     for name in names:
         find_score(name)
     template_texts(config.evaluate.template)
-    specs = ood_specs(config)
+    specs = ood_specs(bench)
     _ = bench.compute
     # Everything that is missing is said at once, not one run at a time.
     together(
-        lambda: require_prompts(prompts_path, config.data.spec),
-        lambda: bench.image_set(config.data.spec, "eval"),
+        lambda: artifact.require(config.data.spec),
+        lambda: bench.id_images("eval"),
         *(partial(bench.image_set, spec, "ood") for spec in specs),
     )
-    prompts = load_prompts(prompts_path)
+    prompts = artifact.prompts
     if prompts.negative is None and "negprompt" in names:
         raise UsageError(
-            f"{prompts_path} holds positive prompts only, and the score negprompt needs negatives.",
+            f"{artifact.path} holds positive prompts only, and the score negprompt needs negatives.",
             remedy="needs-negatives",
         )
-    found = bench.image_set(config.data.spec, "eval")
+    found = bench.id_images("eval")
     id_images = match_classes(found, prompts.classes)
     if absent := [c.name for c in classes_without_data(found, prompts.classes)]:
         said = (
@@ -115,7 +113,7 @@ def measure(bench: Workbench, prompts_path: Path, *, keep_features: bool = True)
     ood_images = [bench.image_set(spec, "ood") for spec in specs]
     _refuse_same_names([id_images, *ood_images])
     clip = bench.clip
-    check_model(prompts, clip.identity, clip.plan.width, prompts_path)
+    check_model(prompts, clip.identity, clip.plan.width, artifact.path)
     local = [name for name in names if "local_features" in find_score(name).requires]
     if local:
         require_local_features(bench, local)

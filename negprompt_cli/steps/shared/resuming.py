@@ -32,12 +32,12 @@ from negprompt_cli.data.results.checkpoints import (
     save_checkpoint,
     tensor_digest,
 )
+from negprompt_cli.data.results.runs import ZERO_SHOT
 from negprompt_cli.engine.prompt_learners.training import State
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.learning import TrainingData
 from negprompt_cli.steps.shared.outputs import refuse_existing
-from negprompt_cli.steps.shared.preflight import ZERO_SHOT
 
 Stage = Literal["positive", "negative"]
 SECTIONS: dict[Stage, tuple[str, ...]] = {

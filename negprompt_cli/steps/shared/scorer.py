@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from negprompt_cli.data.encoding.batches import Batch
-from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts
+from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.engine.clip import Clip
@@ -22,7 +22,7 @@ from negprompt_cli.engine.judgement import Judgements, check_prompt_score, judge
 from negprompt_cli.engine.metrics.conformal import p_values
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.preflight import require_prompts
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs
 from negprompt_cli.steps.shared.starts import zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -149,16 +149,16 @@ def make_scorer(
     )
 
 
-def open_prompts(bench: Workbench, path: Path) -> Prompts:
-    """Load an artifact and check that it fits the model at hand.
+def open_prompts(bench: Workbench, artifact: ArtifactFile) -> Prompts:
+    """Open an artifact and check that it fits the model at hand.
 
     Raises:
         UsageError: missing, unsound, or of another model.
     """
-    require_prompts(path, bench.config.data.spec)
-    prompts = load_prompts(path)
+    artifact.require(bench.config.data.spec)
+    prompts = artifact.prompts
     clip = bench.clip
-    check_model(prompts, clip.identity, clip.plan.width, path)
+    check_model(prompts, clip.identity, clip.plan.width, artifact.path)
     return prompts
 
 

@@ -67,7 +67,7 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
         UsageError: there are none, or their classes do not match.
         NegPromptError: an image is broken.
     """
-    images = match_classes(bench.image_set(bench.config.data.spec, "eval"), prompts.classes)
+    images = match_classes(bench.id_images("eval"), prompts.classes)
     encoded = bench.encode(images)
     scorer = make_scorer(bench, replace(prompts, calibration=None), score="max-logit")
     predicted, labels = scorer.judge(encoded.features).predictions, encoded.labels.numpy()
@@ -111,7 +111,7 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
     spec = bench.config.data.spec
     # A calibrated score would be taken with the threshold that is to be chosen anew.
     prompts = replace(prompts, calibration=None)
-    found = bench.image_set(spec, "eval")
+    found = bench.id_images("eval")
     images = match_classes(found, prompts.classes)
     if absent := classes_without_data(found, prompts.classes):
         raise UsageError(

@@ -1,7 +1,6 @@
 """The ID images a stage trains on: the few-shot sample of the configured data, and its features."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from negprompt_cli.data.sets.sampling import few_shot, select_train_classes
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.learning import TrainingData
 from negprompt_cli.steps.shared.starts import start_context, zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -28,7 +28,7 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
         UsageError: no such data, classes that do not match, a class without images.
     """
     data = bench.config.data
-    images = bench.image_set(data.spec, "train")
+    images = bench.id_images("train")
     if known is not None and data.train_classes == "all":
         images = match_classes(images, known)
     elif data.train_classes != "all":
@@ -66,23 +66,24 @@ def positive_data(bench: Workbench) -> TrainingData:
     return encode_training_images(bench, images, context=context)
 
 
-def negative_data(bench: Workbench, positive: Prompts | None, path: Path) -> tuple[TrainingData, Prompts]:
+def negative_data(bench: Workbench, source: ArtifactFile | None) -> tuple[TrainingData, Prompts]:
     """What the configuration has stage 2 learn from, and the positives it learns against.
 
     Args:
         bench: the workbench.
-        positive: a positive artifact, or None for untrained positives.
-        path: where messages say that it is.
+        source: a positive artifact, or None for untrained positives.
 
     Raises:
         UsageError: no such data, names too long, or a model or classes that are not the positives'.
         NegPromptError: an image is broken, or the model cannot be had.
     """
-    images = find_training_images(bench, positive.classes if positive else None)
+    images = find_training_images(bench, source.prompts.classes if source else None)
     clip = bench.clip
-    if positive is None:
+    if source is None:
         positive = zero_shot_positive(clip, bench.config, images.classes)
-    check_model(positive, clip.identity, clip.plan.width, path)
+    else:
+        positive = source.prompts
+        check_model(positive, clip.identity, clip.plan.width, source.path)
     if len(images.classes) != len(positive.classes):
         raise UsageError(
             f"The positives are for {len(positive.classes)} classes, but the data have {len(images.classes)}.",

@@ -12,7 +12,8 @@ from negprompt_cli.config import Config, parse_bytes
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
-from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set
+from negprompt_cli.data.sets.imagesets import ImageSet, Role, load_image_set
+from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import Compute, choose_compute
@@ -86,7 +87,7 @@ class Workbench:
         self.decisions: list[Decision] = []
         self._machine = _Machine(config, progress, clip)
         self._remember = remember
-        self._sets: dict[tuple[str, str], ImageSet] = {}
+        self._sets: dict[tuple[Spec, Role], ImageSet] = {}
         self._encoded: dict[int, tuple[ImageSet, EncodedSet]] = {}
 
     def with_config(self, config: Config) -> "Workbench":
@@ -129,7 +130,20 @@ class Workbench:
             self.decisions.append(decision)
             self.progress.decide(decision)
 
-    def image_set(self, spec: str, role: Literal["train", "eval", "ood"]) -> ImageSet:
+    @cached_property
+    def spec(self) -> Spec:
+        """The ID data of the configuration, taken apart.
+
+        Raises:
+            UsageError: no SPEC.
+        """
+        return parse_spec(self.config.data.spec)
+
+    def id_images(self, role: Literal["train", "eval"]) -> ImageSet:
+        """The configured ID images, as `image_set`."""
+        return self.image_set(self.spec, role)
+
+    def image_set(self, spec: Spec, role: Role) -> ImageSet:
         """Resolve a SPEC, once, and say what was found; `load_image_set` says what it raises."""
         if (spec, role) in self._sets:
             return self._sets[spec, role]

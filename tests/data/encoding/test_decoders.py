@@ -15,6 +15,7 @@ from negprompt_cli.config import ModelConfig, load_config
 from negprompt_cli.data.encoding.decoders import TorchcodecReader, pixel_reader
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.errors import UsageError
@@ -128,7 +129,7 @@ def test_the_configuration_chooses_it(
     paths = make_images(5)
     config = load_config(flags={"data.decoder": "torchcodec", "compute.workers": 0})
     bench = Workbench(config, Silent(), clip=tiny_clip)
-    encoded = bench.encode(bench.image_set(str(paths[0].parent), "ood"))
+    encoded = bench.encode(bench.image_set(parse_spec(str(paths[0].parent)), "ood"))
     expected = tiny_clip.encode_images(torch.stack([reader(p) for p in paths]))
     assert torch.allclose(encoded.features, expected, atol=1e-6)
     other = Workbench(load_config(flags={"compute.workers": 0}), Silent(), clip=tiny_clip).encode(encoded.images)

@@ -56,7 +56,7 @@ def test_names_and_defaults_refer_to_sets_that_exist() -> None:
     for name, entry in sets.items():
         assert name == name.lower()
         for other in split_specs(entry.default_ood) if entry.default_ood else ():
-            assert other in sets, name
+            assert other.text in sets, name
 
 
 def test_class_counts_of_subsets_are_those_of_their_protocols() -> None:

@@ -22,6 +22,7 @@ from negprompt_cli.data.sets.imagesets import (
     load_image_set,
     match_classes,
 )
+from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.errors import NegPromptError, UsageError
 
 
@@ -251,10 +252,13 @@ def test_an_image_is_no_data_set(tmp_path: Path) -> None:
 
 
 def test_default_ood() -> None:
-    assert [default_ood(f"p{i}") for i in range(1, 5)] == ["p1-ood", "p2-ood", "p3-ood", "p4-ood"]
-    assert default_ood("imagenet") == "inaturalist,sun,places,dtd"
-    assert default_ood("p1#0-3") is None
-    assert default_ood("some/folder") is None
+    def found(spec: str) -> list[str]:
+        return [own.text for own in default_ood(parse_spec(spec))]
+
+    assert [found(f"p{i}") for i in range(1, 5)] == [["p1-ood"], ["p2-ood"], ["p3-ood"], ["p4-ood"]]
+    assert found("imagenet") == ["inaturalist", "sun", "places", "dtd"]
+    assert found("p1#0-3") == []
+    assert found("some/folder") == []
 
 
 # --- limits
