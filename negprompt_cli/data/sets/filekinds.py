@@ -7,7 +7,8 @@ in a folder of images is left out for one of these reasons, which are fixed word
     system      made by systems, servers, editors or version control: @eaDir, Thumbs.db, ._photo.jpg, .git
     hidden      a name that begins with a dot
     unfinished  downloads and copies that have not ended, and backups
-    unreadable  an image, or what may hold images, that Pillow does not decode: what to install or convert is said
+    unreadable  an image that Pillow does not decode: what to install or convert is told
+    container   what may hold images and is none: a video, an archive, a document
     no-suffix   no suffix, so that the name does not tell
     beside      labels, captions and notes, which belong beside images
     other       any other suffix
@@ -32,13 +33,14 @@ from PIL import Image
 
 from negprompt_cli.data.files.textfile import parse_yaml
 
-Reason = Literal["system", "hidden", "unfinished", "unreadable", "no-suffix", "beside", "other"]
+Reason = Literal["system", "hidden", "unfinished", "unreadable", "container", "no-suffix", "beside", "other"]
 
 _SAID: dict[Reason, str] = {
     "system": "made by systems and editors",
     "hidden": "hidden",
     "unfinished": "unfinished or backups",
     "unreadable": "not decoded by Pillow",
+    "container": "videos, archives and documents",
     "no-suffix": "without a suffix",
     "other": "not images by their suffix",
 }
@@ -47,7 +49,7 @@ _SAID: dict[Reason, str] = {
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A kind of image, or of container of images, that Pillow does not decode alone.
+    """A kind of image, or (where `image` is false) of what may hold images, that Pillow does not decode alone.
 
     `package` makes Pillow read it, by importing `module` and calling its function `register` where there is one. `preview`:
     Pillow would read a small preview that is inside.
@@ -59,6 +61,7 @@ class Unreadable:
     module: str = ""
     register: str = ""
     preview: bool = False
+    image: bool = True
     advice: str = "convert such files to PNG or JPEG"
 
     @property
@@ -207,7 +210,7 @@ def reason_for(name: str, *, folder: bool) -> tuple[Reason, str] | None:
     suffix = PurePath(name).suffix.lower()
     # An iCloud placeholder is a hidden file that stands for an image.
     if (kind := unreadable_kind(suffix)) is not None and (kind.kind == "placeholder" or not name.startswith(".")):
-        return "unreadable", suffix
+        return ("unreadable" if kind.image else "container"), suffix
     if is_system_name(name, folder=False):
         return "system", "._*" if name.startswith("._") else name
     if lists.names["unfinished", False].match(name):
@@ -254,7 +257,7 @@ class LeftOut:
         parts = []
         for reason, said in _SAID.items():
             whats = {what: count for (r, what), count in self.counts.items() if r == reason}
-            if whats and reason == "unreadable":
+            if whats and reason in ("unreadable", "container"):
                 parts += _unreadable_told(whats)
             elif whats:
                 total = sum(whats.values())
@@ -266,7 +269,10 @@ class LeftOut:
         """A sentence for each kind of name whose first file is an image by its content; opens these files."""
         found = []
         for (reason, what), path in sorted(self.examples.items()):
-            if reason in ("unreadable", "no-suffix", "other") and (format := _format_inside(path)) is not None:
+            if (
+                reason in ("unreadable", "container", "no-suffix", "other")
+                and (format := _format_inside(path)) is not None
+            ):
                 files = f"files that end in {what}" if what else "files without a suffix"
                 found.append(
                     f"{path} is a {format} image by its content, so the {self.counts[reason, what]} {files} may be images: "

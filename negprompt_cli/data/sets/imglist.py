@@ -18,7 +18,7 @@ from typing import Literal
 
 from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.classnames import imagenet_wnids, is_wnid
-from negprompt_cli.data.sets.filekinds import image_suffixes
+from negprompt_cli.data.sets.filekinds import LeftOut, image_suffixes, in_system_folder
 from negprompt_cli.data.sets.layouts import Role, Source
 from negprompt_cli.data.sets.matching import Known
 from negprompt_cli.data.sets.naming import names_by_label
@@ -131,7 +131,7 @@ def list_source(
         UsageError: nothing listed for the role, a list for the other role by its name, the first image is found nowhere
             (says where it was looked for), or labels that nothing names.
     """
-    lines = read_list(file)
+    lines, left_out = _without_systems(read_list(file))
     ood = _CSV_OOD if file.suffix.lower() == ".csv" else _OOD
     chosen = [line for line in lines if _wanted(line, role, ood)]
     if role == "ood" and not chosen:
@@ -159,7 +159,8 @@ def list_source(
     if keyed is None:
         paths = sorted({line.path for line in chosen})
         why = f"{file} has no class labels"
-        return Source(folder, (), lambda _: paths, layout, {}, decisions=decisions, no_classes=why)
+        others = {"": left_out}
+        return Source(folder, (), lambda _: paths, layout, {}, decisions=decisions, no_classes=why, left_out=others)
     by_class: dict[str, set[str]] = {}
     for key, line in zip(keyed.keys, chosen, strict=True):
         by_class.setdefault(key, set()).add(line.path)
@@ -172,7 +173,17 @@ def list_source(
         halve=halve,
         decisions=(*decisions, *keyed.decisions),
         named_by=keyed.named_by,
+        left_out={"": left_out},
     )
+
+
+def _without_systems(lines: Sequence[Line]) -> tuple[list[Line], LeftOut]:
+    """The lines without files that systems make, which a list of everything in a folder holds, and those files."""
+    left_out = LeftOut()
+    for line in lines:
+        if in_system_folder(line.path):
+            left_out.add("system", PurePosixPath(line.path).name, line.path)
+    return [line for line in lines if not in_system_folder(line.path)], left_out
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ def test_every_reason_is_counted_and_told_in_decisions_and_check(tmp_path: Path)
     root = class_tree(tmp_path / "set", {"cat": 2, "dog": 2}, decodable=True)
     others = {
         "a.heic": "unreadable", "b.HEIC": "unreadable", "c.nef": "unreadable", ".d.jpg.icloud": "unreadable",
-        "e.jpg_large": "other", "f": "no-suffix", "g.txt": "beside", ".h.jpg": "hidden", "i.jpg.part": "unfinished",
+        "e.jpg_large": "other", "f": "no-suffix", "g.txt": "beside", "j.mp4": "container", "k.zip": "container",
+        "l.svg": "unreadable", ".h.jpg": "hidden", "i.jpg.part": "unfinished",
         "Thumbs.db": "system",
     }  # fmt: skip
     for name in others:
@@ -322,3 +323,16 @@ def test_an_installed_plugin_makes_its_kind_readable(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == "None (1, 2, 3)\n"
+
+
+def test_a_list_of_everything_in_a_folder(tmp_path: Path) -> None:
+    root = class_tree(tmp_path / "set", {"cat": 2, "dog": 2})
+    junk = ["cat/@eaDir/000.jpg", "cat/._000.jpg", ".git/a.jpg", "__MACOSX/dog/._1.jpg", "Thumbs.db"]
+    for name in junk:
+        write(root / name)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    (tmp_path / "all.txt").write_text("".join(f"{path}\n" for path in files))
+    images = load_image_set(str(tmp_path / "all.txt"), role="ood", data_root=tmp_path)
+    assert [c.key for c in images.classes] == ["cat", "dog"]
+    assert len(images) == 4
+    assert sum(images.left_out.by_reason()["system"].values()) == len(junk)
