@@ -45,7 +45,7 @@ from negprompt_cli.data.prepare.download import download_set
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import load_evaluation
 from negprompt_cli.data.sets.catalogue import load_catalogue
-from negprompt_cli.data.sets.imglist import format_list, read_list
+from negprompt_cli.data.sets.image_list import format_list, read_image_list
 from negprompt_cli.data.sets.naming import read_class_names
 from negprompt_cli.data.sets.spec import read_lines
 from negprompt_cli.errors import NegPromptError, UsageError
@@ -278,7 +278,7 @@ def test_one_endless_line_is_not_repeated_in_the_message(tmp_path: Path) -> None
     for name in ("list.csv", "classnames.txt"):
         file = write(tmp_path / name, b"x" * 3_000_000)
         with bounded(mebibytes=64), pytest.raises(UsageError) as caught:
-            _ = read_list(file) if name.endswith(".csv") else read_class_names(file, ["cat", "dog"])
+            _ = read_image_list(file) if name.endswith(".csv") else read_class_names(file, ["cat", "dog"])
         assert len(str(caught.value)) < 2000
 
 
@@ -304,7 +304,7 @@ def test_a_written_list_reads_back_or_is_not_written(rows: list[tuple[str, int]]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "list.txt"
         file.write_bytes(text.encode("utf-8"))
-        assert [(line.path, line.label) for line in read_list(file)] == rows
+        assert [(line.path, line.label) for line in read_image_list(file).lines] == rows
 
 
 @pytest.mark.parametrize("name", ["a\u2028b.jpg", "a\x85b.jpg", "a b.jpg", "é.jpg", "a\x1cb.jpg"])

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.sets.image_list import format_list
 from negprompt_cli.data.sets.imagesets import ImageSet
-from negprompt_cli.data.sets.imglist import format_list
 from negprompt_cli.data.sets.sampling import few_shot
 from negprompt_cli.errors import UsageError
 

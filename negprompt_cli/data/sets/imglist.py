@@ -1,110 +1,37 @@
-"""Lists of images in a text file: imglists, plain lists of paths, and NegPrompt's protocol CSV files.
+"""From a list of images to a source of images: where they are, which serve a role, and which classes they have.
 
-* imglist (OpenOOD, CoOp): `relative/path label` per line, split on the first space; -1 is OOD. Words after the label
-  are the class's name.
-* plain list: one path per line.
-* protocol CSV (official NegPrompt; suffix .csv): `path,label` without a header; -1 is a known unknown, which is
-  ignored, -2 is unknown, which is OOD.
-
-Blank lines and '#' comments are skipped. A path may contain spaces where it ends in an image suffix.
+The forms of lists are read by `image_list`; this module decides what they mean. A list may come from another computer or
+another system: its paths are tried as they are, with slashes for backslashes, with the suffix of the only file of that stem,
+and without the leading folders that do not exist here.
 """
 
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from negprompt_cli.data.sets.class_list import read_class_list
-from negprompt_cli.data.sets.classnames import imagenet_wnids, is_wnid
-from negprompt_cli.data.sets.filekinds import LeftOut, image_suffixes, in_system_folder
+from negprompt_cli.data.sets.classnames import class_label, imagenet_wnids, is_wnid
+from negprompt_cli.data.sets.filekinds import LeftOut, in_system_folder, is_image_name
+from negprompt_cli.data.sets.image_list import FORMS, ImageList, Line, portable, read_image_list
 from negprompt_cli.data.sets.layouts import Role, Source
-from negprompt_cli.data.sets.matching import Known
+from negprompt_cli.data.sets.matching import Known, clean, fold
 from negprompt_cli.data.sets.naming import names_by_label
-from negprompt_cli.data.sets.spec import exists, read_lines
+from negprompt_cli.data.sets.parts import Part, part_named
+from negprompt_cli.data.sets.spec import exists
 from negprompt_cli.data.sets.torchsets import item_exists
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import some_of
 
-_LABEL = re.compile(r"[+-]?[0-9]{1,18}")
-_FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?[0-9]{1,18})(?:\s+(\S.*))?")
 _OOD = -1
-_CSV_IGNORED, _CSV_OOD = -1, -2
+_PROTOCOL_IGNORED, _PROTOCOL_OOD = -1, -2
 _PARENTS = 3  # how far above a list its images may be rooted
-
-
-@dataclass(frozen=True)
-class Line:
-    """One image of a list; `label` is None where the line has none."""
-
-    path: str
-    label: int | None
-    name: str = ""
-    """The class's name, where the line gives it."""
-
-
-@cache
-def _listed() -> re.Pattern[str]:
-    """A path that ends in an image suffix, a label, and words after it."""
-    suffixes = "|".join(re.escape(suffix) for suffix in sorted(image_suffixes()))
-    return re.compile(rf"(.+?(?:{suffixes}))\s+([+-]?[0-9]{{1,18}})(?:\s+(\S.*))?", re.IGNORECASE)
-
-
-def parse_line(line: str) -> Line:
-    """Parse one line of an imglist or of a plain list of paths.
-
-    The path ends with the first image suffix that a label follows; a path without such a suffix ends at the first
-    space.
-    """
-    match = _listed().fullmatch(line) or _FIRST_SPACE.fullmatch(line)
-    if match is None:
-        return Line(line, None)
-    return Line(match[1], int(match[2]), (match[3] or "").strip())
-
-
-def read_list(path: Path) -> list[Line]:
-    """Read an imglist, a plain list or (by its suffix) a protocol CSV.
-
-    Raises:
-        UsageError: unreadable, empty, or a CSV line that is not `path,label`; names the line.
-    """
-    lines = read_lines(path)
-    if not lines:
-        raise UsageError(f"{path} lists no image. Write one path per line, with a label after a space if there is one.")
-    if path.suffix.lower() != ".csv":
-        return [parse_line(line) for line in lines]
-    parsed = []
-    for line in lines:
-        name, _, label = line.rpartition(",")
-        if not name or not _LABEL.fullmatch(label.strip()):
-            raise UsageError(f"{path}: the line {line[:200]!r} is not 'path,label' (a protocol CSV has no header).")
-        parsed.append(Line(name.strip().strip('"'), int(label)))
-    return parsed
-
-
-def format_list(paths: Sequence[str], labels: Sequence[int]) -> str:
-    """Write an imglist, one `path label` per line, that `read_list` reads back as it was.
-
-    Raises:
-        UsageError: a path that no line can hold: with a line end, with a space at its beginning, not in UTF-8, ...
-    """
-    lines = []
-    for path, label in zip(paths, labels, strict=True):
-        line = f"{path} {label}"
-        if not _reads_back(line, path, label):
-            raise UsageError(f"An imglist cannot hold the file name {path!r}. Rename the file.")
-        lines.append(f"{line}\n")
-    return "".join(lines)
-
-
-def _reads_back(line: str, path: str, label: int) -> bool:
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    whole = not set("\n\r\0") & set(line) and line.strip() == line and not line.startswith("#")
-    return whole and parse_line(line) == Line(path, label)
+_BESIDE = 50  # how many folders beside a list are looked into
+_LOOK = 20  # how many images are looked for, until one is found
 
 
 def list_source(
@@ -118,52 +45,57 @@ def list_source(
 ) -> Source:
     """The source of `role` from a list file.
 
-    Images are looked for below `root` where it is given, otherwise below the list's own folder, the folders above it,
-    the data root, and `prefixes` below that: the first under which the first image exists. Classes are keyed by the
-    images' class folders where each label has its own; else by line `label` of `class_names`; else an ImageNet-1k label
-    (names like ILSVRC2012_val_...) by wnid. A list without labels takes the class folders.
+    Images are looked for below `root` where it is given, otherwise as `place_images` does. Classes are keyed by the images'
+    class folders where each label has its own; else by the class's name in the list; else by line `label` of `class_names`;
+    else an ImageNet-1k label (names like ILSVRC2012_val_...) by wnid. A list without labels takes the class folders.
 
     For role "ood" images labelled OOD are taken where there are any, otherwise all; for the others images with a class.
-    A list of images in train/ and in val/ (or test/) serves each role with its own. Otherwise a list with the word train,
-    val or test in its name serves that role as a whole, and any other is to be halved.
+    A list that says which part an image belongs to, or has images in train/ and in val/ (or test/), serves each role with
+    its own. Otherwise a list with the word train, val or test in its name serves that role as a whole, and any other is to
+    be halved.
 
     Raises:
-        UsageError: nothing listed for the role, a list for the other role by its name, the first image is found nowhere
-            (says where it was looked for), or labels that nothing names.
+        UsageError: nothing listed for the role, a list for the other role by its name, images that are found nowhere,
+            labels that nothing names, or an image with two classes.
     """
-    lines, left_out = _without_systems(read_list(file))
-    ood = _CSV_OOD if file.suffix.lower() == ".csv" else _OOD
-    chosen = [line for line in lines if _wanted(line, role, ood)]
-    if role == "ood" and not chosen:
-        chosen = [line for line in lines if file.suffix.lower() != ".csv" or line.label != _CSV_IGNORED]
+    listed = read_image_list(file)
+    decisions = list(listed.decisions)
+    left_out = LeftOut()
+    chosen = list(_of_role(listed, role, left_out))
     if not chosen:
-        raise UsageError(f"{file} lists no image for {role}: all {len(lines)} labels are those of OOD images.")
-    kind = list_part(file)
-    if kind is not None and role in ("train", "eval") and role != kind:
-        words = "training" if kind == "train" else "evaluation"
-        raise UsageError(f"{file} is a list of {words} images by its name. Give the other list, or rename this one.")
-    chosen, apart = _part_of_role(chosen, role)
-    folder = root or _find_root(file, chosen[0].path, data_root, prefixes)
+        raise UsageError(f"{file} lists no image for {role}: all {len(listed.lines)} labels are those of OOD images.")
+    chosen, apart, said = _part_of_role(listed, chosen, role)
+    decisions += said
+    folder, chosen, said = place_images(listed, chosen, data_root=data_root, prefixes=prefixes, root=root)
+    decisions += said
     layout = f"list {file} of images below {folder}"
-    said = f"{file} lists {len(lines)} images; {len(chosen)} are for {role}"
-    facts = {"file": str(file), "listed": len(lines), "used": len(chosen), "role": role}
-    decisions = (Decision("files-left-out", said, facts),) if len(chosen) < len(lines) else ()
-    keyed = _key_labels(chosen, class_names)
+    if len(chosen) < len(listed.lines):
+        text = f"{file} lists {len(listed.lines)} images; {len(chosen)} are for {role}"
+        facts = {"file": str(file), "listed": len(listed.lines), "used": len(chosen), "role": role}
+        decisions.append(Decision("files-left-out", text, facts))
+    keyed = _key_labels(file, chosen, class_names)
     if keyed is None and role != "ood":
+        bare = next((line.path for line in chosen if line.label is None and not line.name), None)
+        without = (
+            f" The first image without a label is {bare[:200]!r}." if bare and any(_tag(one) for one in chosen) else ""
+        )
         raise UsageError(
-            f"{file} does not name its classes. Put the images of each class into a folder of its own, or name the "
+            f"{file} does not name its classes.{without} Put the images of each class into a folder of its own, or name the "
             "classes in a file.",
             remedy="class-names",
         )
-    halve = role != "ood" and not apart and kind is None
+    halve = role != "ood" and not apart and list_part(file) is None
     if keyed is None:
         paths = sorted({line.path for line in chosen})
         why = f"{file} has no class labels"
-        others = {"": left_out}
-        return Source(folder, (), lambda _: paths, layout, {}, decisions=decisions, no_classes=why, left_out=others)
+        decided = tuple(decisions)
+        return Source(
+            folder, (), lambda _: paths, layout, {}, decisions=decided, no_classes=why, left_out={"": left_out}
+        )
     by_class: dict[str, set[str]] = {}
     for key, line in zip(keyed.keys, chosen, strict=True):
         by_class.setdefault(key, set()).add(line.path)
+    decisions += _repeats(file, by_class, len(chosen), role)
     return Source(
         folder,
         tuple(sorted(by_class)),
@@ -177,13 +109,122 @@ def list_source(
     )
 
 
-def _without_systems(lines: Sequence[Line]) -> tuple[list[Line], LeftOut]:
-    """The lines without files that systems make, which a list of everything in a folder holds, and those files."""
-    left_out = LeftOut()
-    for line in lines:
-        if in_system_folder(line.path):
-            left_out.add("system", PurePosixPath(line.path).name, line.path)
-    return [line for line in lines if not in_system_folder(line.path)], left_out
+def list_part(file: Path) -> Literal["train", "eval"] | None:
+    """Which part a list is for, by the words of its name: train_imagenet.txt, p1-val.csv."""
+    parts = {part_named(word) for word in re.findall("[a-z]+", file.stem.lower())} - {None}
+    if "train" in parts:
+        return "train" if len(parts) == 1 else None
+    return "eval" if parts else None
+
+
+def place_images(
+    listed: ImageList,
+    lines: Sequence[Line],
+    *,
+    data_root: Path,
+    prefixes: Sequence[str] = (),
+    root: Path | None = None,
+) -> tuple[Path, list[Line], list[Decision]]:
+    """Find the folder that the paths of a list start from, and the paths as they are here.
+
+    Looked into are the list's own folder, the folders above it, the data root, `prefixes` below that, and the folders beside
+    the list; the first in which one of the first images exists is taken.
+
+    Args:
+        listed: the list.
+        lines: those of its lines that are wanted.
+        data_root: where catalogue sets are.
+        prefixes: more folders below the data root.
+        root: the folder, where it is known.
+
+    Returns:
+        The folder, the lines with their paths relative to it, and what was decided.
+
+    Raises:
+        UsageError: no image is found; says where the first was looked for.
+    """
+    file = Path(listed.source)
+    folders = [root] if root else list(_folders(file, listed.below, data_root, prefixes))
+    look = [line.path for line in lines[:_LOOK]]
+    ways: list[Callable[[Path, str], str]] = [lambda _, path: path, lambda _, path: portable(path), _Stems().path]
+    for way in ways:
+        for folder in folders:
+            found = next((path for path in look if _there(folder / way(folder, path))), None)
+            if found is None:
+                continue
+            if way is ways[0]:
+                return folder, list(lines), []
+            changed = [replace(line, path=way(folder, line.path)) for line in lines]
+            text = f"Paths of {file} such as {found!r} were read as {way(folder, found)!r}."
+            return folder, changed, [Decision("list-form", text, {"file": str(file), "example": found})]
+    for folder in folders:
+        if (prefix := _moved(folder, [portable(line.path) for line in lines])) is not None:
+            changed = [replace(line, path=portable(line.path)[len(prefix) :]) for line in lines]
+            text = f"The images of {file} are not in {prefix}, but were found below {folder}."
+            facts = {"file": str(file), "instead_of": prefix}
+            return folder, changed, [Decision("list-form", text, facts, warning=True)]
+    others = some_of([str(folder) for folder in folders[1:]], 4)
+    first = folders[0] / look[0][:200]
+    forms = "" if is_image_name(PurePosixPath(portable(look[0])).name) else f" Lists of images are read as {FORMS}."
+    raise UsageError(
+        f"{file} was read as {listed.form}, but its first image is not found: it is not {first}"
+        f"{f', nor below {others}' if others else ''}. Write paths that start from one of these folders.{forms}"
+    )
+
+
+def _folders(file: Path, below: str, data_root: Path, prefixes: Sequence[str]) -> Iterator[Path]:
+    parent = file.absolute().parent
+    usual = [*([parent / below] if below else []), parent, *list(parent.parents)[:_PARENTS], data_root]
+    usual += [data_root / prefix for prefix in prefixes]
+    try:
+        with os.scandir(parent) as entries:
+            beside = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:  # a list may be readable in a folder that is not
+        beside = []
+    yield from dict.fromkeys([*usual, *(parent / name for name in beside[:_BESIDE])])
+
+
+def _there(path: Path) -> bool:
+    return exists(path) or item_exists(path)
+
+
+class _Stems:
+    """Images by their names without the suffix; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def path(self, folder: Path, path: str) -> str:
+        """The path with the suffix of the only image of its stem; as it is where there is none, or more than one."""
+        where = PurePosixPath(portable(path))
+        if not where.name or is_image_name(where.name):
+            return portable(path)
+        names = self._listed(folder / where.parent).get(where.name, ())
+        return str(where.with_name(names[0])) if len(names) == 1 else portable(path)
+
+    def _listed(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._folders:
+            stems = self._folders[folder] = {}
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if is_image_name(entry.name):
+                            stems.setdefault(entry.name[: entry.name.rindex(".")], []).append(entry.name)
+            except (OSError, ValueError):  # no such folder
+                pass
+        return self._folders[folder]
+
+
+def _moved(folder: Path, paths: Sequence[str]) -> str | None:
+    """The leading folders that all paths share and that are not here, if the rest is: at least a folder and a name."""
+    parts = paths[0].split("/")
+    for n in range(1, len(parts) - 1):
+        prefix = "/".join(parts[:n]) + "/"
+        if not all(path.startswith(prefix) for path in paths):
+            return None
+        if prefix != "/" and _there(folder / paths[0][len(prefix) :]):
+            return prefix
+    return None
 
 
 @dataclass(frozen=True)
@@ -197,74 +238,160 @@ class _Keyed:
     decisions: tuple[Decision, ...] = ()
 
 
-def _key_labels(lines: Sequence[Line], class_names: Path | None) -> _Keyed | None:
+def _tag(line: Line) -> int | str | None:
+    """What tells the classes of lines apart: the number, or else the name."""
+    return line.label if line.label is not None else fold(line.name) if line.name else None
+
+
+def _key_labels(file: Path, lines: Sequence[Line], class_names: Path | None) -> _Keyed | None:
     """Key the classes of `lines`; None where nothing tells the classes apart or nothing names them."""
     parents = [PurePosixPath(line.path).parent.name for line in lines]
-    labels = [line.label for line in lines if line.label is not None and line.label >= 0]
-    given = {parent: line.name for parent, line in zip(parents, lines, strict=True) if line.name}
+    tags = [_tag(line) for line in lines]
+    _check_names(file, lines)
+    given = {parent: _spoken(line.name) for parent, line in zip(parents, lines, strict=True) if line.name}
     by_folder = _Keyed(parents, "class folder", given)
+    numbered = [tag for tag in tags if isinstance(tag, int) and tag >= 0]
+    named = [line.name for line, tag in zip(lines, tags, strict=True) if isinstance(tag, str)]
+    together = (
+        len(set(zip(tags, parents, strict=True))) == len(set(tags)) == len(set(parents)) > 1 and "" not in parents
+    )
+    if len(named) == len(lines):
+        return by_folder if together else _by_name(file, named, parents)
     if all(is_wnid(parent) for parent in parents):
         return by_folder
-    if len(labels) < len(lines):
-        unlabelled = all(line.label is None for line in lines)
+    if len(numbered) < len(lines):
+        unlabelled = all(tag is None for tag in tags)
         return by_folder if unlabelled and "" not in parents and len(set(parents)) > 1 else None
-    pairs = set(zip(labels, parents, strict=True))
     listed = read_class_list(class_names, keys=sorted(set(parents))) if class_names else None
-    named = names_by_label(listed, labels) if listed else None
-    if len(pairs) == len(set(labels)) == len(set(parents)) > 1 and "" not in parents:
+    entries = names_by_label(listed, numbered) if listed else None
+    if together:
         known = Known(parents)
-        if listed is None or named is None or any(entry.key in known for entry in listed.entries):
+        if listed is None or entries is None or any(entry.key in known for entry in listed.entries):
             return by_folder
-        names = {parent: named[label].name for label, parent in pairs}
+        names = {parent: entries[label].name for label, parent in zip(numbered, parents, strict=True)}
         return _Keyed(parents, "class folder", names, class_names, listed.decisions)
-    if listed is not None and named is not None:
-        keys = [named[label].key or f"{label:05d}" for label in labels]
-        names = dict(zip(keys, (named[label].name for label in labels), strict=True))
+    if listed is not None and entries is not None:
+        keys = [entries[label].key or f"{label:05d}" for label in numbered]
+        names = dict(zip(keys, (entries[label].name for label in numbered), strict=True))
         return _Keyed(keys, f"the names in {class_names}", names, class_names, listed.decisions)
     wnids = imagenet_wnids()
-    if all("ILSVRC2012_val_" in line.path for line in lines) and max(labels) < len(wnids):
-        return _Keyed([wnids[label] for label in labels], "ImageNet-1k index", {})
+    if all("ILSVRC2012_val_" in line.path for line in lines) and max(numbered) < len(wnids):
+        return _Keyed([wnids[label] for label in numbered], "ImageNet-1k index", {})
     if all(line.name for line in lines):
-        keys = [f"{label:05d}" for label in labels]
-        return _Keyed(keys, "label number", {key: line.name for key, line in zip(keys, lines, strict=True)})
+        keys = [f"{label:05d}" for label in numbered]
+        names = {key: _spoken(line.name) for key, line in zip(keys, lines, strict=True)}
+        return _Keyed(keys, "label number", names)
     return None
 
 
-def _wanted(line: Line, role: Role, ood: int) -> bool:
-    return line.label == ood if role == "ood" else line.label is None or line.label >= 0
+def _by_name(file: Path, names: Sequence[str], parents: Sequence[str]) -> _Keyed:
+    """Classes keyed by the names in the list; spellings of one name are one class."""
+    first: dict[str, str] = {}
+    keys = [first.setdefault(fold(name), name) for name in names]
+    decisions = []
+    spellings = sorted({name for name, key in zip(names, keys, strict=True) if name != key})
+    if spellings:
+        text = f"{len(spellings)} spellings in {file} were read as the class of another: {some_of(spellings)}."
+        decisions.append(Decision("class-names", text, {"file": str(file), "spellings": spellings}))
+    if "" not in parents and len(set(parents)) > 1 and {fold(p) for p in parents} != set(first):
+        folders = some_of(sorted(set(parents)), 3)
+        text = f"The classes of {file} are those of its labels, not the folders of the images ({folders})."
+        decisions.append(Decision("class-names", text, {"file": str(file), "classes": "labels"}))
+    return _Keyed(keys, "name in the list", {key: _spoken(key) for key in first.values()}, decisions=tuple(decisions))
 
 
-def list_part(file: Path) -> Literal["train", "eval"] | None:
-    """Which part a list is for, by the words of its name: train_imagenet.txt, p1-val.csv."""
-    tokens = set(re.findall("[a-z]+", file.stem.lower()))
-    if "train" in tokens:
-        return None if tokens & {"val", "test"} else "train"
-    return "eval" if tokens & {"val", "test"} else None
+def _spoken(name: str) -> str:
+    """A class name of a list as words: those of a wnid, and spaces for underscores."""
+    return class_label(name).name if is_wnid(name) else clean(name if " " in name else name.replace("_", " ")) or name
 
 
-def _part_of_role(lines: list[Line], role: Role) -> tuple[list[Line], bool]:
-    """The lines for `role` where some images stand in train/ and others in val/ or test/, and whether they do."""
-    parts = [_part_of_path(line.path) for line in lines]
-    if not {"train", "eval"} <= set(parts):
-        return lines, False
-    wanted = "train" if role == "train" else "eval"
-    return [line for line, part in zip(lines, parts, strict=True) if part == wanted], True
+def _check_names(file: Path, lines: Sequence[Line]) -> None:
+    """Refuse a number with two names."""
+    names: dict[int, str] = {}
+    for line in lines:
+        if line.label is None or line.label < 0 or not line.name:
+            continue
+        name = names.setdefault(line.label, line.name)
+        if fold(name) != fold(line.name):
+            raise UsageError(f"{file}: class {line.label} has two names, {name!r} and {line.name!r}. Keep one.")
 
 
-def _part_of_path(path: str) -> str | None:
+def _repeats(file: Path, by_class: dict[str, set[str]], count: int, role: Role) -> list[Decision]:
+    """What is said of images listed more than once.
+
+    Raises:
+        UsageError: an image is listed with two classes, which a set to train or to evaluate on cannot have.
+    """
+    different = sum(map(len, by_class.values()))
+    times = Counter(path for paths in by_class.values() for path in paths)
+    twice = sorted(path for path, n in times.items() if n > 1)
+    if twice and role != "ood":
+        classes = sorted(key for key, paths in by_class.items() if twice[0] in paths)
+        raise UsageError(
+            f"{file} lists {len(twice)} images with several classes; {twice[0]!r} is in {some_of(classes)}. Keep one class "
+            "for each image, or leave such images out."
+        )
+    if different == count:
+        return []
+    facts = {"file": str(file), "files": count - different, "reason": "listed before"}
+    return [
+        Decision("files-left-out", f"{count - different} lines of {file} repeat an image; each is taken once.", facts)
+    ]
+
+
+def _of_role(listed: ImageList, role: Role, left_out: LeftOut) -> Iterator[Line]:
+    """The lines whose labels are for `role`, without what systems make."""
+    ood = _PROTOCOL_OOD if listed.protocol else _OOD
+    if role != "ood":
+        wanted = [line for line in listed.lines if line.label is None or line.label >= 0]
+    elif not (wanted := [line for line in listed.lines if line.label == ood]):
+        wanted = [line for line in listed.lines if not (listed.protocol and line.label == _PROTOCOL_IGNORED)]
+    for line in wanted:
+        if in_system_folder(line.path):
+            left_out.add("system", PurePosixPath(line.path).name, line.path)
+        else:
+            yield line
+
+
+def _part_of_role(listed: ImageList, lines: list[Line], role: Role) -> tuple[list[Line], bool, list[Decision]]:
+    """The lines for `role` where parts are told apart, whether they are, and what is to be said of it.
+
+    Parts are those that the list names, else the folders train and val (or test) that images are in. CoOp's split files are
+    evaluated on test, as CoOp does; other lists, like folders, on val where there is one.
+
+    Raises:
+        UsageError: the list has parts, or is a part by its name, and none of them is for this role.
+    """
+    file = Path(listed.source)
+    parts: list[Part | None] = [line.part for line in lines]
+    if not any(parts):
+        kind = list_part(file)
+        if kind is not None and role in ("train", "eval") and role != kind:
+            words = "training" if kind == "train" else "evaluation"
+            raise UsageError(
+                f"{file} is a list of {words} images by its name. Give the other list, or rename this one."
+            )
+        folders = [_part_of_path(line.path) for line in lines]
+        if not {"train", "eval"} <= {
+            None if part is None else "train" if part == "train" else "eval" for part in folders
+        }:
+            return lines, False, []
+        wanted = {"train"} if role == "train" else {"val", "test"}
+        return [line for line, part in zip(lines, folders, strict=True) if part in wanted], True, []
+    counts = Counter(part or "no part" for part in parts)
+    order: tuple[Part, ...] = ("test", "val") if listed.form.startswith("split file") else ("val", "test")
+    evaluation = next((part for part in order if counts[part]), None)
+    part: Part | None = "train" if role == "train" else evaluation
+    if role == "ood" and evaluation is None:
+        return lines, True, []
+    if part is None or not counts[part]:
+        raise UsageError(f"{file} has no images for {role}: its parts are {some_of(sorted(counts))}.")
+    told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    text = f"{file} says which part its images belong to ({told}); {role} takes {part}."
+    facts = {"file": str(file), "parts": dict(counts), "role": role, "part": part}
+    return [line for line in lines if line.part == part], True, [Decision("split", text, facts)]
+
+
+def _part_of_path(path: str) -> Part | None:
     """The split folder nearest to an image, at most three levels up."""
-    for name in path.split("/")[-2:-5:-1]:
-        if name in ("train", "val", "test"):
-            return "train" if name == "train" else "eval"
-    return None
-
-
-def _find_root(file: Path, first: str, data_root: Path, prefixes: Sequence[str]) -> Path:
-    parent = file.absolute().parent
-    folders = [parent, *list(parent.parents)[:_PARENTS], data_root, *(data_root / prefix for prefix in prefixes)]
-    folders = list(dict.fromkeys(folders))
-    found = next((folder for folder in folders if exists(folder / first) or item_exists(folder / first)), None)
-    if found is None:
-        places = "\n  ".join(str(folder / first[:200]) for folder in folders)
-        raise UsageError(f"{file}: its first image is not found. Tried:\n  {places}\nGive the paths from one of these.")
-    return found
+    return next((part for name in path.split("/")[-2:-5:-1] if (part := part_named(name))), None)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negprompt_cli.data.sets.classnames import imagenet_wnids
+from negprompt_cli.data.sets.image_list import Line, format_list, parse_line, read_image_list
 from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set
-from negprompt_cli.data.sets.imglist import Line, format_list, parse_line, read_list
 from negprompt_cli.errors import UsageError
 
 WNIDS = imagenet_wnids()
@@ -49,19 +49,20 @@ def test_lists_round_trip(paths: list[str], data: st.DataObject) -> None:
 
 def test_comments_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     file = write(tmp_path / "list.txt", b"# comment\n\na.jpg 1\n  \nb.jpg 0\n")
-    assert read_list(file) == [Line("a.jpg", 1), Line("b.jpg", 0)]
+    assert read_image_list(file).lines == [Line("a.jpg", 1), Line("b.jpg", 0)]
 
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lists no image"):
-        read_list(write(tmp_path / "list.txt", b"# only this\n"))
+        read_image_list(write(tmp_path / "list.txt", b"# only this\n"))
 
 
-def test_protocol_csv_has_no_header(tmp_path: Path) -> None:
+def test_protocol_csv(tmp_path: Path) -> None:
     good = write(tmp_path / "p.csv", b"train/n01/a, b.JPEG,0\nval/c.JPEG,-2\n")
-    assert read_list(good) == [Line("train/n01/a, b.JPEG", 0), Line("val/c.JPEG", -2)]
+    assert read_image_list(good).lines == [Line("train/n01/a, b.JPEG", 0), Line("val/c.JPEG", -2)]
+    assert read_image_list(good).protocol
     with pytest.raises(UsageError, match="path,label"):
-        read_list(write(tmp_path / "bad.csv", b"path,label\na.jpg,0\n"))
+        read_image_list(write(tmp_path / "bad.csv", b"a.jpg\nb.jpg,0\n"))
 
 
 def test_a_list_without_splits_is_halved(tmp_path: Path) -> None:

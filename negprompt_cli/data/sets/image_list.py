@@ -1,0 +1,492 @@
+"""Lists of images in a file: one reader of the forms that people and programs write.
+
+    lines          one image per line: a path alone, or with a label after a space, TAB, comma or semicolon. The label is a
+                   number (imglist of OpenOOD and CoOp; words after it name the class) or the class's name. A path that ends
+                   in an image suffix, or stands in quotes, may contain the separator. '#' begins a comment.
+    protocol CSV   `path,label` without a header, as the official NegPrompt code has them: -1 is a known unknown, which is
+                   ignored, -2 is unknown, which is OOD
+    table          CSV or TSV with a header; the columns of path, label, class name and part (train, val, test) are known by
+                   their names
+    JSON           records (a list, or JSON lines) with the same names; {path: label}; {class: [paths]}; CoOp's split files
+                   {"train": [[path, label, name], ...], ...}; FiftyOne's labels.json beside a folder data/
+    NUL            paths with NUL between them, as `find -print0` writes them
+
+In every form but the protocol's the label -1 is OOD. A list that is none of these is refused in one line.
+
+Leaves out: where the images are and what their classes are called (`imglist`).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_text
+from negprompt_cli.data.sets.filekinds import image_suffixes, is_image_name
+from negprompt_cli.data.sets.parts import Part, part_named
+from negprompt_cli.decisions import Decision
+from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import some_of
+
+MAX_LIST_BYTES = 1 << 30
+"""Largest list: that of ImageNet-21k has half of it."""
+MAX_JSON_BYTES = 256 << 20
+"""Largest JSON list, which is held as objects while it is read."""
+
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".lst", ".list"})
+"""Suffixes of files that may be lists, where images may be given as well."""
+
+FORMS = (
+    "one path per line, 'path label' lines with a space, TAB, comma or semicolon (the label a number or a class name), CSV "
+    "with a header such as path,label, JSON lines with file_name and label, CoOp's split_*.json, or FiftyOne's labels.json"
+)
+"""The forms that are read, for messages."""
+
+_PATHS = (
+    *("path", "filepath", "file", "filename", "image", "imagepath", "img", "imgpath", "imagefile", "imagename"),
+    *("relpath", "relativepath", "uri", "url", "name", "imageid", "id"),
+)
+_LABELS = (
+    *(
+        "label",
+        "labels",
+        "class",
+        "category",
+        "cat",
+        "target",
+        "y",
+        "classname",
+        "labelname",
+        "categoryname",
+        "classid",
+    ),
+    *(
+        "labelid",
+        "categoryid",
+        "classindex",
+        "classidx",
+        "labelidx",
+        "species",
+        "breed",
+        "tag",
+        "groundtruth",
+        "gt",
+        "name",
+    ),
+)
+_PARTS = ("split", "set", "subset", "partition", "part", "phase")
+_BELOW = ("label", "name", "class", "path", "file_name", "filename", "filepath")
+"""Where the value of a field is an object: its own field that counts."""
+_LABEL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")  # pandas writes numbers as 3.0 where some are missing
+_FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?[0-9]{1,18})(?:\s+(\S.*))?")
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")
+_SEPARATORS = {"\t": "a TAB", ",": "a comma", ";": "a semicolon", "|": "a bar"}
+_LOOK = 1000
+"""How many lines are looked at to find the form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One image of a list."""
+
+    path: str
+    label: int | None = None
+    """The class's number, -1 where it is OOD; None where there is none."""
+    name: str = ""
+    """The class's name, where there is one."""
+    part: Part | None = None
+    """train, val or test, where the list says it."""
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images of a list, in its order."""
+
+    source: str
+    form: str
+    lines: list[Line]
+    protocol: bool = False
+    """Whether the labels -1 and -2 have the meaning of the protocol CSV."""
+    below: str = ""
+    """The folder beside the list that paths are relative to, where its form says so."""
+    decisions: tuple[Decision, ...] = ()
+    """The form (kind `list-form`), then what was decided on the way."""
+
+
+def read_image_list(path: Path) -> ImageList:
+    """Read a list of images.
+
+    Raises:
+        UsageError: unreadable, empty, or in none of the forms; one line that says what was found and which forms there are.
+    """
+    suffix = path.suffix.lower()
+    as_json = suffix in (".json", ".jsonl", ".ndjson")
+    text = read_text(path, most=MAX_JSON_BYTES if as_json else MAX_LIST_BYTES, what="a list of images", nul=True)
+    return parse_image_list(text, str(path), suffix=suffix)
+
+
+def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
+    """Read the text of a list of images.
+
+    Args:
+        text: its content.
+        where: what messages call it.
+        suffix: of the file's name, in lower case.
+
+    Raises:
+        UsageError: as `read_image_list`.
+    """
+    if "\0" in text:
+        if _CONTROL.search(text):
+            raise UsageError(f"{where} is not a list of images: it holds NUL and other control characters.")
+        names = [name.strip("\n") for name in text.split("\0")]
+        return _told(ImageList(where, "paths with NUL between them", [Line(name) for name in names if name]))
+    # Only a line feed ends a line: the other separators that Unicode knows may stand in file names.
+    lines = [line for line in (line.strip() for line in text.split("\n")) if line and not line.startswith("#")]
+    if not lines:
+        raise UsageError(f"{where} lists no image. Write {FORMS}.")
+    if suffix in (".json", ".jsonl", ".ndjson") or (lines[0][0] in "{[" and not is_image_name(lines[0])):
+        return _told(_Json(where).read(text, lines))
+    if suffix in (".yaml", ".yml", ".xml", ".html") or lines[0][0] == "<":
+        raise _refuse(where, "It is no list of lines, table or JSON.")
+    return _told(_table(text, where, lines) or _lines(lines, where, table=suffix in (".csv", ".tsv")))
+
+
+@cache
+def _listed() -> re.Pattern[str]:
+    """A path that ends in an image suffix, a label, and words after it."""
+    return re.compile(rf"(.+?(?:{_suffixes()}))\s+([+-]?[0-9]{{1,18}})(?:\s+(\S.*))?", re.IGNORECASE)
+
+
+@cache
+def _path_and_rest(separator: str) -> re.Pattern[str]:
+    """A path in quotes or one that ends in an image suffix, the separator, and what follows."""
+    between = r"\s+" if separator == " " else rf"[^\S\t]*{re.escape(separator)}\s*"
+    return re.compile(rf"""(?:(["'])(.+?)\1|(.+?(?:{_suffixes()}))){between}(\S.*)""", re.IGNORECASE)
+
+
+@cache
+def _suffixes() -> str:
+    return "|".join(re.escape(suffix) for suffix in sorted(image_suffixes(), key=len, reverse=True))
+
+
+def parse_line(line: str) -> Line:
+    """Parse one line of an imglist or of a plain list of paths.
+
+    The path ends with the first image suffix that a label follows; a path without such a suffix ends at the first
+    space.
+    """
+    match = _listed().fullmatch(line) or _FIRST_SPACE.fullmatch(line)
+    if match is None:
+        return Line(_unquoted(line))
+    return Line(_unquoted(match[1]), int(match[2]), (match[3] or "").strip())
+
+
+def format_list(paths: Sequence[str], labels: Sequence[int]) -> str:
+    """Write an imglist, one `path label` per line, that `read_image_list` reads back as it was.
+
+    Raises:
+        UsageError: a path that no line can hold: with a line end, with a space at its beginning, not in UTF-8, ...
+    """
+    lines = []
+    for path, label in zip(paths, labels, strict=True):
+        line = f"{path} {label}"
+        if not _reads_back(line, path, label):
+            raise UsageError(f"An imglist cannot hold the file name {path!r}. Rename the file.")
+        lines.append(f"{line}\n")
+    return "".join(lines)
+
+
+def _reads_back(line: str, path: str, label: int) -> bool:
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    if set("\n\r\0") & set(line) or line.strip() != line:
+        return False
+    try:
+        return parse_image_list(line, "the line").lines == [Line(path, label)]
+    except UsageError:
+        return False
+
+
+def _lines(lines: Sequence[str], where: str, *, table: bool) -> ImageList:
+    """Lines without a header: a separator that fits all of the first ones decides, else they are imglist or plain lines."""
+    look = lines[:_LOOK]
+    for separator, said in _SEPARATORS.items():
+        if all(separator in line for line in look) and all(_split(line, separator) for line in look):
+            made = [_split(line, separator) for line in lines]
+            wrong = next((line for line, one in zip(lines, made, strict=True) if one is None), None)
+            if wrong is not None:
+                raise _refuse(where, f"Its lines are path and label with {said} between, but one is {wrong[:200]!r}.")
+            found = [one for one in made if one is not None]
+            protocol = separator == "," and all(one.label is not None and not one.name for one in found)
+            protocol = protocol and (table or any(one.label == -2 for one in found))
+            form = "protocol CSV (path,label)" if protocol else f"path and label with {said} between"
+            return ImageList(where, form, found, protocol)
+    words = [_plain(word) for word in lines[0].split()]
+    if len(words) == 2 and words[0] in _PATHS and words[1] in _LABELS and len(lines) > 1:
+        lines = lines[1:]  # a header
+        look = lines[:_LOOK]
+    if table:
+        raise _refuse(where, f"Its first line {lines[0][:200]!r} is neither 'path,label' nor a header.")
+    named = [_path_and_rest(" ").fullmatch(line) for line in look]
+    if all(match and not _LABEL.match(match[4]) and not is_image_name(match[4]) for match in named):
+        matches = [_path_and_rest(" ").fullmatch(line) for line in lines]
+        wrong = next((line for line, match in zip(lines, matches, strict=True) if match is None), None)
+        if wrong is None:
+            found = [Line(match[2] or match[3], name=match[4]) for match in matches if match]
+            return ImageList(where, "path and class name with a space between", found)
+    found = [parse_line(line) for line in lines]
+    return ImageList(where, "imglist (path label)" if any(line.label is not None for line in found) else "paths", found)
+
+
+def _split(line: str, separator: str) -> Line | None:
+    """`path<separator>label`, also with a name and a label after the path; None where the line is none of these."""
+    match = _path_and_rest(separator).fullmatch(line)
+    if match:
+        path, rest = match[2] or match[3], match[4]
+    else:
+        path, between, rest = (part.strip() for part in line.rpartition(separator))
+        if not between or not _LABEL.fullmatch(rest):
+            return None
+        path = _unquoted(path)
+    cells = [_unquoted(cell.strip()) for cell in rest.split(separator)]
+    numbers = [int(found[1]) for cell in cells if (found := _LABEL.fullmatch(cell))]
+    names = [cell for cell in cells if cell and not _LABEL.fullmatch(cell)]
+    if not path or len(numbers) > 1 or len(names) > 1 or not (numbers or names) or any(map(is_image_name, names)):
+        return None
+    return Line(path, numbers[0] if numbers else None, names[0] if names else "")
+
+
+def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
+    """A table with a header; None where the first line is none."""
+    for separator in _SEPARATORS:
+        header = [_unquoted(cell.strip()) for cell in lines[0].split(separator)]
+        if not any(_plain(cell) in _PATHS for cell in header) or any(map(is_image_name, header)):
+            continue
+        try:
+            rows = parse_rows(text, separator) if len(header) > 1 else [[_unquoted(line)] for line in lines]
+        except ValueError as error:
+            raise _refuse(where, f"It is not readable as a table: {error}.") from None
+        if len(rows) == 1:
+            raise UsageError(f"{where} has a header, but lists no image.")
+        wrong = next((row for row in rows if len(row) != len(header)), None)
+        if wrong is not None:
+            raise _refuse(where, f"Its header has {len(header)} cells, but the row {wrong[:4]!r} has {len(wrong)}.")
+        return ImageList(where, f"table with the columns {some_of(header, 8)}", _records(rows[0], rows[1:], where))
+    return None
+
+
+def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> list[Line]:
+    """The images of a table, by the names of its columns."""
+    columns = {_plain(name): i for i, name in reversed(list(enumerate(header))) if _plain(name)}
+
+    def pick(names: Sequence[str], fits: Callable[[Sequence[str]], bool], taken: set[int]) -> int | None:
+        places = (columns[name] for name in names if name in columns and columns[name] not in taken)
+        return next((i for i in places if fits([row[i] for row in rows])), None)
+
+    def numbers(cells: Sequence[str]) -> bool:
+        return all(_LABEL.fullmatch(cell) for cell in cells)
+
+    path = pick(_PATHS, lambda cells: any(map(is_image_name, cells[:_LOOK])), set())
+    path = pick(_PATHS, all, set()) if path is None else path
+    if path is None:
+        raise _refuse(where, f"None of its columns {some_of(header, 8)} holds the paths of images.")
+    part = pick(_PARTS, lambda cells: any(part_named(cell) for cell in cells), {path})
+    if part is not None and (odd := next((row[part] for row in rows if not part_named(row[part])), None)) is not None:
+        raise _refuse(where, f"Its column {header[part]} says {odd[:100]!r}, which is neither train, val nor test.")
+    used = {i for i in (path, part) if i is not None}
+    label = pick(_LABELS, numbers, used)
+    name = pick(_LABELS, lambda cells: not numbers(cells) and all(cells), used)
+    others = [i for i, cell in enumerate(header) if i not in used and cell and not cell.startswith("Unnamed")]
+    if label is None and name is None and others:
+        if len(others) > 1:
+            rest = some_of([header[i] for i in others], 8)
+            raise _refuse(where, f"Which of its columns {rest} has the class? Call that one 'label'.")
+        cells = [row[others[0]] for row in rows]
+        if not all(cells):
+            raise _refuse(
+                where, f"Its column {header[others[0]]} has empty cells. Leave out the images without a class."
+            )
+        label, name = (others[0], None) if numbers(cells) else (None, others[0])
+    made = []
+    for row in rows:
+        found = _LABEL.fullmatch(row[label]) if label is not None else None
+        made.append(
+            Line(
+                row[path],
+                int(found[1]) if found else None,
+                row[name] if name is not None else "",
+                part_named(row[part]) if part is not None else None,
+            )
+        )
+    return made
+
+
+class _Json:
+    """Reads the forms of JSON."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def read(self, text: str, lines: Sequence[str]) -> ImageList:
+        """The list in JSON text or JSON lines."""
+        if len(lines) > 1 and all(line.startswith("{") and line.endswith("}") for line in lines[:_LOOK]):
+            values = [parse_json(line, self.where) for line in lines]
+            return self._made("JSON lines", self._records(values))
+        if len(text) > MAX_JSON_BYTES:
+            raise UsageError(f"{self.where} is too large for a list in JSON. Write JSON lines.")
+        value = parse_json(text, self.where)
+        if isinstance(value, list) and value:
+            return self._made("JSON list", list(self._items(value, None)))
+        if not isinstance(value, Mapping) or not value:
+            raise _refuse(self.where, "Its JSON lists nothing.")
+        return self._mapping(value)
+
+    def _made(self, form: str, lines: list[Line], below: str = "") -> ImageList:
+        return ImageList(self.where, form, lines, below=below)
+
+    def _mapping(self, value: Mapping[str, Any]) -> ImageList:
+        if isinstance(value.get("images"), list) and ("annotations" in value or "categories" in value):
+            raise _refuse(
+                self.where,
+                "It is a COCO file, whose images may each show objects of several classes. Export one class per image.",
+            )
+        if isinstance(value.get("labels"), Mapping):
+            return self._fiftyone(value)
+        parts = {key: part_named(key) for key in value}
+        if all(parts.values()):
+            lines = [line for key, items in value.items() for line in self._items(items, parts[key])]
+            return self._made(f"split file ({', '.join(value)})", lines)
+        for name in ("samples", "data", "images", "items"):
+            if isinstance(value.get(name), list) and all(isinstance(item, Mapping) for item in value[name]):
+                return self._made(f"JSON records ({name})", self._records(value[name]))
+        if all(isinstance(item, list) and all(isinstance(p, str) for p in item) for item in value.values()):
+            lines = [Line(path, name=name) for name, paths in value.items() for path in paths]
+            if lines and all(is_image_name(line.path) for line in lines):
+                return self._made("JSON index {class: [paths]}", lines)
+        if all(is_image_name(key) for key in value):
+            return self._made("JSON index {path: label}", [self._labelled(k, v, None) for k, v in value.items()])
+        shown = ", ".join(repr(key[:40]) for key in list(value)[:3])
+        raise _refuse(self.where, f"Its JSON has the keys {shown}, which is no form of image list known here.")
+
+    def _fiftyone(self, value: Mapping[str, Any]) -> ImageList:
+        """FiftyOneImageClassificationDataset: {"classes": [...] or null, "labels": {path without suffix: label}}."""
+        classes = value.get("classes")
+        if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
+            raise _refuse(self.where, "Its classes are no list of names.")
+        lines, unlabelled = [], 0
+        for path, target in value["labels"].items():
+            line = self._labelled(path, target, None)
+            if line.label is not None and classes is not None:
+                if not 0 <= line.label < len(classes):
+                    raise _refuse(self.where, f"{path[:100]!r} has class {line.label}, but there are {len(classes)}.")
+                line = replace(line, name=classes[line.label])
+            unlabelled += line.label is None and not line.name
+            lines.append(line)
+        if not lines:
+            raise UsageError(f"{self.where} lists no image.")
+        if unlabelled == len(lines):
+            raise _refuse(self.where, "It gives no image a class.")
+        return self._made("labels.json of FiftyOne", lines, below="data")
+
+    def _items(self, items: Any, part: Part | None) -> Iterator[Line]:
+        """The images of a JSON list of paths, of [path, label, name], or of records."""
+        if not isinstance(items, list):
+            raise _refuse(self.where, "Its parts are no lists.")
+        if items and all(isinstance(item, Mapping) for item in items):
+            yield from (line if part is None else replace(line, part=part) for line in self._records(items))
+            return
+        for item in items:
+            if isinstance(item, str):
+                yield Line(item, part=part)
+            elif isinstance(item, list) and 2 <= len(item) <= 3 and isinstance(item[0], str):
+                line = self._labelled(item[0], item[1], part)
+                third = item[2] if len(item) == 3 else ""
+                if not isinstance(third, str) or (third and line.name):
+                    raise _refuse(self.where, f"It has {json.dumps(item)[:100]} where [path, label, name] should be.")
+                yield replace(line, name=line.name or third.strip())
+            else:
+                raise _refuse(self.where, f"It has {json.dumps(item)[:100]} where a path or [path, label] should be.")
+
+    def _labelled(self, path: str, target: Any, part: Part | None) -> Line:
+        text = self._text(target)
+        found = _LABEL.fullmatch(text)
+        return Line(path, int(found[1]), part=part) if found else Line(path, name=text, part=part)
+
+    def _records(self, values: Sequence[Any]) -> list[Line]:
+        if not all(isinstance(value, Mapping) for value in values):
+            raise _refuse(self.where, "Its lines are not all JSON objects.")
+        header = list(dict.fromkeys(key for value in values for key in value))
+        wanted = {*_PATHS, *_LABELS, *_PARTS}
+        known = [name for name in header if _plain(name) in wanted]
+        kept = known if any(_plain(name) in _LABELS for name in known) else header
+        rows = [[self._text(value.get(name), name) for name in kept] for value in values]
+        return _records(kept, rows, self.where)
+
+    def _text(self, value: Any, field: str = "") -> str:
+        """The value of a field as a text: a label in an object or in a list of one counts as itself."""
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Mapping):
+            value = next((value[key] for key in _BELOW if key in value), value)
+        if value is None:
+            return ""
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            if field and _plain(field) not in {*_PATHS, *_LABELS, *_PARTS}:
+                return ""
+            raise _refuse(self.where, f"It has {json.dumps(value)[:100]} where a path or one label should be.")
+        return value.strip() if isinstance(value, str) else str(value)
+
+
+def _told(listed: ImageList) -> ImageList:
+    """The list with what a person should know of how it was read."""
+    lines = listed.lines
+    web = next((line.path for line in lines if re.match(r"(https?|s3|gs|data):", line.path)), None)
+    if web is not None:
+        raise UsageError(
+            f"{listed.source} lists {web[:200]!r}, which is no file. Download the images and list their paths."
+        )
+    empty = next((i for i, line in enumerate(lines, 1) if not line.path), None)
+    if empty is not None:
+        raise _refuse(listed.source, f"Its image {empty} has an empty path.")
+    names = sum(bool(line.name) for line in lines)
+    numbers = sum(line.label is not None for line in lines)
+    labels = "labels by number and name" if names and numbers else "labels by name" if names else "labels by number"
+    labels = labels if names or numbers else "no labels"
+    text = f"Image list {listed.source} read as {listed.form}: {len(lines)} images, {labels}, first {lines[0].path!r}."
+    facts: dict[str, Any] = {
+        "file": listed.source,
+        "form": listed.form,
+        "images": len(lines),
+        "labelled": max(names, numbers),
+    }
+    decisions = [Decision("list-form", text, facts)]
+    bare = [line.path for line in lines if line.label is None and not line.name]
+    if bare and len(bare) < len(lines):
+        text = f"{len(bare)} of {len(lines)} images of {listed.source} have no label, the first is {bare[0][:200]!r}."
+        decisions.append(Decision("list-form", text, {"file": listed.source, "unlabelled": len(bare)}, warning=True))
+    return replace(listed, decisions=tuple(decisions))
+
+
+def _refuse(where: str, problem: str) -> UsageError:
+    return UsageError(f"{where}: {problem} Lists of images are read as {FORMS}.")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _unquoted(text: str) -> str:
+    """A path without the quotes that Windows and `ls` put around it."""
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def portable(path: str) -> str:
+    """A path as it is written here: from a file: address, and with slashes where it has the backslashes of Windows."""
+    path = path.removeprefix("file://")
+    return PureWindowsPath(path).as_posix() if "\\" in path else path

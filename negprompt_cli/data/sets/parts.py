@@ -1,0 +1,21 @@
+"""The names that people give to the parts of a data set: train, val and test, in the spellings in use."""
+
+from typing import Literal
+
+Part = Literal["train", "val", "test"]
+
+_SPELLINGS: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def part_named(text: str) -> Part | None:
+    """The part that a name stands for, upper and lower case alike: "Validation" is val."""
+    return _SPELLINGS.get(text.strip().casefold())
