@@ -59,7 +59,8 @@ class _Counter:
 def score(
     common: Common,
     paths: Annotated[
-        list[str], typer.Argument(help="Images, folders, quoted globs, or - for a list on stdin.", metavar="PATHS...")
+        list[str],
+        typer.Argument(help="Images, folders, lists, quoted globs, or - for a list on stdin.", metavar="PATHS..."),
     ],
     prompts: Annotated[
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=SCORING)
@@ -122,7 +123,7 @@ def score(
     )
     from negprompt_cli.data.sets.class_list import novel_names, read_class_list
     from negprompt_cli.data.sets.filekinds import LeftOut
-    from negprompt_cli.data.sets.pathlist import check_paths, list_paths
+    from negprompt_cli.data.sets.pathlist import check_paths, list_paths, stdin_names
     from negprompt_cli.steps.score import (
         Sorting,
         check_same_run,
@@ -139,7 +140,8 @@ def score(
         check_row_file(out, chosen, append=append, overwrite=common.overwrite)
     if sort_into:
         check_sorting(sort_into, append=append)
-    check_paths(paths)
+    for decision in check_paths(paths):
+        talk.decide(decision)
     names = novel_names(read_class_list(classes)) if classes else None
     asked = common.asked()
     artifact = common.artifact(asked, prompts, NEGATIVE)
@@ -171,7 +173,7 @@ def score(
         summary = run_score(
             bench,
             scorer,
-            list_paths(paths, sys.stdin, left_out),
+            list_paths(paths, stdin_names(sys.stdin.buffer), left_out),
             file.sink,
             known=file.known,
             sorting=Sorting(sort_into, copy) if sort_into else None,

@@ -97,15 +97,13 @@ def divide(images: ImageSet, *, share: float, held_out: float, seed: int) -> Div
         seed: not negative.
 
     Raises:
-        UsageError: a share out of range, a negative seed, too few classes, a class with a single image, or an image in
-            two classes.
+        UsageError: a share out of range, a negative seed, too few classes, or a class with a single image.
     """
     for name, value in (("share of left-out classes", share), ("share of held-out images", held_out)):
         if not 0 < value < 1:
             raise UsageError(f"The {name} must be between 0 and 1, got {value:g}.")
     if not images.classes:
         raise UsageError(f"{images.spec} has no classes to leave some of them out ({images.layout}).")
-    _refuse_repeated(images)
     count = len(images.classes)
     out = round(share * count)
     if out < 1 or count - out < 2:
@@ -241,15 +239,6 @@ def _refuse_existing(into: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{into} exists and is no leave-classes-out problem. Choose another place, or remove it.")
     if not overwrite:
         raise UsageError(f"{into} exists.", remedy="overwrite")
-
-
-def _refuse_repeated(images: ImageSet) -> None:
-    """A list may name an image in two classes, one of which could be trained on and the other be OOD."""
-    seen: set[str] = set()
-    for text in images.paths.relatives():
-        if text in seen:
-            raise UsageError(f"{text} is in more than one class of {images.spec}. Keep it in one.")
-        seen.add(text)
 
 
 def _folders(images: ImageSet, division: Division) -> dict[int, str]:

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for
 from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
+from negprompt_cli.data.sets.matching import Known
+from negprompt_cli.data.sets.parts import Part, part_named
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.wording import some_of
@@ -21,7 +23,11 @@ from negprompt_cli.wording import some_of
 Role = Literal["train", "eval", "ood"]
 
 _STEP_INTO = ("images", "ILSVRC/Data/CLS-LOC")
-_EVALUATION = ("val", "test")
+_EVALUATION: tuple[Part, ...] = ("val", "test")
+_CONTAINERS = frozenset(
+    {"all", "data", "dataset", "images", "image", "img", "imgs", "photos", "pictures", "jpegimages"}
+)
+"""Names that folders of images of many classes have, as hardly any class does."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Splits:
     whole: Path | None = None
     counterpart: str = ""
     """The split beside the only one given, where there is one: it is not part of the set, but keeps it from halving."""
+    unused: tuple[str, ...] = ()
+    """Folders beside the splits that are none of them."""
 
 
 @dataclass(frozen=True)
@@ -152,22 +160,27 @@ def find_splits(given: Path) -> Splits:
     base = step_into(given)
     named = _split_folders(base)
     if named:
-        evaluation = next((named[name] for name in _EVALUATION if name in named), None)
-        return Splits(root=base, layout="", train=named.get("train"), evaluation=evaluation)
-    name = given.absolute().name
+        train, evaluation = named.get("train"), next((named[part] for part in _EVALUATION if part in named), None)
+        unused = tuple(name for name in list_entries(base).folders if base / name not in (train, evaluation))
+        return Splits(root=base, layout="", train=train, evaluation=evaluation, unused=unused)
+    part = part_named(given.absolute().name)
     parent = given.absolute().parent
-    beside = _split_folders(parent) if name in ("train", *_EVALUATION) and os.access(parent, os.R_OK) else {}
-    if name == "train" and any(other in beside for other in _EVALUATION):
+    beside = _split_folders(parent) if part and os.access(parent, os.R_OK) else {}
+    if part == "train" and any(other in beside for other in _EVALUATION):
         return Splits(root=base, layout="", train=base, counterpart="val")
-    if name in _EVALUATION and "train" in beside:
+    if part in _EVALUATION and "train" in beside:
         return Splits(root=base, layout="", evaluation=base, counterpart="train")
     return Splits(root=base, layout="", whole=base)
 
 
-def _split_folders(base: Path) -> dict[str, Path]:
+def _split_folders(base: Path) -> dict[Part, Path]:
+    """The split folders in `base` by part, whatever their spelling; the shortest of several spellings of one part."""
     folders = list_entries(base).folders
-    named = {name: base / name for name in ("train", *_EVALUATION) if name in folders}
-    alone = set(named) == set(folders)
+    named: dict[Part, Path] = {}
+    for name in sorted(folders, key=len):
+        if (part := part_named(name)) is not None:
+            named.setdefault(part, base / name)
+    alone = all(part_named(name) for name in folders)
     return named if named and (alone or any(list_entries(path).folders for path in named.values())) else {}
 
 
@@ -211,6 +224,17 @@ def open_splits(
         source = _flat(splits, folder, images, role, tuple(keys), label_folders)
     else:
         raise UsageError(f"No images in {folder}: no class folders and no image files.{found_instead(others)}")
+    if splits.unused:
+        text = f"Folders beside the splits of {splits.root} are not used: {some_of(splits.unused)}."
+        facts = {"folder": str(splits.root), "folders": list(splits.unused), "reason": "not a split in use"}
+        source = replace(source, decisions=(*source.decisions, Decision("files-left-out", text, facts)))
+    if role != "ood" and len(source.keys) == 1 and _is_container(source.keys[0]):
+        text = (
+            f"The only class of {folder} is called {source.keys[0]!r}. If its images are of several classes, put each class "
+            "into a folder of its own, or give a list that names their classes."
+        )
+        found = Decision("layout", text, {"folder": str(folder), "class": source.keys[0]}, warning=True)
+        source = replace(source, decisions=(*source.decisions, found))
     source.left_out[""] = others
     return replace(source, halve=halved and bool(source.keys), layout=f"{splits.layout}{source.layout}")
 
@@ -219,18 +243,25 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
     prefix = "" if folder == splits.root else folder.relative_to(splits.root).as_posix() + "/"
     keys = known
     if not keys:
-        others = [path for path in (splits.train, splits.evaluation) if path]
-        keys = tuple(sorted({*folders, *(name for path in others for name in list_entries(path).folders)} - {"images"}))
-    unknown = sorted(set(folders) - set(keys))
+        merged: list[str] = []
+        others = [list_entries(path).folders for path in (splits.train, splits.evaluation) if path]
+        for names in [*others, list(folders)]:
+            merged += [name for name, key in _same_classes(names, merged).items() if key is None]
+        keys = tuple(sorted(set(merged) - {"images"}))
+    same = _same_classes(folders, keys)
+    unknown = sorted(name for name in folders if same[name] is None)
     said = f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}"
     left = Decision("classes-left-out", said, {"folder": str(folder), "classes": unknown, "reason": "not in the set"})
-    present = frozenset(folders)
-
+    folder_of = {key: name for name, key in same.items() if key is not None}
+    renamed = sorted(name for key, name in folder_of.items() if name != key)
+    text = f"{len(renamed)} folders in {folder} are the same class by another spelling: {some_of(renamed)}"
+    spelled = Decision("layout", text, {"folder": str(folder), "spellings": {n: same[n] for n in renamed}})
     left_out: dict[str, LeftOut] = {}
 
     def list_class(key: str) -> list[str]:
         others = left_out[key] = LeftOut()
-        return list_images(folder / key, others, prefix=f"{prefix}{key}/") if key in present else []
+        name = folder_of.get(key)
+        return [] if name is None else list_images(folder / name, others, prefix=f"{prefix}{name}/")
 
     return Source(
         splits.root,
@@ -238,9 +269,29 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
         list_class,
         f"class folders in {folder}",
         names={},
-        decisions=(left,) if unknown else (),
+        decisions=(*([left] if unknown else []), *([spelled] if renamed else [])),
         left_out=left_out,
     )
+
+
+def _same_classes(folders: Sequence[str], keys: Sequence[str]) -> dict[str, str | None]:
+    """For each folder the class of `keys` that it has the images of, told by `matching`; None where there is none.
+
+    A class has one folder: that of its very name, or else the first that is spelled another way (café in NFC and NFD).
+    """
+    exact = set(folders) & set(keys)
+    known = Known(key for key in keys if key not in exact)
+    same: dict[str, str | None] = {}
+    taken: set[str] = set()
+    for name in folders:
+        key = name if name in exact else known.find(name)
+        same[name] = key if key is not None and key not in taken else None
+        taken.update([key] if key else [])
+    return same
+
+
+def _is_container(name: str) -> bool:
+    return name.casefold() in _CONTAINERS or part_named(name) is not None
 
 
 def _flat(

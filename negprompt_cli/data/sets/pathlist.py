@@ -4,30 +4,51 @@ Arguments are taken in their order. A folder stands for its images at any depth,
 first, then those of each subfolder, by name. A glob (`**` goes into subfolders) is sorted by name. A file is taken as it
 is, whatever its suffix. Files and folders that systems make (`filekinds`: @eaDir, Thumbs.db, ._photo.jpg) are left out and
 counted where a folder, a glob or a list names them, and among several arguments, because a shell puts all names of a folder
-there for `*`. Names of one folder, or of one glob, are all that is held at a time.
+there for `*`. A file that is a list by its suffix, and no image by its content, stands for the images it lists, in any form
+that `image_list` reads; paths start from its own folder, the folders above it or the working folder. Names of one folder, of
+one glob or of one list are all that is held at a time.
+
+A list on standard input has a name per line, or NUL between the names as `find -print0` writes them. Names that are not
+there are tried without quotes, with slashes for backslashes, and without a label after them.
 
 Leaves out: opening anything; a listed file that is not there is found out when it is read.
 """
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-from negprompt_cli.data.sets.filekinds import LeftOut, in_system_folder, is_system_name
+from PIL import Image
+
+from negprompt_cli.data.sets.filekinds import LeftOut, in_system_folder, is_system_name, readable_formats
+from negprompt_cli.data.sets.image_list import LIST_SUFFIXES, parse_line, portable, read_image_list
+from negprompt_cli.data.sets.imglist import place_images
 from negprompt_cli.data.sets.layouts import found_instead, list_entries
+from negprompt_cli.data.sets.spec import exists
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 STDIN = "-"
+_BLOCK = 1 << 16
 
 
-def check_paths(arguments: Sequence[str]) -> None:
+def check_paths(arguments: Sequence[str]) -> tuple[Decision, ...]:
     """Refuse arguments that name nothing, before any work.
 
+    Returns:
+        How lists among the arguments are read.
+
     Raises:
-        UsageError: no such file or folder, a glob without matches, a folder without images, or `-` twice.
+        UsageError: an empty argument, no such file or folder, a glob without matches, a folder without images, a list that
+            is not understood, or `-` twice.
     """
+    decisions: list[Decision] = []
     for argument in arguments:
+        if not argument.strip():
+            raise UsageError("An empty path was given. Give images, folders, lists or globs; . is the working folder.")
         if argument == STDIN:
             if list(arguments).count(STDIN) > 1:
                 raise UsageError("Standard input (-) can be read only once.")
@@ -35,11 +56,14 @@ def check_paths(arguments: Sequence[str]) -> None:
             left_out = LeftOut()
             if not _is_systems(argument, arguments) and next(_walk(Path(argument), (), left_out), None) is None:
                 raise UsageError(f"No images in {argument}, at any depth.{found_instead(left_out)}")
+        elif _is_list(Path(argument)):
+            decisions += _listed(Path(argument))[1]
         elif not Path(argument).exists() and next(_matches(argument), None) is None:
             raise UsageError(
                 f"{argument}: no such file or folder, and no files match it as a pattern. Give images, folders, quoted "
                 "globs such as 'photos/**/*.jpg', or - for a list on standard input."
             )
+    return tuple(decisions)
 
 
 def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut) -> Iterator[Path]:
@@ -47,21 +71,73 @@ def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut
 
     Args:
         arguments: files, folders, globs, or `-` for `lines`.
-        lines: a list of files, one per line; empty lines are skipped.
+        lines: the names of a list, such as `stdin_names` gives; empty ones are skipped.
         left_out: what is no image, or is made by a system, is counted here as the paths are taken.
     """
     for argument in arguments:
         path = Path(argument)
         if argument == STDIN:
-            yield from _no_systems((name for line in lines if (name := line.rstrip("\r\n"))), left_out)
+            yield from _no_systems((_mended(name) for line in lines if (name := line.rstrip("\r\n"))), left_out)
         elif _is_systems(argument, arguments):
             left_out.add("system", path.name, argument)
         elif path.is_dir():
             yield from _walk(path, (), left_out)
+        elif _is_list(path):
+            yield from _no_systems(_listed(path)[0], left_out)
         elif path.exists():
             yield path
         else:
             yield from _no_systems((name for name in sorted(_matches(argument)) if not Path(name).is_dir()), left_out)
+
+
+def stdin_names(stream: BinaryIO) -> Iterator[str]:
+    """The names on standard input as they come: one per line, or with NUL between them where the first of them ends in NUL.
+
+    Names that are no UTF-8 stand for the bytes that they are. A byte order mark is dropped; UTF-16 is read by its mark.
+    """
+    separator, rest = b"", b""
+    decode = os.fsdecode
+    while block := getattr(stream, "read1", stream.read)(_BLOCK):
+        if not separator and not rest:
+            if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                yield from (block + stream.read()).decode("utf-16", errors="replace").split("\n")
+                return
+            block = block.removeprefix(codecs.BOM_UTF8)
+        rest += block
+        separator = separator or (b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b"")
+        if separator:
+            *names, rest = rest.split(separator)
+            yield from map(decode, names)
+    if rest:
+        yield decode(rest)
+
+
+def _mended(name: str) -> str:
+    """A listed name as it is, or without quotes, with slashes or without its label where only that is there."""
+    if exists(Path(name)):
+        return name
+    changed = portable(parse_line(name.strip()).path)
+    return changed if exists(Path(changed)) else name
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list by its suffix, and no image by its content."""
+    if path.suffix.lower() not in LIST_SUFFIXES or not path.is_file():
+        return False
+    try:
+        with Image.open(path, formats=readable_formats("")):
+            return False
+    except Exception:  # Pillow raises anything for what is no image
+        return True
+
+
+def _listed(path: Path) -> tuple[list[str], tuple[Decision, ...]]:
+    """The images that a list names, and what was decided."""
+    listed = read_image_list(path)
+    folder, lines, decisions = place_images(listed, listed.lines, data_root=Path())
+    here = Path.cwd()
+    folder = folder.relative_to(here) if folder.is_relative_to(here) and not path.is_absolute() else folder
+    return [str(folder / line.path) for line in lines], (*listed.decisions, *decisions)
 
 
 def _is_systems(argument: str, arguments: Sequence[str]) -> bool:

@@ -15,9 +15,13 @@ from negprompt_cli.data.sets.classnames import imagenet_wnids
 from negprompt_cli.data.sets.filekinds import is_image_name
 from negprompt_cli.data.sets.imglist import list_source
 from negprompt_cli.data.sets.layouts import Role, Source, Splits, find_splits, list_entries, open_splits
+from negprompt_cli.data.sets.parts import part_named
 from negprompt_cli.data.sets.spec import Spec, exists, parse_ranges, user_path
 from negprompt_cli.data.sets.torchsets import torchvision_root, torchvision_source
 from negprompt_cli.errors import UsageError
+
+_FIFTYONE = "labels.json"
+"""Beside a folder data/: an image classification set as FiftyOne exports it."""
 
 
 def class_name_file(given: Path, source: Source) -> Path | None:
@@ -28,7 +32,7 @@ def class_name_file(given: Path, source: Source) -> Path | None:
     chain = [given]
     if source.root != given and source.root.is_relative_to(given):
         chain += [source.root, *(path for path in source.root.parents if path.is_relative_to(given))]
-    while chain[-1].name in {"train", "val", "test", "images"} and chain[-1].parent != chain[-1]:
+    while (chain[-1].name == "images" or part_named(chain[-1].name)) and chain[-1].parent != chain[-1]:
         chain.append(chain[-1].parent)
     return next((path / "classnames.txt" for path in chain if (path / "classnames.txt").is_file()), None)
 
@@ -59,6 +63,9 @@ def find_source(
             f"{sets.suggestion(spec.base)}",
             remedy="list-sets",
         )
+    if found.is_dir() and (found / "data").is_dir() and (found / _FIFTYONE).is_file():
+        source = list_source(found / _FIFTYONE, role, data_root=data_root, class_names=class_names)
+        return source, short_name(spec, found), found
     if found.is_dir():
         splits = find_splits(found)
         return open_splits(splits, role), short_name(spec, found), found

@@ -121,16 +121,6 @@ def test_classes_and_images_are_drawn_uniformly(pets: Path) -> None:
     assert all(600 < held[i] < 800 for i in range(8))
 
 
-def test_an_image_in_two_classes_is_refused(tmp_path: Path) -> None:
-    class_tree(tmp_path / "pets", {"cat": 2, "dog": 2, "fox": 2})
-    lines = [f"pets/{k}/00{i}.jpg {c}" for c, k in enumerate(("cat", "dog", "fox")) for i in (0, 1)]
-    names = write(tmp_path / "few-train.classnames.txt", b"a\tcat\nb\tdog\nc\tfox\n")
-    listed = write(tmp_path / "few-train.txt", "\n".join([*lines, "pets/cat/000.jpg 1"]).encode())
-    images = load_image_set(str(listed), role="train", data_root=tmp_path, class_names=names)
-    with pytest.raises(UsageError, match=r"pets/cat/000\.jpg is in more than one class"):
-        divide(images, share=0.3, held_out=0.25, seed=0)
-
-
 # --- what is on disk
 
 

@@ -44,7 +44,7 @@ def test_train_and_val_serve_their_roles(tmp_path: Path) -> None:
     assert train.labels.tolist() == [0, 0, 1, 1, 1]
     assert relatives(val.paths, tmp_path) == relatives(ood.paths, tmp_path) == ["val/cat/000.jpg", "val/dog/000.jpg"]
     assert not train.halved
-    assert not train.decisions
+    assert train.decisions[0].facts["folders"] == ["test"] and len(train.decisions) == 1
 
 
 def test_test_serves_where_there_is_no_val(tmp_path: Path) -> None:
