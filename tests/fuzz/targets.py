@@ -329,7 +329,36 @@ TARGETS = {
     ),
     "class-table": Target(_class_list(".csv"), _texts("id,name\n0,cat\n1,dog\n", 'sep=;\nname;id\n"a; b";1\nc;0\n')),
     "class-yaml": Target(_class_list(".yaml"), _texts("names: [cat, 'no']\nnc: 2\n", "- cat\n- dog\n")),
-    "imglist": Target(_imglist(".txt"), _texts("cat/a.jpg 0\ndog/a.jpg 1\nb c.jpg -1\n", "cat/a.jpg\ndog/b.png\n")),
+    "imglist": Target(
+        _imglist(".txt"),
+        _texts(
+            "cat/a.jpg 0\ndog/a.jpg 1\nb c.jpg -1\n",
+            "cat/a.jpg\ndog/b.png\n",
+            "cat/a.jpg a cat\ndog/a.jpg dog\n",
+            '"cat/a.jpg",0\n"dog/a.jpg",1\n',
+            "cat\\a.jpg\tcat\ndog\\a.jpg\tdog\n",
+            "cat/a.jpg\0dog/a.jpg\0",
+        ),
+    ),
+    "image-table": Target(
+        _imglist(".csv"),
+        _texts(
+            "path,label,split\ncat/a.jpg,cat,train\ndog/a.jpg,dog,val\n", "image;cat\ncat/a.jpg;1.0\ndog/a.jpg;0.0\n"
+        ),
+    ),
+    "image-json": Target(
+        _imglist(".json"),
+        _texts(
+            '{"train": [["cat/a.jpg", 0, "cat"]], "test": [["dog/a.jpg", 1, "dog"]]}',
+            '[{"file_name": "cat/a.jpg", "label": 0}, {"file_name": "dog/a.jpg", "label": {"label": 1}}]',
+            '{"classes": ["cat", "dog"], "labels": {"cat/a": 0, "dog/a": 1}}',
+            '{"cat/a.jpg": "cat", "dog/a.jpg": "dog"}',
+            '{"cat": ["cat/a.jpg"], "dog": ["dog/a.jpg"]}',
+        ),
+    ),
+    "image-lines": Target(
+        _imglist(".jsonl"), _texts('{"image": "cat/a.jpg", "class": "cat"}\n{"image": "dog/a.jpg", "class": "dog"}\n')
+    ),
     "protocol-csv": Target(_imglist(".csv"), _texts("cat/a.jpg,0\ndog/a.jpg,1\nb.jpg,-1\nc.jpg,-2\n")),
     "flat-labels": Target(
         _flat_labels,

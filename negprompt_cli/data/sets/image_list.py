@@ -55,7 +55,6 @@ _LABELS = (
         "labels",
         "class",
         "category",
-        "cat",
         "target",
         "y",
         "classname",

@@ -77,7 +77,9 @@ def list_source(
     if keyed is None and role != "ood":
         bare = next((line.path for line in chosen if line.label is None and not line.name), None)
         without = (
-            f" The first image without a label is {bare[:200]!r}." if bare and any(_tag(one) for one in chosen) else ""
+            f" The first image without a label is {bare[:200]!r}."
+            if bare and any(_tag(one) is not None for one in chosen)
+            else ""
         )
         raise UsageError(
             f"{file} does not name its classes.{without} Put the images of each class into a folder of its own, or name the "
