@@ -69,9 +69,10 @@ def list_source(
     folder, chosen, said = place_images(listed, chosen, data_root=data_root, prefixes=prefixes, root=root)
     decisions += said
     layout = f"list {file} of images below {folder}"
-    if len(chosen) < len(listed.lines):
-        text = f"{file} lists {len(listed.lines)} images; {len(chosen)} are for {role}"
-        facts = {"file": str(file), "listed": len(listed.lines), "used": len(chosen), "role": role}
+    count = len(listed.lines) - sum(left_out.counts.values())
+    if len(chosen) < count:
+        text = f"{file} lists {count} images; {len(chosen)} are for {role}"
+        facts = {"file": str(file), "listed": count, "used": len(chosen), "role": role}
         decisions.append(Decision("files-left-out", text, facts))
     keyed = _key_labels(file, chosen, class_names)
     if keyed is None and role != "ood":
