@@ -146,7 +146,8 @@ class Talk:
     def result(self, path: Path, document: dict[str, Any]) -> None:
         """What was made: with --json the document on stdout, with -q its path on stdout, else its path on stderr."""
         if self.as_json:
-            document = {**document, "decisions": document.get("decisions", documents(self.decisions))}
+            own = document.get("decisions", [])
+            document = {**document, "decisions": [*own, *(d for d in documents(self.decisions) if d not in own)]}
             typer.echo(json.dumps(document, indent=1))
         else:
             self.made(path)

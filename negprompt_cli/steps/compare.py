@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, Row, evaluation_path, load_evaluation
+from negprompt_cli.data.results.evaluations import (
+    AVERAGE,
+    EvaluationDocument,
+    Row,
+    below_chance,
+    evaluation_path,
+    load_evaluation,
+)
 from negprompt_cli.data.results.runs import EVALUATION
 from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError, did_you_mean
@@ -100,6 +107,8 @@ def compare_runs(
         for score in document.scores
         if scores is None or score in scores
     )
+    if (told := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
+        notes.append(told.message)
     figures: tuple[Figure, ...] = ()
     if with_published:
         figures, said = _published(documents[0], same_sets, fpr)

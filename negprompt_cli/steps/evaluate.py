@@ -21,6 +21,7 @@ from negprompt_cli.data.results.evaluations import (
     PromptFacts,
     Row,
     average_over_sets,
+    below_chance,
     save_evaluation,
 )
 from negprompt_cli.data.results.provenance import device_name, versions
@@ -100,6 +101,8 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
     for name in measured.scores:
         own = [_row(config, measured, name, ood) for ood in measured.ood_sets]
         rows += [*own, average_over_sets(own)]
+    if (told := below_chance(rows)) is not None:
+        bench.decide(told)
     return EvaluationDocument(
         schema=schemas.EVALUATION,
         limited=config.data.limit is not None or prompts.config.data.limit is not None,

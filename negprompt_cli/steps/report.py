@@ -23,7 +23,7 @@ from negprompt_cli._version import __version__
 from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
-from negprompt_cli.data.results.evaluations import EvaluationDocument, evaluation_path, load_evaluation
+from negprompt_cli.data.results.evaluations import EvaluationDocument, below_chance, evaluation_path, load_evaluation
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError, did_you_mean
@@ -184,7 +184,9 @@ def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out:
         title=f"{run.label} on {document.id.name}",
         limited=document.limited,
         facts=facts,
-        results=Table(f"AUROC / FPR95{document.spread}", *document.table()),
+        results=Table(
+            f"AUROC / FPR95{document.spread}", *document.table(), note=str(below_chance(document.rows) or "")
+        ),
         pictures=groups,
         tables=[_id_classes(measured, main), *_ood_classes(measured, main)],
         galleries=_galleries(measured, main),

@@ -22,11 +22,19 @@ from typing import Any
 from negprompt_cli import schemas
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
-from negprompt_cli.data.results.evaluations import AVERAGE, Row, average_over_seeds, load_evaluation, save_evaluation
+from negprompt_cli.data.results.evaluations import (
+    AVERAGE,
+    Row,
+    average_over_seeds,
+    below_chance,
+    load_evaluation,
+    save_evaluation,
+)
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE, seed_folder
 from negprompt_cli.data.studies.experiments import ExperimentTask
 from negprompt_cli.data.studies.grids import Grid
+from negprompt_cli.decisions import documents as records
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.reproduce import Job, finished, run_job, task_data
@@ -170,6 +178,9 @@ def run_sweep(
             place = {"problem": problem, "variant": variant, "prompts_sha256": means.artifacts}
             documents += [{**place, **row.document()} for row in means.rows]
     totals = overall(rows)
+    told = [] if (found := below_chance(row.row for row in rows)) is None else [found]
+    for decision in told:
+        progress.decide(decision)
     document = {
         "schema": schemas.SWEEP,
         "limited": limited,
@@ -177,6 +188,7 @@ def run_sweep(
         "versions": versions(),
         "grid": grid.model_dump(mode="json"),
         "evaluations": [str(c.evaluation) for c in cells],
+        "decisions": records(told),
         "rows": documents,
         "overall": [total.document() for total in totals],
     }

@@ -11,7 +11,7 @@ from pytorch_ood.metrics import OODMetrics
 from pytorch_ood.metrics import functional as pytorch_ood_metrics
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
+from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci, bootstrap_mean_ci
 from negprompt_cli.engine.metrics.detection import (
     METRICS,
     OodMetrics,
@@ -267,6 +267,29 @@ def test_bootstrap_equals_resampling_the_scores_themselves(kind):
         assert (found[name].low, found[name].high) == pytest.approx((low[i], high[i]), abs=1e-12), name
         assert found[name].value == getattr(evaluate_scores(id_scores, ood_scores, correct), name)
         assert found[name].level == 0.8
+
+
+def test_the_interval_of_a_mean_draws_the_same_images_for_every_detector():
+    generator = np.random.default_rng(7)
+    truth, spread = generator.normal(size=30), generator.normal(size=20)
+    detectors = [(truth + generator.normal(size=30), spread - 1 + generator.normal(size=20)) for _ in range(3)]
+    correct = generator.random((3, 30)) < 0.7
+    samples = [(*scores, hits) for scores, hits in zip(detectors, correct, strict=True)]
+    found = bootstrap_mean_ci(samples, n=30, level=0.8, generator=np.random.default_rng(3))
+    draws, rows = np.random.default_rng(3), []
+    for _ in range(30):
+        i, o = draws.integers(30, size=30), draws.integers(20, size=20)
+        metrics = [evaluate_scores(a[i], b[o], c[i]) for a, b, c in samples]
+        rows.append([np.mean([getattr(m, name) for m in metrics]) for name in METRICS])
+    low, high = np.quantile(rows, [0.1, 0.9], axis=0)
+    for i, name in enumerate(METRICS):
+        assert (found[name].low, found[name].high) == pytest.approx((low[i], high[i]), abs=1e-12), name
+        assert found[name].value == pytest.approx(
+            np.mean([getattr(evaluate_scores(*sample), name) for sample in samples]), abs=1e-12
+        )
+    for wrong in ([], [samples[0], (samples[1][0][1:], samples[1][1], samples[1][2][1:])]):
+        with pytest.raises(ValueError, match="same images"):
+            bootstrap_mean_ci(wrong, generator=np.random.default_rng(0))
 
 
 def test_metrics_that_a_resample_leaves_undefined_have_no_interval():

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_ood.detector import KNN, MCM, RMD, EnergyBased, Entropy, Mahalanobis, MaxLogit
+from safetensors.torch import load_file
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import normalize
@@ -16,6 +18,7 @@ from torch.nn.functional import normalize
 from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.engine.scores import SCORES, ScoreOptions, score_names
 from negprompt_cli.engine.scores.compute import compute_scores
+from negprompt_cli.engine.scores.gaussian import fit_gaussians
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 
@@ -95,9 +98,7 @@ def _knn(f, local, bank, tau, options) -> float:
     return -sorted(math.dist(f.tolist(), t.tolist()) for t in bank.train_features)[options.neighbours - 1]
 
 
-def _covariance(residuals: np.ndarray, shrinkage: float | None) -> np.ndarray:
-    if shrinkage is None:
-        return LedoitWolf(assume_centered=True).fit(residuals).covariance_
+def _covariance(residuals: np.ndarray, shrinkage: float) -> np.ndarray:
     covariance = sum(np.outer(r, r) for r in residuals) / len(residuals)
     return (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
 
@@ -106,8 +107,11 @@ def _distances(f, bank, options) -> tuple[list[float], float]:
     """Squared Mahalanobis distances to each class, and to the background."""
     train, labels, x = bank.train_features.double().numpy(), bank.train_labels.numpy(), f.double().numpy()
     means = {c: train[labels == c].mean(axis=0) for c in np.unique(labels)}
-    within = _covariance(np.stack([t - means[c] for t, c in zip(train, labels, strict=True)]), options.shrinkage)
-    background = _covariance(train - train.mean(axis=0), options.shrinkage)
+    residuals = np.stack([t - means[c] for t, c in zip(train, labels, strict=True)])
+    weight = options.shrinkage
+    if weight is None:
+        weight = LedoitWolf(assume_centered=True).fit(residuals).shrinkage_
+    within, background = _covariance(residuals, weight), _covariance(train - train.mean(axis=0), weight)
     classes = [float((x - m) @ np.linalg.inv(within) @ (x - m)) for m in means.values()]
     return classes, float((x - train.mean(axis=0)) @ np.linalg.inv(background) @ (x - train.mean(axis=0)))
 
@@ -372,6 +376,51 @@ def test_options_out_of_reach_name_what_to_change():
         with pytest.raises(UsageError, match="raise shrinkage"):
             compute_scores(FEATURES.float(), few, [name], options=ScoreOptions(shrinkage=0.0))
         assert np.isfinite(compute_scores(FEATURES.float(), few, [name]).scores[name]).all()
+
+
+@given(st.integers(1, 6), st.integers(3, 6), st.integers(0, 99))
+@settings(max_examples=50)
+def test_what_is_unlike_all_training_images_is_not_made_more_id_by_it(classes: int, shots: int, seed: int):
+    # Fewer samples than dimensions: beyond the span of the training features only the shrinkage speaks.
+    generator = torch.Generator().manual_seed(seed)
+    centres = 0.5 * torch.randn(classes, 40, generator=generator, dtype=torch.float64)
+    train = centres.repeat_interleave(shots, 0) + torch.randn(
+        classes * shots, 40, generator=generator, dtype=torch.float64
+    )
+    gaussians = fit_gaussians(train, torch.arange(classes).repeat_interleave(shots), None)
+    beyond = torch.linalg.svd(train)[2][-1]
+    steps = train[0] + torch.linspace(0, 10, 8, dtype=torch.float64)[:, None] * beyond
+    relative = gaussians.background_distance(steps) - gaussians.class_distance(steps)
+    assert bool((relative.diff() <= 1e-9).all())
+
+
+@pytest.mark.parametrize(("classes", "shots"), [(3, 16), (6, 16), (10, 8), (30, 16)])
+def test_no_visual_score_is_below_chance_on_real_features(shared: Path, classes: int, shots: int):
+    features = load_file(shared / "assets/features/lite-clip.safetensors")
+    labels = features["train.labels"]
+    rows = torch.cat([torch.nonzero(labels == c)[:shots, 0] for c in range(classes)])
+    bank = ScoreInputs(
+        normalize(features["text"].float(), dim=-1)[:classes],
+        None,
+        None,
+        41.69,
+        train_features=normalize(features["train.images"][rows].float(), dim=-1),
+        train_labels=labels[rows],
+    )
+    known = normalize(features["val.images"][features["val.labels"] < classes].float(), dim=-1)
+    names = ("mahalanobis", "mahalanobis-relative", "knn")
+    own = compute_scores(known, bank, names).scores
+    for other in ("textures", "cifar10"):
+        foreign = compute_scores(normalize(features[f"{other}.images"].float(), dim=-1), bank, names).scores
+        for name in names:
+            truth = np.r_[np.ones(len(own[name])), np.zeros(len(foreign[name]))]
+            assert roc_auc_score(truth, np.r_[own[name], foreign[name]]) > 0.7, (name, other)
+
+
+def test_one_image_per_class_has_no_spread():
+    bank = _bank(train_features=_unit(CLASSES, DIMENSION, seed=0), train_labels=torch.arange(CLASSES))
+    with pytest.raises(UsageError, match="two training images of a class"):
+        compute_scores(FEATURES.float(), bank, ["mahalanobis"])
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,19 @@ def test_unknown_scores_and_files_name_the_fix(save, tmp_path):
         load_evaluation(run / "evaluation.json")
 
 
+def test_a_score_below_chance_is_flagged_in_every_form(save):
+    good, bad = save("good", _document()), save("bad", _document(scores=("knn",), auroc=0.3))
+    comparison = compare_runs([good, bad])
+    (note,) = comparison.notes
+    assert "knn on noise (30.0)" in note and "worse than chance" in note
+    for text in (to_markdown(comparison), to_latex(comparison)):
+        assert "30.0!" in text and "knn on noise" in text
+    assert "87.5!" not in to_markdown(comparison)
+    assert compare_runs([good]).notes == ()
+    # A score that is left out is not spoken of.
+    assert compare_runs([good, bad], scores=["mcm"]).notes == ()
+
+
 def test_csv_has_every_figure_as_a_fraction(save):
     document = _document(std={"auroc": 0.01})
     rows = list(csv.DictReader(io.StringIO(to_csv(compare_runs([save("a", document)])))))

@@ -54,6 +54,43 @@ def test_the_images_are_encoded_once_for_all_seeds(world):
     assert sorted(progress.tasks) == ["Encoding noise", "Encoding pets"]
 
 
+def test_intervals_are_kept_over_seeds(world):
+    evaluate = world.config.evaluate.model_copy(update={"ci": True, "resamples": 40, "scores": ("negprompt", "mcm")})
+    bench = workbench(world.config.model_copy(update={"evaluate": evaluate}), world.clip, Recorder())
+    document = _evaluate(world, world.run / "ci.json", bench=bench).document
+    one = _evaluate(world, world.run / "ci1.json", seeds=(2,), bench=bench).document
+    for row, single in zip(document.rows, one.rows, strict=True):
+        if row.ood == "average":
+            assert row.ci is None
+            continue
+        low, high = row.ci["auroc"]
+        assert low <= row.auroc <= high
+        # For one seed the interval is that of its own evaluation.
+        own = json.loads((world.run / "seed-2" / "ci1.json").read_text())
+        assert list(single.ci["auroc"]) == next(
+            r["ci"]["auroc"] for r in own["rows"] if (r["score"], r["ood"]) == (row.score, row.ood)
+        )
+    assert "±" in document.table()[1][0][1] and "[" in document.table()[1][0][1]
+    assert "deviation over seeds" in document.spread and "bootstrap intervals" in document.spread
+
+
+def test_a_second_result_goes_beside_the_first(world, tmp_path):
+    bench = world.bench(scores=("mcm",))
+    artifacts = seed_artifacts(world.run, (1, 2), "negative.safetensors")
+    more = {"artifacts": artifacts, "overwrite": False, "progress": Recorder(), "bench": bench}
+    evaluate_seeds(bench.config, world.run, world.run / "first.json", **more)
+    evaluate_seeds(bench.config, world.run, world.run / "other.json", **more)
+    evaluate_seeds(bench.config, world.run, tmp_path / "evaluation.json", **more)
+    assert sorted(p.name for p in tmp_path.glob("*.json")) == [
+        "evaluation-seed-1.json",
+        "evaluation-seed-2.json",
+        "evaluation.json",
+    ]
+    assert (world.run / "seed-1" / "other.json").is_file()
+    with pytest.raises(UsageError, match="exists"):
+        evaluate_seeds(bench.config, world.run, world.run / "other.json", **more)
+
+
 def test_one_seed_has_no_deviation(world):
     result = _evaluate(world, world.run / "one.json", seeds=(2,))
     assert {row.std["auroc"] for row in result.document.rows} == {None}

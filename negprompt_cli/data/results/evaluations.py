@@ -6,7 +6,7 @@ that say which class is positive.
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from negprompt_cli import schemas
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.runs import EVALUATION
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.metrics.detection import METRICS, OodMetrics
 from negprompt_cli.errors import UsageError, first_fault
-from negprompt_cli.wording import percent
+from negprompt_cli.wording import percent, some_of
 
 AVERAGE = "average"
 """The name of the row that holds the means over the OOD sets."""
+BELOW_CHANCE = "!"
+"""What marks an AUROC below chance in tables."""
 MAX_BYTES = 64 << 20
 
 
@@ -116,6 +119,8 @@ class Row(OodMetrics, _Cell):
     def text(self, fpr: str = "fpr95_id_positive", *, intervals: bool = True) -> str:
         """`AUROC / FPR95` in per cent, each with its deviation over seeds or its interval where there is one.
 
+        An AUROC below chance is marked.
+
         Args:
             fpr: which of the two conventions of FPR95.
             intervals: whether intervals are shown, which take much room.
@@ -124,7 +129,8 @@ class Row(OodMetrics, _Cell):
         for metric in ("auroc", fpr):
             low, high = ((intervals and self.ci) or {}).get(metric, (None, None))
             interval = "" if low is None else f" [{percent(low)}, {percent(high)}]"
-            parts.append(percent(self.figure(metric), (self.std or {}).get(metric)) + interval)
+            mark = BELOW_CHANCE if metric == "auroc" and self.auroc < 0.5 else ""
+            parts.append(percent(self.figure(metric), (self.std or {}).get(metric)) + mark + interval)
         return " / ".join(parts)
 
 
@@ -169,10 +175,9 @@ class EvaluationDocument(_Part):
     @property
     def spread(self) -> str:
         """What stands behind each figure in `Row.text`, as the end of a table's title; empty where nothing does."""
-        if self.seeds:
-            return ", mean ± standard deviation over seeds"
+        over_seeds = ", mean ± standard deviation over seeds" if self.seeds else ""
         level = next((row.ci_level for row in self.rows if row.ci_level is not None), None)
-        return f", with {100 * level:g} % bootstrap intervals over images" if level is not None else ""
+        return over_seeds + (f", with {100 * level:g} % bootstrap intervals over images" if level is not None else "")
 
     @property
     def artifacts(self) -> list[str]:
@@ -198,6 +203,20 @@ class EvaluationDocument(_Part):
         rows = [[self.row(score, name) for name in sets] for score in self.scores]
         texts = [["-" if row is None else row.text() for row in cells] for cells in rows]
         return ["score", *sets], [[score, *cells] for score, cells in zip(self.scores, texts, strict=True)]
+
+
+def below_chance(rows: Iterable[Row]) -> Decision | None:
+    """The decision that tells of scores whose AUROC is below chance, or None where there are none."""
+    cells = [(row.score, row.ood, row.auroc) for row in rows if row.ood != AVERAGE and row.auroc < 0.5]
+    if not cells:
+        return None
+    said = (
+        f"AUROC below 50 % ({BELOW_CHANCE}), worse than chance: "
+        + some_of([f"{score} on {ood} ({percent(auroc)})" for score, ood, auroc in cells])
+        + ". There the score ranks OOD images above ID images, so it cannot tell them apart."
+    )
+    facts = {"cells": [{"score": score, "ood": ood, "auroc": auroc} for score, ood, auroc in dict.fromkeys(cells)]}
+    return Decision("score-below-chance", said, facts, warning=True)
 
 
 def average_over_sets(rows: Sequence[Row]) -> Row:
@@ -227,6 +246,7 @@ def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDoc
     return first.model_copy(
         update={
             "limited": any(document.limited for document in documents),
+            "decisions": tuple({json.dumps(d): d for document in documents for d in document.decisions}.values()),
             "id": first.id.model_copy(update=spread),
             "seeds": tuple(
                 SeedFacts(seed=d.prompts.seed, path=d.prompts.path, sha256=d.prompts.sha256, accuracy=d.id.accuracy)

@@ -5,6 +5,8 @@ scores are ranked once: a resample only changes how many samples sit at each dis
 The intervals speak of the sampling of test images alone, not of training seeds or of the choice of OOD sets.
 """
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,20 +62,52 @@ def bootstrap_ci(
     Raises:
         ValueError: `n` or `level` out of range, or scores that `evaluate_scores` refuses.
     """
+    return bootstrap_mean_ci([(id_scores, ood_scores, id_correct)], generator=generator, n=n, level=level)
+
+
+def bootstrap_mean_ci(
+    samples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]],
+    *,
+    generator: np.random.Generator,
+    n: int = 1000,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Return the intervals of means of metrics over detectors that judged the same images, such as those of several seeds.
+
+    Each resample draws images, and every detector is measured on the same ones, so the intervals speak of the sampling of
+    images and keep that a hard image is hard for all.
+
+    Args:
+        samples: for each detector ID scores, OOD scores and whether ID images were classified correctly, as for
+            `bootstrap_ci`, in one order of images.
+        generator: as for `bootstrap_ci`; and `n` and `level` too.
+
+    Raises:
+        ValueError: `n` or `level` out of range, scores that `evaluate_scores` refuses, or detectors that judged different
+            numbers of images.
+    """
     if n < 1 or not 0 < level < 1:
         raise ValueError(f"need n >= 1 and level in (0, 1), got n={n} and level={level}")
-    curve = acceptance_curve(id_scores, ood_scores, id_correct)
-    id_ranks, ood_ranks = _ranks(id_scores, curve), _ranks(ood_scores, curve)
-    correct = None if id_correct is None else checked_correct(id_correct, len(id_ranks))
-    whole = metrics_of(curve)
-    resamples = [metrics_of(_resampled(curve, id_ranks, ood_ranks, correct, generator)) for _ in range(n)]
+    if len({(np.size(id_scores), np.size(ood_scores)) for id_scores, ood_scores, _ in samples}) != 1:
+        raise ValueError("a mean needs at least one detector, and all must have judged the same images")
+    whole, resamples = [], []
+    start = copy.deepcopy(generator)
+    for place, (id_scores, ood_scores, id_correct) in enumerate(samples):
+        curve = acceptance_curve(id_scores, ood_scores, id_correct)
+        id_ranks, ood_ranks = _ranks(id_scores, curve), _ranks(ood_scores, curve)
+        correct = None if id_correct is None else checked_correct(id_correct, len(id_ranks))
+        # The same draws for every detector.
+        mine = copy.deepcopy(start) if place else generator
+        whole.append(metrics_of(curve))
+        resamples.append([metrics_of(_resampled(curve, id_ranks, ood_ranks, correct, mine)) for _ in range(n)])
     tails = [(1 - level) / 2, (1 + level) / 2]
     intervals = {}
     for name in METRICS:
-        values = [getattr(resample, name) for resample in resamples]
-        if None not in values:
-            low, high = np.quantile(values, tails)
-            intervals[name] = Interval(getattr(whole, name), float(low), float(high), level)
+        values = [[getattr(resample, name) for resample in one] for one in resamples]
+        if not any(None in one for one in values):
+            low, high = np.quantile(np.mean(values, axis=0), tails)
+            value = float(np.mean([getattr(one, name) for one in whole]))
+            intervals[name] = Interval(value, float(low), float(high), level)
     return intervals
 
 

@@ -3,6 +3,12 @@
 One Gaussian per class with a covariance shared by all classes (Lee et al., NeurIPS 2018), and one background Gaussian
 over all samples regardless of class (Ren et al., 2021). With few shots there are fewer samples than dimensions, so each
 covariance is shrunk towards a multiple of the identity that keeps its trace. Fitted on the CPU in float64.
+
+Both are shrunk by the same weight, that of the within-class covariance. In directions that no training feature has, the
+identity's share is all there is of a covariance. Weights estimated for each covariance by itself make that share smaller for
+the background than within classes (the background needs less shrinking), so that whatever is unlike all training images
+looked nearer to a class than to the background: on the features of a small CLIP, 6 classes of 16 images, the relative score
+had an AUROC of 0 to 15 on three OOD sets, and has 96 to 99.9 with one weight. Where images are many the two agree.
 """
 
 from dataclasses import dataclass
@@ -60,23 +66,27 @@ def fit_gaussians(features: Tensor, labels: Tensor, shrinkage: float | None) -> 
     Args:
         features: (T, D) training features.
         labels: (T,) integer labels; a label without samples is no class.
-        shrinkage: weight of the identity in [0, 1], or None for Ledoit and Wolf's.
+        shrinkage: weight of the identity in [0, 1], or None for Ledoit and Wolf's of the within-class covariance.
 
     Raises:
-        UsageError: a covariance is singular; the message says to shrink it.
+        UsageError: no class has two samples, or a covariance is singular; the message says what to do.
     """
     x = features.detach().to("cpu", torch.float64)
     _, classes, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     means = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, classes, x) / counts[:, None]
-    centre = x.mean(dim=0)
-    whitening = _whitening(x - means[classes], shrinkage)
-    return Gaussians(centre, whitening, (means - centre) @ whitening, _whitening(x - centre, shrinkage))
+    centre, within = x.mean(dim=0), x - means[classes]
+    if not within.any():
+        raise UsageError(
+            "The Mahalanobis scores need at least two training images of a class to see how classes spread."
+        )
+    weight = _ledoit_wolf(within) if shrinkage is None else shrinkage
+    whitening = _whitening(within, weight)
+    return Gaussians(centre, whitening, (means - centre) @ whitening, _whitening(x - centre, weight))
 
 
-def _whitening(residuals: Tensor, shrinkage: float | None) -> Tensor:
-    """Return (D, D): the whitening of the shrunk covariance of centred (T, D) residuals."""
+def _whitening(residuals: Tensor, weight: float) -> Tensor:
+    """Return (D, D): the whitening of the covariance of centred (T, D) residuals, shrunk by `weight`."""
     n, d = residuals.shape
-    weight = _ledoit_wolf(residuals) if shrinkage is None else shrinkage
     covariance = residuals.T @ residuals / n
     identity = torch.eye(d, dtype=residuals.dtype)
     shrunk = (1 - weight) * covariance + weight * covariance.trace() / d * identity
