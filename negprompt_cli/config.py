@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision
 from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.loss_presets import LOSS_PRESETS, LossName, LossPreset
@@ -74,8 +75,8 @@ class DataConfig(_Section):
     train_classes: str = "all"
     shots: Annotated[int, Field(ge=0)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None
-    on_error: Literal["stop", "skip"] = "stop"
-    decoder: Literal["pil", "torchcodec"] = "pil"
+    on_error: OnError = "stop"
+    decoder: Decoder = "pil"
 
 
 class ContextConfig(_Section):
@@ -108,7 +109,7 @@ class ScheduleConfig(_Section):
     lr: Annotated[float, Field(gt=0)] = 1.5
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    keep: Literal["last", "best"] = "last"
+    keep: KeptEpoch = "last"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
 
 
@@ -211,15 +212,15 @@ class EvaluateConfig(_Section):
 class ComputeConfig(_Section):
     """Hardware; none of it changes results beyond rounding.
 
-    `memory`: bytes for text activations ('auto', '4GiB'). `batch_size`: images per encoder batch, 0 to choose.
+    `memory`: bytes for text activations ('auto', '4GiB'). `image_batch`: images per encoder batch, 0 to choose.
     `workers`: decoding processes, -1 to choose. `cache`: keep image features on disk.
     """
 
     device: str = "auto"
     gpus: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     memory: str = "auto"
-    batch_size: Annotated[int, Field(ge=0)] = 0
+    image_batch: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=-1)] = -1
     cache: bool = True
 

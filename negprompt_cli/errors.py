@@ -57,14 +57,22 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     Args:
         name: what was asked for.
         known: the names that exist.
-        most: how many near names to offer.
+        most: how many near names to offer; all of them are about as near as the nearest.
     """
     names = sorted(set(known))
-    folded = {n.casefold(): n for n in names}
-    near = [folded[n] for n in difflib.get_close_matches(name.casefold(), list(folded), n=most, cutoff=0.6)]
+    ratios = sorted(((_likeness(name, n), n) for n in names), key=lambda pair: (-pair[0], pair[1]))
+    near = [n for ratio, n in ratios[:most] if ratio >= 0.6 and ratio >= ratios[0][0] - 0.1]
     if near:
-        return " Did you mean " + ", ".join(repr(n) for n in near) + "?"
+        return " Did you mean " + ", ".join(map(repr, near)) + "?"
     return " Known names: " + ", ".join(names) + "." if names else ""
+
+
+def _likeness(name: str, known: str) -> float:
+    """How alike two names are, 0 to 1, without case; a long part of a name with dashes counts nearly as the whole."""
+    asked, whole = name.casefold(), known.casefold()
+    parts = [part for part in whole.split("-") if len(part) >= 4] if "-" in whole else []
+    alike = difflib.SequenceMatcher(None, asked, whole).ratio()
+    return max([alike, *(0.95 * difflib.SequenceMatcher(None, asked, part).ratio() for part in parts)])
 
 
 def first_fault(error: "ValidationError") -> str:

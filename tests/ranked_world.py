@@ -89,7 +89,7 @@ def _shared_clip(team: Team, folder: Path) -> Clip:
 def bench(clip: Clip) -> Workbench:
     """A workbench around the model, without the cache."""
     made = bench_of(clip)
-    compute = made.config.compute.model_copy(update={"cache": False, "batch_size": 3, "memory": "256MiB"})
+    compute = made.config.compute.model_copy(update={"cache": False, "image_batch": 3, "memory": "256MiB"})
     return Workbench(made.config.model_copy(update={"compute": compute}), made.progress, clip=clip)
 
 

@@ -168,7 +168,7 @@ def _train(clip: Clip, given: dict[str, Path]) -> None:
             "data.spec": str(given["pets"]),
             "compute.cache": False,
             "compute.workers": 0,
-            "compute.batch_size": 4,
+            "compute.image_batch": 4,
             "compute.memory": "256KiB",
         }
     )

@@ -16,7 +16,7 @@ PACKAGE = Path(negprompt_cli.__file__).parent
 SOURCES = {path.relative_to(PACKAGE): ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
 LAYERS = (
-    ("errors", "progress", "decisions", "wording", "schemas", "loss_presets", "_version"),
+    ("errors", "progress", "decisions", "choices", "wording", "schemas", "loss_presets", "_version"),
     ("data/files",),
     ("config",),
     ("engine",),

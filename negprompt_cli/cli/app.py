@@ -1,8 +1,8 @@
 """The Typer app: which subcommands there are, and the options that belong to none of them.
 
 Subcommands are imported when they are run: the list below is all that `negprompt --help` needs, so it answers at once
-however many commands there are. A module holds one function of the command's name, or a Typer app `<name>_app` for a group;
-a name that Python keeps for itself is followed by an underscore (`import_`).
+however many commands there are. A module holds one function of the command's name and its `EXAMPLES`, or a Typer app
+`<name>_app` for a group; a name that Python keeps for itself is followed by an underscore (`import_`).
 """
 
 from importlib import import_module
@@ -17,29 +17,40 @@ from negprompt_cli._version import __version__
 from negprompt_cli.cli.error_exit import GuardedGroup, show_tracebacks
 from negprompt_cli.errors import UsageError, did_you_mean
 
-SUBCOMMANDS = {
-    "train-positive": "Learn positive prompts from a few ID images per class (stage 1).",
-    "train-negative": "Learn negative prompts with ID images only (stage 2).",
-    "evaluate": "Measure how well prompts tell ID images from OOD images.",
-    "transfer": "Put learned contexts in front of new class names; nothing is trained.",
-    "score": "Say of each image which class it is, how much it belongs, and whether it is OOD.",
-    "fit": "Learn prompts and a threshold from a folder of images by class, in one go.",
-    "calibrate": "Choose the threshold that accepts a share of held-out ID images, and store it in the artifact.",
-    "export": "Write the detector as one ONNX or torch.export file, or the context as a CoOp checkpoint.",
-    "import": "Make an artifact of a CoOp, LoCoOp or official NegPrompt checkpoint.",
-    "sweep": "Run a grid of settings on several ID problems and seeds; finished cells are skipped.",
-    "compare": "Merge evaluations on the same images into one table; refuse to mix what cannot be compared.",
-    "report": "Write one self-contained HTML page about evaluated runs, and its pictures as PNG, SVG and PDF.",
-    "reproduce": "Run one of the paper's experiments and put its figures beside the published ones.",
-    "inspect": "Show what an artifact holds, and the words its context vectors are nearest to.",
-    "verify": "Check whether an artifact could be made again: digests, model, data, configuration, versions.",
-    "demo": "Run train-positive, train-negative, evaluate and transfer on a small drawn world.",
-    "data": "List, check, download and sample data sets, make OOD problems of them.",
-    "config": "Show presets and resolved configurations.",
-    "cache": "List or clear cached image features.",
-    "env": "Print versions, devices and settings for a bug report.",
+PANELS = {
+    "Use": {
+        "fit": "Learn a detector from a folder of images sorted by class.",
+        "score": "Predict each image's class and decide whether it is OOD.",
+        "calibrate": "Choose the threshold that accepts a share of ID images.",
+        "report": "Write one HTML page, with pictures, about evaluated runs.",
+        "export": "Write the detector as an ONNX or torch.export file.",
+    },
+    "The paper": {
+        "train-positive": "Learn positive prompts from a few ID images (stage 1).",
+        "train-negative": "Learn negative prompts from ID images only (stage 2).",
+        "evaluate": "Measure how well prompts tell ID images from OOD images.",
+        "transfer": "Apply learned prompts to new class names, untrained.",
+    },
+    "Research": {
+        "sweep": "Run a grid of settings over ID problems and seeds.",
+        "compare": "Merge evaluations on the same images into one table.",
+        "reproduce": "Repeat an experiment of the paper and compare figures.",
+        "inspect": "Show what an artifact holds, and which words are nearest.",
+        "verify": "Check whether an artifact could be made again.",
+        "import": "Convert a CoOp, LoCoOp or official NegPrompt checkpoint.",
+    },
+    "Tools": {
+        "demo": "Run the paper's four steps on drawn images, offline.",
+        "data": "List, check, download and sample data sets.",
+        "config": "Show presets and resolved configurations.",
+        "cache": "List or clear cached image features.",
+        "env": "Print versions, devices and settings for a bug report.",
+    },
 }
-"""Every subcommand with the first line of its help, in the order of `--help`."""
+"""The parts of `negprompt --help` and in each the subcommands with the first line of their help, in order."""
+
+SUBCOMMANDS = {name: summary for panel in PANELS.values() for name, summary in panel.items()}
+"""Every subcommand with the first line of its help."""
 
 
 class LazyGroup(GuardedGroup):
@@ -52,6 +63,12 @@ class LazyGroup(GuardedGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A stand-in that knows its name and its summary."""
         return TyperCommand(cmd_name, help=SUBCOMMANDS[cmd_name]) if cmd_name in SUBCOMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the subcommands, a section for each panel."""
+        for title, panel in PANELS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(panel.items()))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The subcommand that was asked for, imported now; an unknown name gets the nearest ones."""
@@ -78,7 +95,7 @@ def load_subcommand(name: str) -> Any:
     group = getattr(module, f"{attribute}_app", None)
     if group is None:
         group = typer.Typer(add_completion=False, context_settings=app.info.context_settings)
-        command(group, name)(getattr(module, attribute))
+        command(group, name, shown=module.EXAMPLES)(getattr(module, attribute))
     built = get_command(group)
     built.name = name
     return built

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
+from negprompt_cli.cli.options import command
 
 cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_help=True)
 
 
-@cache_app.command("ls")
+@command(cache_app, "ls", shown=("negprompt cache ls",))
 def ls(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
     """List what is cached, one line per model and precision."""
     from negprompt_cli.data.encoding.cache_folder import cache_folder, list_stores
@@ -31,7 +32,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="One JSON document o
         typer.echo("nothing cached", err=True)
 
 
-@cache_app.command("clear")
+@command(cache_app, "clear", shown=("negprompt cache clear",))
 def clear() -> None:
     """Remove all cached image features; they are computed again when needed."""
     from negprompt_cli.data.encoding.cache_folder import cache_folder, clear_cache

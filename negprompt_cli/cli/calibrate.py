@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.wording import percent
 
@@ -15,35 +15,37 @@ if TYPE_CHECKING:
     from negprompt_cli.data.results.artifacts import Calibration
     from negprompt_cli.steps.calibrate import Calibrated
 
-CALIBRATION = "Calibration"
+EXAMPLES = (
+    "negprompt calibrate --data photos --run runs/photos",
+    "negprompt calibrate --data photos --acceptance 0.99 --overwrite",
+)
 
 
 def calibrate(
-    common: Common,
+    common: Annotated[Common, Without("verbose")],
     prompts: Annotated[
         Path | None,
-        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=CALIBRATION),
+        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors)."),
     ] = None,
-    acceptance: Annotated[
-        float, option("--acceptance", help="Share of ID images to accept (default 0.95).", panel=CALIBRATION)
-    ] = 0.95,
-    confidence: Annotated[
-        float, option("--confidence", help="Confidence of its interval (default 0.95).", panel=CALIBRATION)
-    ] = 0.95,
+    acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95,
+    confidence: Annotated[float, option("--confidence", help="Confidence of its interval (default 0.95).")] = 0.95,
     score: Annotated[
         str | None,
-        option("--score", help="ID score (default negprompt; max-logit without negatives).", panel=CALIBRATION),
+        option(
+            "--score",
+            autocompletion=completion.scores,
+            help="ID score (default negprompt; max-logit without negatives).",
+        ),
     ] = None,
-    by_class: Annotated[
-        bool, option("--by-class", help="Own thresholds for classes with enough images.", panel=CALIBRATION)
-    ] = False,
-    out: Annotated[Path | None, option("--out", help="Artifact (default: the one calibrated).", panel=OUTPUT)] = None,
+    by_class: Annotated[bool, option("--by-class", help="Own thresholds for classes with enough images.")] = False,
+    out: Annotated[Path | None, option("--out", help="Artifact (default: the one calibrated).")] = None,
 ) -> None:
-    """Choose the threshold that accepts a share of held-out ID images, and store it in the artifact.
+    """Choose the threshold that accepts a share of ID images.
 
-    The images are the evaluation images of --data: val/ or test/, or the half that training leaves out.
+    The images are the evaluation images of --data: val/ or test/, or the half that training leaves out. The threshold is
+    stored in the artifact.
     """
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     asked = common.asked()
     from negprompt_cli.steps.calibrate import run_calibrate
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions

@@ -7,8 +7,14 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk, stacked, table_text
-from negprompt_cli.cli.options import OUTPUT, option
+from negprompt_cli.cli.options import option
+
+EXAMPLES = (
+    "negprompt compare runs/a runs/b",
+    "negprompt compare runs/* --format latex --out table.tex",
+)
 
 
 class Format(StrEnum):
@@ -29,20 +35,25 @@ class Convention(StrEnum):
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
-    form: Annotated[Format, option("--format", help="table, csv, markdown or latex.", panel=OUTPUT)] = Format.TABLE,
-    scores: Annotated[str | None, option("--scores", help="Only these scores, comma separated.", panel=OUTPUT)] = None,
+    form: Annotated[Format, option("--format", help="table, csv, markdown or latex.")] = Format.TABLE,
+    scores: Annotated[
+        str | None, option("--scores", autocompletion=completion.scores, help="Only these scores, comma separated.")
+    ] = None,
     fpr: Annotated[
-        Convention, option("--fpr", help="FPR95 convention shown: id-positive or ood-positive.", panel=OUTPUT)
+        Convention, option("--fpr", help="FPR95 convention shown: id-positive or ood-positive.")
     ] = Convention.ID,
     with_published: Annotated[
-        bool, option("--published", help="Put published figures beside, with source and evidence.", panel=OUTPUT)
+        bool, option("--published", help="Put published figures beside, with source and evidence.")
     ] = False,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
-    out: Annotated[Path | None, option("--out", help="Write to a file instead of stdout.", panel=OUTPUT)] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace the file if it exists.", panel=OUTPUT)] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    out: Annotated[Path | None, option("--out", help="Write to a file instead of stdout.")] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace the file if it exists.")] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
 ) -> None:
-    """Merge evaluations on the same images into one table; refuse to mix what cannot be compared."""
+    """Merge evaluations on the same images into one table.
+
+    Evaluations of other images, or limited trials, are refused.
+    """
     from negprompt_cli.data.files.atomic import atomic_write_text
     from negprompt_cli.steps.compare import compare_runs
     from negprompt_cli.steps.shared import comparison_text

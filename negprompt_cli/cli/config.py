@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from negprompt_cli.cli.options import OUTPUT, option
+from negprompt_cli.cli.options import command, option
 
 config_app = typer.Typer(help="Show presets and resolved configurations.", no_args_is_help=True)
 
 
-@config_app.command("ls")
+@command(config_app, "ls", shown=("negprompt config ls",))
 def ls() -> None:
     """List the presets, each with its first line."""
     from negprompt_cli.config import preset_names, preset_text
@@ -19,12 +19,12 @@ def ls() -> None:
         typer.echo(f"{name:<12} {about}")
 
 
-@config_app.command("show")
+@command(config_app, "show", shown=("negprompt config show", "negprompt config show paper --set data.shots=4"))
 def show(
     name: Annotated[str | None, typer.Argument(help="A preset or a YAML file; nothing for the defaults.")] = None,
     assignments: Annotated[
         list[str] | None,
-        option("--set", help="Set a key: key=value. May be repeated.", panel=OUTPUT, metavar="KEY=VALUE"),
+        option("--set", help="Set a key: key=value. May be repeated.", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
     """Print a configuration with every default filled in, in the format --config reads."""

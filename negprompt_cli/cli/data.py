@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
+from negprompt_cli.cli.options import command
 
-data_app = typer.Typer(
-    help="List, check, download and sample data sets, make OOD problems of them.", no_args_is_help=True
-)
+data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
 
 DataRoot = Annotated[
     Path, typer.Option("--data-root", envvar="NEGPROMPT_DATA_ROOT", help="Where named data sets lie.", metavar="DIR")
@@ -29,7 +28,7 @@ SHOWN = 10
 """Files named on the console for one problem; --json has all."""
 
 
-@data_app.command("ls")
+@command(data_app, "ls", shown=("negprompt data ls", "negprompt data ls --count --data-root /data"))
 def ls(
     data_root: DataRoot = Path("data"),
     catalogue: CatalogueFile = None,
@@ -65,7 +64,7 @@ def ls(
     talk.table(f"Data sets below {data_root} ({counted})", ["name", "here", "train", "eval", "classes", ""], cells)
 
 
-@data_app.command("check")
+@command(data_app, "check", shown=("negprompt data check photos", "negprompt data check photos --ood noise --json"))
 def check(
     spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
     ood: Annotated[
@@ -124,7 +123,7 @@ def check(
         raise typer.Exit(1)
 
 
-@data_app.command("download")
+@command(data_app, "download", shown=("negprompt data download dtd places --data-root /data",))
 def download(
     names: Annotated[list[str], typer.Argument(help="Names from the catalogue.", metavar="NAME...")],
     data_root: DataRoot = Path("data"),
@@ -163,7 +162,7 @@ def download(
         typer.echo(json.dumps({"schema": schemas.DATA_DOWNLOAD, "downloaded": facts}, indent=1))
 
 
-@data_app.command("sample")
+@command(data_app, "sample", shown=("negprompt data sample photos --shots 16 --out photos-train.txt",))
 def sample(
     spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
     out: Annotated[Path, typer.Option("--out", help="The imglist to write.", metavar="FILE")],
@@ -210,7 +209,14 @@ def sample(
     talk.result(written.path, document)
 
 
-@data_app.command("leave-out")
+@command(
+    data_app,
+    "leave-out",
+    shown=(
+        "negprompt data leave-out photos --into problem",
+        "negprompt data leave-out photos --into problem --share 0.5",
+    ),
+)
 def leave_out(
     spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
     into: Annotated[Path, typer.Option("--into", help="The folder to make.", metavar="DIR")],

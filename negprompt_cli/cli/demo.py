@@ -6,24 +6,27 @@ from typing import Annotated
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import OUTPUT, option
+from negprompt_cli.cli.options import option
+
+EXAMPLES = (
+    "negprompt demo",
+    "negprompt demo --run runs/demo --overwrite",
+)
 
 
 def demo(
-    run: Annotated[Path, option("--run", help="Folder for everything it makes (default demo).", panel=OUTPUT)] = Path(
-        "demo"
-    ),
-    seed: Annotated[int, option("--seed", help="Drives sampling, starts and batches.", panel=OUTPUT, min=0)] = 0,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace an earlier demonstration.", panel=OUTPUT)] = False,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False,
+    run: Annotated[Path, option("--run", help="Folder for everything it makes (default demo).")] = Path("demo"),
+    seed: Annotated[int, option("--seed", help="Drives sampling, starts and batches.", min=0)] = 0,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace an earlier demonstration.")] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
+    verbose: Annotated[bool, option("-v", "--verbose", help="Print a line for every epoch.")] = False,
 ) -> None:
-    """Run train-positive, train-negative, evaluate and transfer on a small drawn world.
+    """Run the paper's four steps on drawn images, offline.
 
-    Offline, on the CPU, with a small CLIP that ships with the package. It shows how the pieces fit; its figures say
-    nothing about real images.
+    It needs no network and no GPU: a small CLIP ships with the package. Its figures say nothing about real images.
     """
-    talk = Talk(quiet=quiet, as_json=as_json)
+    talk = Talk(quiet=quiet, as_json=as_json, verbose=verbose)
     from negprompt_cli.cli.evaluate import print_evaluation
     from negprompt_cli.steps.demo import run_demo
     from negprompt_cli.steps.shared.histogram import draw_histograms

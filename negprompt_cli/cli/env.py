@@ -8,7 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from negprompt_cli._version import __version__
-from negprompt_cli.cli.options import HARDWARE, MODEL, OUTPUT, option
+from negprompt_cli.cli.options import option
+
+EXAMPLES = (
+    "negprompt env",
+    "negprompt env --model ViT-B-16 --pretrained openai --json",
+)
 
 PACKAGES = (
     "torch",
@@ -38,13 +43,11 @@ VARIABLES = (
 
 def env(
     model: Annotated[
-        str | None, option("--model", help="Also load this model and say how its text is encoded.", panel=MODEL)
+        str | None, option("--model", help="Also load this model and say how its text is encoded.")
     ] = None,
-    pretrained: Annotated[
-        str | None, option("--pretrained", help="open_clip tag or weights file.", panel=MODEL)
-    ] = None,
-    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=HARDWARE)] = "auto",
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
+    pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
+    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Print versions, devices and settings for a bug report."""
     import torch

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk, stacked
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import EVALUATION, OUTPUT, Common, option
+from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.results.runs import NEGATIVE
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from negprompt_cli.steps.evaluate import Evaluation
     from negprompt_cli.steps.seeds import SeedsEvaluation
 
+EXAMPLES = (
+    "negprompt evaluate --data imagenet --ood inaturalist,sun,places,dtd",
+    "negprompt evaluate --data photos --ood noise,sketches --scores negprompt,mcm --json",
+    "negprompt evaluate --data photos --ood noise --save-scores scores.csv --ci",
+)
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -25,67 +32,65 @@ class EvaluateOptions:
 
     temperature: Annotated[
         float | None,
-        option(
-            "--temperature", help="tau of the softmax scores, on cosines.", panel=EVALUATION, key="evaluate.temperature"
-        ),
+        option("--temperature", help="tau of the softmax scores, on cosines.", key="evaluate.temperature"),
     ] = None
     template: Annotated[
         str | None,
         option(
             "--template",
             help="Zero-shot prompt with {} for the name, or an ensemble: openai-80, openai-7.",
-            panel=EVALUATION,
             key="evaluate.template",
         ),
     ] = None
     words: Annotated[
         str | None,
         option(
-            "--words",
-            help="Negative words of neglabel, one per line (default: nltk's WordNet nouns).",
-            panel=EVALUATION,
+            "--negative-words",
+            help="Negative words of the score neglabel, one per line (default: WordNet).",
             key="evaluate.words",
             metavar="FILE",
         ),
     ] = None
-    neighbours: Annotated[
-        int | None, option("--neighbours", help="k of knn.", panel=EVALUATION, key="evaluate.neighbours", min=1)
-    ] = None
+    neighbours: Annotated[int | None, option("--neighbours", help="k of knn.", key="evaluate.neighbours")] = None
     ci: Annotated[
         bool | None,
-        option("--ci/--no-ci", help="Bootstrap intervals over the test images.", panel=EVALUATION, key="evaluate.ci"),
+        option("--ci/--no-ci", help="Bootstrap intervals over the test images.", key="evaluate.ci"),
     ] = None
 
 
 def evaluate(
-    common: Common,
+    common: Annotated[Common, Without("verbose")],
     options: EvaluateOptions,
     ood: Annotated[
-        str | None, option("--ood", help="OOD sets: NAMES or PATHS, comma separated.", panel=EVALUATION)
+        str | None,
+        option(
+            "--ood", autocompletion=completion.sets, metavar="SPECS", help="OOD sets: NAMES or PATHS, comma separated."
+        ),
     ] = None,
     scores: Annotated[
         str | None,
-        option("--scores", help=f"Comma separated, of: {', '.join(score_names())}.", panel=EVALUATION),
+        option("--scores", autocompletion=completion.scores, help=f"Comma separated, of: {', '.join(score_names())}."),
     ] = None,
     recalls: Annotated[
         str | None,
-        option("--recalls", help="FPR at these recalls too, comma separated: 0.9,0.99.", panel=EVALUATION),
+        option("--recalls", help="FPR at these recalls too, comma separated: 0.9,0.99."),
     ] = None,
     prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=EVALUATION)
+        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
     ] = None,
     seeds: SeedsOption = None,
     save_scores: Annotated[
         Path | None,
-        option("--save-scores", help="Scores of every image: .csv, .jsonl or .parquet.", panel=OUTPUT, metavar="FILE"),
+        option("--save-scores", help="Scores of every image: .csv, .jsonl or .parquet.", metavar="FILE"),
     ] = None,
-    out: Annotated[Path | None, option("--out", help="Result (default <run>/evaluation.json).", panel=OUTPUT)] = None,
+    out: Annotated[Path | None, option("--out", help="Result (default <run>/evaluation.json).")] = None,
 ) -> None:
     """Measure how well prompts tell ID images from OOD images.
 
-    Prints AUROC and FPR95 (ID positive: the share of OOD accepted where 95 % of ID are) per OOD set and score.
+    Prints AUROC and FPR95 for each score and OOD set. FPR95 is the share of OOD images that are accepted when 95 % of the
+    ID images are.
     """
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     lists: dict[str, Any] = {}
     if ood is not None:
         lists["evaluate.ood"] = [ood]

@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Annotated
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.cli.options import IMAGES, Common, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.errors import UsageError
 
-EXPORT = "Export"
+EXAMPLES = (
+    "negprompt export --run runs/photos",
+    "negprompt export --prompts negative.safetensors --format onnx --fp16 --out detector.onnx",
+    "negprompt export --run runs/photos --format coop",
+)
 
 
 class Format(StrEnum):
@@ -26,30 +30,26 @@ SUFFIX = {Format.ONNX: ".onnx", Format.PT2: ".pt2", Format.COOP: ".pth.tar"}
 
 
 def export(
-    common: Common,
+    common: Annotated[Common, Without(*IMAGES, "verbose")],
     prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=EXPORT)
+        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
     ] = None,
     form: Annotated[
-        Format, option("--format", help="onnx (default), pt2 (torch.export), or coop (the context).", panel=EXPORT)
+        Format, option("--format", help="onnx (default), pt2 (torch.export), or coop (the context).")
     ] = Format.ONNX,
-    half: Annotated[bool, option("--fp16", help="ONNX weights in float16: half the size.", panel=EXPORT)] = False,
+    half: Annotated[bool, option("--fp16", help="ONNX weights in float16: half the size.")] = False,
     score: Annotated[
-        str | None, option("--score", help="ID score (default: the calibrated one).", panel=EXPORT)
+        str | None, option("--score", autocompletion=completion.scores, help="ID score (default: the calibrated one).")
     ] = None,
-    threshold: Annotated[
-        float | None, option("--threshold", help="Images that score below are OOD.", panel=EXPORT)
-    ] = None,
-    out: Annotated[
-        Path | None, option("--out", help="File (default: beside the artifact, by --format).", panel=OUTPUT)
-    ] = None,
+    threshold: Annotated[float | None, option("--threshold", help="Images that score below are OOD.")] = None,
+    out: Annotated[Path | None, option("--out", help="File (default: beside the artifact, by --format).")] = None,
 ) -> None:
-    """Write the detector as one ONNX or torch.export file, or the context as a CoOp checkpoint.
+    """Write the detector as an ONNX or torch.export file.
 
-    The file takes preprocessed pixels and gives class probabilities, ID scores and is_ood. It is run beside PyTorch before
-    it is there.
+    The file takes preprocessed pixels and returns class probabilities, ID scores and is_ood. It is compared with PyTorch
+    before it is written. --format coop writes the context as a CoOp checkpoint instead.
     """
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     asked = common.asked()
     artifact = common.artifact(asked, prompts, NEGATIVE)
     path = out or artifact.path.with_suffix(SUFFIX[form])

@@ -6,42 +6,42 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.calibrate import CALIBRATION, print_calibration
-from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli import completion
+from negprompt_cli.cli.calibrate import print_calibration
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import TRAINING, Common, option
+from negprompt_cli.cli.options import Common, Shots, option
 from negprompt_cli.cli.training import ResumeOption, resumable
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent, some_of
+
+EXAMPLES = (
+    "negprompt fit photos",
+    "negprompt fit photos --run runs/photos --acceptance 0.99",
+    "negprompt fit photos --run runs/photos --resume",
+)
 
 
 def fit(
     common: Common,
     folder: Annotated[
-        str | None, typer.Argument(help="Folder of class folders, or any --data.", metavar="[FOLDER]")
+        str | None, typer.Argument(help="Folder of class folders, or any --data SPEC.", metavar="[FOLDER]")
     ] = None,
-    shots: Annotated[
-        int | None, option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, min=0)
-    ] = None,
-    acceptance: Annotated[
-        float, option("--acceptance", help="Share of ID images to accept (default 0.95).", panel=CALIBRATION)
-    ] = 0.95,
-    confidence: Annotated[
-        float, option("--confidence", help="Confidence of its interval (default 0.95).", panel=CALIBRATION)
-    ] = 0.95,
+    shots: Shots = None,
+    acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95,
+    confidence: Annotated[float, option("--confidence", help="Confidence of its interval (default 0.95).")] = 0.95,
     score: Annotated[
-        str | None, option("--score", help="ID score of the threshold (default negprompt).", panel=CALIBRATION)
+        str | None,
+        option("--score", autocompletion=completion.scores, help="ID score of the threshold (default negprompt)."),
     ] = None,
-    by_class: Annotated[
-        bool, option("--by-class", help="Own thresholds for classes with enough images.", panel=CALIBRATION)
-    ] = False,
+    by_class: Annotated[bool, option("--by-class", help="Own thresholds for classes with enough images.")] = False,
     resume: ResumeOption = False,
 ) -> None:
-    """Learn prompts and a threshold from a folder of images by class, in one go.
+    """Learn a detector from a folder of images sorted by class.
 
-    A folder with one subfolder of images per class is enough. Ends with the command that scores other images.
+    The folder has one subfolder of images per class. Both training stages and the calibration of a threshold run in one
+    go; the last line is the command that scores other images.
     """
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     if folder is not None and common.data is not None:
         raise UsageError("The folder and --data are the same thing; give one of them.")
     given = {"data.spec": folder, "data.shots": shots}

@@ -6,28 +6,26 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.cli.options import IMAGES, Common, Without, option
 
-IMPORT = "Import"
+EXAMPLES = ("negprompt import model.pth.tar-50 --classes names.txt --model ViT-B-16-quickgelu --pretrained openai",)
 
 
 def import_(
-    common: Common,
+    common: Annotated[Common, Without(*IMAGES, "verbose")],
     checkpoint: Annotated[Path, typer.Argument(help="model.pth.tar-N, or a state dict.", metavar="CHECKPOINT")],
-    classes: Annotated[
-        Path, option("--classes", help="Class names in label order, one per line.", panel=IMPORT, metavar="FILE")
-    ],
+    classes: Annotated[Path, option("--classes", help="Class names in label order, one per line.", metavar="FILE")],
     out: Annotated[
-        Path | None, option("--out", help="Artifact (default: the checkpoint's name + .safetensors).", panel=OUTPUT)
+        Path | None, option("--out", help="Artifact (default: the checkpoint's name + .safetensors).")
     ] = None,
 ) -> None:
-    """Make an artifact of a CoOp, LoCoOp or official NegPrompt checkpoint.
+    """Convert a CoOp, LoCoOp or official NegPrompt checkpoint.
 
-    The checkpoint does not say which model it is for: name it with --model and --pretrained. Only tensors are read.
+    The result is a prompt artifact. The checkpoint does not name its model: pass --model and --pretrained. Only tensors are
+    read from it.
     """
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     config = common.asked().config()
     start_processes(config)
     path = out or Path(f"{checkpoint.name}.safetensors")

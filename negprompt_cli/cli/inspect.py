@@ -6,31 +6,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.options import HARDWARE, MODEL, OUTPUT, option
+from negprompt_cli.cli.options import option
 from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
     from negprompt_cli.data.results.artifacts import Prompts
     from negprompt_cli.engine.clip import Clip
 
+EXAMPLES = (
+    "negprompt inspect runs/photos/negative.safetensors",
+    "negprompt inspect runs/photos/negative.safetensors --no-words --json",
+)
+
 
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
-    words: Annotated[
-        bool,
-        option("--words/--no-words", help="Nearest vocabulary words of each vector (loads the model).", panel=OUTPUT),
-    ] = True,
-    top: Annotated[int, option("--top", help="Words per context vector.", panel=OUTPUT, min=1)] = 5,
-    model: Annotated[
-        str | None, option("--model", help="Where the artifact's model lies now, if it moved.", panel=MODEL)
-    ] = None,
-    pretrained: Annotated[
-        str | None, option("--pretrained", help="open_clip tag or weights file.", panel=MODEL)
-    ] = None,
-    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=HARDWARE)] = "auto",
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
+    no_words: Annotated[bool, option("--no-words", help="Leave out the words, which need the model.")] = False,
+    top: Annotated[int, option("--top", help="Words per context vector.", min=1)] = 5,
+    model: Annotated[str | None, option("--model", help="Where the artifact's model lies now, if it moved.")] = None,
+    pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
+    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Show what an artifact holds, and the words its context vectors are nearest to."""
+    """Show what an artifact holds, and which words are nearest.
+
+    The words are those of the model's vocabulary whose embeddings are nearest to the context vectors.
+    """
     from negprompt_cli.steps.inspect import inspect_artifact
 
     def load(prompts: "Prompts") -> "Clip":
@@ -48,7 +49,7 @@ def inspect(
         check_model(prompts, clip.identity, clip.plan.width, artifact)
         return clip
 
-    _, document = inspect_artifact(artifact, load=load if words else None, count=top)
+    _, document = inspect_artifact(artifact, load=None if no_words else load, count=top)
     if as_json:
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
     else:

@@ -1,8 +1,11 @@
 """Options that several commands share, declared once as dataclasses whose fields are Typer options.
 
 `command` registers a function that takes such a group as one parameter: the group's fields become the command's own
-options, so that `--help` lists them and the function still receives one typed value. Each option that belongs to the
-configuration names its key there; what is not given on the line is left to the configuration.
+options, so that `--help` lists them and the function still receives one typed value. A command that does not use some of
+them says so with `Without`. Each option that belongs to the configuration names its key there, which also has its range and
+its default; what is not given on the line is left to the configuration.
+
+A page of help begins with the command's own options, which have no panel; common ones follow in theirs, examples end it.
 """
 
 import inspect
@@ -10,77 +13,96 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+
+from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision
+from negprompt_cli.cli import completion
+from negprompt_cli.cli.console import Talk
 
 if TYPE_CHECKING:
     from negprompt_cli.config import Asked
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
-DATA, MODEL, HARDWARE, OUTPUT = "Data", "Model", "Hardware", "Output"
-TRAINING, LOSS, EVALUATION = "Training", "Stage 2", "Evaluation"
+DATA, MODEL, HARDWARE, RUN = "Data", "Model", "Hardware", "Run and output"
+IMAGES = ("catalogue", "class_names", "on_error", "decoder", "image_batch", "workers", "cache")
+"""Fields of `Common` that commands without a data set of images do not use."""
 
 
-def option(*names: str, help: str, panel: str, key: str | None = None, **more: Any) -> Any:
-    """Declare a Typer option; `key` is the configuration key it sets, if any."""
+def option(*names: str, help: str, panel: str | None = None, key: str | None = None, **more: Any) -> Any:
+    """Declare a Typer option; `key` is the configuration key it sets, if any, and `panel` its part of the help page."""
     info = typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
     info.config_key = key
     return info
+
+
+class Without:
+    """Marks a group of options of which a command does not take these fields: `Annotated[Common, Without("seed")]`."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = frozenset(names)
 
 
 @dataclass(frozen=True)
 class Common:
     """Options of every command that computes."""
 
-    config: Annotated[
-        str | None, option("--config", help="YAML file or name of a preset (`negprompt config ls`).", panel=OUTPUT)
-    ] = None
-    assignments: Annotated[
-        list[str] | None,
-        option(
-            "--set", help="Set any configuration key: key=value. May be repeated.", panel=OUTPUT, metavar="KEY=VALUE"
-        ),
-    ] = None
     data: Annotated[
         str | None,
-        option("--data", help="ID data: NAME or PATH, with #classes (default imagenet).", panel=DATA, key="data.spec"),
+        option(
+            "--data",
+            help="ID data: a NAME or a PATH, with #classes to select some (default imagenet).",
+            panel=DATA,
+            key="data.spec",
+            metavar="SPEC",
+            autocompletion=completion.sets,
+        ),
     ] = None
     data_root: Annotated[
         str | None,
         option(
             "--data-root",
-            help="Where named data sets lie (default ./data).",
+            help="Folder of the named data sets (default ./data).",
             panel=DATA,
             key="data.root",
+            metavar="DIR",
             envvar="NEGPROMPT_DATA_ROOT",
         ),
-    ] = None
-    catalogue: Annotated[
-        str | None,
-        option("--catalogue", help="YAML catalogue of your own data sets.", panel=DATA, key="data.catalogue"),
     ] = None
     class_names: Annotated[
         str | None,
         option(
-            "--class-names", help="File naming the classes; wins over folder names.", panel=DATA, key="data.class_names"
+            "--class-names",
+            help="File with the names of the classes, instead of the folders' names.",
+            panel=DATA,
+            key="data.class_names",
+            metavar="FILE",
         ),
     ] = None
     limit: Annotated[
         int | None,
         option(
-            "--limit", help="At most N images per data set; results are marked.", panel=DATA, key="data.limit", min=1
+            "--limit", help="Use at most N images per data set, for a trial.", panel=DATA, key="data.limit", metavar="N"
+        ),
+    ] = None
+    catalogue: Annotated[
+        str | None,
+        option(
+            "--catalogue",
+            help="YAML file that describes your own data sets.",
+            panel=DATA,
+            key="data.catalogue",
+            metavar="FILE",
         ),
     ] = None
     on_error: Annotated[
-        str | None,
-        option("--on-error", help="A broken image: stop, or skip and count it.", panel=DATA, key="data.on_error"),
+        OnError | None,
+        option("--on-error", help="Stop at a broken image (default), or skip it.", panel=DATA, key="data.on_error"),
     ] = None
     decoder: Annotated[
-        str | None,
-        option(
-            "--decoder", help="What decodes JPEGs: pil or torchcodec (extra decode).", panel=DATA, key="data.decoder"
-        ),
+        Decoder | None,
+        option("--decoder", help="JPEG decoder (default pil; torchcodec is an extra).", panel=DATA, key="data.decoder"),
     ] = None
     model: Annotated[
         str | None,
@@ -89,6 +111,7 @@ class Common:
             help="open_clip model, local-dir:PATH or hf-hub:ID (default ViT-B-16).",
             panel=MODEL,
             key="model.name",
+            metavar="NAME",
         ),
     ] = None
     pretrained: Annotated[
@@ -98,57 +121,107 @@ class Common:
             help="open_clip tag or weights file (default laion2b_s34b_b88k).",
             panel=MODEL,
             key="model.pretrained",
+            metavar="TAG",
         ),
     ] = None
     device: Annotated[
-        str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=HARDWARE, key="compute.device")
+        str | None,
+        option(
+            "--device",
+            help="auto (default), cpu, cuda, cuda:N or mps.",
+            panel=HARDWARE,
+            key="compute.device",
+            metavar="DEVICE",
+            autocompletion=completion.devices,
+        ),
     ] = None
     gpus: Annotated[
         int | None,
         option(
             "--gpus",
-            help="N processes, a GPU each (with --device cpu: a share of the cores each).",
+            help="Run N processes with a GPU each, or with --device cpu a share of the cores.",
             panel=HARDWARE,
             key="compute.gpus",
-            min=1,
+            metavar="N",
         ),
     ] = None
     precision: Annotated[
-        str | None,
-        option("--precision", help="Image encoder: auto, fp32, bf16 or fp16.", panel=HARDWARE, key="compute.precision"),
+        Precision | None,
+        option(
+            "--precision",
+            help="Arithmetic of the image encoder (default auto).",
+            panel=HARDWARE,
+            key="compute.precision",
+        ),
     ] = None
     memory: Annotated[
         str | None,
         option(
-            "--memory", help="For text activations: auto or a size such as 4GiB.", panel=HARDWARE, key="compute.memory"
+            "--memory",
+            help="Memory for encoding prompts: auto (default), or e.g. 4GiB.",
+            panel=HARDWARE,
+            key="compute.memory",
+            metavar="SIZE",
         ),
     ] = None
     image_batch: Annotated[
         int | None,
         option(
             "--image-batch",
-            help="Images per encoder batch, 0 to choose.",
+            help="Images that are encoded together; 0 (default) chooses.",
             panel=HARDWARE,
-            key="compute.batch_size",
-            min=0,
+            key="compute.image_batch",
+            metavar="N",
         ),
     ] = None
     workers: Annotated[
         int | None,
         option(
-            "--workers", help="Image decoding processes, -1 to choose.", panel=HARDWARE, key="compute.workers", min=-1
+            "--workers",
+            help="Processes that decode images; -1 (default) chooses.",
+            panel=HARDWARE,
+            key="compute.workers",
+            metavar="N",
         ),
     ] = None
     cache: Annotated[
         bool | None, option(" /--no-cache", help="Keep no image features on disk.", panel=HARDWARE, key="compute.cache")
     ] = None
-    run: Annotated[Path | None, option("--run", help="Run folder (default runs/<data name>).", panel=OUTPUT)] = None
-    seed: Annotated[
-        int | None, option("--seed", help="Drives sampling, starts and batches.", panel=OUTPUT, key="seed", min=0)
+    run: Annotated[
+        Path | None, option("--run", help="Run folder (default runs/<data name>).", panel=RUN, metavar="DIR")
     ] = None
-    overwrite: Annotated[bool, option("--overwrite", help="Replace outputs that exist.", panel=OUTPUT)] = False
-    json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False
+    seed: Annotated[
+        int | None,
+        option(
+            "--seed",
+            help="Random seed for sampling, initialisation and batch order.",
+            panel=RUN,
+            key="seed",
+            metavar="N",
+        ),
+    ] = None
+    config: Annotated[
+        str | None,
+        option(
+            "--config",
+            help="Configuration: a YAML file or the name of a preset.",
+            panel=RUN,
+            metavar="FILE",
+            autocompletion=completion.presets,
+        ),
+    ] = None
+    assignments: Annotated[
+        list[str] | None,
+        option("--set", help="Set any configuration key; may be repeated.", panel=RUN, metavar="KEY=VALUE"),
+    ] = None
+    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.", panel=RUN)] = False
+    json: Annotated[bool, option("--json", help="Print one JSON document on stdout.", panel=RUN)] = False
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=RUN)] = False
+    verbose: Annotated[bool, option("-v", "--verbose", help="Print a line for every epoch.", panel=RUN)] = False
+
+    def talk(self) -> Talk:
+        """What the command talks through."""
+        return Talk(quiet=self.quiet, as_json=self.json, verbose=self.verbose)
 
     def asked(self, *groups: Any) -> "Asked":
         """What preset or file, these options and further groups ask for; later groups win over earlier ones.
@@ -190,30 +263,62 @@ class Common:
         return artifact
 
 
+Shots = Annotated[
+    int | None,
+    option("--shots", help="Training images per class, 0 for all (default 16).", key="data.shots", metavar="N"),
+]
+
+
 @dataclass(frozen=True)
-class Sampling:
-    """Options of both training stages: which ID images are trained on."""
+class Training:
+    """Options of both training stages; `stage` in a key stands for the name of the stage."""
 
-    shots: Annotated[
+    shots: Shots = None
+    epochs: Annotated[
+        int | None, option("--epochs", help="Passes over the images.", key="stage.schedule.epochs", metavar="N")
+    ] = None
+    batch_size: Annotated[
         int | None,
-        option("--shots", help="Training images per class, 0 for all.", panel=TRAINING, key="data.shots", min=0),
+        option("--batch-size", help="Images of a training step.", key="stage.schedule.batch_size", metavar="N"),
     ] = None
-    train_classes: Annotated[
-        str | None,
-        option("--train-classes", help="Part of the classes, e.g. 10%.", panel=TRAINING, key="data.train_classes"),
+    classes_per_step: Annotated[
+        int | None,
+        option(
+            "--classes-per-step",
+            help="Classes of a training step, drawn at random; 0 (default) for all.",
+            key="stage.schedule.classes_per_step",
+            metavar="N",
+        ),
+    ] = None
+    lr: Annotated[float | None, option("--lr", help="Learning rate.", key="stage.schedule.lr", metavar="RATE")] = None
+    keep: Annotated[
+        KeptEpoch | None,
+        option("--keep", help="Which epoch to keep; best is by held-out ID images.", key="stage.schedule.keep"),
     ] = None
 
+    def of(self, stage: str) -> dict[str, Any]:
+        """What was given, by the keys of a stage: positive or negative."""
+        return {key.replace("stage.", f"{stage}."): value for key, value in _given(self).items()}
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a subcommand, option groups among its parameters taken apart."""
+
+def command(
+    app: typer.Typer, name: str, *, shown: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a subcommand, option groups among its parameters taken apart.
+
+    Args:
+        app: what it becomes a part of.
+        name: what it is called.
+        shown: the examples at the end of its help page.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
-        groups = {p: kind for p, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+        groups = {p: _group(kind) for p, kind in hints.items() if _group(kind)[0]}
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function).parameters.values():
             if parameter.name in groups:
-                parameters += _fields(groups[parameter.name])
+                parameters += _fields(*groups[parameter.name])
             else:
                 parameters.append(
                     parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
@@ -222,23 +327,48 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         @wraps(function)
         def run(**values: Any) -> None:
             arguments: dict[str, Any] = {}
-            for parameter, kind in groups.items():
-                arguments[parameter] = kind(**{f.name: values.pop(f.name) for f in fields(kind)})
+            for parameter, (kind, without) in groups.items():
+                names = [f.name for f in fields(kind) if f.name not in without]
+                arguments[parameter] = kind(**{name: values.pop(name) for name in names})
             function(**arguments, **values)
 
+        for parameter in parameters:
+            kind, *marks = get_args(parameter.annotation)
+            if kind is bool:
+                marks[0].metavar = ""  # the page needs no word for the type of a flag
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(name)(run)
+        app.command(name, help=_prose(function), epilog=_examples(shown))(run)
         return function
 
     return register
 
 
-def _fields(group: type[Any]) -> list[inspect.Parameter]:
+def _prose(function: Callable[..., None]) -> str:
+    """The docstring of a command with its paragraphs as single lines, which the help page wraps to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(function.__doc__ or "").split("\n\n"))
+
+
+def _examples(lines: tuple[str, ...]) -> str | None:
+    """The end of a help page: commands that can be copied."""
+    return "\n\n".join(["Examples:", *(f"$ {line}" for line in lines)]) if lines else None
+
+
+def _group(kind: Any) -> tuple[Any, frozenset[str]]:
+    """The option group that a parameter's type names, or None, and the fields that the command does not take."""
+    without: frozenset[str] = frozenset()
+    if get_origin(kind) is Annotated:
+        kind, *marks = get_args(kind)
+        without = without.union(*(mark.names for mark in marks if isinstance(mark, Without)))
+    return (kind if isinstance(kind, type) and is_dataclass(kind) else None), without
+
+
+def _fields(group: type[Any], without: frozenset[str]) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     return [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in fields(group)
+        if f.name not in without
     ]
 
 

@@ -25,7 +25,7 @@ REMEDIES = {
     ),
     "learn-negative": "Run `negprompt train-negative` first.",
     "needs-negatives": "Run `negprompt train-negative` first, or pass --scores mcm,max-logit.",
-    "same-data": "Pass the same --data and --classes-share to both stages.",
+    "same-data": "Pass the same --data, and the same data.train_classes, to both stages.",
     "overwrite-all": "Pass --overwrite to make everything again, or --run to name another folder.",
     "train-only": (
         "`negprompt train-positive` and `negprompt train-negative` train on what there is; `negprompt score --threshold` "

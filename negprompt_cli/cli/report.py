@@ -7,8 +7,14 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import DATA, HARDWARE, OUTPUT, option
+from negprompt_cli.cli.options import option
+
+EXAMPLES = (
+    "negprompt report runs/photos",
+    "negprompt report runs/a runs/b --out page --formats png --map pca",
+)
 
 
 class Map(StrEnum):
@@ -20,34 +26,34 @@ class Map(StrEnum):
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
-    out: Annotated[
-        Path | None, option("--out", help="Folder to write (default <first run>/report).", panel=OUTPUT)
-    ] = None,
+    out: Annotated[Path | None, option("--out", help="Folder to write (default <first run>/report).")] = None,
     score: Annotated[
         str | None,
-        option("--score", help="Score of thumbnails and class tables (default negprompt).", panel=OUTPUT),
-    ] = None,
-    scores: Annotated[
-        str | None, option("--scores", help="Scores of the pictures (default all evaluated).", panel=OUTPUT)
-    ] = None,
-    formats: Annotated[
-        str, option("--formats", help="Picture files: png,svg,pdf (default all).", panel=OUTPUT)
-    ] = "png,svg,pdf",
-    layout: Annotated[
-        Map, option("--map", help="Map of images and prompts: tsne (default) or pca.", panel=OUTPUT)
-    ] = Map.TSNE,
-    data_root: Annotated[
-        str | None,
         option(
-            "--data-root", help="Where named data sets lie, if they moved.", panel=DATA, envvar="NEGPROMPT_DATA_ROOT"
+            "--score",
+            autocompletion=completion.scores,
+            help="Score of thumbnails and class tables (default negprompt).",
         ),
     ] = None,
-    device: Annotated[str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=HARDWARE)] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a report that exists.", panel=OUTPUT)] = False,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=OUTPUT)] = False,
+    scores: Annotated[
+        str | None,
+        option("--scores", autocompletion=completion.scores, help="Scores of the pictures (default all evaluated)."),
+    ] = None,
+    formats: Annotated[str, option("--formats", help="Picture files: png,svg,pdf (default all).")] = "png,svg,pdf",
+    layout: Annotated[Map, option("--map", help="Map of images and prompts: tsne (default) or pca.")] = Map.TSNE,
+    data_root: Annotated[
+        str | None,
+        option("--data-root", help="Where named data sets lie, if they moved.", envvar="NEGPROMPT_DATA_ROOT"),
+    ] = None,
+    device: Annotated[str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a report that exists.")] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
 ) -> None:
-    """Write one self-contained HTML page about evaluated runs, and its pictures as PNG, SVG and PDF."""
+    """Write one HTML page, with pictures, about evaluated runs.
+
+    The page needs no other file and no network; the pictures are beside it as PNG, SVG and PDF.
+    """
     talk = Talk(quiet=quiet, as_json=as_json)
     from negprompt_cli.steps.report import ReportOptions, run_report
 

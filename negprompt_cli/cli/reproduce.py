@@ -9,35 +9,38 @@ import typer
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import DATA, OUTPUT, Common, option
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.cli.options import Common, Without, option
+from negprompt_cli.errors import NegPromptError
 from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.config import Config
     from negprompt_cli.steps.reproduce import Planned, Reproduction
 
+EXAMPLES = (
+    "negprompt reproduce conventional --dry-run",
+    "negprompt reproduce hard --data-root /data --device cuda",
+)
+
 
 def reproduce(
-    common: Common,
+    common: Annotated[Common, Without("data")],
     experiment: Annotated[
         str, typer.Argument(help="conventional, hard or open-vocabulary.", metavar="EXPERIMENT", show_default=False)
     ],
     dry_run: Annotated[
-        bool, option("--dry-run", help="Print the commands and the data they need; do nothing.", panel=OUTPUT)
+        bool, option("--dry-run", help="Print the commands and the data they need; do nothing.")
     ] = False,
     experiments: Annotated[
         Path | None,
-        option("--experiments", help="YAML file with experiments of your own data.", panel=DATA, metavar="FILE"),
+        option("--experiments", help="YAML file with experiments of your own data.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Run one of the paper's experiments and put its figures beside the published ones.
+    """Repeat an experiment of the paper and compare figures.
 
-    Work that is finished is skipped, so an interrupted run goes on where it stopped.
+    Work that is finished is skipped, so an interrupted run resumes where it stopped.
     """
-    if common.data is not None:
-        raise UsageError("--data does not go with reproduce: an experiment names its data. Use --experiments FILE.")
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     from negprompt_cli.data.studies.experiments import load_experiment
 
     found = load_experiment(experiment, experiments)

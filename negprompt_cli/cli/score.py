@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli import schemas
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from negprompt_cli.steps.score import ScoreSummary
     from negprompt_cli.steps.shared.scorer import Scorer
 
-SCORING = "Scoring"
+EXAMPLES = (
+    "negprompt score --prompts runs/photos/negative.safetensors new",
+    "negprompt score --classes names.txt new --out rows.csv",
+    "find new -name '*.jpg' | negprompt score --run runs/photos - --fail-on-ood",
+)
+
 OOD_FOUND = 3
 """Exit code of --fail-on-ood where an image is OOD."""
 NOT_JUDGED = 4
@@ -57,60 +63,50 @@ class _Counter:
 
 
 def score(
-    common: Common,
+    common: Annotated[Common, Without("class_names", "catalogue", "verbose")],
     paths: Annotated[
         list[str],
         typer.Argument(help="Images, folders, lists, quoted globs, or - for a list on stdin.", metavar="PATHS..."),
     ],
     prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=SCORING)
+        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
     ] = None,
     classes: Annotated[
-        Path | None, option("--classes", help="Class names instead of an artifact: one per line.", panel=SCORING)
+        Path | None, option("--classes", help="Class names instead of an artifact: one per line.")
     ] = None,
     score_name: Annotated[
-        str | None, option("--score", help="ID score (default: the calibrated one).", panel=SCORING)
+        str | None, option("--score", autocompletion=completion.scores, help="ID score (default: the calibrated one).")
     ] = None,
-    threshold: Annotated[
-        float | None, option("--threshold", help="Images that score below are OOD.", panel=SCORING)
-    ] = None,
+    threshold: Annotated[float | None, option("--threshold", help="Images that score below are OOD.")] = None,
     form: Annotated[
-        Format | None, option("--format", help="csv, jsonl or parquet (default by --out, else csv).", panel=OUTPUT)
+        Format | None, option("--format", help="csv, jsonl or parquet (default by --out, else csv).")
     ] = None,
-    out: Annotated[Path | None, option("--out", help="Write rows to a file instead of stdout.", panel=OUTPUT)] = None,
-    append: Annotated[
-        bool, option("--append", help="Go on with --out: only images that have no row yet.", panel=OUTPUT)
-    ] = False,
+    out: Annotated[Path | None, option("--out", help="Write rows to a file instead of stdout.")] = None,
+    append: Annotated[bool, option("--append", help="Go on with --out: only images that have no row yet.")] = False,
     sort_into: Annotated[
-        Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.", panel=OUTPUT)
+        Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.")
     ] = None,
-    copy: Annotated[bool, option("--copy", help="With --sort-into: copies, not links.", panel=OUTPUT)] = False,
+    copy: Annotated[bool, option("--copy", help="With --sort-into: copies, not links.")] = False,
     fail_on_ood: Annotated[
         bool,
-        option(
-            "--fail-on-ood", help="Exit with 3 when an image is OOD, else 4 when one could not be judged.", panel=OUTPUT
-        ),
+        option("--fail-on-ood", help="Exit with 3 when an image is OOD, else 4 when one could not be judged."),
     ] = False,
     fdr: Annotated[
         float | None,
-        option("--fdr", help="Select OOD images so that at most this share of them is ID.", panel=SCORING),
+        option("--fdr", help="Select OOD images so that at most this share of them is ID."),
     ] = None,
     batch_verdict: Annotated[
-        bool, option("--batch-verdict", help="Test whether the images as a whole have shifted.", panel=SCORING)
+        bool, option("--batch-verdict", help="Test whether the images as a whole have shifted.")
     ] = False,
-    level: Annotated[
-        float, option("--level", help="False alarm rate of --batch-verdict (default 0.05).", panel=SCORING)
-    ] = 0.05,
-    fail_on_shift: Annotated[
-        bool, option("--fail-on-shift", help="Exit with 5 when the images have shifted.", panel=OUTPUT)
-    ] = False,
+    level: Annotated[float, option("--level", help="False alarm rate of --batch-verdict (default 0.05).")] = 0.05,
+    fail_on_shift: Annotated[bool, option("--fail-on-shift", help="Exit with 5 when the images have shifted.")] = False,
 ) -> None:
-    """Say of each image which class it is, how much it belongs, and whether it is OOD.
+    """Predict each image's class and decide whether it is OOD.
 
-    Rows are streamed in input order; a broken image has a row with an error. Without an artifact, --classes will do. However
-    a run ends, FILE.part holds the rows so far, for Parquet as JSON lines, and --append goes on from there.
+    Rows are written in the order of the images; a broken image has a row that names its error. The rows of an interrupted
+    run are kept in FILE.part, and --append adds the missing ones.
     """
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
     from negprompt_cli.data.results.rowfile import (
         KnownPaths,

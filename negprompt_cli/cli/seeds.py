@@ -8,7 +8,7 @@ import typer
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.cli.options import Common, option
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SeedsOption = Annotated[
     str | None,
-    option("--seeds", help="Comma separated seeds: one folder <run>/seed-N each, mean and deviation.", panel=OUTPUT),
+    option("--seeds", help="Several seeds, e.g. 1,2,3, each in <run>/seed-N.", metavar="SEEDS"),
 ]
 
 

@@ -8,7 +8,7 @@ import typer
 
 from negprompt_cli.cli.console import Talk, stacked
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
 
@@ -16,24 +16,26 @@ if TYPE_CHECKING:
     from negprompt_cli.config import Config
     from negprompt_cli.steps.sweep import Overall, SweepRow
 
+EXAMPLES = (
+    "negprompt sweep grid.yaml --dry-run",
+    "negprompt sweep grid.yaml --run runs/grid --device cuda",
+)
+
 
 def sweep(
-    common: Common,
+    common: Annotated[Common, Without("data", "seed")],
     grid: Annotated[
         Path, typer.Argument(help="YAML file: problems, seeds, settings, variants, grid.", metavar="GRID.yaml")
     ],
-    dry_run: Annotated[bool, option("--dry-run", help="Print the commands; do nothing.", panel=OUTPUT)] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Print the commands; do nothing.")] = False,
 ) -> None:
-    """Run a grid of settings on several ID problems and seeds; finished cells are skipped.
+    """Run a grid of settings over ID problems and seeds.
 
-    Every cell is a run folder that `negprompt compare` reads. The last table has means over all
-    problems and OOD sets, and the lowest AUROC among them. Choose settings by the figures of
-    problems that `negprompt data leave-out` made; settings chosen by others are tuned to their
-    OOD sets.
+    Every cell is a run folder that `negprompt compare` reads; finished cells are skipped. The last table has means over all
+    problems and OOD sets, and the lowest AUROC among them. Choose settings by problems that `negprompt data leave-out` made:
+    settings chosen by other figures are tuned to their OOD sets.
     """
-    if common.data is not None or common.seed is not None:
-        raise UsageError("--data and --seed do not go with sweep: the grid names its problems and seeds.")
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     from negprompt_cli.data.studies.grids import load_grid
     from negprompt_cli.steps.sweep import plan_sweep, run_sweep
 

@@ -5,85 +5,58 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import LOSS, OUTPUT, TRAINING, Common, Sampling, option
+from negprompt_cli.cli.options import Common, Training, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
 from negprompt_cli.cli.training import ResumeOption, print_training, resumable
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE, ZERO_SHOT
-from negprompt_cli.loss_presets import LOSS_PRESETS
+from negprompt_cli.loss_presets import LossName
+
+EXAMPLES = (
+    "negprompt train-negative --data imagenet",
+    "negprompt train-negative --data photos --run runs/photos --negatives 4 --overwrite",
+    "negprompt train-negative --data imagenet --positive zero-shot",
+)
 
 
 @dataclass(frozen=True)
 class NegativeOptions:
-    """Options of stage 2 that belong to the configuration."""
+    """Options of stage 2 alone that belong to the configuration."""
 
-    epochs: Annotated[
-        int | None,
-        option("--epochs", help="Passes over the images.", panel=TRAINING, key="negative.schedule.epochs", min=1),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        option("--batch-size", help="Images per step.", panel=TRAINING, key="negative.schedule.batch_size", min=1),
-    ] = None
-    classes_per_step: Annotated[
-        int | None,
-        option(
-            "--classes-per-step",
-            help="Each step sees images and prompts of N random classes; 0 for all.",
-            panel=TRAINING,
-            key="negative.schedule.classes_per_step",
-            min=0,
-        ),
-    ] = None
-    lr: Annotated[float | None, option("--lr", help="Learning rate.", panel=TRAINING, key="negative.schedule.lr")] = (
-        None
-    )
-    keep: Annotated[
-        str | None,
-        option(
-            "--keep", help="Epoch kept: last, or best on held-out ID.", panel=TRAINING, key="negative.schedule.keep"
-        ),
-    ] = None
     negatives: Annotated[
-        int | None, option("--negatives", help="Negatives per class.", panel=LOSS, key="negative.count", min=1)
+        int | None, option("--negatives", help="Negative prompts per class (default 2).", key="negative.count")
     ] = None
     loss: Annotated[
-        str | None,
-        option("--loss", help=f"Preset: {', '.join(LOSS_PRESETS)}.", panel=LOSS, key="negative.loss.name"),
+        LossName | None, option("--loss", help="Loss preset (default separation).", key="negative.loss.name")
     ] = None
     beta: Annotated[
         float | None,
-        option("--beta", help="Weight of negative-positive distance.", panel=LOSS, key="negative.loss.beta"),
+        option("--beta", help="Weight of the distance of negatives from positives.", key="negative.loss.beta"),
     ] = None
     gamma: Annotated[
         float | None,
-        option("--gamma", help="Weight of negative-negative distance.", panel=LOSS, key="negative.loss.gamma"),
+        option("--gamma", help="Weight of the distance between negatives.", key="negative.loss.gamma"),
     ] = None
 
 
 def train_negative(
     common: Common,
-    sampling: Sampling,
+    training: Training,
     options: NegativeOptions,
     positive: Annotated[
         str | None,
-        option(
-            "--positive", help="Positive artifact, or zero-shot (default <run>/positive.safetensors).", panel=TRAINING
-        ),
+        option("--positive", help="Positive artifact, or zero-shot (default <run>/positive.safetensors)."),
     ] = None,
-    out: Annotated[
-        Path | None, option("--out", help="Artifact (default <run>/negative.safetensors).", panel=OUTPUT)
-    ] = None,
+    out: Annotated[Path | None, option("--out", help="Artifact (default <run>/negative.safetensors).")] = None,
     seeds: SeedsOption = None,
     resume: ResumeOption = False,
 ) -> None:
-    """Learn negative prompts with ID images only (stage 2).
+    """Learn negative prompts from ID images only (stage 2).
 
-    Reads positive.safetensors of the run folder and writes negative.safetensors beside it.
+    Reads positive.safetensors from the run folder and writes negative.safetensors beside it.
     """
-    talk = Talk(quiet=common.quiet, as_json=common.json)
-    asked = common.asked(sampling, options)
+    talk = common.talk()
+    asked = common.asked(training.of("negative"), options)
     folder = common.run_folder(asked)
     many = parse_seeds(seeds, common, out=out)
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile, seed_artifacts

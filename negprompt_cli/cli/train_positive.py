@@ -4,92 +4,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import OUTPUT, TRAINING, Common, Sampling, option
+from negprompt_cli.cli.options import Common, Training, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
 from negprompt_cli.cli.training import ResumeOption, print_training, resumable
 from negprompt_cli.data.results.runs import POSITIVE
+from negprompt_cli.errors import UsageError
+
+EXAMPLES = (
+    "negprompt train-positive --data imagenet --shots 16",
+    "negprompt train-positive --data photos --run runs/photos --seeds 1,2,3",
+    "negprompt train-positive --data imagenet --config paper --resume",
+)
 
 
 @dataclass(frozen=True)
 class PositiveOptions:
-    """Options of stage 1 that belong to the configuration."""
+    """Options of stage 1 alone that belong to the configuration."""
 
-    context_init: Annotated[
-        str | None,
-        option("--context-init", help="words or random.", panel=TRAINING, key="positive.context.init"),
-    ] = None
     context_words: Annotated[
         str | None,
-        option("--context-words", help="Words the context starts from.", panel=TRAINING, key="positive.context.words"),
+        option(
+            "--context-words",
+            help="Words that the context starts from (default 'a photo of a').",
+            key="positive.context.words",
+            metavar="WORDS",
+        ),
     ] = None
     context_length: Annotated[
         int | None,
         option(
             "--context-length",
-            help="Vectors of a random context.",
-            panel=TRAINING,
+            help="Start from N random vectors instead of words.",
             key="positive.context.length",
-            min=1,
-        ),
-    ] = None
-    class_specific: Annotated[
-        bool | None,
-        option(
-            "--class-specific/--class-shared",
-            help="A context for each class, or one for all (which transfers).",
-            panel=TRAINING,
-            key="positive.context.class_specific",
-        ),
-    ] = None
-    epochs: Annotated[
-        int | None,
-        option("--epochs", help="Passes over the images.", panel=TRAINING, key="positive.schedule.epochs", min=1),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        option("--batch-size", help="Images per step.", panel=TRAINING, key="positive.schedule.batch_size", min=1),
-    ] = None
-    classes_per_step: Annotated[
-        int | None,
-        option(
-            "--classes-per-step",
-            help="Each step sees images and prompts of N random classes; 0 for all.",
-            panel=TRAINING,
-            key="positive.schedule.classes_per_step",
-            min=0,
-        ),
-    ] = None
-    lr: Annotated[float | None, option("--lr", help="Learning rate.", panel=TRAINING, key="positive.schedule.lr")] = (
-        None
-    )
-    keep: Annotated[
-        str | None,
-        option(
-            "--keep", help="Epoch kept: last, or best on held-out ID.", panel=TRAINING, key="positive.schedule.keep"
+            metavar="N",
         ),
     ] = None
 
 
 def train_positive(
     common: Common,
-    sampling: Sampling,
+    training: Training,
     options: PositiveOptions,
     out: Annotated[
-        Path | None, option("--out", help="Artifact (default <run>/positive.safetensors).", panel=OUTPUT)
+        Path | None, option("--out", help="Artifact (default <run>/positive.safetensors).", metavar="FILE")
     ] = None,
     seeds: SeedsOption = None,
     resume: ResumeOption = False,
 ) -> None:
-    """Learn positive prompts from a few ID images per class (stage 1).
+    """Learn positive prompts from a few ID images (stage 1).
 
-    Writes positive.safetensors into the run folder; `negprompt train-negative` goes on from there.
+    Writes positive.safetensors into the run folder. The next step is `negprompt train-negative`.
     """
-    asked = common.asked(sampling, options)
+    if options.context_words is not None and options.context_length is not None:
+        raise UsageError(
+            "--context-words and --context-length exclude each other: a context starts from words or at random."
+        )
+    start = {} if options.context_length is None else {"positive.context.init": "random"}
+    asked = common.asked(training.of("positive"), options, start)
     config = asked.config()
     start_processes(config)
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    talk = common.talk()
     many = parse_seeds(seeds, common, out=out)
     more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}
     if many:

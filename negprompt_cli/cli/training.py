@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.error_exit import INTERRUPTED, Stopped
-from negprompt_cli.cli.options import OUTPUT, option
+from negprompt_cli.cli.options import option
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 from negprompt_cli.wording import percent
 
@@ -29,8 +29,7 @@ ResumeOption = Annotated[
     bool,
     option(
         "--resume",
-        help="Go on where an interrupted run stopped; without one, start. Finished work is kept.",
-        panel=OUTPUT,
+        help="Resume an interrupted run, or start one.",
     ),
 ]
 

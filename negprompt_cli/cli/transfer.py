@@ -5,33 +5,34 @@ from pathlib import Path
 from typing import Annotated
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import OUTPUT, Common, option
+from negprompt_cli.cli.options import IMAGES, Common, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
 from negprompt_cli.wording import some_of
 
-TRANSFER = "Transfer"
+EXAMPLES = (
+    "negprompt transfer --classes novel.txt --data imagenet",
+    "ls photos | negprompt transfer --classes - --prompts negative.safetensors --out photos.safetensors",
+)
 
 
 def transfer(
-    common: Common,
-    classes: Annotated[
-        str, option("--classes", help="File with one class name per line, or - for standard input.", panel=TRANSFER)
-    ],
-    extend: Annotated[bool, option("--extend", help="Keep the artifact's own classes too.", panel=TRANSFER)] = False,
+    common: Annotated[Common, Without(*IMAGES, "verbose")],
+    classes: Annotated[str, option("--classes", help="File with one class name per line, or - for standard input.")],
+    extend: Annotated[bool, option("--extend", help="Keep the artifact's own classes too.")] = False,
     prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).", panel=TRANSFER)
+        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
     ] = None,
     out: Annotated[
         Path | None,
-        option(
-            "--out", help="Artifact (default transfer-<stem>.safetensors in --run, or beside --prompts).", panel=OUTPUT
-        ),
+        option("--out", help="Artifact (default transfer-<stem>.safetensors in --run, or beside --prompts)."),
     ] = None,
 ) -> None:
-    """Put learned contexts in front of new class names; nothing is trained."""
-    talk = Talk(quiet=common.quiet, as_json=common.json)
+    """Apply learned prompts to new class names, untrained.
+
+    The contexts that were learned on some classes are put in front of the new names; nothing is trained.
+    """
+    talk = common.talk()
     asked = common.asked()
     source = common.artifact(asked, prompts, NEGATIVE)
     folder = source.path.parent if prompts and common.run is None else common.run_folder(asked)

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import DATA, HARDWARE, MODEL, OUTPUT, option
+from negprompt_cli.cli.options import option
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.verify import Verification
+
+EXAMPLES = (
+    "negprompt verify runs/photos/negative.safetensors",
+    "negprompt verify runs/photos/negative.safetensors --retrain",
+)
 
 DIFFERS = 1
 """Exit code where something differs."""
@@ -20,31 +25,26 @@ def verify(
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
     parent: Annotated[
         Path | None,
-        option("--parent", help="What it was made from, where that is not beside it.", panel=DATA, metavar="PATH"),
+        option("--parent", help="What it was made from, where that is not beside it.", metavar="PATH"),
     ] = None,
-    retrain: Annotated[
-        bool, option("--retrain", help="Train again, in memory, and compare the bytes.", panel=OUTPUT)
-    ] = False,
-    data: Annotated[str | None, option("--data", help="Where the ID data lie now, if they moved.", panel=DATA)] = None,
+    retrain: Annotated[bool, option("--retrain", help="Train again in memory and compare the bytes.")] = False,
+    data: Annotated[str | None, option("--data", help="Where the ID data lie now, if they moved.")] = None,
     data_root: Annotated[
         str | None,
-        option("--data-root", help="Where named data sets lie now.", panel=DATA, envvar="NEGPROMPT_DATA_ROOT"),
+        option("--data-root", help="Where named data sets lie now.", envvar="NEGPROMPT_DATA_ROOT"),
     ] = None,
-    model: Annotated[
-        str | None, option("--model", help="Where the artifact's model lies now, if it moved.", panel=MODEL)
-    ] = None,
-    pretrained: Annotated[
-        str | None, option("--pretrained", help="open_clip tag or weights file.", panel=MODEL)
-    ] = None,
+    model: Annotated[str | None, option("--model", help="Where the artifact's model lies now, if it moved.")] = None,
+    pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
     device: Annotated[
-        str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps (default: as recorded).", panel=HARDWARE)
+        str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps (default: as recorded).")
     ] = None,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.", panel=OUTPUT)] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the verdict.", panel=OUTPUT)] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the verdict.")] = False,
 ) -> None:
-    """Check whether an artifact could be made again: digests, model, data, configuration, versions.
+    """Check whether an artifact could be made again.
 
-    Exit code 1 where something differs. With --retrain it is really made again: bit for bit the same on a CPU.
+    Compares digests, model, data, configuration and versions; exit code 1 where something differs. --retrain really makes
+    it again, which gives the same bytes on a CPU.
     """
     from negprompt_cli.steps.verify import run_verify
 

@@ -115,7 +115,7 @@ def run_score(
     order = count()
     scores = array("d")
     batches = stream_features(
-        scorer.clip, todo, batch_size=asked.batch_size, workers=asked.workers, decoder=data.decoder
+        scorer.clip, todo, batch_size=asked.image_batch, workers=asked.workers, decoder=data.decoder
     )
     judged = _judged(scorer, batches, task, stop_on_error=stop_on_error)
     for rows in judged if fdr is None else selected(judged, fdr):

@@ -43,7 +43,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> DemoWorld:
 @pytest.fixture(scope="session")
 def common(tmp_path_factory: pytest.TempPathFactory, world: DemoWorld) -> list[object]:
     model = unpack_model(tmp_path_factory.mktemp("model") / "small")
-    return ["--model", f"local-dir:{model}", "--device", "cpu", "--data", world.shapes, "--workers", 0, *FAST]
+    return [
+        "--model",
+        f"local-dir:{model}",
+        "--device",
+        "cpu",
+        "--data",
+        world.shapes,
+        "--set",
+        "compute.workers=0",
+        *FAST,
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +143,7 @@ def test_every_loss_preset_trains(common: list[object], tmp_path: Path, loss: st
 
 
 def test_class_specific_contexts_train_but_do_not_transfer(common: list[object], tmp_path: Path):
-    for step in ("train-positive --class-specific", "train-negative"):
+    for step in ("train-positive --set positive.context.class_specific=true", "train-negative"):
         result = run(*step.split(), *common, "--run", tmp_path)
         assert result.exit_code == 0, result.output
     refused("transfer", *common, "--run", tmp_path, "--classes", "-", stdin="cyan circle", says=("class-specific",))
@@ -234,7 +244,7 @@ class TestRefusals:
         ("arguments", "says"),
         [
             (["--device", "gpu7"], "Unknown device 'gpu7'"),
-            (["--precision", "fp8"], "compute.precision"),
+            (["--precision", "fp8"], "bf16"),
             (["--model", "ViT-B-61"], "ViT-B-16"),
             (["--model", "ViT-B-16", "--pretrained", "laion2b_s34b_b88"], "laion2b_s34b_b88k"),
             (["--model", "ViT-B-16", "--pretrained", "openai"], "ViT-B-16-quickgelu"),
@@ -244,7 +254,7 @@ class TestRefusals:
             (["--config", "papre"], "paper"),
             (["--memory", "lots"], "4GiB"),
             (["--gpus", "2"], "--gpus"),
-            (["--on-error", "ignore"], "data.on_error"),
+            (["--on-error", "ignore"], "skip"),
         ],
     )
     def test_options(self, common: list[object], tmp_path: Path, arguments: list[str], says: str):

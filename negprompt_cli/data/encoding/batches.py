@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from negprompt_cli.data.encoding.decoders import Decoder, pixel_reader
+from negprompt_cli.choices import Decoder
+from negprompt_cli.data.encoding.decoders import pixel_reader
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment

@@ -9,20 +9,19 @@ that the rules of `images` hold with both. Leaves out: decoding on a GPU, and pr
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from negprompt_cli.choices import Decoder
 from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.images import open_image, open_rgb, quiet
 from negprompt_cli.data.encoding.pixels import orientation, to_rgb
 from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
-
-Decoder = Literal["pil", "torchcodec"]
 
 
 @dataclass(frozen=True)

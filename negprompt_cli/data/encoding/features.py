@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from negprompt_cli.choices import Decoder
 from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Reading
-from negprompt_cli.data.encoding.decoders import Decoder, pixel_reader
+from negprompt_cli.data.encoding.decoders import pixel_reader
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey, image_keys
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere

@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from negprompt_cli.choices import Decoder
 from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Batch, Reading
-from negprompt_cli.data.encoding.decoders import Decoder
 from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere
 from negprompt_cli.engine.clip import Clip
 

@@ -54,7 +54,7 @@ def local_scores(
         BrokenImage: a file cannot be read.
     """
     asked = bench.config.compute
-    size = asked.batch_size or IMAGES_PER_BATCH["patches"][bench.clip.device.type]
+    size = asked.image_batch or IMAGES_PER_BATCH["patches"][bench.clip.device.type]
     batches = (list(images.paths[start : start + size]) for start in range(0, len(images), size))
     job = _job(bank, names, temperature, options)
     parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}

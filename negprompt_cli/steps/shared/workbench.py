@@ -182,7 +182,7 @@ class Workbench:
     def _encode(self, images: ImageSet) -> EncodedSet:
         asked, data = self.config.compute, self.config.data
         options = EncodeOptions(
-            batch_size=asked.batch_size,
+            batch_size=asked.image_batch,
             workers=asked.workers,
             on_error=data.on_error,
             cache=asked.cache,
