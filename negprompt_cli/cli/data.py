@@ -3,12 +3,15 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.options import command
+
+if TYPE_CHECKING:
+    from negprompt_cli.data.prepare.check import Report
 
 data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
 
@@ -26,6 +29,8 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only names or 
 
 SHOWN = 10
 """Files named on the console for one problem; --json has all."""
+NAMES_SHOWN = 20
+"""Classes whose names are shown; --json has all."""
 
 
 @command(data_app, "ls", shown=("negprompt data ls", "negprompt data ls --count --data-root /data"))
@@ -108,6 +113,8 @@ def check(
         ]
         talk.line(report.layout)
         talk.table(report.spec, ["part", "images", "expected", "classes"], parts)
+        for text in _names(report):
+            talk.line(text)
         for finding in report.findings:
             text = f"{finding.level}: {finding.kind}: {finding.message}"
             if quiet and finding.level == "problem":
@@ -121,6 +128,18 @@ def check(
         talk.line(f"{report.spec}: {verdict}, {report.decoded} images decoded")
     if report.problems:
         raise typer.Exit(1)
+
+
+def _names(report: "Report") -> list[str]:
+    """The classes and their names, where these are not the folders' own."""
+    from negprompt_cli.data.sets.classnames import words
+
+    named = [c for c in report.classes if c.name != words(c.key)]
+    if not named:
+        return ["class names: the words of the folders"] if report.classes else []
+    more = len(report.classes) - NAMES_SHOWN
+    shown = [f"  {c.key} = {c.name}" for c in report.classes[:NAMES_SHOWN]]
+    return ["class names:", *shown, *([f"  and {more} more (--json lists all)"] if more > 0 else [])]
 
 
 @command(data_app, "download", shown=("negprompt data download dtd places --data-root /data",))

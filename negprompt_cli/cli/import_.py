@@ -15,7 +15,9 @@ EXAMPLES = ("negprompt import model.pth.tar-50 --classes names.txt --model ViT-B
 def import_(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
     checkpoint: Annotated[Path, typer.Argument(help="model.pth.tar-N, or a state dict.", metavar="CHECKPOINT")],
-    classes: Annotated[Path, option("--classes", help="Class names in label order, one per line.", metavar="FILE")],
+    classes: Annotated[
+        Path, option("--classes", help="Class names in label order: text, CSV, JSON or YAML.", metavar="FILE")
+    ],
     out: Annotated[
         Path | None, option("--out", help="Artifact (default: the checkpoint's name + .safetensors).")
     ] = None,

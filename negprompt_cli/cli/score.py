@@ -72,7 +72,7 @@ def score(
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
     ] = None,
     classes: Annotated[
-        Path | None, option("--classes", help="Class names instead of an artifact: one per line.")
+        Path | None, option("--classes", help="Class names instead of an artifact: text, CSV, JSON or YAML.")
     ] = None,
     score_name: Annotated[
         str | None, option("--score", autocompletion=completion.scores, help="ID score (default: the calibrated one).")

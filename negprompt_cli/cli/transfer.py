@@ -18,7 +18,7 @@ EXAMPLES = (
 
 def transfer(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
-    classes: Annotated[str, option("--classes", help="File with one class name per line, or - for standard input.")],
+    classes: Annotated[str, option("--classes", help="Class names: text, CSV, JSON or YAML; - is standard input.")],
     extend: Annotated[bool, option("--extend", help="Keep the artifact's own classes too.")] = False,
     prompts: Annotated[
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")

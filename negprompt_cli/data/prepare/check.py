@@ -72,6 +72,8 @@ class Report:
     """How many images were decoded."""
     decisions: tuple[Decision, ...] = ()
     """What was decided about the images when they were listed; the findings tell it too."""
+    classes: tuple[ClassLabel, ...] = ()
+    """The classes of all parts, by folder or key, with their names."""
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -143,7 +145,7 @@ def check_data(
             other_set = load_image_set(other, role="ood", data_root=data_root, catalogue=catalogue)
             _overlap(list(sets.values()), list(files.values()), other_set, found, pool)
     decisions = tuple(decision for images in sets.values() for decision in images.decisions)
-    return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded, decisions)
+    return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded, decisions, main.classes)
 
 
 def _entry(spec: Spec, data_root: Path, catalogue: Path | None) -> Entry | None:

@@ -2,15 +2,17 @@
 
 ImageNet's validation images come as one folder of ILSVRC2012_val_00000001.JPEG and so on; their classes stand in
 Kaggle's LOC_val_solution.csv, in the development kit, or in OpenOOD's imglists. Tiny-ImageNet as distributed has a
-val_annotations.txt. Each reader returns {file name: wnid}.
+val_annotations.txt. Other sets have a list of images with their classes in the folder or beside it: metadata.csv or
+metadata.jsonl (Hugging Face's imagefolder), labels.csv and the like. Each reader returns {file name: class key}.
 """
 
 import csv
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from negprompt_cli.data.sets.classnames import imagenet_wnids
+from negprompt_cli.data.sets.image_list import portable, read_image_list
 from negprompt_cli.data.sets.spec import read_lines
 from negprompt_cli.errors import UsageError
 
@@ -74,6 +76,24 @@ def _annotations(path: Path, images: Sequence[str]) -> dict[str, str]:
     return {row[0]: row[1] for row in rows if len(row) >= 2 and row[0] in present}
 
 
+def _list(path: Path, images: Sequence[str], folder: Path) -> dict[str, str]:
+    """A list in any form that names the classes; its paths are bare names, or lead to the images."""
+    present = {name: name for name in images}
+    present |= {name.rsplit(".", 1)[0]: name for name in images}
+    labels: dict[str, str] = {}
+    for line in read_image_list(path).lines:
+        where = PurePosixPath(portable(line.path))
+        leads = len(where.parts) == 1 or path.parent / where.parent == folder or where.parent.name == folder.name
+        if not (line.name and leads and where.name in present):
+            continue
+        if labels.setdefault(present[where.name], line.name) != line.name:
+            raise UsageError(f"{path} gives {where.name!r} several classes. Keep one.")
+    return labels
+
+
+_LISTS = ("metadata.csv", "metadata.jsonl", "labels.csv", "labels.json", "labels.txt")
+"""Lists of images with their classes, where they are in a folder of images or beside it."""
+
 _READERS: tuple[tuple[str, Callable[[Path, Sequence[str]], dict[str, str]]], ...] = (
     ("LOC_val_solution.csv", _kaggle),
     ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", _devkit),
@@ -84,7 +104,7 @@ _READERS: tuple[tuple[str, Callable[[Path, Sequence[str]], dict[str, str]]], ...
     ("val_annotations.txt", _annotations),
 )
 
-FLAT_LABEL_FILES = tuple(dict.fromkeys(name for name, _ in _READERS))
+FLAT_LABEL_FILES = (*dict.fromkeys(name for name, _ in _READERS), *_LISTS)
 """The label files that are looked for, relative to each folder searched."""
 
 
@@ -93,7 +113,7 @@ def find_flat_labels(images: Sequence[str], folders: Sequence[Path]) -> tuple[di
 
     Args:
         images: file names.
-        folders: where to look, in order.
+        folders: where to look, in order; the first is that of the images.
 
     Returns:
         ({file name: class key}, the file), or None where no file was found.
@@ -101,6 +121,9 @@ def find_flat_labels(images: Sequence[str], folders: Sequence[Path]) -> tuple[di
     Raises:
         UsageError: a label file that is there but cannot be used.
     """
+    for path in [folder / name for folder in folders[:2] for name in _LISTS]:
+        if path.is_file() and (labels := _list(path, images, folders[0])):
+            return labels, path
     for folder in folders:
         for name, read in _READERS:
             path = folder / name

@@ -22,7 +22,7 @@ from negprompt_cli.data.sets.filekinds import LeftOut, merged
 from negprompt_cli.data.sets.imagepaths import ImagePaths
 from negprompt_cli.data.sets.layouts import Role, Source, found_instead
 from negprompt_cli.data.sets.matching import fold
-from negprompt_cli.data.sets.naming import read_class_names
+from negprompt_cli.data.sets.naming import name_numbered, read_class_names
 from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
 from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, split_specs
 from negprompt_cli.data.sets.torchsets import is_item
@@ -211,7 +211,8 @@ def _named(
     """Name the classes of `keys`, and say which file did."""
     file = class_names or class_name_file(given, source)
     if file is None:
-        return label_classes(keys, source.names), []
+        numbered = name_numbered(source.keys)
+        return label_classes(keys, {**numbered.names, **source.names}), [] if source.names else list(numbered.decisions)
     # The whole class list is the reference, so that a selector does not change which form of file fits.
     if file == source.named_by:
         names, decisions = source.names, [Decision("class-names", f"Class names from {file}.", {"file": str(file)})]

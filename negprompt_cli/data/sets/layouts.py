@@ -299,7 +299,12 @@ def _flat(
 ) -> Source:
     prefix = "" if folder == splits.root else folder.relative_to(splits.root).as_posix() + "/"
     searched = list(dict.fromkeys([folder, *list(folder.parents)[:5], *label_folders]))
-    found = find_flat_labels(images, searched)
+    try:
+        found = find_flat_labels(images, searched)
+    except UsageError:
+        if role != "ood":
+            raise
+        found = None  # OOD images need no labels
     if found is None:
         why = f"{folder} is a flat folder and no label file was found: none of {', '.join(FLAT_LABEL_FILES)} in "
         why += ", ".join(str(path) for path in searched)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negprompt_cli.data.sets.class_list import ClassEntry, ClassList, read_class_list
-from negprompt_cli.data.sets.classnames import is_wnid
-from negprompt_cli.data.sets.matching import Known
+from negprompt_cli.data.sets.classnames import is_wnid, words
+from negprompt_cli.data.sets.matching import Known, fold
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError, did_you_mean
 
@@ -50,6 +50,22 @@ def name_keys(listed: ClassList, keys: Sequence[str]) -> NamedKeys:
     if any(entry.index is not None for entry in listed.entries):
         return _by_number(listed, keys)
     return _by_order(listed, keys)
+
+
+def name_numbered(keys: Sequence[str]) -> NamedKeys:
+    """Names of folders that are all numbered from 0 or 1 up, without the numbers: 001.Black_footed_Albatross.
+
+    Empty where the folders are not, or where the number is all that tells them apart ("type 1", "type 2").
+    """
+    matches = [re.fullmatch(r"([0-9]{1,6})[._\- ]+(.*[^\W\d].*)", key) for key in keys]
+    numbers = sorted(int(match[1]) for match in matches if match)
+    names = {key: words(match[2]) for key, match in zip(keys, matches, strict=True) if match}
+    if len(keys) < 2 or len(set(map(fold, names.values()))) < len(keys):
+        return NamedKeys({}, ())
+    if numbers not in (list(range(len(keys))), list(range(1, len(keys) + 1))):
+        return NamedKeys({}, ())
+    text = f"The numbers before the names of folders were left out: {keys[0]!r} is {names[keys[0]]!r}."
+    return NamedKeys(names, (Decision("class-names", text, {"numbers": "left out", "folders": len(keys)}),))
 
 
 def names_by_label(listed: ClassList, labels: Sequence[int]) -> dict[int, ClassEntry] | None:

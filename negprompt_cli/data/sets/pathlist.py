@@ -95,21 +95,22 @@ def stdin_names(stream: BinaryIO) -> Iterator[str]:
 
     Names that are no UTF-8 stand for the bytes that they are. A byte order mark is dropped; UTF-16 is read by its mark.
     """
-    separator, rest = b"", b""
-    decode = os.fsdecode
+    separator, rest, begun = b"", b"", False
     while block := getattr(stream, "read1", stream.read)(_BLOCK):
-        if not separator and not rest:
-            if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                yield from (block + stream.read()).decode("utf-16", errors="replace").split("\n")
-                return
-            block = block.removeprefix(codecs.BOM_UTF8)
         rest += block
+        if not begun and len(rest) < len(codecs.BOM_UTF8) and b"\n" not in rest:
+            continue
+        if not begun and rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            yield from (rest + stream.read()).decode("utf-16", errors="replace").split("\n")
+            return
+        if not begun:
+            rest, begun = rest.removeprefix(codecs.BOM_UTF8), True
         separator = separator or (b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b"")
         if separator:
             *names, rest = rest.split(separator)
-            yield from map(decode, names)
+            yield from map(os.fsdecode, names)
     if rest:
-        yield decode(rest)
+        yield os.fsdecode(rest)
 
 
 def _mended(name: str) -> str:

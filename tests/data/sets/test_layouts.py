@@ -1,6 +1,8 @@
 """A fake ImageNet in every layout people have, the hard protocols on it, and the layouts of the OOD sets."""
 
+import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from data_trees import SHARED, class_tree, ranges_by_hand, relatives, write
 from negprompt_cli.cli.remedies import full_message
 from negprompt_cli.data.sets.catalogue import protocols
 from negprompt_cli.data.sets.classnames import imagenet_names, imagenet_wnids
-from negprompt_cli.data.sets.imagesets import load_image_set
+from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set, match_classes
 from negprompt_cli.errors import UsageError
 
 WNIDS = imagenet_wnids()
@@ -297,3 +299,106 @@ def test_tiny_imagenet_as_distributed(tmp_path: Path) -> None:
     assert [c.key for c in images.classes] == list(WNIDS[:2])
     train = load_image_set(str(tmp_path), role="train", data_root=tmp_path)
     assert [path.name for path in train.paths] == [f"{wnid}_0.JPEG" for wnid in WNIDS[:2]]
+
+
+# --- folders as people have them
+
+
+def load(folder: Path, role: str) -> ImageSet:
+    return load_image_set(str(folder), role=role, data_root=Path("nowhere"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("evaluation", ["val", "valid", "Validation", "dev", "test", "Testing"])
+@pytest.mark.parametrize("training", ["train", "Training"])
+def test_splits_in_the_spellings_in_use(training: str, evaluation: str, tmp_path: Path) -> None:
+    class_tree(tmp_path / training, {"cat": 2, "dog": 2})
+    class_tree(tmp_path / evaluation, {"cat": 1, "dog": 3})
+    for folder in (tmp_path, tmp_path / training):
+        train = load(folder, "train")
+        assert (len(train), train.halved) == (4, False)
+    val = load(tmp_path, "eval")
+    assert [c.key for c in val.classes] == ["cat", "dog"]
+    assert np.bincount(val.labels).tolist() == [1, 3]
+
+
+def test_a_folder_beside_the_splits_is_told_of(tmp_path: Path) -> None:
+    for part in ("train", "val", "test", "unlabelled"):
+        class_tree(tmp_path / part, {"cat": 1, "dog": 1})
+    (decision,) = load(tmp_path, "eval").decisions
+    assert decision.facts["folders"] == ["test", "unlabelled"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("café", unicodedata.normalize("NFD", "café")),
+        (unicodedata.normalize("NFD", "café"), "café"),
+        ("golden_retriever", "Golden Retriever"),
+        ("t-shirt", "T_Shirt"),
+    ],
+)
+def test_a_class_is_one_in_both_splits_however_it_is_spelled(train: str, val: str, tmp_path: Path) -> None:
+    class_tree(tmp_path / "train", {train: 2, "dog": 2})
+    class_tree(tmp_path / "val", {val: 3, "dog": 1})
+    first, second = load(tmp_path, "train"), load(tmp_path, "eval")
+    assert [c.key for c in first.classes] == [c.key for c in second.classes] == sorted([train, "dog"])
+    assert len(second) == 4
+    assert all(path.is_file() for path in second.paths)
+    assert any(val in d.facts.get("spellings", {}) for d in second.decisions)
+    # The same set, evaluated by its folder alone.
+    assert len(match_classes(load(tmp_path / "val", "eval"), first.classes)) == 4
+
+
+def test_folders_of_one_split_that_differ_in_case_are_two_classes(tmp_path: Path) -> None:
+    class_tree(tmp_path / "train", {"Crane": 1, "crane": 1})
+    class_tree(tmp_path / "val", {"Crane": 1, "crane": 2})
+    assert np.bincount(load(tmp_path, "eval").labels).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["data", "images1", "Dataset", "train2"])
+def test_a_lone_class_with_the_name_of_a_container_is_told_of(name: str, tmp_path: Path) -> None:
+    class_tree(tmp_path, {name: 4})
+    warned = [d for d in load(tmp_path, "train").decisions if d.warning]
+    assert [d.facts["class"] for d in warned] == ([name] if name in ("data", "Dataset") else [])
+    class_tree(tmp_path, {"cat": 4})
+    assert not any(d.warning for d in load(tmp_path, "train").decisions)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "labels.csv", "labels.json", "labels.txt"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_flat_folder_with_a_list_of_its_classes(name: str, beside: bool, tmp_path: Path) -> None:
+    pictures = tmp_path / "set" / "pictures"
+    labels = {"1.jpg": "cat", "2.jpg": "big dog", "3.png": "cat"}
+    for image in (*labels, "4.jpg"):
+        write(pictures / image)
+    text = {
+        "metadata.csv": "file_name,label\n" + "".join(f"{k},{v}\n" for k, v in labels.items()),
+        "metadata.jsonl": "".join(json.dumps({"file_name": k, "label": v}) + "\n" for k, v in labels.items()),
+        "labels.csv": "id,breed\n" + "".join(f"{k[0]},{v}\n" for k, v in labels.items()),
+        "labels.json": json.dumps({f"pictures/{k}" if beside else k: v for k, v in labels.items()}),
+        "labels.txt": "".join(f"{k}\t{v}\n" for k, v in labels.items()),
+    }[name]
+    write((pictures.parent if beside else pictures) / name, text.encode())
+    images = load(pictures, "ood")
+    found = {p.name: images.classes[label].name for p, label in zip(images.paths, images.labels.tolist(), strict=True)}
+    assert found == labels
+    assert any("4.jpg" in str(d) for d in images.decisions)
+
+
+def test_a_file_beside_ood_images_that_is_no_list_does_not_matter(tmp_path: Path) -> None:
+    write(tmp_path / "1.jpg")
+    write(tmp_path / "labels.json", b'{"cat": 0}')
+    assert len(load(tmp_path, "ood")) == 1
+    with pytest.raises(UsageError, match=r"labels\.json"):
+        load(tmp_path, "eval")
+
+
+def test_numbered_folders_are_named_without_the_numbers(tmp_path: Path) -> None:
+    class_tree(tmp_path / "birds", {"001.Black_footed_Albatross": 2, "002.Laysan_Albatross": 2})
+    images = load(tmp_path / "birds", "train")
+    assert [c.name for c in images.classes] == ["Black footed Albatross", "Laysan Albatross"]
+    assert any("numbers" in d.facts for d in images.decisions)
+    for kept in ({"1_euro": 2, "2_euro": 2}, {"5_euro": 2, "7_dollar": 2}, {"101": 2, "102": 2}):
+        folder = tmp_path / "_".join(kept)
+        class_tree(folder, kept)
+        assert [c.name for c in load(folder, "train").classes] == [key.replace("_", " ") for key in kept]
