@@ -4,6 +4,7 @@
   the suffix names them. A PostScript file in .jpg's clothing would be handed to another program, and a few bytes of anything
   pass for a format without a signature. A camera's raw file is refused, since PIL reads its preview.
 * PIL's warnings (damaged EXIF data, more than 89 million pixels) are not shown: they do not change the pixels.
+* An image more than a thousand times as long as it is wide is refused: scaled for a model it would take gigabytes.
 * Truncated, broken and empty files are errors, and so are decompression bombs (beyond PIL's limit of 179 million
   pixels).
 """
@@ -23,6 +24,9 @@ from negprompt_cli.data.encoding.pixels import DoubtfulValues, to_rgb
 from negprompt_cli.data.sets.filekinds import disguise, readable_formats, unreadable_kind
 from negprompt_cli.data.sets.torchsets import is_item, open_item
 from negprompt_cli.errors import NegPromptError
+
+MOST_NARROW = 1000
+"""Most that a side may be longer than the other: an image is scaled until its shorter side fits the model."""
 
 
 class BrokenImage(NegPromptError):
@@ -82,6 +86,10 @@ def open_image(path: Path) -> Image.Image:
         # Reading a pipe would wait for a writer, reading some devices would never end.
         raise OSError("it is not a regular file")
     image = Image.open(path, formats=readable_formats(path.suffix))
+    if max(image.size) > MOST_NARROW * min(image.size):
+        width, height = image.size
+        image.close()
+        raise OSError(f"it has {width} x {height} pixels, too narrow to be cut to a square; crop it")
     kind = unreadable_kind(path.suffix)
     if kind is not None and kind.preview and image.format == "TIFF":
         image.close()
@@ -118,6 +126,8 @@ quiet = _Quiet()
 def _reason(path: Path, error: Exception) -> str:
     """What is wrong with a file, and what to do about it."""
     if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return f"it is a link to {path.readlink()}, which does not exist. Fetch that file (`git annex get`, `dvc pull`)"
         return "there is no such file. Replace or remove it"
     if os.path.isfile(path) and os.path.getsize(path) == 0:  # noqa: PTH113, PTH202 - a name may be too long for Path
         return "the file is empty. Replace or remove it"

@@ -43,8 +43,9 @@ _SAID: dict[Reason, str] = {
     "container": "videos, archives and documents",
     "no-suffix": "without a suffix",
     "other": "not images by their suffix",
+    "beside": "labels, notes or arrays",
 }
-"""The reasons that a note speaks of, in its order; what belongs beside images is counted only."""
+"""What a note calls the files of each reason, in its order."""
 
 
 @dataclass(frozen=True)
@@ -252,10 +253,12 @@ class LeftOut:
             reasons.setdefault(reason, {})[what] = count
         return reasons
 
-    def told(self) -> str:
-        """What a person should know, for a note: empty where only labels and notes were left out."""
+    def told(self, *, beside: bool = False) -> str:
+        """What a person should know, for a note. Labels and notes, which belong beside images, are told only if `beside`."""
         parts = []
         for reason, said in _SAID.items():
+            if reason == "beside" and not beside:
+                continue
             whats = {what: count for (r, what), count in self.counts.items() if r == reason}
             if whats and reason in ("unreadable", "container"):
                 parts += _unreadable_told(whats)

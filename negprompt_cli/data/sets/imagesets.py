@@ -195,7 +195,7 @@ def _missing_images(
     empty = [key for key, count in zip(keys, counts, strict=True) if count == 0]
     if not empty:
         return []
-    has = {key: left_out[key].told() for key in empty if key in left_out}
+    has = {key: left_out[key].told(beside=True) for key in empty if key in left_out}
     named = [f"{key} (has {has[key]})" if has.get(key) else key for key in empty]
     said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no images for {role}: {some_of(named)}"
     if role == "train":

@@ -130,10 +130,10 @@ def list_images(folder: Path, left_out: LeftOut, *, prefix: str = "") -> list[st
 
 
 def found_instead(left_out: LeftOut) -> str:
-    """A sentence on what stands where images were looked for, with a space before it; empty where there is nothing."""
-    if told := left_out.told():
-        return " ".join([f" Found instead: {told}.", *left_out.misnamed()])
-    return " Images are told by their suffix, such as .jpg or .png."
+    """What stands where images were looked for, as sentences with a space before them."""
+    told = left_out.told(beside=True)
+    found = [f"Found instead: {told}."] if told else []
+    return " ".join(["", *found, *left_out.misnamed(), "Images are told by their suffix, such as .jpg or .png."])
 
 
 def has_images(folder: Path) -> bool:

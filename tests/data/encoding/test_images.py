@@ -118,6 +118,8 @@ def test_disguised_files_are_named_for_what_they_are(tmp_path: Path) -> None:
         b"\0\0\0\x18ftypisom\0\0\0\0": "a video; take frames out",
         b"\0" * 300: "zero bytes only",
         b"\0" * 128 + b"DICM": "a DICOM image",
+        b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x08\0\x08\x01\x01\x11\0": "JPEG image that is damaged or of a rare kind",
+        b"RIFF\0\0\0\0AVI LIST": "a RIFF file that holds no WebP image; take frames",
     }
     for i, (content, said) in enumerate(contents.items()):
         path = write(tmp_path / f"{i}.jpg", content)
@@ -164,3 +166,29 @@ def test_warnings_that_change_no_pixel_are_silent(tmp_path: Path, monkeypatch: p
 def test_reading_images_needs_no_torch() -> None:
     ask = "import sys, negprompt_cli.data.encoding.images; print([m for m in ('torch', 'torchvision') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_tiff_of_five_channels_is_named_for_what_it_is(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.tif")
+    data = (tmp_path / "x.tif").read_bytes()
+    samples = struct.pack("<HHIH", 277, 3, 1, 3)
+    assert data.count(samples) == 1
+    five = write(tmp_path / "five.tif", data.replace(samples, struct.pack("<HHIH", 277, 3, 1, 5)))
+    with pytest.raises(BrokenImage, match=r"five channels.*convert it to 8-bit RGB"):
+        open_rgb(five)
+
+
+def test_a_link_to_nowhere_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").symlink_to("../.git/annex/objects/gone")
+    with pytest.raises(
+        BrokenImage, match=r"x\.jpg: it is a link to \.\./\.git/annex/objects/gone, which does not exist"
+    ):
+        open_rgb(tmp_path / "x.jpg")
+
+
+def test_an_image_that_would_be_huge_when_it_is_scaled_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (1, 30_000)).save(tmp_path / "thin.png")
+    with pytest.raises(BrokenImage, match=r"thin\.png: it has 1 x 30000 pixels.*crop"):
+        open_rgb(tmp_path / "thin.png")
+    Image.new("L", (1000, 1)).save(tmp_path / "wide.png")
+    assert open_rgb(tmp_path / "wide.png").size == (1000, 1)

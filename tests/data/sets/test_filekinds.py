@@ -336,3 +336,10 @@ def test_a_list_of_everything_in_a_folder(tmp_path: Path) -> None:
     assert [c.key for c in images.classes] == ["cat", "dog"]
     assert len(images) == 4
     assert sum(images.left_out.by_reason()["system"].values()) == len(junk)
+
+
+def test_a_class_of_arrays_says_what_it_has(tmp_path: Path) -> None:
+    root = class_tree(tmp_path / "set", {"cat": 2, "dog": 2})
+    write(root / "fox" / "all.npy")
+    with pytest.raises(EmptyClasses, match=r"fox \(has 1 labels, notes or arrays \(\.npy\)\)"):
+        load_image_set(str(root), role="train", data_root=tmp_path)
