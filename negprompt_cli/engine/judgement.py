@@ -6,6 +6,7 @@ change neither. The ID score is one of the catalogue's that need prompts only, s
 Leaves out: scores that compare with training images, with a list of words, or with patches.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.scores import SCORES, find_score
-from negprompt_cli.engine.scores.compute import compute_scores
+from negprompt_cli.engine.scores import SCORES, check_scores, find_score
+from negprompt_cli.engine.scores.compute import over_blocks
+from negprompt_cli.engine.scores.image_block import ImageBlock
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError, did_you_mean
 
@@ -61,7 +63,7 @@ def check_prompt_score(name: str) -> None:
 
 @torch.no_grad()
 def judge(features: Tensor, bank: ScoreInputs, score: str, *, temperature: float = 1.0) -> Judgements:
-    """Judge B images.
+    """Judge B images; everything that is said of an image comes from the same cosines.
 
     Args:
         features: (B, D) L2-normalised image features.
@@ -73,28 +75,28 @@ def judge(features: Tensor, bank: ScoreInputs, score: str, *, temperature: float
         UsageError: an unknown score, or one that needs what the bank does not have.
         ValueError: shapes do not fit, or features are not L2-normalised.
     """
-    table = compute_scores(features, bank, [score], temperature=temperature)
+    check_scores([score], bank, has_local_features=False)
+    record = find_score(score)
+    functions: dict[str, Callable[[ImageBlock], Tensor]] = {
+        "predictions": lambda block: block.predictions,
+        "probabilities": lambda block: block.probability,
+        "scores": record.load(),
+    }
+    groups = set(record.requires)
+    if bank.negatives is not None:
+        groups.add("negatives")
+        functions["negatives"] = lambda block: block.nearest("negatives")
+        functions["similarities"] = lambda block: block.highest("negatives")
+    found = over_blocks(features, bank, functions, groups=groups, temperature=temperature)
+    pairs = similarities = None
+    if bank.negatives is not None:
+        places, count = found["negatives"].to(torch.int64), bank.negatives.shape[1]
+        pairs = torch.stack([places // count, places % count], dim=1).numpy()
+        similarities = found["similarities"].double().numpy()
     return Judgements(
-        table.predictions,
-        _probabilities(features, bank, table.predictions),
-        table.scores[score],
-        *_nearest(features, bank.negatives),
+        found["predictions"].to(torch.int64).numpy(),
+        found["probabilities"].double().numpy(),
+        found["scores"].double().numpy(),
+        pairs,
+        similarities,
     )
-
-
-def _probabilities(features: Tensor, bank: ScoreInputs, predictions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    cosines = features.float() @ bank.positives.to(features.device).float().T
-    own = torch.as_tensor(predictions, device=features.device)[:, None]
-    shares = torch.softmax(bank.logit_scale * cosines, dim=1).gather(1, own)[:, 0]
-    return shares.double().cpu().numpy()
-
-
-def _nearest(
-    features: Tensor, negatives: Tensor | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | tuple[None, None]:
-    if negatives is None:
-        return None, None
-    count = negatives.shape[1]
-    similarities, places = (features.float() @ negatives.to(features.device).float().flatten(0, 1).T).max(dim=1)
-    pairs = torch.stack([places // count, places % count], dim=1)
-    return pairs.cpu().numpy(), similarities.double().cpu().numpy()

@@ -4,7 +4,7 @@ Images x prompts never exist as a whole: a block of images is multiplied with ea
 read the same cosines. The time is that of the matrix product and little more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from negprompt_cli.engine.scores.image_block import ImageBlock, ScoringContext
 from negprompt_cli.engine.scores.options import ScoreOptions
-from negprompt_cli.engine.scores.registry import Score, check_scores, find_score
+from negprompt_cli.engine.scores.registry import check_scores, find_score
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs, check_normalised
 
 CPU_BLOCK_BYTES = 4 * 2**20
@@ -22,6 +22,9 @@ CPU_BLOCK_BYTES = 4 * 2**20
 
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 """Cosines of a block that keep an accelerator busy for longer than launching its kernels takes."""
+
+
+PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,45 @@ def compute_scores(
         ValueError: shapes do not fit, features are not L2-normalised, or a number is out of range.
     """
     check_scores(names, bank, has_local_features=local_features is not None)
+    records = [find_score(name) for name in dict.fromkeys(names)]
+    functions = {record.name: record.load() for record in records}
+    found = over_blocks(
+        features,
+        bank,
+        {**functions, PREDICTIONS: lambda block: block.predictions},
+        groups={group for record in records for group in record.requires},
+        temperature=temperature,
+        options=options,
+        block_bytes=block_bytes,
+        local_features=local_features,
+    )
+    predictions = found.pop(PREDICTIONS)
+    return ScoreTable(
+        scores={name: values.to(torch.float64).numpy() for name, values in found.items()},
+        predictions=predictions.to(torch.int64).numpy(),
+    )
+
+
+@torch.no_grad()
+def over_blocks(
+    features: Tensor,
+    bank: ScoreInputs,
+    functions: Mapping[str, Callable[[ImageBlock], Tensor]],
+    *,
+    groups: set[str],
+    temperature: float = 1.0,
+    options: ScoreOptions | None = None,
+    block_bytes: int | None = None,
+    local_features: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return what functions say of each image, (N,) or (N, ...) on the CPU; all read the same cosines of a block.
+
+    Args:
+        functions: of a block of B images, each giving (B,) or (B, ...).
+        groups: what of the bank the functions look at besides the positives.
+
+    The other arguments and the errors are those of `compute_scores`, apart from its names.
+    """
     dimension = bank.positives.shape[1]
     if features.ndim != 2 or features.shape[1] != dimension:
         raise ValueError(f"features must be (N, {dimension}) to fit the prompts, got {tuple(features.shape)}")
@@ -76,16 +118,13 @@ def compute_scores(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
 
-    records = [find_score(name) for name in dict.fromkeys(names)]
-    functions = {record.name: record.load() for record in records}
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     setup = ScoringContext(bank.to(features.device, dtype), temperature, options or ScoreOptions())
     if block_bytes is None:
         block_bytes = CPU_BLOCK_BYTES if features.device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
-    rows = max(1, block_bytes // (dtype.itemsize * _columns(records, bank, local_features)))
+    rows = max(1, block_bytes // (dtype.itemsize * _columns(groups, bank, local_features)))
 
     parts: dict[str, list[Tensor]] = {name: [] for name in functions}
-    predictions: list[Tensor] = []
     # Half precision products would be useless here, whatever the caller runs its networks in.
     with torch.autocast(features.device.type, enabled=False):
         for start in range(0, len(features), rows):
@@ -93,24 +132,14 @@ def compute_scores(
             check_normalised(part, "features")
             local = None if local_features is None else local_features[start : start + rows].to(dtype)
             block = ImageBlock(setup, part, local)
-            predictions.append(block.predictions)
             for name, function in functions.items():
                 parts[name].append(function(block))
-    return ScoreTable(
-        scores={name: _joined(tensors).to(torch.float64).numpy() for name, tensors in parts.items()},
-        predictions=_joined(predictions).to(torch.int64).numpy(),
-    )
+    return {name: torch.cat(tensors).cpu() if tensors else torch.empty(0) for name, tensors in parts.items()}
 
 
-def _columns(records: Sequence[Score], bank: ScoreInputs, local_features: Tensor | None) -> int:
-    """Return how many cosines per image the scores look at."""
-    groups = {"positives"}.union(*(record.requires for record in records))
-    columns = sum(len(bank.rows(group)) for group in groups - {"train_labels", "local_features"})
+def _columns(groups: set[str], bank: ScoreInputs, local_features: Tensor | None) -> int:
+    """Return how many cosines per image the groups of prompts and training images make."""
+    columns = sum(len(bank.rows(group)) for group in {"positives", *groups} - {"train_labels", "local_features"})
     if local_features is not None and "local_features" in groups:
         columns += local_features.shape[1] * len(bank.positives)
     return columns
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Return the parts as one tensor on the CPU."""
-    return torch.cat(parts).cpu() if parts else torch.empty(0)

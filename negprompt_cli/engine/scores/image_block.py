@@ -72,6 +72,7 @@ class ImageBlock:
         self.local_features = local_features
         self._cosines: dict[str, Tensor] = {}
         self._highest: dict[str, Tensor] = {}
+        self._nearest: dict[str, Tensor] = {}
         self._sums: dict[tuple[str, float], Tensor] = {}
 
     def cosines(self, group: str) -> Tensor:
@@ -80,12 +81,23 @@ class ImageBlock:
             self._cosines[group] = self.features @ self.setup.bank.rows(group).T
         return self._cosines[group]
 
-    @cached_property
+    def nearest(self, group: str) -> Tensor:
+        """Return (B,): which prompt of the group has the highest cosine."""
+        if group not in self._nearest:
+            self._highest[group], self._nearest[group] = self.cosines(group).max(dim=1)
+        return self._nearest[group]
+
+    @property
     def predictions(self) -> Tensor:
         """(B,) the class of the nearest positive prompt; negatives have no say."""
-        highest, index = self.cosines("positives").max(dim=1)
-        self._highest["positives"] = highest
-        return index
+        return self.nearest("positives")
+
+    @property
+    def probability(self) -> Tensor:
+        """(B,) exact: CLIP's own probability of the predicted class, a softmax over the positives at the logit scale."""
+        scale = self.setup.bank.logit_scale
+        highest = self.highest("positives").to(self.setup.exact)
+        return (scale * highest - self.log_sum_exp("positives", scale)).exp()
 
     def highest(self, group: str) -> Tensor:
         """Return (B,): the highest cosine with a prompt of the group."""
