@@ -38,6 +38,9 @@ NEVER = {
 }
 """Rooms of one layer that must not know each other."""
 
+COMPOSING = {"demo", "fit", "report", "reproduce", "seeds", "sweep"}
+"""Steps that are made of other steps."""
+
 
 def within(module: str, place: str) -> bool:
     return module == place or module.startswith(f"{place}/")
@@ -79,6 +82,18 @@ def test_no_import_runs_upward() -> None:
         for path, tree in SOURCES.items()
         for target in imports(tree)
         if layer(target) > layer(module_name(path))
+    ]
+    assert not wrong
+
+
+def test_steps_have_helpers_in_common_and_not_each_other() -> None:
+    steps = {path.stem for path in SOURCES if path.parent == Path("steps")} - {"__init__"}
+    wrong = [
+        f"{path} imports {target}"
+        for path, tree in SOURCES.items()
+        if within(module_name(path), "steps") and path.stem not in COMPOSING
+        for target in imports(tree)
+        if target.count("/") == 1 and target.removeprefix("steps/") in steps
     ]
     assert not wrong
 

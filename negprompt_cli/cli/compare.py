@@ -56,7 +56,7 @@ def compare(
     """
     from negprompt_cli.data.files.atomic import atomic_write_text
     from negprompt_cli.steps.compare import compare_runs
-    from negprompt_cli.steps.shared import comparison_text
+    from negprompt_cli.steps.shared import comparison as texts
     from negprompt_cli.steps.shared.outputs import refuse_existing
 
     if out:
@@ -64,19 +64,19 @@ def compare(
     chosen = None if scores is None else [s.strip() for s in scores.split(",") if s.strip()]
     comparison = compare_runs(runs, scores=chosen, fpr=fpr.value, with_published=with_published)
     if as_json:
-        text = json.dumps(comparison_text.to_document(comparison), indent=1) + "\n"
+        text = json.dumps(texts.to_document(comparison), indent=1) + "\n"
     elif form is Format.CSV:
-        text = comparison_text.to_csv(comparison)
+        text = texts.to_csv(comparison)
     elif form is Format.MARKDOWN:
-        text = comparison_text.to_markdown(comparison)
+        text = texts.to_markdown(comparison)
     elif form is Format.LATEX:
-        text = comparison_text.to_latex(comparison)
+        text = texts.to_latex(comparison)
     else:
-        columns, rows = comparison_text.table_cells(comparison)
+        columns, rows = texts.table_cells(comparison)
         labels = len(columns) - len(comparison.sets)
         narrow = stacked(columns, rows, labels, ("OOD set", "AUROC / FPR95"))
-        text = table_text(comparison_text.caption(comparison), columns, rows, narrow=narrow)
-        text += "".join(f"{remark}\n" for remark in comparison_text.remarks(comparison))
+        text = table_text(texts.caption(comparison), columns, rows, narrow=narrow)
+        text += "".join(f"{remark}\n" for remark in texts.remarks(comparison))
     if out:
         atomic_write_text(out, text)
         Talk(quiet=quiet, as_json=as_json).made(out)

@@ -32,7 +32,7 @@ def demo(
     from negprompt_cli.steps.shared.histogram import draw_histograms
 
     made = run_demo(run, seed=seed, overwrite=overwrite, progress=talk)
-    picture = draw_histograms(made.evaluation, run / "scores.png", scores=("negprompt", "mcm", "max-logit"))
+    picture = draw_histograms(made.evaluation.measured, run / "scores.png", scores=("negprompt", "mcm", "max-logit"))
     talk.line("\nLearned classes:")
     print_evaluation(talk, made.evaluation)
     talk.line("\nNovel names, nothing trained for them:")

@@ -6,14 +6,12 @@ either the same for all, and said once, or a column of its own. Leaves out: choo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from negprompt_cli.data.results.evaluations import (
     AVERAGE,
     EvaluationDocument,
-    Row,
     below_chance,
     evaluation_path,
     load_evaluation,
@@ -21,43 +19,7 @@ from negprompt_cli.data.results.evaluations import (
 from negprompt_cli.data.results.runs import EVALUATION
 from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError, did_you_mean
-
-FprConvention = Literal["id-positive", "ood-positive"]
-FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One score of one run: its figures by OOD set."""
-
-    run: str
-    score: str
-    accuracy: float
-    accuracy_std: float | None
-    facts: dict[str, str]
-    cells: dict[str, Row]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Evaluations on the same ID images.
-
-    `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
-    `differing`: names of facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
-    know.
-    """
-
-    id_name: str
-    id_images: int
-    id_classes: int
-    fpr: FprConvention
-    sets: tuple[str, ...]
-    lines: tuple[Line, ...]
-    shared: dict[str, str]
-    differing: tuple[str, ...]
-    published: tuple[Figure, ...]
-    sources: dict[str, dict[str, Any]]
-    notes: tuple[str, ...]
+from negprompt_cli.steps.shared.comparison import Comparison, FprConvention, Line
 
 
 def compare_runs(

@@ -46,16 +46,6 @@ class Evaluation:
     document: EvaluationDocument
     measured: Measured
 
-    @property
-    def id_set(self) -> Scored:
-        """The ID images with their scores."""
-        return self.measured.id_set
-
-    @property
-    def ood_sets(self) -> tuple[Scored, ...]:
-        """The OOD images with their scores."""
-        return self.measured.ood_sets
-
 
 def run_evaluate(
     config: Config,

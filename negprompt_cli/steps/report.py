@@ -32,7 +32,7 @@ from negprompt_cli.report import figures
 from negprompt_cli.report.page import Gallery, Picture, PictureGroup, Section, Table, Thumbnail, render_page
 from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
-from negprompt_cli.steps.shared.comparison_text import caption, remarks, table_cells
+from negprompt_cli.steps.shared.comparison import caption, remarks, table_cells
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.workbench import Workbench

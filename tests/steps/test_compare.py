@@ -13,7 +13,7 @@ from negprompt_cli.data.results.evaluations import load_evaluation, save_evaluat
 from negprompt_cli.data.studies.published import Benchmark, Figure, Published, published
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs, run_labels
-from negprompt_cli.steps.shared.comparison_text import table_cells, to_csv, to_latex, to_markdown
+from negprompt_cli.steps.shared.comparison import table_cells, to_csv, to_latex, to_markdown
 
 FOUR = ("inaturalist", "sun", "places", "dtd")
 

@@ -202,7 +202,7 @@ def test_an_evaluation_lets_go_of_features_it_has_scored(world, tmp_path):
         progress=Recorder(),
         bench=world.bench(),
     )
-    for scored in (result.id_set, *result.ood_sets):
+    for scored in (result.measured.id_set, *result.measured.ood_sets):
         assert scored.encoded.features.numel() == 0
         assert len(scored.encoded) == len(scored.table.predictions) > 0
     assert len(measure(world.bench(), world.artifact).id_set.encoded.features) == result.document.id.images

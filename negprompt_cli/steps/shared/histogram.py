@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from negprompt_cli.data.files.atomic import atomic_path
-from negprompt_cli.steps.evaluate import Evaluation
+from negprompt_cli.steps.shared.measure import Measured
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Okabe and Ito's palette, which colour-blind people can tell apart; the first is for ID."""
 BINS = 40
 
 
-def draw_histograms(evaluation: Evaluation, path: Path, *, scores: Sequence[str]) -> Path:
-    """Draw densities of ID and every OOD set for some of the evaluation's scores; the suffix of `path` is the format.
+def draw_histograms(measured: Measured, path: Path, *, scores: Sequence[str]) -> Path:
+    """Draw densities of ID and every OOD set for some of the scores; the suffix of `path` is the format.
 
     Raises:
         NegPromptError: the file cannot be written.
@@ -24,7 +24,7 @@ def draw_histograms(evaluation: Evaluation, path: Path, *, scores: Sequence[str]
 
     figure = Figure(figsize=(4.2 * len(scores), 3.4), layout="constrained")
     for axes, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
-        everything = [evaluation.id_set, *evaluation.ood_sets]
+        everything = [measured.id_set, *measured.ood_sets]
         values = [s.table.scores[score] for s in everything]
         low, high = np.concatenate(values).min(), np.concatenate(values).max()
         # Equal scores everywhere still need a bin of some width.

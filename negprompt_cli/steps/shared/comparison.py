@@ -1,14 +1,52 @@
-"""A comparison as CSV, Markdown or LaTeX text, and as the cells of a table."""
+"""A comparison of evaluated runs: what it holds, and its texts as CSV, Markdown, LaTeX and cells of a table."""
 
 import csv
 import io
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from negprompt_cli import schemas
-from negprompt_cli.data.results.evaluations import AVERAGE
+from negprompt_cli.data.results.evaluations import AVERAGE, Row
+from negprompt_cli.data.studies.published import Figure
 from negprompt_cli.engine.metrics.detection import METRICS
-from negprompt_cli.steps.compare import FPR_KEYS, Comparison
 from negprompt_cli.wording import percent
+
+FprConvention = Literal["id-positive", "ood-positive"]
+FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One score of one run: its figures by OOD set."""
+
+    run: str
+    score: str
+    accuracy: float
+    accuracy_std: float | None
+    facts: dict[str, str]
+    cells: dict[str, Row]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations on the same ID images.
+
+    `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
+    `differing`: names of facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
+    know.
+    """
+
+    id_name: str
+    id_images: int
+    id_classes: int
+    fpr: FprConvention
+    sets: tuple[str, ...]
+    lines: tuple[Line, ...]
+    shared: dict[str, str]
+    differing: tuple[str, ...]
+    published: tuple[Figure, ...]
+    sources: dict[str, dict[str, Any]]
+    notes: tuple[str, ...]
 
 
 def caption(comparison: Comparison) -> str:
