@@ -9,6 +9,7 @@ from negprompt_cli.cli import completion
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import IMAGES, Common, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 EXAMPLES = (
@@ -71,7 +72,8 @@ def export(
         made = artifact.prompts
         write_coop(made, path)
         if made.negative is not None:
-            talk.warn("CoOp knows no negatives: only the positive context was written.")
+            said = "CoOp knows no negatives: only the positive context was written."
+            talk.decide(Decision("prompts-changed", said, {"negatives": made.negatives_per_class}, warning=True))
         talk.result(
             path,
             {
@@ -89,7 +91,8 @@ def export(
     bench = Workbench(config, talk)
     scorer = make_scorer(bench, open_prompts(bench, artifact), score=score, threshold=threshold)
     if scorer.threshold is None:
-        talk.warn("no threshold, so is_ood is never true: run `negprompt calibrate` first, or pass --threshold.")
+        said = "no threshold, so is_ood is never true: run `negprompt calibrate` first, or pass --threshold."
+        talk.decide(Decision("threshold", said, {"threshold": None, "score": scorer.choice.name}, warning=True))
     result = run_export(scorer, path, form=form.value, half=half)
     talk.say(
         f"Agrees with PyTorch to {result.difference:.2g} of the outputs' range; {path.stat().st_size / 1e6:.1f} MB, score "

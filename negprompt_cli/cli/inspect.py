@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.options import option
-from negprompt_cli.wording import some_of
+from negprompt_cli.wording import percent, some_of
 
 if TYPE_CHECKING:
     from negprompt_cli.data.results.artifacts import Prompts
@@ -75,6 +75,15 @@ def _print(document: dict[str, Any]) -> None:
         "tensors": ", ".join(f"{name} {tuple(shape)}" for name, shape in document["tensors"].items()),
         "parents": ", ".join(f"{p['kind']} {p['sha256'][:12]}" for p in document["parents"]) or "-",
     }
+    facts["threshold"] = "none: `negprompt calibrate` chooses one"
+    if (made := document["calibration"]) is not None:
+        facts["threshold"] = (
+            f"ID where {made['score']} is at least {made['threshold']:.6g}; chosen on {made['images']} held-out images of "
+            f"{made['data']}, of which {made['accepted']} are accepted ({percent(made['low'])} to {percent(made['high'])} % "
+            f"of new ones, at {100 * made['confidence']:g} % confidence)"
+        )
+        if made["by_class"]:
+            facts["thresholds by class"] = ", ".join(f"{key} {value:.6g}" for key, value in made["by_class"].items())
     for stage in document["training"]:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in stage["terms"].items())
         facts[f"{stage['stage']} stage"] = f"{stage['images']} images, epoch {stage['epoch']}, {terms}"

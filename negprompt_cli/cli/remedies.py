@@ -78,6 +78,7 @@ REMEDIES = {
     "no-resume": "Or leave out --resume to start from the beginning.",
     "list-presets": "`negprompt config ls` lists the presets.",
     "list-keys": "`negprompt config show` lists the keys.",
+    "scores": "Pass --scores with some of them.",
     "all-scores": "`negprompt evaluate` computes the others.",
     "copy": "Where the file system has no links, pass --copy.",
 }

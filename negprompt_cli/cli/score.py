@@ -261,10 +261,12 @@ def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: f
             "like the classes:"
         )
     elif scorer.threshold is None:
-        talk.say(
+        said = (
             f"No threshold for {scorer.choice.name}, so none is called OOD: `negprompt calibrate` chooses one, --threshold "
-            "sets one. Least like the classes:"
+            "sets one."
         )
+        talk.decide(Decision("threshold", said, {"threshold": None, "score": scorer.choice.name}))
+        talk.say("Least like the classes:")
     else:
         talk.say(
             f"{summary.ood} OOD, {readable - summary.ood} ID ({scorer.choice.name} at least {scorer.threshold:.6g}). "

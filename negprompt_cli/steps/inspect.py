@@ -102,6 +102,8 @@ def inspect_artifact(
         "negatives": prompts.negatives_per_class,
         "floor_exponent": prompts.floor_exponent,
         "class_specific": prompts.class_specific,
+        # The scores behind it are as many as the held-out images.
+        "calibration": prompts.calibration.model_dump(exclude={"scores"}) if prompts.calibration else None,
         "classes": [{"key": c.key, "name": c.name, "wnid": c.wnid} for c in prompts.classes],
         "learned_on_classes": prompts.learned_on,
         "tensors": {"positive": list(prompts.positive.shape)}

@@ -9,8 +9,9 @@ from negprompt_cli.engine.scores.registry import (
     SCORES,
     Score,
     check_scores,
+    constant_scores,
     find_score,
     score_names,
 )
 
-__all__ = ["SCORES", "Score", "ScoreOptions", "check_scores", "find_score", "score_names"]
+__all__ = ["SCORES", "Score", "ScoreOptions", "check_scores", "constant_scores", "find_score", "score_names"]

@@ -3,6 +3,11 @@
 Importing it needs no torch; a score's function is imported when it is first asked for. Notation of the formulas: f the
 image feature, P_i the positive, N_ij the negative and Z_i the zero-shot prompt features, all L2-normalised; <,> the
 cosine, tau the temperature, s the logit scale.
+
+Few classes: with one class a softmax over the classes is 1 whatever the image, so mcm, mcm-zero-shot, entropy and gl-mcm say
+nothing, and the class is its own background, so mahalanobis-relative is 0 (`constant_scores`): commands refuse them or leave
+them out. With two or three classes they vary, but little; negprompt, max-logit, energy, knn and mahalanobis need no other
+class to compare with.
 """
 
 import importlib
@@ -32,6 +37,7 @@ class Score:
         url: where to read the paper.
         requires: fields of `ScoreInputs` that must not be None, and `local_features` for patch features.
         function: `module:function` within this package; takes a `ImageBlock` and returns the scores of its images.
+        least_classes: ID classes that the score compares; with fewer it is the same for every image.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Score:
     url: str
     requires: tuple[str, ...]
     function: str
+    least_classes: int = 1
 
     def load(self) -> "Callable[[ImageBlock], Tensor]":
         """Import and return the function: `ImageBlock` of B images to (B,) scores."""
@@ -78,6 +85,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
                 url=_MCM_URL,
                 requires=("positives",),
                 function="mcm:mcm",
+                least_classes=2,
             ),
             Score(
                 name="mcm-zero-shot",
@@ -87,6 +95,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
                 url=_MCM_URL,
                 requires=("zero_shot",),
                 function="mcm:mcm_zero_shot",
+                least_classes=2,
             ),
             Score(
                 name="max-logit",
@@ -124,6 +133,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
                 url="https://arxiv.org/abs/2012.06575",
                 requires=("positives",),
                 function="entropy:entropy",
+                least_classes=2,
             ),
             Score(
                 name="gl-mcm",
@@ -134,6 +144,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
                 url="https://arxiv.org/abs/2304.04521",
                 requires=("positives", "local_features"),
                 function="gl_mcm:gl_mcm",
+                least_classes=2,
             ),
             Score(
                 name="neglabel",
@@ -172,6 +183,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
                 url="https://arxiv.org/abs/2106.09022",
                 requires=("train_features", "train_labels"),
                 function="mahalanobis:mahalanobis_relative",
+                least_classes=2,
             ),
         )
     }
@@ -222,6 +234,11 @@ def check_scores(names: Iterable[str], bank: "ScoreInputs", *, has_local_feature
                 f"Score {score.name!r} needs {' and '.join(_MEANING[m] for m in missing)}, which are not given. "
                 f"Scores that can be computed here: {', '.join(possible)}."
             )
+
+
+def constant_scores(names: Iterable[str], classes: int) -> list[str]:
+    """Those of the scores that are the same for every image where there are so few classes."""
+    return [name for name in names if find_score(name).least_classes > classes]
 
 
 def _missing(score: Score, bank: "ScoreInputs", has_local_features: bool) -> list[str]:

@@ -20,6 +20,7 @@ from negprompt_cli.config import Config, ScheduleConfig
 from negprompt_cli.data.results.artifacts import Prompts, TrainingSummary, sealed
 from negprompt_cli.data.results.provenance import device_name, features_digest, versions
 from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
@@ -151,6 +152,9 @@ def learn_positive(
     """
     progress = progress or Silent()
     settings = config.positive
+    if len(data.classes) == 1:
+        said = "There is one class, so stage 1 has no other to tell it from: ID accuracy is 100 % whatever it learns."
+        progress.decide(Decision("few-classes", said, {"classes": 1}))
     start = start_context(clip, config, len(data.classes))
     encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=budget, notice=progress.warn)
     anchors = word_anchors(clip, config, data.names, budget=budget)

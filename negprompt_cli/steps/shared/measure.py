@@ -12,7 +12,7 @@ from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.sets.imagesets import ImageSet, classes_without_data, default_ood, match_classes, split_specs
 from negprompt_cli.data.sets.spec import Spec
 from negprompt_cli.decisions import Decision
-from negprompt_cli.engine.scores import check_scores, find_score
+from negprompt_cli.engine.scores import check_scores, constant_scores, find_score
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
@@ -101,6 +101,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
             f"{artifact.path} holds positive prompts only, and the score negprompt needs negatives.",
             remedy="needs-negatives",
         )
+    names = _varying(bench, names, len(prompts.classes))
     found = bench.id_images("eval")
     id_images = match_classes(found, prompts.classes)
     if absent := [c.name for c in classes_without_data(found, prompts.classes)]:
@@ -124,6 +125,25 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
         raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
     ood_sets = tuple(_score(bench, images, bank, names, keep_features=keep_features) for images in ood_images)
     return Measured(prompts, bank, id_set, ood_sets, names)
+
+
+def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[str, ...]:
+    """The scores that are not the same for every image with so few classes; tells of the others.
+
+    Raises:
+        UsageError: there are no others.
+    """
+    constant = constant_scores(names, classes)
+    if not constant:
+        return names
+    said = (
+        f"{', '.join(constant)}: with {classes} class a softmax over the classes is 1 for every image, and the class is its "
+        "own background, so these scores say nothing"
+    )
+    if len(constant) == len(names):
+        raise UsageError(f"{said}. Use negprompt, max-logit or energy.", remedy="scores")
+    bench.decide(Decision("few-classes", f"{said} and are left out.", {"classes": classes, "scores": constant}, True))
+    return tuple(name for name in names if name not in constant)
 
 
 def _score(

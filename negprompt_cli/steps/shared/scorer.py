@@ -17,9 +17,11 @@ from negprompt_cli.data.encoding.batches import Batch
 from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import NovelNames
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.judgement import Judgements, check_prompt_score, judge
 from negprompt_cli.engine.metrics.conformal import p_values
+from negprompt_cli.engine.scores import constant_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
@@ -95,6 +97,11 @@ class Scorer:
         )
 
 
+def default_score(prompts: Prompts) -> str:
+    """The score of an artifact that is not calibrated."""
+    return "max-logit" if prompts.negative is None else "negprompt"
+
+
 def choose_score(prompts: Prompts, asked: str | None, *, temperature: float, template: str) -> ScoreChoice:
     """Choose the score of an artifact by the rule above.
 
@@ -110,8 +117,10 @@ def choose_score(prompts: Prompts, asked: str | None, *, temperature: float, tem
     known = prompts.calibration
     if known is not None and asked in (None, known.score):
         return ScoreChoice(known.score, known.temperature, known.template)
-    name = asked or ("max-logit" if prompts.negative is None else "negprompt")
+    name = asked or default_score(prompts)
     check_prompt_score(name)
+    if constant_scores([name], len(prompts.classes)):
+        raise UsageError(f"With one class the score {name} is the same for every image. Use max-logit or negprompt.")
     if name == "negprompt" and prompts.negative is None:
         raise UsageError("The score negprompt needs negative prompts, and there are none. Use max-logit or mcm.")
     return ScoreChoice(name, temperature, template)
@@ -133,6 +142,10 @@ def make_scorer(
     """
     settings = bench.config.evaluate
     choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
+    if score is None and prompts.calibration is None:
+        why = "there are no negative prompts" if prompts.negative is None else "the prompts are not calibrated"
+        facts = {"score": choice.name, "negatives": prompts.negatives_per_class, "calibrated": False}
+        bench.decide(Decision("score", f"The score is {choice.name}, because {why}.", facts))
     made = prompts.calibration if prompts.calibration and prompts.calibration.score == choice.name else None
     by_class: dict[int, float] = {}
     if made and threshold is None:

@@ -13,7 +13,7 @@ from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
 from negprompt_cli.engine.metrics.conformal import class_thresholds
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
+from negprompt_cli.steps.shared.scorer import Scorer, default_score, make_scorer
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import percent, some_of
 
@@ -120,7 +120,7 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
             "held-out images of these classes, or give data that have them."
         )
     require_enough(len(images), options, spec)
-    scorer = make_scorer(bench, prompts, score=options.score)
+    scorer = make_scorer(bench, prompts, score=options.score or default_score(prompts))
     encoded = bench.encode(images)
     limited = " (limited)" if bench.config.data.limit is not None else ""
     calibration = calibrate_scorer(
@@ -132,10 +132,12 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
     )
     if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
         precise = images_for_precision(options.acceptance, confidence=options.confidence)
-        bench.progress.warn(
+        said = (
             f"{calibration.images} images leave the acceptance uncertain: between {percent(calibration.low)} and "
             f"{percent(calibration.high)} %. About {precise} would keep it above {100 * floor:g} %."
         )
+        facts = {"images": calibration.images, "low": calibration.low, "high": calibration.high, "precise": precise}
+        bench.decide(Decision("threshold", said, facts, warning=True))
     return calibration
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.sets.imagesets import ClassLabel, ImageSet, files_digest, match_classes
 from negprompt_cli.data.sets.sampling import few_shot, select_train_classes
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.errors import UsageError
@@ -34,7 +35,8 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
     elif data.train_classes != "all":
         chosen = select_train_classes(images.classes, data.train_classes)
         images = _only(images, chosen)
-        bench.progress.say(f"training on {len(chosen)} classes ({data.train_classes})")
+        facts = {"asked": data.train_classes, "classes": [c.key for c in images.classes]}
+        bench.decide(Decision("sampled", f"training on {len(chosen)} classes ({data.train_classes})", facts))
         if known is not None:
             images = match_classes(images, known)
     if not images.classes:
@@ -49,7 +51,8 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
         )
         if sample.short and data.limit is None:
             shown = some_of([f"{key} ({count})" for key, count in sample.short.items()])
-            bench.progress.warn(f"classes with fewer images than {data.shots} shots, all used: {shown}")
+            said = f"classes with fewer images than {data.shots} shots, all used: {shown}"
+            bench.decide(Decision("sampled", said, {"shots": data.shots, "short": dict(sample.short)}, warning=True))
         images = images.take(sample.indices)
     return images
 
@@ -110,7 +113,9 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int) 
     labels = encoded.labels.to(clip.device)
     missing = [c.name for i, c in enumerate(images.classes) if not (encoded.labels == i).any()]
     if missing:
-        bench.progress.warn(f"{len(missing)} classes have no training image left: {', '.join(missing[:5])}")
+        said = f"{len(missing)} classes have no training image left: {some_of(missing)}"
+        facts = {"spec": bench.config.data.spec, "role": "train", "classes": missing, "reason": "no images"}
+        bench.decide(Decision("classes-left-out", said, facts, warning=True))
     return TrainingData(
         Features(encoded.features.to(clip.device), labels),
         images.classes,

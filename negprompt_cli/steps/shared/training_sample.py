@@ -8,6 +8,7 @@ from torch import Tensor
 
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.data.sets.imagesets import files_digest
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.training_data import find_training_images
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -40,10 +41,15 @@ def training_features(bench: Workbench, prompts: Prompts) -> tuple[Tensor, Tenso
     encoded = other.encode(images)
     digest = files_digest(encoded.images.paths, encoded.images.root)
     if prompts.training and prompts.training[-1].files_sha256 != digest:
-        bench.progress.warn(
+        said = (
             f"the {len(encoded)} training images drawn again from {recorded.data.spec} are not the ones the artifact was "
             "trained with (their names or sizes have changed)"
         )
+        bench.decide(
+            Decision("training-data-changed", said, {"spec": recorded.data.spec, "images": len(encoded)}, True)
+        )
+    for decision in other.decisions:
+        bench.decide(decision)
     labelled = encoded.labels >= 0
     device = bench.clip.device
     return encoded.features[labelled].to(device), encoded.labels[labelled].to(device)
