@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from evaluation_world import World, make_world
+from scoring_world import calibrated, run
 
 from negprompt_cli.data.results.artifacts import load_prompts, save_prompts
 from negprompt_cli.errors import UsageError
@@ -83,3 +84,13 @@ def test_a_vocabulary_that_cannot_be_listed_says_what_to_do(tiny_clip):
 def test_a_missing_artifact_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="No prompt artifact"):
         inspect_artifact(tmp_path / "none.safetensors", load=None)
+
+
+def test_the_threshold_is_shown(world, tmp_path):
+    path = tmp_path / "calibrated.safetensors"
+    save_prompts(calibrated(load_prompts(world.prompts), 0.25), path)
+    _, document = inspect_artifact(path, load=None)
+    assert document["calibration"]["threshold"] == 0.25
+    shown = run("inspect", path, "--no-words")
+    assert "ID where negprompt is at least 0.25" in shown.stdout and "100 held-out images of nothing" in shown.stdout
+    assert "none: `negprompt calibrate`" in run("inspect", world.prompts, "--no-words").stdout
