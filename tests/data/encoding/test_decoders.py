@@ -11,8 +11,8 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from negprompt_cli.config import ModelConfig, load_config
-from negprompt_cli.data.encoding.decoders import TorchcodecReader, pixel_reader
+from negprompt_cli.config import ModelConfig, PixelsConfig, load_config
+from negprompt_cli.data.encoding.decoders import Preprocess, TorchcodecReader, pixel_reader
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.sets.spec import parse_spec
@@ -134,3 +134,51 @@ def test_the_configuration_chooses_it(
     assert torch.allclose(encoded.features, expected, atol=1e-6)
     other = Workbench(load_config(flags={"compute.workers": 0}), Silent(), clip=tiny_clip).encode(encoded.images)
     assert not torch.equal(other.features, encoded.features)
+
+
+def test_odd_files_are_pils_whatever_their_values(reader: TorchcodecReader, tmp_path: Path) -> None:
+    """Every kind of value that `pixels` has a rule for, and JPEGs that two libraries may read apart."""
+    noise = np.random.default_rng(5).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    colour = Image.fromarray(noise)
+    grey = noise[..., 0]
+    odd: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "16.png": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+        "12.png": (Image.fromarray(grey.astype(np.uint16) * 16), {}),
+        "float.tif": (Image.fromarray(grey.astype(np.float32) / 255), {}),
+        "lab.tif": (colour.convert("LAB"), {}),
+        "cmyk.jpg": (colour.convert("CMYK"), {}),
+        "several.mpo": (colour, {"save_all": True, "append_images": [Image.fromarray(255 - noise)]}),
+        "damaged-exif.jpg": (colour, {"exif": b"Exif\0\0II*\0\xff\xff\xff\xff"}),
+        "half-exif.jpg": (colour, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\xff"}),
+        "alpha.webp": (colour.convert("RGBA"), {}),
+    }
+    for name, (image, extra) in odd.items():
+        image.save(tmp_path / name, **extra)
+
+    def outcome(read: Callable[[Path], torch.Tensor], path: Path) -> torch.Tensor | str:
+        try:
+            return read(path)
+        except BrokenImage as error:
+            return str(error)
+
+    for name in odd:
+        ours, theirs = outcome(reader, tmp_path / name), outcome(reader.others, tmp_path / name)
+        if isinstance(ours, str) or isinstance(theirs, str):
+            assert ours == theirs, name
+        else:
+            assert (ours - theirs).abs().max() <= ONE_GREY_LEVEL, name
+    assert isinstance(outcome(reader, tmp_path / "12.png"), str)
+
+
+def test_an_orientation_that_is_applied_is_applied_to_jpegs_too(
+    tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchcodec", reason="the extra 'decode' is not installed")
+    monkeypatch.setattr(tiny_clip.model.visual, "preprocess_cfg", asdict(PreprocessCfg(size=(32, 32))), raising=False)
+    turning = replace(tiny_clip, preprocess=Preprocess(PixelsConfig(orientation="apply"), tiny_clip.preprocess))
+    fast, slow = pixel_reader(turning, "torchcodec"), pixel_reader(turning, "pil")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = photo(tmp_path / "a.jpg", exif=exif)
+    assert torch.equal(fast(path), slow(path))
+    assert not torch.equal(slow(path), pixel_reader(tiny_clip, "pil")(path))
