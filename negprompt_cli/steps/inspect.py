@@ -93,6 +93,7 @@ def inspect_artifact(
         "bytes": path.stat().st_size,
         "kind": prompts.kind,
         "model": prompts.model.__dict__,
+        "pixels": prompts.config.model.pixels.model_dump(),
         "written_with": dict(prompts.written_with),
         "seed": prompts.config.seed,
         "data": prompts.config.data.spec,

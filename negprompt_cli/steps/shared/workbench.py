@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from negprompt_cli.config import Config, parse_bytes
+from negprompt_cli.config import Config, PixelsConfig, parse_bytes
+from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
@@ -117,6 +118,11 @@ class Workbench:
             UsageError: unknown model, tag or folder.
             NegPromptError: the weights cannot be had.
         """
+        rules = pixel_rules(self._machine.clip)
+        if rules != PixelsConfig():
+            chosen = rules.model_dump(exclude_defaults=True)
+            named = ", ".join(f"{key} {value}" for key, value in chosen.items())
+            self.decide(Decision("values-scaled", f"images are read by model.pixels: {named}", chosen))
         return self._machine.clip
 
     @property
