@@ -37,6 +37,18 @@ _MARKS = (
 )
 
 
+_BINARY = {
+    b"PK\x03\x04": "an archive or a workbook of Excel",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel",
+    b"\x1f\x8b": "compressed",
+    b"PAR1": "a Parquet file",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x80\x04": "a pickle of Python",
+    b"SQLite format": "a database",
+}
+"""How files begin that are tables, and no text."""
+
+
 def read_text(path: Path, *, most: int, what: str, nul: bool = False) -> str:
     r"""Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; the mark is dropped, line ends are `\n`.
 
@@ -75,6 +87,8 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
     while block := file.read(_BLOCK):
         if not blocks:
             encoding = next((name for mark, name in _MARKS if block.startswith(mark)), encoding)
+            if (kind := next((kind for start, kind in _BINARY.items() if block.startswith(start)), None)) is not None:
+                raise UsageError(f"{where} is {kind}, not {what}. Save it as text, such as CSV in UTF-8.")
         if b"\0" in block and not nul and encoding == "utf-8-sig":
             raise UsageError(f"{where} holds NUL bytes, so it is not {what}. Save it as UTF-8 text.")
         size += len(block)
@@ -84,7 +98,9 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
     try:
         text = b"".join(blocks).decode(encoding)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where} is not a UTF-8 text file (byte {error.start}). Save it as UTF-8.") from error
+        raise UsageError(
+            f"{where} is not a UTF-8 text file (byte {error.start}). Save it as UTF-8 (in Excel: CSV UTF-8)."
+        ) from error
     if not nul and "\0" in text:
         raise UsageError(f"{where} holds NUL characters, so it is not {what}. Save it as UTF-8 text.")
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -34,7 +34,7 @@ MAX_NAMES_BYTES = 16 << 20
 
 FORMS = (
     "one name per line, 'key name' lines (wnid or index first), synset_words.txt, a CSV file with a header such as "
-    'id,name, a JSON list or index ({"0": "cat"}), or YAML with names:'
+    'id,name, a JSON list or index ({"0": "cat"}), or YAML with a list of names'
 )
 """The forms that are read, for messages."""
 

@@ -111,6 +111,8 @@ class ImageList:
     """Whether the labels -1 and -2 have the meaning of the protocol CSV."""
     below: str = ""
     """The folder beside the list that paths are relative to, where its form says so."""
+    unclear: str = ""
+    """Why its images have no classes, where it has columns that may be those."""
     decisions: tuple[Decision, ...] = ()
     """The form (kind `list-form`), then what was decided on the way."""
 
@@ -145,6 +147,8 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
         return _told(ImageList(where, "paths with NUL between them", [Line(name) for name in names if name]))
     # Only a line feed ends a line: the other separators that Unicode knows may stand in file names.
     lines = [line for line in (line.strip() for line in text.split("\n")) if line and not line.startswith("#")]
+    if lines and re.fullmatch(r"sep=.", lines[0]):  # for Excel alone
+        lines, text = lines[1:], text.partition("\n")[2]
     if not lines:
         raise UsageError(f"{where} lists no image. Write {FORMS}.")
     if suffix in (".json", ".jsonl", ".ndjson") or (lines[0][0] in "{[" and not is_image_name(lines[0])):
@@ -249,16 +253,29 @@ def _split(line: str, separator: str) -> Line | None:
     if match:
         path, rest = match[2] or match[3], match[4]
     else:
-        path, between, rest = (part.strip() for part in line.rpartition(separator))
-        if not between or not _LABEL.fullmatch(rest):
+        path, rest = _halves(line, separator)
+        if is_image_name(rest) and not is_image_name(path):  # the label comes first
+            path, rest = rest, path
+        elif not _LABEL.fullmatch(rest):
             return None
-        path = _unquoted(path)
     cells = [_unquoted(cell.strip()) for cell in rest.split(separator)]
     numbers = [int(found[1]) for cell in cells if (found := _LABEL.fullmatch(cell))]
     names = [cell for cell in cells if cell and not _LABEL.fullmatch(cell)]
     if not path or len(numbers) > 1 or len(names) > 1 or not (numbers or names) or any(map(is_image_name, names)):
         return None
     return Line(path, numbers[0] if numbers else None, names[0] if names else "")
+
+
+def _halves(line: str, separator: str) -> tuple[str, str]:
+    """Two cells, quoted or not: what is before and after the last separator."""
+    try:
+        (row,) = parse_rows(line, separator) if '"' in line else [[]]
+    except ValueError:
+        row = []
+    if len(row) == 2:
+        return row[0], row[1]
+    first, _, last = (_unquoted(part.strip()) for part in line.rpartition(separator))
+    return first, last
 
 
 def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
@@ -276,12 +293,13 @@ def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
         wrong = next((row for row in rows if len(row) != len(header)), None)
         if wrong is not None:
             raise _refuse(where, f"Its header has {len(header)} cells, but the row {wrong[:4]!r} has {len(wrong)}.")
-        return ImageList(where, f"table with the columns {some_of(header, 8)}", _records(rows[0], rows[1:], where))
+        made, unclear = _records(rows[0], rows[1:], where)
+        return ImageList(where, f"table with the columns {some_of(header, 8)}", made, unclear=unclear)
     return None
 
 
-def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> list[Line]:
-    """The images of a table, by the names of its columns."""
+def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> tuple[list[Line], str]:
+    """The images of a table, by the names of its columns, and why they have no classes where that is not clear."""
     columns = {_plain(name): i for i, name in reversed(list(enumerate(header))) if _plain(name)}
 
     def pick(names: Sequence[str], fits: Callable[[Sequence[str]], bool], taken: set[int]) -> int | None:
@@ -289,7 +307,7 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
         return next((i for i in places if fits([row[i] for row in rows])), None)
 
     def numbers(cells: Sequence[str]) -> bool:
-        return all(_LABEL.fullmatch(cell) for cell in cells)
+        return any(cells) and all(_LABEL.fullmatch(cell) for cell in cells if cell)
 
     path = pick(_PATHS, lambda cells: any(map(is_image_name, cells[:_LOOK])), set())
     path = pick(_PATHS, all, set()) if path is None else path
@@ -300,18 +318,16 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
         raise _refuse(where, f"Its column {header[part]} says {odd[:100]!r}, which is neither train, val nor test.")
     used = {i for i in (path, part) if i is not None}
     label = pick(_LABELS, numbers, used)
-    name = pick(_LABELS, lambda cells: not numbers(cells) and all(cells), used)
+    name = pick(_LABELS, lambda cells: any(cells) and not numbers(cells), used)
+    unclear = ""
     others = [i for i, cell in enumerate(header) if i not in used and cell and not cell.startswith("Unnamed")]
     if label is None and name is None and others:
-        if len(others) > 1:
-            rest = some_of([header[i] for i in others], 8)
-            raise _refuse(where, f"Which of its columns {rest} has the class? Call that one 'label'.")
         cells = [row[others[0]] for row in rows]
-        if not all(cells):
-            raise _refuse(
-                where, f"Its column {header[others[0]]} has empty cells. Leave out the images without a class."
-            )
-        label, name = (others[0], None) if numbers(cells) else (None, others[0])
+        if len(others) > 1 or _no_classes(cells):
+            rest = some_of([header[i] for i in others], 8)
+            unclear = f"None of its columns {rest} is known to have the class; call the one that does 'label'."
+        else:
+            label, name = (others[0], None) if numbers(cells) else (None, others[0])
     made = []
     for row in rows:
         found = _LABEL.fullmatch(row[label]) if label is not None else None
@@ -323,14 +339,22 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
                 part_named(row[part]) if part is not None else None,
             )
         )
-    return made
+    return made, unclear
+
+
+def _no_classes(cells: Sequence[str]) -> bool:
+    """Whether the values of a column of an unknown name cannot be classes: measurements, or one for each image."""
+    return (
+        any(re.fullmatch(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*", cell) for cell in cells)
+        or len(set(cells)) == len(cells) > 4
+    )
 
 
 class _Json:
     """Reads the forms of JSON."""
 
     def __init__(self, where: str) -> None:
-        self.where = where
+        self.where, self._unclear = where, ""
 
     def read(self, text: str, lines: Sequence[str]) -> ImageList:
         """The list in JSON text or JSON lines."""
@@ -347,7 +371,7 @@ class _Json:
         return self._mapping(value)
 
     def _made(self, form: str, lines: list[Line], below: str = "") -> ImageList:
-        return ImageList(self.where, form, lines, below=below)
+        return ImageList(self.where, form, lines, below=below, unclear=self._unclear)
 
     def _mapping(self, value: Mapping[str, Any]) -> ImageList:
         if isinstance(value.get("images"), list) and ("annotations" in value or "categories" in value):
@@ -425,7 +449,8 @@ class _Json:
         known = [name for name in header if _plain(name) in wanted]
         kept = known if any(_plain(name) in _LABELS for name in known) else header
         rows = [[self._text(value.get(name), name) for name in kept] for value in values]
-        return _records(kept, rows, self.where)
+        lines, self._unclear = _records(kept, rows, self.where)
+        return lines
 
     def _text(self, value: Any, field: str = "") -> str:
         """The value of a field as a text: a label in an object or in a list of one counts as itself."""
@@ -465,6 +490,10 @@ def _told(listed: ImageList) -> ImageList:
         "labelled": max(names, numbers),
     }
     decisions = [Decision("list-form", text, facts)]
+    if listed.unclear:
+        decisions.append(
+            Decision("list-form", f"{listed.source}: {listed.unclear}", {"file": listed.source, "labelled": 0})
+        )
     bare = [line.path for line in lines if line.label is None and not line.name]
     if bare and len(bare) < len(lines):
         text = f"{len(bare)} of {len(lines)} images of {listed.source} have no label, the first is {bare[0][:200]!r}."

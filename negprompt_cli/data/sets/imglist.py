@@ -76,14 +76,12 @@ def list_source(
         decisions.append(Decision("files-left-out", text, facts))
     keyed = _key_labels(file, chosen, class_names)
     if keyed is None and role != "ood":
-        bare = next((line.path for line in chosen if line.label is None and not line.name), None)
-        without = (
-            f" The first image without a label is {bare[:200]!r}."
-            if bare and any(_tag(one) is not None for one in chosen)
-            else ""
-        )
+        why = f" {listed.unclear}" if listed.unclear else ""
+        bare = next((line.path for line in chosen if _tag(line) is None), None)
+        if bare is not None and any(_tag(one) is not None for one in chosen):
+            why = f" The first image without a label is {bare[:200]!r}."
         raise UsageError(
-            f"{file} does not name its classes.{without} Put the images of each class into a folder of its own, or name the "
+            f"{file} does not name its classes.{why} Put the images of each class into a folder of its own, or name the "
             "classes in a file.",
             remedy="class-names",
         )

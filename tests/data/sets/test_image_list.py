@@ -37,6 +37,8 @@ FORMS: dict[str, tuple[str, str]] = {
     "csv of pandas": (".csv", lines(lambda p, n, i: f"7,{quoted(p)},{i}.0,{n}", ",image_path,class_id,class_name\n")),
     "csv of Kaggle": (".csv", lines(lambda p, n, i: f"{quoted(p)},{n}", "id,breed\n")),
     "csv, unknown label column": (".csv", lines(lambda p, n, i: f"{quoted(p)},{n}", "filename,animal\n")),
+    "csv, label first without a header": (".csv", lines(lambda p, n, i: f"{n},{quoted(p)}")),
+    "csv of Excel": (".csv", lines(lambda p, n, i: f"{p};{n}", "sep=;\nimage;class\n")),
     "csv, semicolons": (".csv", lines(lambda p, n, i: f"{p};{n}", "image;class\n")),
     "tsv": (".tsv", lines(lambda p, n, i: f"{p}\t{i}\t{n}", "file\tlabel\tname\n")),
     "jsonl": (".jsonl", lines(lambda p, n, i: json.dumps({"file_name": p, "label": n}))),
@@ -112,7 +114,6 @@ REFUSED = {
     "objects without paths": ('[{"x": 1}, {"x": 2}]', "columns"),
     "several labels": ('[{"image": "a.jpg", "label": ["cat", "dog"]}]', "one label"),
     "broken JSON": ('[{"image": "a.jpg"', "JSON"),
-    "one-hot columns": ("image,cat,dog\na.jpg,1,0\nb.jpg,0,1\n", "which|Which"),
     "rows of other lengths": ("path,label\na.jpg,0\nb.jpg,0,1\n", "header has 2 cells"),
     "a header alone": ("path,label\n", "no image"),
     "HTML": ("<html>\n<body>\n", "no list"),
@@ -233,6 +234,43 @@ def test_an_image_has_one_class_and_counts_once(tmp_path: Path) -> None:
     assert "1 lines" in " ".join(map(str, again.decisions))
     with pytest.raises(UsageError, match="two names"):
         load(write(tmp_path / "names-val.txt", b"a/1.jpg 0 cat\nb/2.jpg 0 dog\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,cat,dog\na/1.jpg,1,0\nb/2.jpg,0,1\n",
+        "path,width,height\na/1.jpg,3,4\nb/2.jpg,3,4\n",
+        "path,score\na/1.jpg,0.25\nb/2.jpg,0.75\n",
+        "path,prediction,prediction_name,score\na/1.jpg,cat,cat,0.5\nb/2.jpg,dog,dog,0.5\n",
+        '{"file_name": "a/1.jpg", "conversations": [{"x": 1}, {"y": 2}], "id": "p"}\n{"file_name": "b/2.jpg"}\n',
+    ],
+)
+def test_columns_that_may_be_anything_are_no_classes(text: str, tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "b/2.jpg", "c.jpg")
+    file = write(tmp_path / "val.csv", text.encode())
+    images = load(file, "ood")
+    assert len(images) == 2
+    assert "None of its columns" in " ".join(map(str, images.decisions))
+    flat = write(tmp_path / "flat-val.csv", text.replace("a/1", "c").replace("b/2", "c").encode())
+    with pytest.raises(UsageError, match="None of its columns"):
+        load(flat)
+
+
+def test_a_table_may_leave_some_images_without_a_class(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "a/2.jpg")
+    file = write(tmp_path / "val.csv", b"path,label,notes\na/1.jpg,cat,x\na/2.jpg,,y\n")
+    assert len(load(file, "ood")) == 2
+    with pytest.raises(UsageError, match=r"without a label is 'a/2\.jpg'"):
+        load(file)
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"PAR1", b"\x1f\x8b\x08", b"\x80\x04\x95", b"\xff\xd8\xff\xe0"])
+def test_tables_in_other_formats_are_called_what_they_are(start: bytes, tmp_path: Path) -> None:
+    file = write(tmp_path / "list.csv", start + bytes(range(1, 64)))
+    with pytest.raises(UsageError, match="UTF-8") as raised:
+        read_image_list(file)
+    assert "\n" not in str(raised.value)
 
 
 def test_images_without_a_label_are_named(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_list_as_an_argument_stands_for_its_images(suffix: str, photos: list[P
         ".jsonl": "".join(json.dumps({"path": name}) + "\n" for name in NAMES),
     }[suffix]
     file = write(Path(f"list{suffix}"), text.encode())
-    (decision,) = check_paths([str(file)])
+    decision = check_paths([str(file)])[0]
     assert decision.kind == "list-form" and decision.facts["images"] == 3
     assert taken(str(file)) == [Path(name) for name in NAMES]
     assert taken(str(file.absolute())) == photos
