@@ -27,6 +27,7 @@ from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
+from negprompt_cli.data.sets.layouts import lone_container
 from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.data.sets.torchsets import is_item
@@ -135,6 +136,9 @@ def check_data(
     if misnamed:
         found.warning("misnamed", f"{len(misnamed)} kinds of files are left out and hold images", misnamed)
     _check_classes(main.classes, found)
+    text = lone_container([c.key for c in main.classes])
+    if text and text not in (decision.message for images in sets.values() for decision in images.decisions):
+        found.warning("layout", text)
     if entry is not None and entry.notes:
         found.warning("note", entry.notes)
     files = {role: _Files.of(images, found) for role, images in sets.items()}

@@ -228,11 +228,7 @@ def open_splits(
         text = f"Folders beside the splits of {splits.root} are not used: {some_of(splits.unused)}."
         facts = {"folder": str(splits.root), "folders": list(splits.unused), "reason": "not a split in use"}
         source = replace(source, decisions=(*source.decisions, Decision("files-left-out", text, facts)))
-    if role != "ood" and len(source.keys) == 1 and _is_container(source.keys[0]):
-        text = (
-            f"The only class of {folder} is called {source.keys[0]!r}. If its images are of several classes, put each class "
-            "into a folder of its own, or give a list that names their classes."
-        )
+    if role != "ood" and (text := lone_container(source.keys)):
         found = Decision("layout", text, {"folder": str(folder), "class": source.keys[0]}, warning=True)
         source = replace(source, decisions=(*source.decisions, found))
     source.left_out[""] = others
@@ -290,8 +286,14 @@ def _same_classes(folders: Sequence[str], keys: Sequence[str]) -> dict[str, str 
     return same
 
 
-def _is_container(name: str) -> bool:
-    return name.casefold() in _CONTAINERS or part_named(name) is not None
+def lone_container(keys: Sequence[str]) -> str:
+    """What to say where the only class has the name of a folder of many; empty where it has not, or there are more."""
+    if len(keys) != 1 or (keys[0].casefold() not in _CONTAINERS and part_named(keys[0]) is None):
+        return ""
+    return (
+        f"The only class is called {keys[0]!r}. If its images are of several classes, put each class into a folder of its "
+        "own, or give a list that names their classes."
+    )
 
 
 def _flat(

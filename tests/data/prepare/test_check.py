@@ -146,6 +146,20 @@ def test_class_names(tmp_path: Path, folders: tuple[str, str], problem: bool) ->
     assert kinds(check(tmp_path)) == ({"class-name"} if problem else set())
 
 
+def test_the_names_of_the_classes_are_in_the_report(tmp_path: Path) -> None:
+    class_tree(tmp_path / "set", {str(n): 2 for n in (0, 2, 10)})
+    names = write(tmp_path / "names.txt", b"ant lion\nbee\nfly\n")
+    report = check(tmp_path / "set", class_names=names, decode=False)
+    assert [(c.key, c.name) for c in report.classes] == [("0", "ant lion"), ("10", "fly"), ("2", "bee")]
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_lone_class_called_data_is_a_warning(tmp_path: Path, split: str) -> None:
+    class_tree(tmp_path / "set" / split, {"data": 4})
+    said = [finding for finding in check(tmp_path / "set", decode=False).findings if "only class" in finding.message]
+    assert [finding.level for finding in said] == ["warning"]
+
+
 def test_imagenet_names_that_occur_twice_are_only_a_warning(tmp_path: Path) -> None:
     class_tree(tmp_path, {"n04008634": 2, "n03773504": 2}, decodable=True)
     report = check(tmp_path)
