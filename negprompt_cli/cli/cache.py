@@ -12,7 +12,7 @@ cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_
 
 
 @command(cache_app, "ls", shown=("negprompt cache ls",))
-def ls(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
+def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
     """List what is cached, one line per model and precision."""
     from negprompt_cli.data.encoding.cache_folder import cache_folder, list_stores
 

@@ -28,7 +28,9 @@ def calibrate(
         option("--prompts", help="Prompt artifact (default <run>/negative.safetensors)."),
     ] = None,
     acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95,
-    confidence: Annotated[float, option("--confidence", help="Confidence of its interval (default 0.95).")] = 0.95,
+    confidence: Annotated[
+        float, option("--confidence", help="Confidence of the interval of that share (default 0.95).")
+    ] = 0.95,
     score: Annotated[
         str | None,
         option(
@@ -37,7 +39,9 @@ def calibrate(
             help="ID score (default negprompt; max-logit without negatives).",
         ),
     ] = None,
-    by_class: Annotated[bool, option("--by-class", help="Own thresholds for classes with enough images.")] = False,
+    by_class: Annotated[
+        bool, option("--by-class", help="Also choose a threshold for each class with enough images.")
+    ] = False,
     out: Annotated[Path | None, option("--out", help="Artifact (default: the one calibrated).")] = None,
 ) -> None:
     """Choose the threshold that accepts a share of ID images.

@@ -35,19 +35,17 @@ class Convention(StrEnum):
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
-    form: Annotated[Format, option("--format", help="table, csv, markdown or latex.")] = Format.TABLE,
+    form: Annotated[Format, option("--format", help="Form of the table (default table).")] = Format.TABLE,
     scores: Annotated[
-        str | None, option("--scores", autocompletion=completion.scores, help="Only these scores, comma separated.")
+        str | None, option("--scores", autocompletion=completion.scores, help="Only these scores, separated by commas.")
     ] = None,
-    fpr: Annotated[
-        Convention, option("--fpr", help="FPR95 convention shown: id-positive or ood-positive.")
-    ] = Convention.ID,
+    fpr: Annotated[Convention, option("--fpr", help="Convention of FPR95 (default id-positive).")] = Convention.ID,
     with_published: Annotated[
-        bool, option("--published", help="Put published figures beside, with source and evidence.")
+        bool, option("--published", help="Add published figures with their source and evidence.")
     ] = False,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
-    out: Annotated[Path | None, option("--out", help="Write to a file instead of stdout.")] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace the file if it exists.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
+    out: Annotated[Path | None, option("--out", help="File to write instead of stdout.")] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.")] = False,
     quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
 ) -> None:
     """Merge evaluations on the same images into one table.

@@ -21,13 +21,16 @@ def ls() -> None:
 
 @command(config_app, "show", shown=("negprompt config show", "negprompt config show paper --set data.shots=4"))
 def show(
-    name: Annotated[str | None, typer.Argument(help="A preset or a YAML file; nothing for the defaults.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Preset or YAML file (default: the defaults alone).")] = None,
     assignments: Annotated[
         list[str] | None,
-        option("--set", help="Set a key: key=value. May be repeated.", metavar="KEY=VALUE"),
+        option("--set", help="Set any configuration key; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
-    """Print a configuration with every default filled in, in the format --config reads."""
+    """Print a configuration with every default filled in.
+
+    The output is in the format that --config reads.
+    """
     from negprompt_cli.config import load_config
 
     typer.echo(load_config(name, assignments=assignments or ()).to_yaml(), nl=False)

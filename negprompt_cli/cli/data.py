@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
 
 DataRoot = Annotated[
-    Path, typer.Option("--data-root", envvar="NEGPROMPT_DATA_ROOT", help="Where named data sets lie.", metavar="DIR")
+    Path,
+    typer.Option("--data-root", envvar="NEGPROMPT_DATA_ROOT", help="Folder of the named data sets.", metavar="DIR"),
 ]
 CatalogueFile = Annotated[
-    Path | None, typer.Option("--catalogue", help="YAML catalogue of your own data sets.", metavar="FILE")
+    Path | None, typer.Option("--catalogue", help="YAML file that describes your own data sets.", metavar="FILE")
 ]
 ClassNames = Annotated[
-    Path | None, typer.Option("--class-names", help="File naming the classes; wins over folder names.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        "--class-names", help="File with the names of the classes, instead of the folders' names.", metavar="FILE"
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only names or paths, on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only names or paths.")]
 
 SHOWN = 10
 """Files named on the console for one problem; --json has all."""
@@ -37,7 +41,9 @@ NAMES_SHOWN = 20
 def ls(
     data_root: DataRoot = Path("data"),
     catalogue: CatalogueFile = None,
-    count: Annotated[bool, typer.Option("--count", help="Count the images on disk instead of quoting.")] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Count the images on disk; otherwise published numbers are shown.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -80,13 +86,16 @@ def check(
     class_names: ClassNames = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Decode at most N images per part.", min=1)] = None,
     no_decode: Annotated[
-        bool, typer.Option("--no-decode", help="Decode no image: counts, sizes and names only.")
+        bool, typer.Option("--no-decode", help="Check counts, sizes and names only; decode no image.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", help="Threads that read images.", min=1)] = 4,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check counts, files, class names and ID/OOD overlap; exit status 1 where there is a problem."""
+    """Check counts, files, class names and ID/OOD overlap.
+
+    The exit code is 1 where there is a problem.
+    """
     from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.check import check_data
     from negprompt_cli.data.sets.imagesets import split_specs
@@ -186,11 +195,11 @@ def sample(
     spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
     out: Annotated[Path, typer.Option("--out", help="The imglist to write.", metavar="FILE")],
     shots: Annotated[int, typer.Option("--shots", help="Images per class.", min=1)] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Drives the draw.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the draw.", min=0)] = 0,
     data_root: DataRoot = Path("data"),
     catalogue: CatalogueFile = None,
     class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -246,12 +255,12 @@ def leave_out(
     kinds: Annotated[
         str, typer.Option("--kinds", help="Which OOD sets to make, separated by commas.", metavar="KINDS")
     ] = "near,down,shuffle,corner,drawn",
-    seed: Annotated[int, typer.Option("--seed", help="Drives every draw.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of every draw.", min=0)] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy images instead of linking them.")] = False,
     data_root: DataRoot = Path("data"),
     catalogue: CatalogueFile = None,
     class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -15,10 +15,10 @@ EXAMPLES = (
 
 
 def demo(
-    run: Annotated[Path, option("--run", help="Folder for everything it makes (default demo).")] = Path("demo"),
-    seed: Annotated[int, option("--seed", help="Drives sampling, starts and batches.", min=0)] = 0,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace an earlier demonstration.")] = False,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    run: Annotated[Path, option("--run", help="Run folder (default demo).")] = Path("demo"),
+    seed: Annotated[int, option("--seed", help="Random seed for sampling, initialisation and batch order.", min=0)] = 0,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
     verbose: Annotated[bool, option("-v", "--verbose", help="Print a line for every epoch.")] = False,
 ) -> None:

@@ -43,11 +43,11 @@ VARIABLES = (
 
 def env(
     model: Annotated[
-        str | None, option("--model", help="Also load this model and say how its text is encoded.")
+        str | None, option("--model", help="Also load this model and tell how its text is encoded.")
     ] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
     device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Print versions, devices and settings for a bug report."""
     import torch

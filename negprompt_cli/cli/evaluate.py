@@ -32,7 +32,11 @@ class EvaluateOptions:
 
     temperature: Annotated[
         float | None,
-        option("--temperature", help="tau of the softmax scores, on cosines.", key="evaluate.temperature"),
+        option(
+            "--temperature",
+            help="Temperature of the softmax scores, on cosines (default 1).",
+            key="evaluate.temperature",
+        ),
     ] = None
     template: Annotated[
         str | None,
@@ -51,37 +55,47 @@ class EvaluateOptions:
             metavar="FILE",
         ),
     ] = None
-    neighbours: Annotated[int | None, option("--neighbours", help="k of knn.", key="evaluate.neighbours")] = None
+    neighbours: Annotated[
+        int | None, option("--neighbours", help="Neighbours of the score knn (default 5).", key="evaluate.neighbours")
+    ] = None
     ci: Annotated[
         bool | None,
-        option("--ci/--no-ci", help="Bootstrap intervals over the test images.", key="evaluate.ci"),
+        option("--ci/--no-ci", help="Add bootstrap intervals over the test images.", key="evaluate.ci"),
     ] = None
 
 
 def evaluate(
     common: Annotated[Common, Without("verbose")],
-    options: EvaluateOptions,
+    *,
     ood: Annotated[
         str | None,
         option(
-            "--ood", autocompletion=completion.sets, metavar="SPECS", help="OOD sets: NAMES or PATHS, comma separated."
+            "--ood",
+            autocompletion=completion.sets,
+            metavar="SPECS",
+            help="OOD sets: names or paths, separated by commas.",
         ),
     ] = None,
     scores: Annotated[
         str | None,
-        option("--scores", autocompletion=completion.scores, help=f"Comma separated, of: {', '.join(score_names())}."),
+        option(
+            "--scores",
+            autocompletion=completion.scores,
+            help=f"Scores, separated by commas, of: {', '.join(score_names())}.",
+        ),
     ] = None,
     recalls: Annotated[
         str | None,
-        option("--recalls", help="FPR at these recalls too, comma separated: 0.9,0.99."),
+        option("--recalls", help="Further recalls at which FPR is given, e.g. 0.9,0.99."),
     ] = None,
     prompts: Annotated[
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
     ] = None,
     seeds: SeedsOption = None,
+    options: EvaluateOptions,
     save_scores: Annotated[
         Path | None,
-        option("--save-scores", help="Scores of every image: .csv, .jsonl or .parquet.", metavar="FILE"),
+        option("--save-scores", help="File for the scores of every image: .csv, .jsonl or .parquet.", metavar="FILE"),
     ] = None,
     out: Annotated[Path | None, option("--out", help="Result (default <run>/evaluation.json).")] = None,
 ) -> None:

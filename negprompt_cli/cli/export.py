@@ -36,13 +36,16 @@ def export(
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
     ] = None,
     form: Annotated[
-        Format, option("--format", help="onnx (default), pt2 (torch.export), or coop (the context).")
+        Format, option("--format", help="onnx (default), pt2 for torch.export, or coop for the context.")
     ] = Format.ONNX,
-    half: Annotated[bool, option("--fp16", help="ONNX weights in float16: half the size.")] = False,
+    half: Annotated[bool, option("--fp16", help="Store ONNX weights in float16, half the size.")] = False,
     score: Annotated[
-        str | None, option("--score", autocompletion=completion.scores, help="ID score (default: the calibrated one).")
+        str | None,
+        option("--score", autocompletion=completion.scores, help="ID score to use (default: the calibrated one)."),
     ] = None,
-    threshold: Annotated[float | None, option("--threshold", help="Images that score below are OOD.")] = None,
+    threshold: Annotated[
+        float | None, option("--threshold", help="Threshold: images that score below it are OOD.")
+    ] = None,
     out: Annotated[Path | None, option("--out", help="File (default: beside the artifact, by --format).")] = None,
 ) -> None:
     """Write the detector as an ONNX or torch.export file.

@@ -28,12 +28,16 @@ def fit(
     ] = None,
     shots: Shots = None,
     acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95,
-    confidence: Annotated[float, option("--confidence", help="Confidence of its interval (default 0.95).")] = 0.95,
+    confidence: Annotated[
+        float, option("--confidence", help="Confidence of the interval of that share (default 0.95).")
+    ] = 0.95,
     score: Annotated[
         str | None,
         option("--score", autocompletion=completion.scores, help="ID score of the threshold (default negprompt)."),
     ] = None,
-    by_class: Annotated[bool, option("--by-class", help="Own thresholds for classes with enough images.")] = False,
+    by_class: Annotated[
+        bool, option("--by-class", help="Also choose a threshold for each class with enough images.")
+    ] = False,
     resume: ResumeOption = False,
 ) -> None:
     """Learn a detector from a folder of images sorted by class.

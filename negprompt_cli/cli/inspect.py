@@ -22,11 +22,11 @@ EXAMPLES = (
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
     no_words: Annotated[bool, option("--no-words", help="Leave out the words, which need the model.")] = False,
-    top: Annotated[int, option("--top", help="Words per context vector.", min=1)] = 5,
-    model: Annotated[str | None, option("--model", help="Where the artifact's model lies now, if it moved.")] = None,
+    top: Annotated[int, option("--top", help="Words shown for each context vector.", min=1)] = 5,
+    model: Annotated[str | None, option("--model", help="Place of the artifact's model, if it moved.")] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
     device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Show what an artifact holds, and which words are nearest.
 

@@ -334,7 +334,7 @@ def command(
 
         for parameter in parameters:
             kind, *marks = get_args(parameter.annotation)
-            if kind is bool:
+            if kind in (bool, bool | None):
                 marks[0].metavar = ""  # the page needs no word for the type of a flag
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}

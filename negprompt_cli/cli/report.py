@@ -26,28 +26,32 @@ class Map(StrEnum):
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
-    out: Annotated[Path | None, option("--out", help="Folder to write (default <first run>/report).")] = None,
+    out: Annotated[Path | None, option("--out", help="Folder of the page (default <first run>/report).")] = None,
     score: Annotated[
         str | None,
         option(
             "--score",
             autocompletion=completion.scores,
-            help="Score of thumbnails and class tables (default negprompt).",
+            help="Score of the gallery and the class table (default negprompt).",
         ),
     ] = None,
     scores: Annotated[
         str | None,
-        option("--scores", autocompletion=completion.scores, help="Scores of the pictures (default all evaluated)."),
+        option(
+            "--scores",
+            autocompletion=completion.scores,
+            help="Scores of the pictures, separated by commas (default all).",
+        ),
     ] = None,
-    formats: Annotated[str, option("--formats", help="Picture files: png,svg,pdf (default all).")] = "png,svg,pdf",
-    layout: Annotated[Map, option("--map", help="Map of images and prompts: tsne (default) or pca.")] = Map.TSNE,
+    formats: Annotated[str, option("--formats", help="Kinds of picture files (default png,svg,pdf).")] = "png,svg,pdf",
+    layout: Annotated[Map, option("--map", help="Method of the map of images and prompts (default tsne).")] = Map.TSNE,
     data_root: Annotated[
         str | None,
-        option("--data-root", help="Where named data sets lie, if they moved.", envvar="NEGPROMPT_DATA_ROOT"),
+        option("--data-root", help="Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT"),
     ] = None,
     device: Annotated[str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a report that exists.")] = False,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
 ) -> None:
     """Write one HTML page, with pictures, about evaluated runs.

@@ -28,9 +28,7 @@ def reproduce(
     experiment: Annotated[
         str, typer.Argument(help="conventional, hard or open-vocabulary.", metavar="EXPERIMENT", show_default=False)
     ],
-    dry_run: Annotated[
-        bool, option("--dry-run", help="Print the commands and the data they need; do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Print the commands and the data they need, and stop.")] = False,
     experiments: Annotated[
         Path | None,
         option("--experiments", help="YAML file with experiments of your own data.", metavar="FILE"),

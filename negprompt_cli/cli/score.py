@@ -75,18 +75,21 @@ def score(
         Path | None, option("--classes", help="Class names instead of an artifact: text, CSV, JSON or YAML.")
     ] = None,
     score_name: Annotated[
-        str | None, option("--score", autocompletion=completion.scores, help="ID score (default: the calibrated one).")
+        str | None,
+        option("--score", autocompletion=completion.scores, help="ID score to use (default: the calibrated one)."),
     ] = None,
-    threshold: Annotated[float | None, option("--threshold", help="Images that score below are OOD.")] = None,
+    threshold: Annotated[
+        float | None, option("--threshold", help="Threshold: images that score below it are OOD.")
+    ] = None,
     form: Annotated[
-        Format | None, option("--format", help="csv, jsonl or parquet (default by --out, else csv).")
+        Format | None, option("--format", help="Form of the rows (default: by the suffix of --out, else csv).")
     ] = None,
-    out: Annotated[Path | None, option("--out", help="Write rows to a file instead of stdout.")] = None,
-    append: Annotated[bool, option("--append", help="Go on with --out: only images that have no row yet.")] = False,
+    out: Annotated[Path | None, option("--out", help="File for the rows instead of stdout.")] = None,
+    append: Annotated[bool, option("--append", help="Add rows to --out for images that have none yet.")] = False,
     sort_into: Annotated[
         Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.")
     ] = None,
-    copy: Annotated[bool, option("--copy", help="With --sort-into: copies, not links.")] = False,
+    copy: Annotated[bool, option("--copy", help="Copy images instead of linking them.")] = False,
     fail_on_ood: Annotated[
         bool,
         option("--fail-on-ood", help="Exit with 3 when an image is OOD, else 4 when one could not be judged."),

@@ -27,7 +27,7 @@ def sweep(
     grid: Annotated[
         Path, typer.Argument(help="YAML file: problems, seeds, settings, variants, grid.", metavar="GRID.yaml")
     ],
-    dry_run: Annotated[bool, option("--dry-run", help="Print the commands; do nothing.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Print the commands and stop.")] = False,
 ) -> None:
     """Run a grid of settings over ID problems and seeds.
 

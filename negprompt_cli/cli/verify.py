@@ -25,20 +25,20 @@ def verify(
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
     parent: Annotated[
         Path | None,
-        option("--parent", help="What it was made from, where that is not beside it.", metavar="PATH"),
+        option("--parent", help="Artifact it was made from, if that is not beside it.", metavar="PATH"),
     ] = None,
     retrain: Annotated[bool, option("--retrain", help="Train again in memory and compare the bytes.")] = False,
-    data: Annotated[str | None, option("--data", help="Where the ID data lie now, if they moved.")] = None,
+    data: Annotated[str | None, option("--data", help="Place of the ID data, if they moved.")] = None,
     data_root: Annotated[
         str | None,
-        option("--data-root", help="Where named data sets lie now.", envvar="NEGPROMPT_DATA_ROOT"),
+        option("--data-root", help="Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT"),
     ] = None,
-    model: Annotated[str | None, option("--model", help="Where the artifact's model lies now, if it moved.")] = None,
+    model: Annotated[str | None, option("--model", help="Place of the artifact's model, if it moved.")] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
     device: Annotated[
         str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps (default: as recorded).")
     ] = None,
-    as_json: Annotated[bool, option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, option("-q", "--quiet", help="Print only the verdict.")] = False,
 ) -> None:
     """Check whether an artifact could be made again.

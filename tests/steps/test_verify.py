@@ -343,7 +343,7 @@ def test_every_result_says_its_versions_and_digests(made: Path, photos: Path, tm
     sha256, weights = load_prompts(path).sha256, load_prompts(path).model.weights_sha256
 
     def document(*words: object) -> dict[str, Any]:
-        result = run(*words, "--device", "cpu", "--workers", 0, "--json")
+        result = run(*words, "--device", "cpu", "--set", "compute.workers=0", "--json")
         assert result.exit_code == 0, result.output
         made_by = json.loads(result.stdout)
         assert made_by["versions"] == versions(), words[0]
