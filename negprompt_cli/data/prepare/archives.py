@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from negprompt_cli.data.sets.filekinds import in_system_folder, is_system_name
+from negprompt_cli.data.sets.filekinds import system_name, system_part
 from negprompt_cli.errors import NegPromptError
 from negprompt_cli.progress import Progress
 
@@ -250,7 +250,7 @@ def _clear_errors(archive: Path) -> Iterator[None]:
 def _is_systems(name: str, *, folder: bool) -> bool:
     """Whether a member is made by a system, or is in a folder that is."""
     name = name.rstrip("/")
-    return in_system_folder(name) or (folder and is_system_name(PurePosixPath(name).name, folder=True))
+    return bool(system_part(name) or (folder and system_name(PurePosixPath(name).name, folder=True)))
 
 
 def _check(archive: Path, listed: Iterable[_Member], members: Iterable[_Member]) -> str:

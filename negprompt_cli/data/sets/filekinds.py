@@ -9,6 +9,7 @@ in a folder of images is left out for one of these reasons, which are fixed word
     unfinished  downloads and copies that have not ended, and backups
     unreadable  an image that Pillow does not decode: what to install or convert is told
     container   what may hold images and is none: a video, an archive, a document
+    dead-link   a link to what does not exist, and that is not called an image
     no-suffix   no suffix, so that the name does not tell
     beside      labels, captions and notes, which belong beside images
     other       any other suffix
@@ -21,7 +22,7 @@ named, and left out and counted where its folder is; a check of the data looks i
 import importlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cache, lru_cache
@@ -33,7 +34,13 @@ from PIL import Image
 
 from negprompt_cli.data.files.textfile import parse_yaml
 
-Reason = Literal["system", "hidden", "unfinished", "unreadable", "container", "no-suffix", "beside", "other"]
+Reason = Literal[
+    "system", "hidden", "unfinished", "unreadable", "container", "dead-link", "no-suffix", "beside", "other"
+]
+
+_PATTERNED: tuple[Reason, ...] = ("system", "unfinished")
+"""The reasons that the list gives names for."""
+_SUFFIX = re.compile(r"\.[a-z][a-z0-9_-]{0,14}")
 
 _SAID: dict[Reason, str] = {
     "system": "made by systems and editors",
@@ -41,6 +48,7 @@ _SAID: dict[Reason, str] = {
     "unfinished": "unfinished or backups",
     "unreadable": "not decoded by Pillow",
     "container": "videos, archives and documents",
+    "dead-link": "links to what does not exist",
     "no-suffix": "without a suffix",
     "other": "not images by their suffix",
     "beside": "labels, notes or arrays",
@@ -89,8 +97,8 @@ class _Lists:
     not_images: dict[str, str]
     beside: frozenset[str]
     unreadable: tuple[Unreadable, ...]
-    names: dict[tuple[Reason, bool], re.Pattern[str]]
-    """For a reason, and whether the name is that of a folder: matches whole names."""
+    names: "dict[tuple[Reason, bool], _Names]"
+    """For a reason, and whether the name is that of a folder."""
     contents: tuple[_Content, ...]
 
 
@@ -100,10 +108,10 @@ def _lists() -> _Lists:
     values: dict[str, Any] = parse_yaml(file.read_text("utf-8"), "file_kinds.yaml")
     kinds = tuple(Unreadable(**{**each, "suffixes": tuple(each["suffixes"])}) for each in values["unreadable"])
     help_of = {kind.kind: kind.help for kind in kinds}
-    names: dict[tuple[Reason, bool], re.Pattern[str]] = {}
-    for reason in ("system", "unfinished"):
+    names: dict[tuple[Reason, bool], _Names] = {}
+    for reason in _PATTERNED:
         for folders, key in ((True, "folders"), (False, "files")):
-            names[reason, folders] = _any_of(values["never"][reason][key])
+            names[reason, folders] = _Names(values["never"][reason][key])
     return _Lists(
         by_content=tuple(values["formats"]["by_content"]),
         never=frozenset(values["formats"]["never"]),
@@ -121,8 +129,17 @@ def _lists() -> _Lists:
     )
 
 
-def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(pattern) for pattern in patterns), re.IGNORECASE)
+class _Names:
+    """Patterns of the shell for whole names."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = tuple(patterns)
+        self._any = re.compile("|".join(f"({translate(pattern)})" for pattern in patterns), re.IGNORECASE)
+
+    def pattern(self, name: str) -> str:
+        """The pattern that `name` matches, or nothing."""
+        found = self._any.match(name)
+        return self._patterns[found.lastindex - 1] if found and found.lastindex else ""
 
 
 @cache
@@ -182,42 +199,45 @@ def disguise(start: bytes) -> tuple[str, str] | None:
     return None
 
 
-def is_system_name(name: str, *, folder: bool) -> bool:
-    """Whether a file or folder of this name is made by a system, an editor or version control."""
-    return _lists().names["system", folder].match(name) is not None
+@lru_cache(maxsize=65536)
+def system_name(name: str, *, folder: bool) -> str:
+    """The pattern by which a file or folder of this name is made by a system, an editor or version control, or nothing."""
+    return _lists().names["system", folder].pattern(name)
 
 
-def in_system_folder(path: str) -> bool:
-    """Whether a path (POSIX text) is that of a system's file, or leads through a system's folder."""
+def system_part(path: str) -> str:
+    """The pattern by which a path (POSIX text) is that of a system's file or leads through a system's folder, or nothing."""
     *above, name = path.split("/")
-    return is_system_name(name, folder=False) or any(is_system_name(part, folder=True) for part in above)
+    parts = (system_name(name, folder=False), *(system_name(part, folder=True) for part in above))
+    return next((part for part in parts if part), "")
 
 
 @lru_cache(maxsize=65536)
 def reason_for(name: str, *, folder: bool) -> tuple[Reason, str] | None:
     """Why a file or folder is left out where its folder is listed, and what it is; None for images and ordinary folders.
 
-    The second word is the name for `system`, the suffix for the others.
+    The second word is the pattern of the name for `system` and `unfinished`, the suffix for the others, so that there are
+    few of them.
     """
     lists = _lists()
     if folder:
-        if is_system_name(name, folder=True):
-            return "system", name
-        if lists.names["unfinished", True].match(name):
-            return "unfinished", name
-        return ("hidden", name) if name.startswith(".") else None
+        for reason in _PATTERNED:
+            if pattern := lists.names[reason, True].pattern(name):
+                return reason, pattern
+        return ("hidden", "folders") if name.startswith(".") else None
     if is_image_name(name):
         return None
     suffix = PurePath(name).suffix.lower()
     # An iCloud placeholder is a hidden file that stands for an image.
     if (kind := unreadable_kind(suffix)) is not None and (kind.kind == "placeholder" or not name.startswith(".")):
         return ("unreadable" if kind.image else "container"), suffix
-    if is_system_name(name, folder=False):
-        return "system", "._*" if name.startswith("._") else name
-    if lists.names["unfinished", False].match(name):
-        return "unfinished", suffix or name[-1]
+    for reason in _PATTERNED:
+        if pattern := lists.names[reason, False].pattern(name):
+            return reason, pattern
+    # Numbered frames and names with dots in them have endless suffixes.
+    suffix = suffix if _SUFFIX.fullmatch(suffix) else "*" if suffix else ""
     if name.startswith("."):
-        return "hidden", suffix or name
+        return "hidden", suffix or "*"
     if not suffix:
         return "no-suffix", ""
     return ("beside" if suffix in lists.beside else "other"), suffix
@@ -276,7 +296,7 @@ class LeftOut:
                 reason in ("unreadable", "container", "no-suffix", "other")
                 and (format := _format_inside(path)) is not None
             ):
-                files = f"files that end in {what}" if what else "files without a suffix"
+                files = f"files that end in {what}" if what.startswith(".") else "files without a usual suffix"
                 found.append(
                     f"{path} is a {format} image by its content, so the {self.counts[reason, what]} {files} may be images: "
                     f"give them the suffix {_suffix_of(format)}, or name them in a list."

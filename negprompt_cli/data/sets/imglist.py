@@ -15,7 +15,7 @@ from typing import Literal
 
 from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.classnames import class_label, imagenet_wnids, is_wnid
-from negprompt_cli.data.sets.filekinds import LeftOut, in_system_folder, is_image_name
+from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, system_part
 from negprompt_cli.data.sets.image_list import FORMS, ImageList, Line, portable, read_image_list
 from negprompt_cli.data.sets.layouts import Role, Source
 from negprompt_cli.data.sets.matching import Known, clean, fold
@@ -348,8 +348,8 @@ def _of_role(listed: ImageList, role: Role, left_out: LeftOut) -> Iterator[Line]
     elif not (wanted := [line for line in listed.lines if line.label == ood]):
         wanted = [line for line in listed.lines if not (listed.protocol and line.label == _PROTOCOL_IGNORED)]
     for line in wanted:
-        if in_system_folder(line.path):
-            left_out.add("system", PurePosixPath(line.path).name, line.path)
+        if pattern := system_part(line.path):
+            left_out.add("system", pattern, line.path)
         else:
             yield line
 

@@ -93,7 +93,8 @@ def list_entries(folder: Path | str) -> Entries:
                 if not inner and is_image_name(entry.name):
                     images.append(entry.name)
                 elif (reason := reason_for(entry.name, folder=inner)) is not None:
-                    left_out.add(*reason, entry.path)
+                    dead = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - texts are faster
+                    left_out.add(*(("dead-link", "") if dead else reason), entry.path)
                 else:
                     folders.append(entry.name)
     except OSError as error:

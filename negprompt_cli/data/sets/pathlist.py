@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from negprompt_cli.data.sets.filekinds import LeftOut, in_system_folder, is_system_name, readable_formats
+from negprompt_cli.data.sets.filekinds import LeftOut, readable_formats, system_name, system_part
 from negprompt_cli.data.sets.image_list import LIST_SUFFIXES, parse_line, portable, read_image_list
 from negprompt_cli.data.sets.imglist import place_images
 from negprompt_cli.data.sets.layouts import found_instead, list_entries
@@ -54,7 +54,7 @@ def check_paths(arguments: Sequence[str]) -> tuple[Decision, ...]:
                 raise UsageError("Standard input (-) can be read only once.")
         elif Path(argument).is_dir():
             left_out = LeftOut()
-            if not _is_systems(argument, arguments) and next(_walk(Path(argument), (), left_out), None) is None:
+            if not _systems(argument, arguments) and next(_walk(Path(argument), (), left_out), None) is None:
                 raise UsageError(f"No images in {argument}, at any depth.{found_instead(left_out)}")
         elif _is_list(Path(argument)):
             decisions += _listed(Path(argument))[1]
@@ -78,8 +78,8 @@ def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut
         path = Path(argument)
         if argument == STDIN:
             yield from _no_systems((_mended(name) for line in lines if (name := line.rstrip("\r\n"))), left_out)
-        elif _is_systems(argument, arguments):
-            left_out.add("system", path.name, argument)
+        elif pattern := _systems(argument, arguments):
+            left_out.add("system", pattern, argument)
         elif path.is_dir():
             yield from _walk(path, (), left_out)
         elif _is_list(path):
@@ -141,16 +141,16 @@ def _listed(path: Path) -> tuple[list[str], tuple[Decision, ...]]:
     return [str(folder / line.path) for line in lines], (*listed.decisions, *decisions)
 
 
-def _is_systems(argument: str, arguments: Sequence[str]) -> bool:
-    """Whether an argument among others names what a system made."""
+def _systems(argument: str, arguments: Sequence[str]) -> str:
+    """The pattern by which an argument among others names what a system made, or nothing."""
     path = Path(argument)
-    return len(arguments) > 1 and is_system_name(path.name, folder=path.is_dir())
+    return system_name(path.name, folder=path.is_dir()) if len(arguments) > 1 else ""
 
 
 def _no_systems(names: Iterable[str], left_out: LeftOut) -> Iterator[Path]:
     for name in names:
-        if in_system_folder(name.replace(os.sep, "/")):
-            left_out.add("system", Path(name).name, name)
+        if pattern := system_part(name.replace(os.sep, "/")):
+            left_out.add("system", pattern, name)
         else:
             yield Path(name)
 
