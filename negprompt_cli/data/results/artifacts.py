@@ -19,14 +19,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from negprompt_cli import schemas
 from negprompt_cli.config import Config, parse_config
 from negprompt_cli.data.files.atomic import atomic_write_bytes
-from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.clip import ModelIdentity
@@ -206,11 +205,12 @@ def load_prompts(path: Path) -> Prompts:
             (header,) = struct.unpack("<Q", file.read(8))
             if header > MAX_HEADER_BYTES:
                 raise UsageError(f"{path} is not a prompt artifact: its header claims {header} bytes.")
-        digest = file_sha256(path)
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            # Clones, because in the file tensors may lie across cache lines, and products are then rounded another way.
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 - not a dict
+            file.seek(0)
+            # Read once, so that what is hashed is what is used.
+            data = file.read()
+        # Clones, because in the file tensors may lie across cache lines, and products are then rounded another way.
+        tensors = {name: tensor.clone() for name, tensor in load(data).items()}
+        metadata = json.loads(data[8 : 8 + header]).get("__metadata__") or {}
     except (SafetensorError, OSError, struct.error, ValueError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not a readable prompt artifact ({error}). It may be truncated: make it again, or copy it again."
@@ -236,7 +236,7 @@ def load_prompts(path: Path) -> Prompts:
                 else None
             ),
             image_mean=tensors.get("image_mean"),
-            sha256=digest,
+            sha256=hashlib.sha256(data).hexdigest(),
             written_with=TypeAdapter(dict[str, str]).validate_json(metadata.get("versions", "{}")),
         )
     except (KeyError, ValidationError, ValueError) as error:
