@@ -1,6 +1,5 @@
 """A tiny trained run for tests of evaluation: three ID classes and an OOD set of random images, a random tiny CLIP."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from PIL import Image
 
 from negprompt_cli.config import Config, load_config
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.progress import Silent, Task
+from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -17,25 +16,6 @@ from negprompt_cli.steps.train_positive import run_train_positive
 
 CLASSES = ("cat", "dog", "red fox")
 TRAIN, EVAL, OOD = 4, 5, 7
-
-
-class Recorder(Silent):
-    """A listener that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
-        self.tasks: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warned.append(text)
-
-    def task(self, title: str, total: int, unit: str) -> AbstractContextManager[Task]:
-        self.tasks.append(title)
-        return super().task(title, total, unit)
 
 
 @dataclass(frozen=True)

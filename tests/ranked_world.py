@@ -1,10 +1,8 @@
 """What the tests of several processes share: jobs that run in every rank, and a way to run them.
 
-Ranks are forked from a server that has everything imported, so a job takes about as long as its work. torchrun itself is
-for the tests of the command line.
+Ranks are forked processes; torchrun itself is for the tests of the command line.
 """
 
-import multiprocessing
 import os
 import socket
 import traceback
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from processes import SERVER
 from scoring_world import bench_of, small_clip, write_images
 
 from negprompt_cli.config import ModelConfig
@@ -22,11 +21,6 @@ from negprompt_cli.engine.parallel.rank_calls import Team, assemble
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 from negprompt_cli.steps.shared.rank_worker import serve
 from negprompt_cli.steps.shared.workbench import Workbench
-
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["ranked_world", "negprompt_cli.cli.fit", "negprompt_cli.steps.fit", "timm", "open_clip"]
-)
 
 Task = Callable[[Clip, Any], Any]
 """What rank 0 does with a model that every rank has: a function of a module."""
@@ -47,8 +41,8 @@ def everywhere(size: int, folder: Path, task: Task, given: Any = None) -> Any:
     """Do a task in `size` processes with the package's small model, unpacked in `folder`; what it returned on rank 0."""
     small_clip(folder / "small")
     port = free_port()
-    answer, there = _server.Pipe(duplex=False)
-    ranks = [_server.Process(target=_rank, args=(r, size, port, folder, task, given, there)) for r in range(size)]
+    answer, there = SERVER.Pipe(duplex=False)
+    ranks = [SERVER.Process(target=_rank, args=(r, size, port, folder, task, given, there)) for r in range(size)]
     for process in ranks:
         process.start()
     there.close()

@@ -1,21 +1,16 @@
-"""What the tests of interruption share: drawn images, a small model, and commands in processes that can be killed.
+"""What the tests of interruption share: drawn images, a small model, and commands in processes that can be killed."""
 
-Processes are forked from a server that has everything imported, so a run takes little longer than its training.
-"""
-
-import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import torch
+from processes import SERVER, slow_steps
 from scoring_world import write_images
 
 from negprompt_cli.demo.model import unpack_model
@@ -23,9 +18,6 @@ from negprompt_cli.demo.model import unpack_model
 CLASSES = ("red circle", "green square", "blue triangle", "yellow star")
 Prepare = Callable[[], None]
 """Run in the process before the command; must be a function of a module."""
-
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["negprompt_cli.steps.fit", "negprompt_cli.cli.fit", "timm", "open_clip"])
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class World:
     def start(self, arguments: Sequence[str], said: Path, prepare: Prepare | None = None) -> ForkServerProcess:
         """Start a command; what it prints goes to the file `said`."""
         cache = str(self.folder / "cache")
-        process = _server.Process(target=_main, args=(list(arguments), said, cache, prepare))
+        process = SERVER.Process(target=_main, args=(list(arguments), said, cache, prepare))
         process.start()
         return process
 
@@ -83,17 +75,10 @@ def every_epoch() -> None:
 
 def slow_and_often(seconds: float) -> None:
     """Take steps of some time at least, and write a checkpoint every few epochs."""
-    from negprompt_cli.engine.prompt_learners import training
     from negprompt_cli.steps.shared import resuming
 
     resuming.SECONDS = 0.05
-    real = training._step
-
-    def slow(*arguments: Any) -> Any:
-        time.sleep(seconds)
-        return real(*arguments)
-
-    training._step = slow
+    slow_steps(seconds)
 
 
 def _main(arguments: list[str], said: Path, cache: str, prepare: Prepare | None) -> None:

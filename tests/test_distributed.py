@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from scoring_world import make_prompts, small_clip, write_artifact, write_broken, write_images
 from torch import Tensor
 
-from negprompt_cli.cli.launch import _explain
+from negprompt_cli.cli.launch import exit_code_of
 from negprompt_cli.config import ModelConfig, load_config
 from negprompt_cli.data.encoding.features import EncodeOptions, encode_images
 from negprompt_cli.data.encoding.images import BrokenImage
@@ -190,7 +190,7 @@ def _local(clip: Clip, folder: Path) -> list[float]:
 
 
 def test_features_are_those_of_one_process_bit_for_bit(folder: Path) -> None:
-    given = {"folder": folder / "mixed", "workers": 1}
+    given = {"folder": folder / "mixed", "workers": 0}
     alone = _encode(small_clip(folder / "small"), given)
     many = everywhere(3, folder, _encode_elsewhere, given)
     assert many["paths"] == alone["paths"]
@@ -292,13 +292,13 @@ def test_a_shard_without_classes_adds_nothing() -> None:
 
 
 def test_exit_codes_of_ranks(capfd: pytest.CaptureFixture[str]) -> None:
-    assert _explain({0: 2}) == 2
+    assert exit_code_of({0: 2}) == 2
     # torchrun sends SIGTERM to those that were still there.
-    assert _explain({0: 3, 1: -signal.SIGTERM}) == 3
+    assert exit_code_of({0: 3, 1: -signal.SIGTERM}) == 3
     assert capfd.readouterr().err == ""
-    assert _explain({0: 1, 2: -signal.SIGKILL}) == 1
+    assert exit_code_of({0: 1, 2: -signal.SIGKILL}) == 1
     assert "rank 2 was ended by SIGKILL" in capfd.readouterr().err
-    assert _explain({1: 1}) == 1
+    assert exit_code_of({1: 1}) == 1
     assert "rank 1 failed" in capfd.readouterr().err
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-NOT_SHIPPED = {"test", "dev", "fuzz"}
+NOT_SHIPPED = {"test", "dev"}
 """Extras for working on the package."""
 
 

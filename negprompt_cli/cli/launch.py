@@ -97,13 +97,13 @@ def _launch(processes: int, arguments: list[str]) -> int:
     try:
         run(parse_args(line))
     except ChildFailedError as error:
-        return _explain({rank: failure.exitcode for rank, failure in error.failures.items()})
+        return exit_code_of({rank: failure.exitcode for rank, failure in error.failures.items()})
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
 
 
-def _explain(codes: dict[int, int]) -> int:
+def exit_code_of(codes: dict[int, int]) -> int:
     """The job's exit code for those of the ranks that failed; says what rank 0 cannot have said itself."""
     # torchrun ends the others with SIGTERM when one has failed, which is then not what went wrong.
     causes = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes

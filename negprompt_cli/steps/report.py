@@ -24,6 +24,7 @@ from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
 from negprompt_cli.data.results.evaluations import EvaluationDocument, below_chance, evaluation_path, load_evaluation
+from negprompt_cli.engine.metrics.calibration import accepting_threshold
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError, did_you_mean
@@ -188,15 +189,9 @@ def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out:
             f"AUROC / FPR95{document.spread}", *document.table(), note=str(below_chance(document.rows) or "")
         ),
         pictures=groups,
-        tables=[_id_classes(measured, main), *_ood_classes(measured, main)],
-        galleries=_galleries(measured, main),
+        tables=[id_class_table(measured, main), *ood_class_tables(measured, main)],
+        galleries=galleries(measured, main),
     )
-
-
-def _threshold(measured: Measured, score: str) -> float:
-    """The highest threshold of a score that accepts 95 % of the ID images."""
-    values = np.sort(measured.id_set.table.scores[score])[::-1]
-    return float(values[int(np.ceil(RECALL * len(values))) - 1])
 
 
 def _pictures(measured: Measured, options: ReportOptions, seed: int, folder: Path, prefix: str) -> list[PictureGroup]:
@@ -223,7 +218,7 @@ def _pictures(measured: Measured, options: ReportOptions, seed: int, folder: Pat
                         score,
                         "score (higher = more ID)",
                         [figures.Group(label, scored.table.scores[score]) for label, scored in sets],
-                        threshold=_threshold(measured, score),
+                        threshold=accepting_threshold(measured.id_set.table.scores[score], RECALL),
                     ),
                 )
                 for score in measured.scores
@@ -333,10 +328,11 @@ def _project(features: npt.NDArray[np.float32], kind: MapKind, seed: int) -> npt
     return np.asarray(reduced, dtype=np.float64)
 
 
-def _id_classes(measured: Measured, score: str) -> Table:
+def id_class_table(measured: Measured, score: str) -> Table:
     """A row per ID class, the most rejected first."""
     labels, predictions = measured.id_set.encoded.labels.numpy(), measured.id_set.table.predictions
-    values, threshold = measured.id_set.table.scores[score], _threshold(measured, score)
+    values = measured.id_set.table.scores[score]
+    threshold = accepting_threshold(values, RECALL)
     names = measured.prompts.names
     rows = []
     for label, name in enumerate(names):
@@ -359,10 +355,11 @@ def _id_classes(measured: Measured, score: str) -> Table:
     )
 
 
-def _ood_classes(measured: Measured, score: str) -> Iterator[Table]:
+def ood_class_tables(measured: Measured, score: str) -> Iterator[Table]:
     """For each OOD set with classes a row per class, the most accepted first."""
     names = measured.prompts.names
-    id_values, threshold = measured.id_set.table.scores[score], _threshold(measured, score)
+    id_values = measured.id_set.table.scores[score]
+    threshold = accepting_threshold(id_values, RECALL)
     for scored in measured.ood_sets:
         classes = scored.encoded.images.classes
         labels = scored.encoded.labels.numpy()
@@ -390,9 +387,9 @@ def _ood_classes(measured: Measured, score: str) -> Iterator[Table]:
         )
 
 
-def _galleries(measured: Measured, score: str) -> list[Gallery]:
+def galleries(measured: Measured, score: str) -> list[Gallery]:
     """The images that the score gets most wrong."""
-    galleries = [
+    made = [
         _gallery(
             measured,
             scored,
@@ -404,7 +401,7 @@ def _galleries(measured: Measured, score: str) -> list[Gallery]:
         for scored in measured.ood_sets
     ]
     least = np.argsort(measured.id_set.table.scores[score], kind="stable")
-    galleries.append(
+    made.append(
         _gallery(
             measured,
             measured.id_set,
@@ -414,7 +411,7 @@ def _galleries(measured: Measured, score: str) -> list[Gallery]:
             f"The ID images with the lowest {score} score.",
         )
     )
-    return galleries
+    return made
 
 
 def _gallery(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import interrupt_at
 from typer.testing import CliRunner, Result
 
 from negprompt_cli import __version__
@@ -360,10 +361,7 @@ class TestRefusals:
     def test_interrupt_loses_nothing(self, common: list[object], folder: Path, monkeypatch: pytest.MonkeyPatch):
         before = {p.name: p.read_bytes() for p in folder.iterdir()}
 
-        def interrupt(*_: object, **__: object) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr("negprompt_cli.engine.prompt_learners.training._step", interrupt)
+        interrupt_at(monkeypatch, 1)
         result = run("train-negative", *common, "--run", folder, "--overwrite")
         assert result.exit_code == 130
         assert "Interrupted" in result.stderr

@@ -9,7 +9,6 @@ file (`test_score`), a reader that goes away (`test_score`).
 import csv
 import io
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -28,6 +27,8 @@ from typing import Any
 import pytest
 import torch
 from data_trees import class_tree, jpeg, write
+from processes import SERVER
+from recorder import Recorder
 from scoring_world import NAMES, calibrated, make_prompts, run, write_artifact, write_images
 
 from negprompt_cli.cli.faults import explain
@@ -47,14 +48,6 @@ KEY = StoreKey("model", "0" * 64, "preprocessing", "float32")
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 LONG = 120.0
 """Seconds after which a command that should have ended counts as hanging."""
-
-
-class Listener(Silent):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -274,10 +267,10 @@ def test_a_damaged_shard_in_a_cache_that_is_read_only(tiny_disk: Callable[[str],
     shard = sorted(disk.rglob("*.safetensors"))[0]
     shard.write_bytes(shard.read_bytes()[:-3])
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    listener = Listener()
+    listener = Recorder()
     _, known = FeatureStore(KEY, progress=listener, root=disk).get([b"\0" * 16, b"\1" * 16])
     assert known.sum() == 1
-    assert len(listener.warnings) == 1
+    assert len(listener.warned) == 1
 
 
 # The cache, several processes at once
@@ -285,12 +278,12 @@ def test_a_damaged_shard_in_a_cache_that_is_read_only(tiny_disk: Callable[[str],
 
 def fill(root: Path, me: int, rounds: int) -> None:
     """What a process does that encodes images: it looks what is there and adds, again and again."""
-    listener = Listener()
+    listener = Recorder()
     for number in range(rounds):
         store = FeatureStore(KEY, progress=listener, root=root)
         rows = [100 * me + number, 100 * (1 - me) + number, 1000 + number]
         store.add(keys_of(rows), torch.tensor([[float(row)] * 30_000 for row in rows]))
-    if listener.warnings:
+    if listener.warned:
         raise SystemExit(1)
 
 
@@ -298,49 +291,46 @@ def keys_of(rows: Iterable[int]) -> list[bytes]:
     return [row.to_bytes(16, "big") for row in rows]
 
 
-FORK = multiprocessing.get_context("fork")
-
-
 def test_two_processes_fill_one_cache_at_once(tmp_path: Path) -> None:
     rounds = 15
-    fillers = [FORK.Process(target=fill, args=(tmp_path, me, rounds)) for me in (0, 1)]
+    fillers = [SERVER.Process(target=fill, args=(tmp_path, me, rounds)) for me in (0, 1)]
     for filler in fillers:
         filler.start()
     for filler in fillers:
         filler.join(LONG)
         assert filler.exitcode == 0
-    listener = Listener()
+    listener = Recorder()
     rows = [*range(rounds), *range(100, 100 + rounds), *range(1000, 1000 + rounds)]
     features, known = FeatureStore(KEY, progress=listener, root=tmp_path).get(keys_of(rows))
     assert known.all()
     assert features is not None
     assert features[:, 0].tolist() == rows
-    assert listener.warnings == []
+    assert listener.warned == []
 
 
 def test_a_shard_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     FeatureStore(KEY, progress=Silent(), root=tmp_path).add([b"\0" * 16], torch.ones(1, 3))
     (shard,) = tmp_path.rglob("*.safetensors")
     half = write(shard.with_name(f".{shard.stem}.00aa.tmp.safetensors"), shard.read_bytes()[:40])
-    listener = Listener()
+    listener = Recorder()
     _, known = FeatureStore(KEY, progress=listener, root=tmp_path).get([b"\0" * 16])
     assert known.all()
-    assert listener.warnings == []
+    assert listener.warned == []
     assert half.exists()
 
 
 def test_a_process_killed_while_it_fills_the_cache_loses_only_what_it_was_writing(tmp_path: Path) -> None:
-    filler = FORK.Process(target=fill, args=(tmp_path, 0, 10_000))
+    filler = SERVER.Process(target=fill, args=(tmp_path, 0, 10_000))
     filler.start()
     deadline = time.monotonic() + LONG
     while len(list(tmp_path.rglob("*/[!.]*.safetensors"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.001)
     filler.kill()
     filler.join()
-    listener = Listener()
+    listener = Recorder()
     _, known = FeatureStore(KEY, progress=listener, root=tmp_path).get(keys_of(range(4)))
     assert known.all()
-    assert listener.warnings == []
+    assert listener.warned == []
 
 
 # Data that change while they are read
@@ -404,6 +394,11 @@ def test_odd_times_of_files(year: int, clip: Clip, tmp_path: Path) -> None:
 # Processes that are killed, memory that runs out
 
 
+def grandchildren() -> set[int]:
+    """Processes that were forked from a server of this one."""
+    return {pid for child in children(os.getpid()) for pid in children(child)}
+
+
 def children(pid: int) -> list[int]:
     """Processes that `pid` started."""
     found = []
@@ -429,13 +424,13 @@ def test_a_decoding_worker_that_is_killed(step: str, artifact: Path, tmp_path: P
         arguments += [folder, "--out", out / "rows.csv"]
     else:
         arguments += ["--data", folder, "--ood", folder / "red_circle", "--run", out]
-    before = set(children(os.getpid()))
+    before = grandchildren()
     killed: list[int] = []
 
     def kill() -> None:
         deadline = time.monotonic() + LONG
         while not killed and time.monotonic() < deadline:
-            for worker in set(children(os.getpid())) - before:
+            for worker in grandchildren() - before:
                 os.kill(worker, signal.SIGKILL)
                 killed.append(worker)
             time.sleep(0.002)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from negprompt_cli.engine.metrics.calibration import (
+    accepting_threshold,
     choose_threshold,
     clopper_pearson,
     images_for_precision,
@@ -31,14 +32,20 @@ def test_the_threshold_is_the_one_behind_fpr(id_scores: list[float], ood_scores:
 
 @given(SCORES, SHARES)
 @settings(max_examples=150)
-def test_it_accepts_enough_and_no_higher_threshold_does(scores: list[float], acceptance: float):
+def test_it_says_how_many_it_accepts(scores: list[float], acceptance: float):
     if images_needed(acceptance) > len(scores):
         return
     made = choose_threshold(scores, acceptance=acceptance)
-    values = np.asarray(scores)
-    assert made.accepted == (values >= made.value).sum()
-    assert made.accepted / len(values) >= acceptance
-    higher = values[values > made.value]
+    assert made.value == accepting_threshold(scores, acceptance)
+    assert made.accepted == (np.asarray(scores) >= made.value).sum()
+
+
+@given(st.lists(st.integers(-40, 40), min_size=1, max_size=60), SHARES)
+@settings(max_examples=150)
+def test_it_accepts_enough_and_no_higher_threshold_does(scores: list[int], acceptance: float):
+    values, threshold = np.asarray(scores), accepting_threshold(scores, acceptance)
+    assert (values >= threshold).mean() >= acceptance
+    higher = values[values > threshold]
     if len(higher):
         assert (values >= higher.min()).mean() < acceptance
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_world import room_for
+from random_world import seeded, unit
 from resume_world import make_world
 from scoring_world import run
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from negprompt_cli.config import ScheduleConfig
 from negprompt_cli.data.results.artifacts import load_prompts
@@ -29,14 +30,6 @@ from negprompt_cli.steps.shared.learning import schedule_of
 
 NAMES = ("tench", "great white shark", "hen", "ostrich", "Cardigan Welsh Corgi", "goldfinch", "tree frog")
 SCALE, BETA, GAMMA, ANCHOR = 10.0, 0.3, 0.5, 2.0
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def unit(*shape: int, seed: int) -> Tensor:
-    return normalize(torch.randn(*shape, generator=seeded(seed)), dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -204,14 +197,7 @@ def test_held_out_images_are_judged_on_all_classes(encoder: PromptEncoder, conte
 def test_memory_found_short_in_a_step_is_remembered_by_the_next(
     tiny_clip: Clip, context: Tensor, data: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = PromptEncoder._encode_chunk
-
-    def short(self: PromptEncoder, contexts: Tensor, chunk: object) -> Tensor:
-        if len(chunk.classes) > 1:  # type: ignore[attr-defined]
-            raise torch.OutOfMemoryError("simulated")
-        return real(self, contexts, chunk)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(PromptEncoder, "_encode_chunk", short)
+    room_for(1, monkeypatch)
 
     def notices(epochs: int) -> int:
         said: list[str] = []

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_world import seeded
 
 from negprompt_cli.engine.prompt_learners.contexts import (
     RANDOM_STD,
@@ -9,10 +10,6 @@ from negprompt_cli.engine.prompt_learners.contexts import (
     positive_context,
     random_context,
 )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_random_contexts_have_the_stated_spread() -> None:

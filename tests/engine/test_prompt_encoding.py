@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 from conftest import build_tiny_clip, randomise
+from memory_world import room_for
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
@@ -339,19 +340,6 @@ def test_classes_keep_their_order(tokenizer: SimpleTokenizer) -> None:
             torch.testing.assert_close(PromptEncoder(model, plan, alone, device=CPU)(contexts)[0, 0], row)
 
 
-class _Full:
-    """Stands in for a device that cannot hold more than `room` classes at once."""
-
-    def __init__(self, encoder: PromptEncoder, room: int) -> None:
-        self.calls, self._room, self._real = 0, room, encoder._encode_chunk
-
-    def __call__(self, contexts: Tensor, chunk: Any) -> Tensor:
-        self.calls += 1
-        if len(chunk.classes) > self._room:
-            raise torch.OutOfMemoryError("simulated")
-        return self._real(contexts, chunk)
-
-
 def test_running_out_of_memory_makes_chunks_smaller_and_says_so_once(
     tokenizer: SimpleTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,7 +349,7 @@ def test_running_out_of_memory_makes_chunks_smaller_and_says_so_once(
     encoder, plan = encoder_of(model, tokenizer, budget=_bytes_of_all(model, tokenizer), notice=notices.append)
     contexts = contexts_for(plan, 2, 4)
     expected = encoder(contexts).detach()
-    monkeypatch.setattr(encoder, "_encode_chunk", _Full(encoder, len(NAMES) - 1))
+    room_for(len(NAMES) - 1, monkeypatch)
     torch.testing.assert_close(encoder(contexts).detach(), expected)
     assert len(notices) == 1
     assert "out of memory" in notices[0]
@@ -375,7 +363,7 @@ def _bytes_of_all(model: nn.Module, tokenizer: SimpleTokenizer) -> int:
     while high - low > 2**8:
         middle = (low + high) // 2
         encoder, plan = encoder_of(model, tokenizer, budget=middle)
-        low, high = (low, middle) if len(encoder._chunks((2, 4, plan.width))) == 1 else (middle, high)
+        low, high = (low, middle) if len(encoder.chunked((2, 4, plan.width))) == 1 else (middle, high)
     return high
 
 
@@ -383,7 +371,7 @@ def test_a_device_too_small_for_one_class_is_an_error(
     tokenizer: SimpleTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, plan = encoder_of(flat(), tokenizer)
-    monkeypatch.setattr(encoder, "_encode_chunk", _Full(encoder, 0))
+    room_for(0, monkeypatch)
     with pytest.raises(torch.OutOfMemoryError):
         encoder(contexts_for(plan, 1, 4))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_world import seeded
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -31,10 +32,6 @@ from negprompt_cli.engine.prompt_learners.training import (
 NAMES = ("tench", "great white shark", "hen", "Cardigan Welsh Corgi")
 SCALE = 10.0
 LOSS = NegativeLoss("separation", beta=0.1, gamma=0.5)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_features(count: int = 22, seed: int = 3) -> Features:

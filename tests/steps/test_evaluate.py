@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluation_world import OOD, Recorder, World, images, make_world
+from evaluation_world import OOD, World, images, make_world
+from recorder import Recorder
 from torch import nn
 
 from negprompt_cli.engine.clip import Clip

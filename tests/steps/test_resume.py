@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import interrupt_at
 from resume_world import World, every_epoch, files, make_world, slow_and_often
 from scoring_world import run as run_here
 
@@ -62,21 +63,6 @@ def short(world: World) -> dict[str, bytes]:
     for step in ("train-positive", "train-negative"):
         assert run_here(*world.command(step, run, *SHORT)).exit_code == 0
     return files(run)
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-    """Have the training in this process interrupted in place of its n-th step."""
-    from negprompt_cli.engine.prompt_learners import training
-
-    real, steps = training._step, []
-
-    def counting(*arguments: Any) -> Any:
-        steps.append(None)
-        if len(steps) == step:
-            raise error("stopped on purpose")
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "_step", counting)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_world import Recorder, World, make_world, train, workbench
+from evaluation_world import World, make_world, train, workbench
+from recorder import Recorder
 
 from negprompt_cli.cli.options import Common
 from negprompt_cli.cli.seeds import parse_seeds

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import yaml
 from evaluation_documents import evaluation_row
-from evaluation_world import Recorder, World, make_world, workbench
+from evaluation_world import World, make_world, workbench
+from processes import interrupt_at
+from recorder import Recorder
 from typer.testing import CliRunner
 
 from negprompt_cli.cli.app import app
@@ -16,7 +18,6 @@ from negprompt_cli.cli.sweep import print_overall
 from negprompt_cli.config import load_config
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.studies.grids import Grid, load_grid
-from negprompt_cli.engine.prompt_learners import training
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs
 from negprompt_cli.steps.sweep import SweepRow, overall, plan_sweep, run_sweep
@@ -222,16 +223,8 @@ def test_an_interrupted_training_is_gone_on_with(world, tmp_path, monkeypatch):
     fields = {"positive": "zero-shot", "variants": {"x": {}}, "settings": {"negative.schedule.epochs": 4}}
     grid, run = _study(world, tmp_path, **fields), tmp_path / "run"
     _, whole = _run(world, tmp_path / "whole", grid)
-    steps, real = [], training._step
-
-    def step(*arguments):
-        steps.append(None)
-        if len(steps) == 4 + 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_step", step)
+        interrupt_at(patch, 4 + 3)
         _run(world, run, grid)
     progress, document = _run(world, run, grid)
     assert [line for line in progress.said if line.startswith("going on after epoch 2 of 4")]

@@ -1,17 +1,24 @@
 """Batches of image files through a model on this process's device: decoded in workers, in order, broken files named.
 
 Decoding runs in worker processes (a torch DataLoader over paths, which may be made up as it goes) and overlaps the model.
+Workers are forked from a server process without threads: a fork of this process could inherit a lock that one of its
+threads holds, of which Python warns since 3.12. While that server starts, this process decodes the first images itself.
 Nothing is kept of an image once its batch is out. A broken image is an entry with an error. Where the device runs out of
 memory a batch is halved. Leaves out: which batches (the caller's), and other processes (see `sharding`).
 """
 
 import itertools
+import multiprocessing
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,6 +40,10 @@ IMAGES_PER_BATCH: Mapping[str, Mapping[str, int]] = {
 out soon, and features of every patch take more room than one feature of an image."""
 FEW_IMAGES = 64
 """Up to here worker processes take longer to start than to help."""
+
+_FROM_SERVER = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
 
 Work = Callable[[Clip, Tensor], dict[str, Tensor]]
 """What is done with g preprocessed images (g, 3, H, W): named tensors on the CPU, each with g rows."""
@@ -95,19 +106,8 @@ def run_batches(
     Raises:
         UsageError: the decoder is not installed, or does not know the model's preprocessing.
     """
-    source = iter(batches)
-    first = _up_to(source, FEW_IMAGES)
-    workers = reading.workers
-    if workers < 0:
-        workers = 0 if sum(map(len, first)) <= FEW_IMAGES else worker_count()
-    loader: DataLoader[Any] = DataLoader(
-        _Files(pixel_reader(clip, reading.decoder)),
-        batch_sampler=map(list, itertools.chain(first, source)),
-        collate_fn=_collate,
-        num_workers=workers,
-        pin_memory=clip.device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-    )
+    files, pin = _Files(pixel_reader(clip, reading.decoder)), clip.device.type == "cuda"
+    loader = _load(files, iter(batches), reading.workers, pin=pin)
     waiting: deque[tuple[_Loaded, Future[dict[str, Tensor]] | None]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for loaded in loader:
@@ -149,6 +149,58 @@ class _Files(Dataset[tuple[Path, Tensor | None, str | None]]):
             return path, self._read(path), None
         except BrokenImage as error:
             return path, None, str(error)
+
+
+def _load(files: _Files, batches: Iterator[Sequence[Path]], workers: int, *, pin: bool) -> Iterator[_Loaded]:
+    """Decode batches, in order: the first here, the others in workers, unless few follow."""
+    first = _up_to(batches, FEW_IMAGES)
+    if workers < 0:
+        workers = 0 if sum(map(len, first)) <= FEW_IMAGES else worker_count()
+    if workers:
+        _start_server()
+    for paths in first if workers else itertools.chain(first, batches):
+        loaded = _collate([files[path] for path in paths])
+        yield loaded.pin_memory() if pin else loaded
+    if not workers:
+        return
+    loader: DataLoader[Any] = DataLoader(
+        files,
+        batch_sampler=map(list, batches),
+        collate_fn=_collate,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4,
+        multiprocessing_context=_FROM_SERVER,
+    )
+    with _main_module_hidden():
+        loading = iter(loader)
+    yield from loading
+
+
+def _start_server() -> None:
+    """Start the process that workers are forked from, once; it imports what they need while this process works on."""
+    if _FROM_SERVER.get_start_method() != "forkserver":
+        return
+    from multiprocessing import forkserver  # not there on Windows
+
+    _FROM_SERVER.set_forkserver_preload([__name__, "open_clip"])
+    # Ctrl-C goes to all processes of a terminal, and this one ends the others: a server that imports would complain.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep new processes from running the main script, which they have no need of and which may have no guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _collate(items: list[tuple[Path, Tensor | None, str | None]]) -> _Loaded:

@@ -1,8 +1,8 @@
 """A compact sequence of many image paths: one block of bytes and the ends of its parts.
 
 ImageNet's training set has 1.28 million files; as `Path` objects they take most of a gigabyte and as much again in
-every data-loading worker. Here they take the length of their names plus eight bytes, are shared by forked workers,
-and become `Path`s one at a time. Nothing on disk is looked at.
+every copy. Here they take the length of their names plus eight bytes and become `Path`s one at a time. Nothing on disk is
+looked at.
 """
 
 import os

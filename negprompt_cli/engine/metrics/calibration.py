@@ -65,11 +65,16 @@ def choose_threshold(scores: npt.ArrayLike, *, acceptance: float = 0.95, confide
             f"accepts all of them: {needed} would do"
             + (f", and {n} do for an acceptance of {_reachable(n):g}." if n >= 2 else ".")
         )
-    rejected = _most_rejected(n, acceptance)
-    value = float(values[rejected])
+    value = accepting_threshold(values, acceptance)
     accepted = int((values >= value).sum())
     low, high = clopper_pearson(accepted, n, confidence=confidence)
     return Threshold(value, acceptance, accepted, n, low, high, confidence)
+
+
+def accepting_threshold(scores: npt.ArrayLike, acceptance: float) -> float:
+    """The highest threshold that accepts at least a share of scores (n,), n >= 1; `acceptance` in (0, 1)."""
+    values = np.sort(np.asarray(scores, dtype=np.float64))
+    return float(values[_most_rejected(len(values), acceptance)])
 
 
 def images_needed(acceptance: float) -> int:

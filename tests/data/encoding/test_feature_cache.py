@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_features import Listener
+from recorder import Recorder
 from torch import Tensor
 
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey, image_keys
@@ -23,8 +23,8 @@ def rows_of(*numbers: int) -> Tensor:
     return torch.tensor([[float(n), n + 0.5, -n] for n in numbers])
 
 
-def store_in(root: Path, listener: Listener | None = None, key: StoreKey = KEY) -> FeatureStore:
-    return FeatureStore(key, progress=listener or Listener(), root=root)
+def store_in(root: Path, listener: Recorder | None = None, key: StoreKey = KEY) -> FeatureStore:
+    return FeatureStore(key, progress=listener or Recorder(), root=root)
 
 
 def shards(root: Path) -> list[Path]:
@@ -92,16 +92,16 @@ def test_a_damaged_shard_is_dropped_with_a_notice(damage: str, tmp_path: Path) -
     else:
         data = bytearray(b"\xff" * 100)
     first.write_bytes(data)
-    listener = Listener()
+    listener = Recorder()
     reader = store_in(tmp_path, listener)
     assert reader.get(keys_of(1, 2, 3))[1].tolist() == [False, False, True]
-    assert len(listener.warnings) == 1
-    assert str(first) in listener.warnings[0]
+    assert len(listener.warned) == 1
+    assert str(first) in listener.warned[0]
     assert not first.exists()
     reader.add(keys_of(1, 2), rows_of(1, 2))
-    quiet = Listener()
+    quiet = Recorder()
     assert store_in(tmp_path, quiet).get(keys_of(1, 2, 3))[1].all()
-    assert quiet.warnings == []
+    assert quiet.warned == []
 
 
 @pytest.mark.parametrize("field", ["model", "weights_sha256", "preprocessing", "precision"])
@@ -143,7 +143,7 @@ def test_a_shard_damaged_or_gone_after_it_was_opened_gives_no_features(tmp_path:
     store_in(tmp_path).add(keys_of(1, 2), rows_of(1, 2))
     (first,) = shards(tmp_path)
     store_in(tmp_path).add(keys_of(2, 3), rows_of(2, 3))
-    listener = Listener()
+    listener = Recorder()
     reader = store_in(tmp_path, listener)
     data = bytearray(first.read_bytes())
     data[-1] ^= 1
@@ -153,11 +153,11 @@ def test_a_shard_damaged_or_gone_after_it_was_opened_gives_no_features(tmp_path:
     assert known.tolist() == [False, True, True]
     assert features is not None
     assert torch.equal(features[1:], rows_of(2, 3))
-    assert len(listener.warnings) == 1
+    assert len(listener.warned) == 1
     (second,) = shards(tmp_path)
     second.unlink()
     assert reader.get(keys_of(2, 3))[0] is None
-    assert len(listener.warnings) == 1
+    assert len(listener.warned) == 1
 
 
 @settings(max_examples=50)

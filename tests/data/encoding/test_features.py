@@ -1,7 +1,9 @@
 """Image encoding against open_clip's `encode_image` on PIL images: values, order, broken files, interruption."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +11,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recorder import Recorder
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from negprompt_cli.data.encoding import decoders as decoders_module
 from negprompt_cli.data.encoding import features as features_module
+from negprompt_cli.data.encoding.batches import FEW_IMAGES, Reading, run_batches
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.sets.imagepaths import ImagePaths
 from negprompt_cli.data.sets.imagesets import ImageSet
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
-from negprompt_cli.progress import Silent
 
 MakeImages = Callable[..., list[Path]]
-
-
-class Listener(Silent):
-    """Keeps what a job says."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self.totals: list[int] = []
-        self.advanced = 0
-
-    def say(self, text: str) -> None:
-        pass
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator["Listener"]:
-        self.totals.append(total)
-        yield self
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self.advanced += count
 
 
 def image_set(paths: list[Path]) -> ImageSet:
@@ -62,8 +42,8 @@ def image_set(paths: list[Path]) -> ImageSet:
     )
 
 
-def encode(clip: Clip, paths: list[Path], listener: Listener | None = None, **options: Any) -> EncodedSet:
-    return encode_images(clip, image_set(paths), EncodeOptions(**{"workers": 0, **options}), listener or Listener())
+def encode(clip: Clip, paths: list[Path], listener: Recorder | None = None, **options: Any) -> EncodedSet:
+    return encode_images(clip, image_set(paths), EncodeOptions(**{"workers": 0, **options}), listener or Recorder())
 
 
 def reference(clip: Clip, paths: list[Path]) -> Tensor:
@@ -75,7 +55,7 @@ def reference(clip: Clip, paths: list[Path]) -> Tensor:
 
 def test_features_equal_encode_image(tiny_clip: Clip, make_images: MakeImages) -> None:
     paths = make_images(11)
-    listener = Listener()
+    listener = Recorder()
     encoded = encode(tiny_clip, paths, listener, batch_size=4)
     torch.testing.assert_close(encoded.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
     assert encoded.labels.tolist() == [i % 3 for i in range(11)]
@@ -87,11 +67,33 @@ def test_features_equal_encode_image(tiny_clip: Clip, make_images: MakeImages) -
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("batch_size", [3, 32])
 def test_workers_change_nothing(workers: int, batch_size: int, tiny_clip: Clip, make_images: MakeImages) -> None:
-    paths = make_images(14)
+    paths = make_images(FEW_IMAGES + 2 * batch_size)
     alone = encode(tiny_clip, paths, cache=False, batch_size=batch_size)
     helped = encode(tiny_clip, paths, cache=False, batch_size=batch_size, workers=workers)
     assert torch.equal(alone.features, helped.features)
     assert torch.equal(alone.labels, helped.labels)
+
+
+def who_reads(image: Image.Image) -> Tensor:
+    """In the place of a preprocessing: three pixels that tell the process, its parent, and whether it has a main script."""
+    facts = [os.getpid(), os.getppid(), hasattr(sys.modules["__main__"], "__file__")]
+    return torch.tensor(facts, dtype=torch.float64).reshape(3, 1, 1)
+
+
+def test_workers_are_not_forked_from_this_process_and_run_no_main_script(
+    tiny_clip: Clip, make_images: MakeImages
+) -> None:
+    paths = make_images(FEW_IMAGES + 20)
+    batches = [paths[i : i + 4] for i in range(0, len(paths), 4)]
+    asking = replace(tiny_clip, preprocess=who_reads)
+    done = list(run_batches(asking, batches, lambda _, pixels: {"who": pixels.flatten(1)}, Reading(workers=2)))
+    who = torch.cat([batch.results["who"] for batch in done])
+    assert [path for batch in done for path in batch.paths] == paths
+    assert (who[:, 0] == os.getpid()).tolist() == [True] * (FEW_IMAGES + 4) + [False] * 16
+    helped = who[FEW_IMAGES + 4 :]
+    assert len(set(helped[:, 0].tolist())) == 2
+    assert not (helped[:, 1] == os.getpid()).any(), "this process has threads"
+    assert not helped[:, 2].any()
 
 
 def test_known_images_are_not_decoded_again(
@@ -159,20 +161,20 @@ def test_a_broken_image_stops_the_job_and_what_was_encoded_is_kept(
     torch.testing.assert_close(whole.features, reference(tiny_clip, paths), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_broken_images_can_be_skipped(workers: int, tiny_clip: Clip, make_images: MakeImages) -> None:
-    paths = make_images(7)
+@pytest.mark.parametrize(("workers", "count"), [(0, 7), (2, FEW_IMAGES + 10)])
+def test_broken_images_can_be_skipped(workers: int, count: int, tiny_clip: Clip, make_images: MakeImages) -> None:
+    paths = make_images(count)
     paths[0].write_bytes(b"")
-    paths[4].write_bytes(b"not an image")
-    listener = Listener()
+    paths[-3].write_bytes(b"not an image")
+    listener = Recorder()
     encoded = encode(tiny_clip, paths, listener, on_error="skip", batch_size=2, workers=workers)
-    good = [p for i, p in enumerate(paths) if i not in (0, 4)]
+    good = [p for p in paths if p not in (paths[0], paths[-3])]
     torch.testing.assert_close(encoded.features, reference(tiny_clip, good), rtol=0, atol=1e-6)
-    assert encoded.labels.tolist() == [1, 2, 0, 2, 0]
+    assert encoded.labels.tolist() == [i % 3 for i, p in enumerate(paths) if p in good]
     assert list(encoded.images.paths) == good
-    assert encoded.skipped == (str(paths[0]), str(paths[4]))
-    assert [w.startswith("skipped: ") for w in listener.warnings] == [True, True]
-    assert listener.advanced == 7
+    assert encoded.skipped == (str(paths[0]), str(paths[-3]))
+    assert [w.startswith("skipped: ") for w in listener.warned] == [True, True]
+    assert listener.advanced == count
     again = encode(tiny_clip, paths, on_error="skip", batch_size=2, workers=workers)
     assert torch.equal(again.features, encoded.features), (
         "the good ones are in the cache, the broken ones are broken still"
@@ -262,7 +264,7 @@ def test_real_model_on_real_images(lite_clip_folder: Path, real_images: Path) ->
         layout="test",
         decisions=(),
     )
-    ours = encode_images(clip, images, EncodeOptions(workers=0), Listener())
+    ours = encode_images(clip, images, EncodeOptions(workers=0), Recorder())
     torch.testing.assert_close(ours.features, theirs, rtol=0, atol=1e-5)
 
 

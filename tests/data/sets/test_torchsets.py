@@ -3,7 +3,6 @@
 import json
 import pickle
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from negprompt_cli.data.sets.imagesets import ImageSet, files_digest, load_image
 from negprompt_cli.errors import NegPromptError, UsageError
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def forget_loaded_sets() -> Iterator[None]:
-    torchsets._dataset.cache_clear()
-    yield
-    torchsets._dataset.cache_clear()
 
 
 def fake_cifar10(root: Path, patch: pytest.MonkeyPatch) -> None:
