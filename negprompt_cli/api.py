@@ -215,7 +215,7 @@ class Detector:
         """A published detector.
 
         Args:
-            source: a repository of the Hugging Face Hub, or a folder that `data.hub.save_pretrained` wrote.
+            source: a repository of the Hugging Face Hub, or a folder that `data.results.hub.save_pretrained` wrote.
             model: the loaded model, if it is at hand; else the one that the artifact names is loaded.
             device: where to load it.
 

@@ -195,7 +195,7 @@ def score(
         verdicts = "" if total["ood"] is None else f", {total['ood']} of them OOD"
         talk.say(f"{out} has rows of {total['images']} images now{verdicts}, {total['broken']} broken.")
     if out:
-        document = _document(scorer, summary, out, limited=common.limit is not None, fdr=fdr)
+        document = _document(scorer, summary, out, limited=config.data.limit is not None, fdr=fdr)
         talk.result(out, {**document, "not_judged": (total["broken"] or 0) + unreadable, "total": total})
     if fail_on_ood and total["ood"]:
         raise typer.Exit(OOD_FOUND)

@@ -344,8 +344,9 @@ def test_another_score_has_no_threshold_of_its_own(score: Scoring, images: Path)
     assert "calibrated for negprompt" in refused.stderr
 
 
-def test_limit_and_summary_document(score: Scoring, images: Path, tmp_path: Path):
-    result = score(images, "--limit", 5, "--out", tmp_path / "rows.csv", "--json")
+@pytest.mark.parametrize("limit", [("--limit", 5), ("--set", "data.limit=5")])
+def test_limit_and_summary_document(score: Scoring, images: Path, tmp_path: Path, limit: tuple[object, ...]):
+    result = score(images, *limit, "--out", tmp_path / "rows.csv", "--json")
     document = json.loads(result.stdout)
     assert document["schema"] == "negprompt/score/1"
     assert document["limited"] is True
