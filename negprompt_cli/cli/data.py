@@ -11,6 +11,7 @@ from negprompt_cli import schemas
 from negprompt_cli.cli.options import command
 
 if TYPE_CHECKING:
+    from negprompt_cli.config import PixelsConfig
     from negprompt_cli.data.prepare.check import Report
 
 data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
@@ -30,6 +31,13 @@ ClassNames = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only names or paths.")]
+
+Values = Annotated[
+    str,
+    typer.Option(
+        "--values", help="White in images of more than 8 bits: auto, type, range or a number.", metavar="WHITE"
+    ),
+]
 
 SHOWN = 10
 """Files named on the console for one problem; --json has all."""
@@ -89,6 +97,7 @@ def check(
         bool, typer.Option("--no-decode", help="Check counts, sizes and names only; decode no image.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", help="Threads that read images.", min=1)] = 4,
+    values: Values = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -110,6 +119,7 @@ def check(
         limit=limit,
         decode=not no_decode,
         workers=workers,
+        pixels=_pixels(values),
         progress=talk,
     )
     if as_json:
@@ -257,6 +267,7 @@ def leave_out(
     ] = "near,down,shuffle,corner,drawn",
     seed: Annotated[int, typer.Option("--seed", help="Random seed of every draw.", min=0)] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy images instead of linking them.")] = False,
+    values: Values = "auto",
     data_root: DataRoot = Path("data"),
     catalogue: CatalogueFile = None,
     class_names: ClassNames = None,
@@ -289,6 +300,7 @@ def leave_out(
         kinds=wanted,
         copy=copy,
         overwrite=overwrite,
+        pixels=_pixels(values),
         progress=talk,
     )
     classes, counts = made.document["classes"], made.document["images"]
@@ -299,3 +311,14 @@ def leave_out(
     problem = json.dumps({"id": made.id_spec, "ood": made.ood_specs}, ensure_ascii=False)
     talk.say(f"Next: a line under problems: in the YAML file of `negprompt sweep`\n  {into.name}: {problem}")
     talk.result(into, {**made.document, "path": str(into)})
+
+
+def _pixels(values: str) -> "PixelsConfig":
+    """The rules for pixels with a choice of what is white.
+
+    Raises:
+        UsageError: no such choice.
+    """
+    from negprompt_cli.config import load_config
+
+    return load_config(assignments=[f"model.pixels.values={values}"]).model.pixels

@@ -57,3 +57,22 @@ def test_an_artifact_brings_the_rules_it_was_made_with(clip: Clip, twelve: Path,
     # What is given now wins.
     row = run(*common, "--prompts", deep, "--set", "model.pixels.values=auto")
     assert "0 to 4095" in row.stdout
+
+
+def test_check_and_leave_out_take_the_same_choice(twelve: Path, tmp_path: Path) -> None:
+    for key in ("cat", "dog", "fox"):
+        folder = tmp_path / "set" / key
+        folder.mkdir(parents=True)
+        for i in range(4):
+            values = np.random.default_rng([i, len(key), ord(key[0])]).integers(0, 4096, (64, 64))
+            Image.fromarray(values.astype(np.uint16)).save(folder / f"{i}.png")
+    refused = run("data", "check", tmp_path / "set")
+    assert refused.exit_code == 1 and "values: 12 images have values that do not fit" in refused.output
+    assert run("data", "check", tmp_path / "set", "--values", "4095").exit_code == 0
+    assert "model.pixels.values" in run("data", "check", tmp_path / "set", "--values", "dark").stderr
+    common = ("data", "leave-out", tmp_path / "set", "--kinds", "down", "--into")
+    assert "model.pixels.values" in run(*common, tmp_path / "a").stderr
+    made = run(*common, tmp_path / "b", "--values", "4095")
+    assert made.exit_code == 0, made.stderr
+    shrunk = [np.asarray(Image.open(path)) for path in (tmp_path / "b" / "down").iterdir()]
+    assert shrunk and all(abs(image.mean() - 127) < 5 for image in shrunk)

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -103,6 +104,7 @@ def check_data(
     limit: int | None = None,
     decode: bool = True,
     workers: int = 4,
+    pixels: PixelsConfig = PixelsConfig(),  # noqa: B008 - it is frozen
     progress: Progress,
 ) -> Report:
     """Check the images of a SPEC, training and evaluation images alike, and their overlap with OOD sets.
@@ -116,6 +118,7 @@ def check_data(
         limit: decode at most this many images per part, classes as even as they allow; everything else looks at all.
         decode: whether to decode images at all.
         workers: threads that read and decode.
+        pixels: how values become RGB.
         progress: is told how far it is.
 
     Raises:
@@ -143,7 +146,9 @@ def check_data(
         found.warning("note", entry.notes)
     files = {role: _Files.of(images, found) for role, images in sets.items()}
     with ThreadPoolExecutor(workers) as pool:
-        decoded = sum(_decode(images, limit, found, pool, progress) for images in sets.values()) if decode else 0
+        decoded = (
+            sum(_decode(images, limit, pixels, found, pool, progress) for images in sets.values()) if decode else 0
+        )
         _duplicates(files, found, pool)
         for other in ood:
             other_set = load_image_set(other, role="ood", data_root=data_root, catalogue=catalogue)
@@ -249,7 +254,14 @@ class _Files:
         return by_size
 
 
-def _decode(images: ImageSet, limit: int | None, found: _Found, pool: ThreadPoolExecutor, progress: Progress) -> int:
+def _decode(
+    images: ImageSet,
+    limit: int | None,
+    pixels: PixelsConfig,
+    found: _Found,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> int:
     """Decode the images, as they will be read; returns how many were tried."""
     from negprompt_cli.data.sets import sampling
 
@@ -262,7 +274,7 @@ def _decode(images: ImageSet, limit: int | None, found: _Found, pool: ThreadPool
     faults: dict[str, list[tuple[str, str]]] = defaultdict(list)
     remarks: dict[str, list[str]] = defaultdict(list)
     with progress.task(f"decoding {images.name}", len(chosen), "images") as task:
-        for seen in pool.map(_look, chosen.paths, chunksize=64):
+        for seen in pool.map(partial(_look, pixels=pixels), chosen.paths, chunksize=64):
             if seen.fault:
                 faults[seen.fault].append((str(seen.path), seen.reason))
             for kind in seen.remarks:
@@ -296,12 +308,12 @@ class _Seen:
     remarks: tuple[str, ...] = ()
 
 
-def _look(path: Path) -> _Seen:
+def _look(path: Path, pixels: PixelsConfig) -> _Seen:
     if not is_item(path) and (not path.is_file() or path.stat().st_size == 0):
         return _Seen(path)  # told already
     try:
         with opened(path) as image:
-            rgb = to_rgb(image, PixelsConfig())
+            rgb = to_rgb(image, pixels)
             return _Seen(path, remarks=tuple(_remarks(image, rgb)))
     except DoubtfulImage as error:
         return _Seen(path, "values", str(error))

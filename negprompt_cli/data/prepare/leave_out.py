@@ -28,6 +28,7 @@ from PIL import Image
 
 from negprompt_cli import schemas
 from negprompt_cli._version import __version__
+from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_folder
 from negprompt_cli.data.prepare.distortions import crop_corner, shrink, shuffle_patches
@@ -161,6 +162,7 @@ def leave_out(
     kinds: Sequence[str] = KINDS,
     copy: bool = False,
     overwrite: bool = False,
+    pixels: PixelsConfig = PixelsConfig(),  # noqa: B008 - it is frozen
     progress: Progress,
 ) -> LeftOut:
     """Make a leave-classes-out problem in `into`, which appears whole or not at all.
@@ -175,6 +177,7 @@ def leave_out(
         copy: copy image files instead of making symbolic links to their absolute paths. What is no file of its own
             with an image's suffix is written as PNG either way.
         overwrite: whether an earlier problem may be replaced.
+        pixels: how values of images that are distorted become RGB.
         progress: told how it goes.
 
     Raises:
@@ -217,7 +220,9 @@ def leave_out(
             _write_id(folder / "id", images, division, copy=copy, task=task)
             for kind in kinds:
                 generator = class_generator(seed, "kind of OOD images", kind)
-                small = _write_kind(folder / kind, images, sources[kind], generator=generator, copy=copy, task=task)
+                small = _write_kind(
+                    folder / kind, images, sources[kind], generator=generator, copy=copy, pixels=pixels, task=task
+                )
                 if small:
                     progress.warn(
                         f"{small} images have a side of {SHORT_SIDE} pixels or less: {kind}/ holds them as they are"
@@ -268,7 +273,14 @@ def _write_id(folder: Path, images: ImageSet, division: Division, *, copy: bool,
 
 
 def _write_kind(
-    folder: Path, images: ImageSet, numbers: Indices, *, generator: np.random.Generator, copy: bool, task: Task
+    folder: Path,
+    images: ImageSet,
+    numbers: Indices,
+    *,
+    generator: np.random.Generator,
+    copy: bool,
+    pixels: PixelsConfig,
+    task: Task,
 ) -> int:
     """Write one kind of OOD images, named by its folder; returns how many of them are too small to be shrunk."""
     folder.mkdir()
@@ -280,7 +292,7 @@ def _write_kind(
         elif folder.name == "drawn":
             draw_texture(number, side=TEXTURE_SIDE, generator=generator).save(place)
         else:
-            image = open_rgb(images.paths[number])
+            image = open_rgb(images.paths[number], pixels)
             small += folder.name == "down" and min(image.size) <= SHORT_SIDE
             try:
                 made = _distorted(folder.name, image, generator)
