@@ -1,9 +1,9 @@
-"""`negprompt data ls|check|download|sample|leave-out`: the data sets that are known, and one's own."""
+"""`negprompt data ls|check|classes|download|sample|leave-out`: the data sets that are known, and one's own."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -198,6 +198,43 @@ def download(
     if as_json:
         facts = [{**asdict(done), "folder": str(done.folder)} for done in made]
         typer.echo(json.dumps({"schema": schemas.DATA_DOWNLOAD, "downloaded": facts}, indent=1))
+
+
+@command(data_app, "classes", shown=("negprompt data classes photos", "negprompt data classes p1 --out p1.txt"))
+def classes(
+    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write a file instead of stdout.", metavar="FILE")] = None,
+    data_root: DataRoot = Path("data"),
+    catalogue: CatalogueFile = None,
+    class_names: ClassNames = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the class names of a data set, in label order, as --classes reads them."""
+    from negprompt_cli.cli.console import Talk
+    from negprompt_cli.data.prepare.class_file import class_lines, write_classes
+    from negprompt_cli.data.sets.imagesets import load_image_set
+    from negprompt_cli.errors import UsageError
+
+    talk = Talk(quiet=quiet, as_json=as_json)
+    where: dict[str, Any] = {"data_root": data_root, "class_names": class_names, "catalogue": catalogue}
+    # The class list is the same for both roles, but one of them may have no images.
+    try:
+        images = load_image_set(spec, role="eval", **where)
+    except UsageError:
+        images = load_image_set(spec, role="train", **where)
+    for decision in images.decisions:
+        talk.decide(decision)
+    if out:
+        write_classes(images.classes, out, overwrite=overwrite)
+        listed = [asdict(label) for label in images.classes]
+        talk.result(out, {"schema": schemas.DATA_CLASSES, "path": str(out), "classes": listed})
+    elif as_json:
+        listed = [asdict(label) for label in images.classes]
+        typer.echo(json.dumps({"schema": schemas.DATA_CLASSES, "classes": listed}, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(class_lines(images.classes), nl=False)
 
 
 @command(data_app, "sample", shown=("negprompt data sample photos --shots 16 --out photos-train.txt",))

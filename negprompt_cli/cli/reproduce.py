@@ -76,10 +76,13 @@ def _print_plan(planned: "list[Planned]", talk: Talk) -> None:
             lines.append(f"# {role:<5} {spec.text}: {len(images)} images ({images.layout})")
         except NegPromptError as error:
             missing += 1
-            lines.append(f"# {role:<5} {spec.text}: MISSING. {str(error).splitlines()[0]}")
+            lines.append(f"# {role:<5} {spec.text}: MISSING. {str(error).splitlines()[0].removesuffix(' Tried:')}")
     typer.echo("\n".join(["# Data", *lines, "", "# Commands", *(j.command() for one in planned for j in one.jobs)]))
     if missing:
-        talk.warn(f"{missing} data sets are missing; `negprompt data ls` says where they come from.")
+        talk.warn(
+            f"{missing} data sets are missing; `negprompt data ls` says where they come from, "
+            "`negprompt data check NAME` where they were looked for."
+        )
 
 
 def _print_figures(talk: Talk, result: "Reproduction") -> None:

@@ -33,7 +33,9 @@ class Vocabulary:
 
     def nearest(self, vectors: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """For each of M vectors (M, D) the nearest words with their Euclidean distances, nearest first."""
-        distances = torch.cdist(vectors.to(self.vectors), self.vectors)
+        # Differences and not products: a word is at distance 0 from itself.
+        exact = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(vectors.to(self.vectors), self.vectors, compute_mode=exact)
         values, places = distances.topk(min(count, len(self.words)), dim=1, largest=False)
         return [
             [(self.words[p], v) for p, v in zip(row, far, strict=True)]

@@ -20,11 +20,12 @@ import yaml
 from negprompt_cli import schemas
 from negprompt_cli.config import Config, load_config
 from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.prepare.class_file import class_lines, write_classes
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.checkpoints import checkpoint_path
 from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, load_evaluation
 from negprompt_cli.data.results.runs import POSITIVE, ZERO_SHOT, default_run_folder
-from negprompt_cli.data.sets.class_list import NovelNames
+from negprompt_cli.data.sets.class_list import novel_names, read_class_list
 from negprompt_cli.data.sets.layouts import Role
 from negprompt_cli.data.sets.spec import Spec, parse_spec, split_specs
 from negprompt_cli.data.studies.experiments import Experiment, ExperimentBenchmark, ExperimentTask
@@ -59,13 +60,18 @@ class Job:
     resolved configuration; for a transfer, that of the experiment, whose `data.spec` names the classes.
     """
 
-    kind: Literal["train-positive", "train-negative", "transfer", "evaluate"]
+    kind: Literal["train-positive", "train-negative", "data classes", "transfer", "evaluate"]
     out: Path
     config: Config
     source: Path | None = None
 
     def arguments(self) -> list[str]:
         """The command's arguments, the program's name first."""
+        if self.kind == "data classes":
+            data = self.config.data
+            more = {"--data-root": data.root, "--catalogue": data.catalogue, "--class-names": data.class_names}
+            given = [word for name, value in more.items() if value for word in (name, str(value))]
+            return ["negprompt", "data", "classes", data.spec, *given, "--out", str(self.out)]
         words = ["negprompt", self.kind, "--data", self.config.data.spec]
         for key, value in _changed(self.config.model_dump(mode="json"), Config().model_dump(mode="json")):
             if key != "data.spec":
@@ -223,9 +229,14 @@ def finished(job: Job, bench: Workbench) -> bool:
         f"{job.out} was made with other settings or from other inputs than this reproduction's.",
         remedy="overwrite-all",
     )
-    if job.kind == "transfer":
+    if job.kind == "data classes":
+        same = job.out.read_text("utf-8") == class_lines(_classes(job, bench))
+    elif job.kind == "transfer":
         made = load_prompts(job.out)
-        same = made.parents == (_parent(job),) and made.classes == _classes(job, bench)
+        same = (
+            made.parents == (_parent(job),)
+            and made.classes == novel_names(read_class_list(class_list(job.out))).classes
+        )
     else:
         record = job.out.with_name(f"{job.out.stem}.config.yaml")
         same = record.is_file() and _decisive(load_config(str(record))) == _decisive(job.config)
@@ -250,11 +261,10 @@ def run_job(job: Job, bench: Workbench, *, overwrite: bool, progress: Progress) 
         run_train_negative(job.config, job.out, positive=positive, resume=not overwrite, **more)
     elif job.kind == "evaluate":
         run_evaluate(job.config, job.out, artifact=ArtifactFile(_source(job)), **more)
+    elif job.kind == "data classes":
+        write_classes(_classes(job, mine), job.out, overwrite=overwrite)
     else:
-        classes = _classes(job, mine)
-        atomic_write_text(class_list(job.out), "".join(f"{c.name}\n" for c in classes))
-        # Classes go by wnid, because two pairs of ImageNet's share their names.
-        names = NovelNames(classes)
+        names = novel_names(read_class_list(class_list(job.out)))
         run_transfer(job.config, job.out, artifact=ArtifactFile(_source(job)), names=names, extend=False, **more)
 
 
@@ -271,6 +281,8 @@ def _plan_task(
     trained = {**whole, "data.train_classes": experiment.train_classes, "positive.anchor": 0.0}
     positive = folder / POSITIVE
     jobs = [Job("train-positive", positive, configure(None, trained))]
+    if experiment.train_classes != "all":
+        jobs.append(Job("data classes", class_list(positive), configure(None, whole)))
     evaluations = {}
     for preset in PRESETS:
         prompts = folder / f"negative-{preset}.safetensors"

@@ -28,7 +28,7 @@ def _configure(preset, keys):
         (
             "open-vocabulary",
             ["imagenet", "p1", "p2", "p3", "p4"],
-            ["train-positive", *["train-negative", "transfer", "evaluate"] * 3],
+            ["train-positive", "data classes", *["train-negative", "transfer", "evaluate"] * 3],
         ),
     ],
 )
@@ -54,6 +54,7 @@ def test_only_training_is_confined_to_a_part_of_the_classes(tmp_path):
     assert parts == {
         ("train-positive", "10%"),
         ("train-negative", "10%"),
+        ("data classes", "all"),
         ("transfer", "all"),
         ("evaluate", "all"),
     }
@@ -66,6 +67,10 @@ def test_a_printed_command_resolves_to_the_job_it_stands_for(tmp_path):
     for one in plan_experiment(load_experiment("open-vocabulary"), tmp_path, configure):
         for job in one.jobs:
             words = shlex.split(job.command())
+            if job.kind == "data classes":
+                assert words == ["negprompt", "data", "classes", job.config.data.spec, *words[4:]]
+                assert words[-2:] == ["--out", str(job.out)]
+                continue
             assert words[:2] == ["negprompt", job.kind]
             values = {w: words[i + 1] for i, w in enumerate(words) if w.startswith("--") and w != "--set"}
             sets = [words[i + 1] for i, w in enumerate(words) if w == "--set"]
@@ -108,6 +113,20 @@ def test_a_dry_run_prints_commands_and_missing_data_and_does_nothing(tmp_path):
     assert all(line.startswith(("#", "negprompt ")) or not line for line in lines)
     assert sum("MISSING" in line for line in lines) == 12
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("experiment", ["conventional", "hard", "open-vocabulary"])
+def test_every_file_of_a_printed_command_is_made_by_one_before_it(tmp_path, experiment):
+    arguments = ["reproduce", experiment, "--dry-run", "--data-root", str(tmp_path), "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, arguments)
+    assert not any(line.rstrip().endswith(":") for line in result.stdout.splitlines())
+    made = {"zero-shot"}
+    for line in result.stdout.splitlines():
+        if line.startswith("negprompt "):
+            words = shlex.split(line)
+            values = {w: words[i + 1] for i, w in enumerate(words) if w.startswith("--")}
+            assert {values[option] for option in ("--prompts", "--positive", "--classes") if option in values} <= made
+            made.add(values["--out"])
 
 
 def test_missing_data_stop_the_chain_before_it_starts(tmp_path):
@@ -165,9 +184,10 @@ def test_every_experiment_runs_end_to_end_on_a_stand_in_and_is_not_run_twice(tmp
             assert evaluated["id"]["classes"] == 4
             times = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.suffix in (".safetensors", ".yaml")}
             again = CliRunner().invoke(app, arguments)
-            assert json.loads(again.stdout) == document
+            # What a run decided depends on what it had to do.
+            assert {**json.loads(again.stdout), "decisions": document["decisions"]} == document
             assert {p: p.stat().st_mtime_ns for p in times} == times
-            assert again.stderr.count("finished already") == 10
+            assert again.stderr.count("finished already") == 11
             other = CliRunner().invoke(app, [*arguments, "--seed", "9"])
             assert other.exit_code == 2
             assert "other settings" in other.stderr

@@ -76,13 +76,14 @@ def atomic_write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None
         temporary.write_bytes(data)
 
 
-def atomic_write_text(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str, *, replace: bool = True) -> None:
     r"""Write `text` to `path` as UTF-8 with `\n` line ends, whole or not at all.
 
     Raises:
         NegPromptError: the file cannot be written; names `path`.
+        UsageError: without `replace`, the file is there by then.
     """
-    atomic_write_bytes(path, text.encode("utf-8"))
+    atomic_write_bytes(path, text.encode("utf-8"), replace=replace)
 
 
 @contextmanager

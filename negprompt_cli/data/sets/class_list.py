@@ -193,15 +193,19 @@ def given_names(names: Sequence[str], where: str = "the class names given") -> C
 
 
 def novel_names(listed: ClassList) -> NovelNames:
-    """The distinct names of a list; the first of those that differ only in case is kept."""
+    """The distinct classes of a list; the first of those that differ only in case is kept.
+
+    Names of different wnids are different classes, as two pairs of ImageNet's are.
+    """
     seen: dict[str, ClassLabel] = {}
     duplicates = []
     for entry in listed.entries:
-        if entry.name.casefold() in seen:
+        wnid = entry.key if is_wnid(entry.key) else None
+        known = wnid or entry.name.casefold()
+        if known in seen:
             duplicates.append(entry.name)
         else:
-            wnid = entry.key if is_wnid(entry.key) else None
-            seen[entry.name.casefold()] = ClassLabel(wnid or entry.name, entry.name, wnid)
+            seen[known] = ClassLabel(wnid or entry.name, entry.name, wnid)
     decisions = listed.decisions
     if duplicates:
         text = f"{len(duplicates)} names given more than once were dropped: {some_of(duplicates)}."
