@@ -168,6 +168,8 @@ def parse_class_list(text: str, where: str, *, suffix: str = "", keys: Sequence[
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise UsageError(f"{where} holds no class names: write one per line (lines starting with # are comments).")
+    if keys and all(line in reader.known for line in lines):
+        return reader.finish("names of folders", [ClassEntry(line) for line in lines])
     suffix = suffix.lower()
     if suffix in (".json", ".jsonl", ".ndjson") or lines[0][0] in "{[":
         return reader.finish(*reader.json(text, lines))
@@ -577,12 +579,14 @@ def _without_numbers(entries: Sequence[ClassEntry], said: list[tuple[str, dict[s
 
 
 def _first_synonyms(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
-    """Of WordNet's synonyms, separated by commas, the first is the name."""
+    """Of WordNet's synonyms, separated by commas, the first is the name: with wnids, or where most names are synsets."""
     synsets = synonym_texts()
+    commas = [entry.name for entry in entries if "," in entry.name]
+    words = bool(commas) and 2 * sum(name in synsets for name in commas) >= len(commas)
     made, dropped = [], {}
     for entry in entries:
         first, comma, rest = (part.strip() for part in entry.name.partition(","))
-        if comma and first and (is_wnid(entry.key) or entry.name in synsets):
+        if comma and first and (words or is_wnid(entry.key)):
             dropped[first] = rest
             entry = replace(entry, name=first)
         made.append(entry)

@@ -176,6 +176,7 @@ def test_the_first_synonym_is_the_name_and_the_others_are_told() -> None:
         "tench",
         "goldfish",
     ]
+    assert names_of(parse_class_list("tench, Tinca tinca\nmy fish, a pet\nhen\n", "x")) == ["tench", "my fish", "hen"]
     kept = parse_class_list("Salem, Massachusetts\nRome\n", "list")
     assert "kept whole" in said(kept)
 

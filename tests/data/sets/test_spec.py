@@ -89,6 +89,35 @@ def test_a_selector_file_names_class_folders(tmp_path: Path) -> None:
     assert select_indices(parse_spec("x#known.txt"), keys, folders=[tmp_path]) == (0, 2)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("0", "1", "10", "2"),
+        ("1 euro", "2 dollar", "3 yen"),
+        ("001.Sooty_Albatross", "002.Laysan_Albatross"),
+        ("n01440764", "n01443537"),
+        ("Paris, France", "Rome, Italy"),
+        ("names:", "- cat"),
+        ("class 1", "class 2"),
+    ],
+)
+def test_a_selector_file_of_folder_names_is_taken_word_for_word(keys: tuple[str, ...], tmp_path: Path) -> None:
+    for chosen in (keys, keys[1:], keys[:1]):
+        (tmp_path / "known.txt").write_text("".join(f"{key}\n" for key in chosen))
+        found = select_indices(parse_spec(f"x#{tmp_path}/known.txt"), keys, folders=[])
+        assert [keys[i] for i in found] == list(chosen)
+
+
+def test_a_selector_file_may_have_any_form_and_spelling(tmp_path: Path) -> None:
+    keys = ("Golden_Retriever", "café", "n01440764")
+    for name, text in (
+        ("a.json", '["golden retriever", "cafe\u0301"]'),
+        ("b.csv", "id,name\n0,golden-retriever\n7,CAFÉ\n"),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert select_indices(parse_spec(f"x#{tmp_path}/{name}"), keys, folders=[]) == (0, 1)
+
+
 def test_a_selector_file_with_a_wrong_name_offers_the_right_one(tmp_path: Path) -> None:
     file = tmp_path / "known.txt"
     file.write_text("elefant\n")
