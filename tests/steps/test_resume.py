@@ -178,7 +178,7 @@ def test_signals_keep_the_last_epoch_and_print_the_command_that_goes_on(
     world: World, whole: tuple[dict[str, bytes], float], tmp_path: Path, number: int, expected: int
 ) -> None:
     run, said = tmp_path / "a run", tmp_path / "said.txt"
-    process = world.start(world.command("fit", run, *LONG), said, partial(slow_and_often, 0.05))
+    process = world.start(world.command("fit", run, *LONG, "-v"), said, partial(slow_and_often, 0.05))
     checkpoint = run / "positive.checkpoint.safetensors"
     while not (checkpoint.exists() and f"5/{LONG_EPOCHS} epochs" in said.read_text("utf-8")) and process.is_alive():
         time.sleep(0.01)

@@ -168,7 +168,9 @@ def load_image_set(
     if len(kept) == len(images):
         return images
     facts = {"spec": parsed.text, "role": role, "images": len(kept), "of": len(images)}
-    return images.take(kept, Decision("limited", f"limited to {len(kept)} of {len(images)} images", facts))
+    return images.take(
+        kept, Decision("limited", f"{images.name} is limited to {len(kept)} of its {len(images)} images", facts)
+    )
 
 
 def _list(source: Source, keys: Sequence[str], role: Role) -> tuple[ImagePaths, NDArray[np.int64], list[int]]:
