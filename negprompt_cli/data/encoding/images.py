@@ -9,6 +9,7 @@
   pixels).
 """
 
+import logging
 import os
 import stat
 import warnings
@@ -24,6 +25,9 @@ from negprompt_cli.data.encoding.pixels import DoubtfulValues, to_rgb
 from negprompt_cli.data.sets.filekinds import disguise, readable_formats, unreadable_kind
 from negprompt_cli.data.sets.torchsets import is_item, open_item
 from negprompt_cli.errors import NegPromptError
+
+# PIL logs what it also raises; without a handler Python would write it to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 MOST_NARROW = 1000
 """Most that a side may be longer than the other: an image is scaled until its shorter side fits the model."""

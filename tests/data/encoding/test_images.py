@@ -192,3 +192,13 @@ def test_an_image_that_would_be_huge_when_it_is_scaled_is_refused(tmp_path: Path
         open_rgb(tmp_path / "thin.png")
     Image.new("L", (1000, 1)).save(tmp_path / "wide.png")
     assert open_rgb(tmp_path / "wide.png").size == (1000, 1)
+
+
+def test_pils_log_does_not_reach_stderr(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.tif")
+    samples = struct.pack("<HHIH", 277, 3, 1, 3)
+    many = (tmp_path / "x.tif").read_bytes().replace(samples, struct.pack("<HHIH", 277, 3, 1, 2000))
+    path = write(tmp_path / "many.tif", many)
+    ask = "import sys, pathlib; from negprompt_cli.data.encoding.images import open_rgb; open_rgb(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", ask, path], capture_output=True, text=True)
+    assert "BrokenImage" in done.stderr and "\nMore samples" not in "\n" + done.stderr

@@ -78,7 +78,7 @@ def test_what_pillow_writes_and_reads_is_an_image_and_read(tmp_path: Path) -> No
         except Exception:
             continue
         readable.add(suffix)
-    named_otherwise = {".bw", ".im", ".vst", ".ps", ".eps"}
+    named_otherwise = {".msp", ".bw", ".im", ".vst", ".ps", ".eps"}
     assert len(readable) > 30
     assert readable - image_suffixes() <= named_otherwise
     for suffix in readable & image_suffixes():
@@ -142,7 +142,8 @@ def test_files_that_are_never_data(names: list[str], reason: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "name", ["cat", "10", "café", "recycle", "thumbs", "temporary", "CVS", "a.b", "@home", "#1", "~x"]
+    "name",
+    ["cat", "10", "café", "recycle", "Recycled", "car.part", "thumbs", "temporary", "CVS", "a.b", "@home", "#1", "~x"],
 )
 def test_ordinary_folders_are_classes(name: str) -> None:
     assert reason_for(name, folder=True) is None
@@ -291,7 +292,8 @@ class Heif(ImageFile.ImageFile):
         self._size, self._mode, self.tile = (3, 2), "RGB", []
 
     def load(self):
-        self._im = Image.new("RGB", (3, 2), (1, 2, 3)).im
+        pixels = Image.new("RGB", (3, 2), (1, 2, 3)).im
+        setattr(self, "_im" if isinstance(getattr(Image.Image, "im", None), property) else "im", pixels)
 
 def register_heif_opener():
     Image.register_open("HEIF", Heif, lambda start: start[4:12] == b"ftypheic")
