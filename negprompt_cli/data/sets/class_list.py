@@ -40,9 +40,9 @@ FORMS = (
 
 _NAME_COLUMNS = (
     "name",
+    "displayname",
     "classname",
     "labelname",
-    "displayname",
     "categoryname",
     "classlabel",
     "class",
@@ -74,8 +74,11 @@ _LISTS = (
     *("names", "classes", "class_names", "classnames", "label_names", "labels", "categories"),
     *("id2label", "idx_to_class", "idx2label", "idx2class", "class_to_idx", "label2id", "label2idx", "class2idx"),
 )
-_INDEX = re.compile(r"[0-9]{1,9}")
-_NUMBERED = re.compile(r"([0-9]{1,9})\s*[.):]\s*(\S.*)")
+_INDEX = re.compile(r"([0-9]{1,9})(?:\.0+)?")  # pandas writes numbers as 3.0 where some are missing
+_NUMBERED = re.compile(r"([0-9]{1,9})\s*(?:->|=>|[.):=\u2013-])\s*(\S.*)")
+_REMARK = re.compile(r"\s#(\s.*|$)")
+_CODE = re.compile(r"/[mg]/\w+")
+"""How Freebase's identifiers look, which Open Images has for its classes."""
 _STRUCTURE = re.compile(r"[\[{<].*|.*[\]}>{\[,;:=]")
 _SETTING = re.compile(r"[\w.-]+\s*[=:]\s.*|[\w.-]+\s*=.*")
 _PROMPT = re.compile(r"(a|an|the) (\w+ )?(photo|picture|image|photograph) of .*", re.IGNORECASE)
@@ -362,7 +365,8 @@ class _Reader:
             if numbers is not None and _all_indices(names) is None:
                 return [ClassEntry(name, index=number) for number, name in zip(numbers, names, strict=True)]
         for keys, names in both:
-            if all(map(is_wnid, keys)) or (any(key in self.known for key in keys) and not all(map(is_wnid, names))):
+            coded = all(map(is_wnid, keys)) or all(map(_CODE.fullmatch, keys))
+            if coded or (any(key in self.known for key in keys) and not all(map(is_wnid, names))):
                 return [ClassEntry(name, key=key) for key, name in zip(keys, names, strict=True)]
         if left:
             return [ClassEntry(name, key=key) for key, name in zip(first, second, strict=True)]
@@ -372,7 +376,8 @@ class _Reader:
         """The entries of text that is neither JSON nor YAML."""
         tables = self._tables(text, lines, table=table)
         for kind, rows in tables:
-            header = len(set(rows[0])) == len(rows[0]) and all(cell and not _INDEX.fullmatch(cell) for cell in rows[0])
+            cells = [cell for cell in rows[0] if cell]
+            header = len(set(cells)) == len(cells) and not any(map(_INDEX.fullmatch, cells))
             entries = self.table(rows[0], rows[1:]) if len(rows) > 1 and header else None
             if entries is not None:
                 return f"{kind}, columns {', '.join(rows[0])[:100]}", entries
@@ -391,6 +396,8 @@ class _Reader:
                 raise self.refuse(f"It is one line with {count} cells. Write one name per line.")
             if count == 2:
                 return f"{kind} without a header", self.pairs(rows)
+            if count == 3 and (entries := _triples(rows)):
+                return f"{kind} without a header", entries
             raise self.refuse(f"Its rows have {count} cells, such as {rows[0]!r}, and no header says what they are.")
         if lines[0][0] in "\"'" and all(unquoted := [_unquoted(line) for line in lines]):
             return "quoted names", [ClassEntry(name) for name in unquoted if name]
@@ -508,6 +515,7 @@ class _Reader:
         if not entries or not all(entry.name for entry in entries):
             number = next((i for i, entry in enumerate(entries, 1) if not entry.name), 0)
             raise self.refuse(f"Its class {number} has an empty name." if entries else "It names no class.")
+        entries = _wnids_in_front(_without_remarks(entries, said))
         entries = self._in_order(entries, said)
         entries = _without_numbers(entries, said)
         entries = self._wnids(entries, said)
@@ -563,6 +571,35 @@ class _Reader:
             ("The words of the wnids are those of ImageNet's usual prompts, or of WordNet.", {"words": "by wnid"})
         )
         return made
+
+
+def _triples(rows: Sequence[Sequence[str]]) -> list[ClassEntry]:
+    """Rows of a class number, a wnid and a name, in any order; none where they are something else."""
+    columns = [[row[i] for row in rows] for i in range(3)]
+    number = next((i for i in range(3) if _all_indices(columns[i]) is not None), None)
+    key = next((i for i in range(3) if all(map(is_wnid, columns[i]))), None)
+    if number is None or key is None:
+        return []
+    name = 3 - number - key
+    return [ClassEntry(row[name], key=row[key], index=_number(row[number])) for row in rows]
+
+
+def _without_remarks(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
+    """Names without the comments that some lines end with."""
+    made = [replace(entry, name=_REMARK.sub("", entry.name)) for entry in entries]
+    changed = [old.name for old, new in zip(entries, made, strict=True) if old.name != new.name]
+    if changed:
+        text = f"Comments after # were left out in {len(changed)} names, such as {changed[0]!r}."
+        said.append((text, {"comments_left_out": changed}))
+    return made
+
+
+def _wnids_in_front(entries: Sequence[ClassEntry]) -> list[ClassEntry]:
+    """Entries whose names all begin with a wnid have it as their key."""
+    parts = [entry.name.partition(" ") for entry in entries]
+    if any(entry.key or not (is_wnid(a) and b) for entry, (a, _, b) in zip(entries, parts, strict=True)):
+        return list(entries)
+    return [replace(entry, name=b, key=a) for entry, (a, _, b) in zip(entries, parts, strict=True)]
 
 
 def _without_numbers(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
@@ -642,12 +679,19 @@ def _all_indices(values: Sequence[Any]) -> list[int] | None:
     """The values as numbers from 0 up, in texts or as they are; None where one is something else."""
     made = []
     for value in values:
-        if isinstance(value, bool) or not (
-            isinstance(value, int) or (isinstance(value, str) and _INDEX.fullmatch(value))
-        ):
+        number = _number(value)
+        if number is None or number < 0:
             return None
-        made.append(int(value))
-    return made if made and min(made) >= 0 else None
+        made.append(number)
+    return made or None
+
+
+def _number(value: Any) -> int | None:
+    """A class number, in a text or as it is."""
+    if isinstance(value, str):
+        found = _INDEX.fullmatch(value)
+        return int(found[1]) if found else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _unquoted(line: str) -> str:

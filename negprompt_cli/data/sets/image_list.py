@@ -72,6 +72,7 @@ _LABELS = (
         "breed",
         "tag",
         "groundtruth",
+        "gtlabel",
         "gt",
         "name",
     ),
@@ -82,6 +83,8 @@ _BELOW = ("label", "name", "class", "path", "file_name", "filename", "filepath")
 _LABEL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")  # pandas writes numbers as 3.0 where some are missing
 _FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?[0-9]{1,18})(?:\s+(\S.*))?")
 _CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")
+_MISSING = frozenset({"nan", "NaN", "<NA>", "null", "NULL"})
+"""How programs write that a cell is empty."""
 _SEPARATORS = {"\t": "a TAB", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 _LOOK = 1000
 """How many lines are looked at to find the form."""
@@ -185,7 +188,8 @@ def parse_line(line: str) -> Line:
     match = _listed().fullmatch(line) or _FIRST_SPACE.fullmatch(line)
     if match is None:
         return Line(_unquoted(line))
-    return Line(_unquoted(match[1]), int(match[2]), (match[3] or "").strip())
+    words = (match[3] or "").strip()
+    return Line(_unquoted(match[1]), int(match[2]), "" if words.startswith("#") else words)
 
 
 def format_list(paths: Sequence[str], labels: Sequence[int]) -> str:
@@ -300,6 +304,7 @@ def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
 
 def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> tuple[list[Line], str]:
     """The images of a table, by the names of its columns, and why they have no classes where that is not clear."""
+    rows = [["" if cell in _MISSING else cell for cell in row] for row in rows]
     columns = {_plain(name): i for i, name in reversed(list(enumerate(header))) if _plain(name)}
 
     def pick(names: Sequence[str], fits: Callable[[Sequence[str]], bool], taken: set[int]) -> int | None:
@@ -385,9 +390,10 @@ class _Json:
         if all(parts.values()):
             lines = [line for key, items in value.items() for line in self._items(items, parts[key])]
             return self._made(f"split file ({', '.join(value)})", lines)
-        for name in ("samples", "data", "images", "items"):
+        for name in ("samples", "data", "data_list", "images", "items"):
             if isinstance(value.get(name), list) and all(isinstance(item, Mapping) for item in value[name]):
-                return self._made(f"JSON records ({name})", self._records(value[name]))
+                lines = self._named(self._records(value[name]), value.get("metainfo", value))
+                return self._made(f"JSON records ({name})", lines)
         if all(isinstance(item, list) and all(isinstance(p, str) for p in item) for item in value.values()):
             lines = [Line(path, name=name) for name, paths in value.items() for path in paths]
             if lines and all(is_image_name(line.path) for line in lines):
@@ -399,23 +405,28 @@ class _Json:
 
     def _fiftyone(self, value: Mapping[str, Any]) -> ImageList:
         """FiftyOneImageClassificationDataset: {"classes": [...] or null, "labels": {path without suffix: label}}."""
-        classes = value.get("classes")
-        if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
-            raise _refuse(self.where, "Its classes are no list of names.")
-        lines, unlabelled = [], 0
-        for path, target in value["labels"].items():
-            line = self._labelled(path, target, None)
-            if line.label is not None and classes is not None:
-                if not 0 <= line.label < len(classes):
-                    raise _refuse(self.where, f"{path[:100]!r} has class {line.label}, but there are {len(classes)}.")
-                line = replace(line, name=classes[line.label])
-            unlabelled += line.label is None and not line.name
-            lines.append(line)
+        lines = self._named([self._labelled(path, target, None) for path, target in value["labels"].items()], value)
         if not lines:
             raise UsageError(f"{self.where} lists no image.")
-        if unlabelled == len(lines):
+        if all(line.label is None and not line.name for line in lines):
             raise _refuse(self.where, "It gives no image a class.")
         return self._made("labels.json of FiftyOne", lines, below="data")
+
+    def _named(self, lines: list[Line], document: Any) -> list[Line]:
+        """The lines with the names that the document has for their numbers, in its list of classes."""
+        classes = document.get("classes") if isinstance(document, Mapping) else None
+        if classes is None:
+            return lines
+        if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+            raise _refuse(self.where, "Its classes are no list of names.")
+        high = next((line for line in lines if line.label is not None and line.label >= len(classes)), None)
+        if high is not None:
+            raise _refuse(self.where, f"{high.path[:100]!r} has class {high.label}, but there are {len(classes)}.")
+        known = [line.label is not None and line.label >= 0 and not line.name for line in lines]
+        return [
+            replace(line, name=classes[line.label or 0]) if named else line
+            for line, named in zip(lines, known, strict=True)
+        ]
 
     def _items(self, items: Any, part: Part | None) -> Iterator[Line]:
         """The images of a JSON list of paths, of [path, label, name], or of records."""

@@ -146,6 +146,7 @@ def place_images(
     """
     file = Path(listed.source)
     folders = [root] if root else list(_folders(file, listed.below, data_root, prefixes))
+    lines = [line if (path := _tidy(line.path)) == line.path else replace(line, path=path) for line in lines]
     look = [line.path for line in lines[:_LOOK]]
     ways: list[Callable[[Path, str], str]] = [lambda _, path: path, lambda _, path: portable(path), _Stems().path]
     for way in ways:
@@ -153,11 +154,19 @@ def place_images(
             found = next((path for path in look if _there(folder / way(folder, path))), None)
             if found is None:
                 continue
+            missing = [path for path in look if not _there(folder / way(folder, path))]
+            told = []
+            if missing:
+                text = (
+                    f"{len(missing)} of the first {len(look)} images of {file} are not below {folder}, the first is "
+                    f"{missing[0][:200]!r}."
+                )
+                told = [Decision("list-form", text, {"file": str(file), "missing": missing}, warning=True)]
             if way is ways[0]:
-                return folder, list(lines), []
+                return folder, lines, told
             changed = [replace(line, path=way(folder, line.path)) for line in lines]
             text = f"Paths of {file} such as {found!r} were read as {way(folder, found)!r}."
-            return folder, changed, [Decision("list-form", text, {"file": str(file), "example": found})]
+            return folder, changed, [Decision("list-form", text, {"file": str(file), "example": found}), *told]
     for folder in folders:
         if (prefix := _moved(folder, [portable(line.path) for line in lines])) is not None:
             changed = [replace(line, path=portable(line.path)[len(prefix) :]) for line in lines]
@@ -183,6 +192,11 @@ def _folders(file: Path, below: str, data_root: Path, prefixes: Sequence[str]) -
     except OSError:  # a list may be readable in a folder that is not
         beside = []
     yield from dict.fromkeys([*usual, *(parent / name for name in beside[:_BESIDE])])
+
+
+def _tidy(path: str) -> str:
+    """A path without empty parts and dots, so that an image has one path."""
+    return PurePosixPath(path).as_posix() if path.startswith("./") or "//" in path or "/./" in path else path
 
 
 def _there(path: Path) -> bool:

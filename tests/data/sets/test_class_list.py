@@ -42,6 +42,14 @@ FORMS: dict[str, tuple[str, str]] = {
     "bullets": ("", "".join(f"- {name}\n" for name in NAMES)),
     "index name": ("", "".join(f"{i} {name}\n" for i, name in reversed(list(enumerate(NAMES))))),
     "name index": ("", "".join(f"{name} {i}\n" for i, name in enumerate(NAMES))),
+    "index, dash, name": ("", "".join(f"{i} - {name}\n" for i, name in enumerate(NAMES))),
+    "index=name": ("", "".join(f"{i}={name}\n" for i, name in enumerate(NAMES))),
+    "index, arrow, name": ("", "".join(f"{i} -> {name}\n" for i, name in enumerate(NAMES))),
+    "index wnid name": ("", "".join(f"{i} {w} {n}\n" for i, (w, n) in enumerate(zip(WNIDS, NAMES, strict=True)))),
+    "three columns": (".csv", "".join(f"{i},{n},{w}\n" for i, (w, n) in enumerate(zip(WNIDS, NAMES, strict=True)))),
+    "csv of Open Images": (".csv", "".join(f"/m/0a{i},{name}\n" for i, name in enumerate(NAMES))),
+    "csv with codes": (".csv", "LabelName,DisplayName\n" + "".join(f"/m/0a{i},{n}\n" for i, n in enumerate(NAMES))),
+    "csv of pandas": (".csv", ",id,name\n" + "".join(f"{i},{i}.0,{n}\n" for i, n in enumerate(NAMES))),
     "TAB": ("", "".join(f"{name}\t{i}\n" for i, name in enumerate(NAMES))),
     "wnid name": ("", "".join(f"{w} {name}\n" for w, name in zip(WNIDS, NAMES, strict=True))),
     "wnid index name": ("", "".join(f"{w} {i} {name}\n" for i, (w, name) in enumerate(zip(WNIDS, NAMES, strict=True)))),
@@ -89,7 +97,16 @@ def test_one_list_in_every_form(form: str, encoding: str, tmp_path: Path) -> Non
 
 
 def test_keys_are_kept(tmp_path: Path) -> None:
-    for form in ("wnid name", "wnid index name", "wnid TAB name", "keras", "pairs", "wnid to name"):
+    for form in (
+        "wnid name",
+        "wnid index name",
+        "wnid TAB name",
+        "keras",
+        "pairs",
+        "wnid to name",
+        "three columns",
+        "index wnid name",
+    ):
         suffix, text = FORMS[form]
         listed = parse_class_list(text, "list", suffix=suffix)
         assert [entry.key for entry in listed.entries] == WNIDS
@@ -201,6 +218,7 @@ def test_wnids_get_their_words() -> None:
         ("/a/apartment_building/outdoor 0\n/b/bar 1\n", ["apartment building outdoor", "bar"], "name index"),
         ('{"3": "dog", "1": "cat"}', ["cat", "dog"], "ordered by their numbers"),
         ('{"3": "dog", "1": "cat"}', ["cat", "dog"], "some are missing"),
+        ("cat # the small one\ndog\n", ["cat", "dog"], "Comments after #"),
         ("a photo of a cat\na photo of a dog\n", ["a photo of a cat", "a photo of a dog"], "whole prompts"),
         ("cafe\u0301\n\ufeffcat\u200b\n", ["caf\u00e9", "cat"], "names"),
     ],

@@ -53,6 +53,16 @@ FORMS: dict[str, tuple[str, str]] = {
     ),
     "json samples": (".json", json.dumps({"samples": [{"image": p, "label": n} for p, (n, _) in IMAGES.items()]})),
     "json pairs": (".json", json.dumps([[p, i, n] for p, (n, i) in IMAGES.items()])),
+    "json of OpenMMLab": (
+        ".json",
+        json.dumps(
+            {
+                "metainfo": {"classes": ["cat", "big dog"]},
+                "data_list": [{"img_path": p, "gt_label": i} for p, (_, i) in IMAGES.items()],
+            }
+        ),
+    ),
+    "imglist of find": (".txt", lines(lambda p, n, i: f"./{p} {i} {n}")),
     "json path to label": (".json", json.dumps({p: n for p, (n, _) in IMAGES.items()})),
     "json class to paths": (
         ".json",
@@ -229,7 +239,7 @@ def test_an_image_has_one_class_and_counts_once(tmp_path: Path) -> None:
     tree(tmp_path, "a/1.jpg", "b/2.jpg")
     with pytest.raises(UsageError, match=r"several classes; 'a/1\.jpg' is in cat, dog"):
         load(write(tmp_path / "two-val.csv", b"path,label\na/1.jpg,cat\na/1.jpg,dog\nb/2.jpg,dog\n"))
-    again = load(write(tmp_path / "again-val.csv", b"path,label\na/1.jpg,cat\na/1.jpg,cat\nb/2.jpg,dog\n"))
+    again = load(write(tmp_path / "again-val.csv", b"path,label\na/1.jpg,cat\n./a//1.jpg,cat\nb/2.jpg,dog\n"))
     assert len(again) == 2
     assert "1 lines" in " ".join(map(str, again.decisions))
     with pytest.raises(UsageError, match="two names"):
@@ -259,10 +269,24 @@ def test_columns_that_may_be_anything_are_no_classes(text: str, tmp_path: Path) 
 
 def test_a_table_may_leave_some_images_without_a_class(tmp_path: Path) -> None:
     tree(tmp_path, "a/1.jpg", "a/2.jpg")
-    file = write(tmp_path / "val.csv", b"path,label,notes\na/1.jpg,cat,x\na/2.jpg,,y\n")
-    assert len(load(file, "ood")) == 2
-    with pytest.raises(UsageError, match=r"without a label is 'a/2\.jpg'"):
-        load(file)
+    for label, empty in (("cat", ""), ("cat", "nan"), ("3.0", "NaN"), ("7", "<NA>")):
+        file = write(tmp_path / "val.csv", f"path,label,notes\na/1.jpg,{label},x\na/2.jpg,{empty},y\n".encode())
+        assert len(load(file, "ood")) == 2
+        with pytest.raises(UsageError, match=r"without a label is 'a/2\.jpg'"):
+            load(file)
+
+
+def test_remarks_are_no_names(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "b/2.jpg")
+    images = load(write(tmp_path / "val.txt", b"a/1.jpg 0 # sharp\nb/2.jpg 1\n"))
+    assert [c.name for c in images.classes] == ["a", "b"]
+
+
+def test_images_that_are_not_there_are_told_of(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "b/2.jpg")
+    images = load(write(tmp_path / "val.txt", b"a/9.jpg 0\na/1.jpg 0\nb/2.jpg 1\n"))
+    (warned,) = (d for d in images.decisions if d.warning)
+    assert warned.facts["missing"] == ["a/9.jpg"]
 
 
 @pytest.mark.parametrize("start", [b"PK\x03\x04", b"PAR1", b"\x1f\x8b\x08", b"\x80\x04\x95", b"\xff\xd8\xff\xe0"])
