@@ -130,16 +130,25 @@ def test_killed_at_thirty_random_moments(world: World, whole: tuple[dict[str, by
 def kill_behind(count: int) -> None:
     """Kill this process once its n-th file is in its place; checkpoints come after every epoch."""
     every_epoch()
-    real, placed = Path.replace, []
+    rename, link, placed = Path.replace, Path.hardlink_to, []
 
-    def replace(self: Path, target: Path) -> Path:
-        done = real(self, target)
-        placed.append(target)
+    def place(file: Path) -> None:
+        placed.append(file)
         if len(placed) == count:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def replace(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        place(target)
         return done
 
-    Path.replace = replace  # type: ignore[method-assign]
+    def hardlink_to(self: Path, target: Path) -> None:
+        link(self, target)
+        # Its first name goes a moment later.
+        target.unlink()
+        place(self)
+
+    Path.replace, Path.hardlink_to = replace, hardlink_to  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
