@@ -318,7 +318,7 @@ def ask_config(
         key, found, text = assignment.partition("=")
         where = f"Setting {assignment[:SHOWN_CHARACTERS]}"
         if not found:
-            raise UsageError(f"{where}: write key=value, for example --set negative.count=4.")
+            raise UsageError(f"{where}: write key=value, for example negative.count=4.")
         asked = asked.over({key.strip(): parse_yaml(text, where)})
     return asked
 

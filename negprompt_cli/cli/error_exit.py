@@ -52,9 +52,7 @@ class GuardedGroup(TyperGroup):
             complain(str(stop))
             raise typer.Exit(stop.exit_code) from None
         except KeyboardInterrupt:
-            complain(
-                "Interrupted. Whole files written before are kept; image features encoded so far are in the cache."
-            )
+            complain("Interrupted. Files that were finished are kept; image features encoded so far are in the cache.")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # The reader of our output has gone, which is no fault.

@@ -15,8 +15,8 @@ def explain(error: Exception) -> str | None:
     text = str(error)
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return (
-            "The device ran out of memory with the smallest piece of work there is. Other programs may hold some of it "
-            "(nvidia-smi lists them); otherwise pass --precision bf16, a smaller --model, or --device cpu."
+            "The device ran out of memory even with a batch of one. Other programs may use some of its memory (nvidia-smi "
+            "lists them). Otherwise pass --precision bf16, a smaller --model, or --device cpu."
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (

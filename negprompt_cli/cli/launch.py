@@ -116,7 +116,7 @@ def exit_code_of(codes: dict[int, int]) -> int:
     if killed:
         return 1
     if 0 not in causes:
-        complain(f"rank {min(causes)} failed, and the job with it; what it said stands above.")
+        complain(f"rank {min(causes)} failed, and the job with it; its message is above.")
         return 1
     return causes[0]
 

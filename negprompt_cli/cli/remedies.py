@@ -31,6 +31,16 @@ REMEDIES = {
         "`negprompt train-positive` and `negprompt train-negative` train on what there is; `negprompt score --threshold` "
         "takes a threshold of your own."
     ),
+    "calibrate": "Run `negprompt calibrate`.",
+    "calibrate-or-threshold": "Choose one on held-out ID images with `negprompt calibrate`, or pass --threshold.",
+    "fp16": "Leave out --fp16, or pass --format onnx.",
+    "other-format": "Try the other --format.",
+    "other-format-or-fp32": "Try the other --format, or leave out --fp16.",
+    "format-pt2": "Or pass --format pt2.",
+    "backbone": (
+        "Name the backbone it was trained with by --model and --pretrained. CoOp's ViT-B/16 is --model ViT-B-16-quickgelu "
+        "--pretrained openai."
+    ),
     "acceptance": "Or lower --acceptance.",
     "no-words": "Pass --no-words.",
     "busy": "Another place is another --run or --out.",

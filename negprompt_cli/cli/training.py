@@ -1,7 +1,7 @@
-"""What the training commands share: what they print when they are done, and how they stop and go on.
+"""What the training commands share: what they print when they are done, and how they stop and resume.
 
 Ctrl-C, and SIGTERM, which clusters send before they kill, end a training with its last whole epoch on disk and with the
-command that goes on from there.
+command that resumes it.
 """
 
 import shlex
@@ -51,7 +51,7 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _Terminated)
         raise Stopped(
-            f"{'Terminated' if terminated else 'Interrupted'}. The epochs and image features done so far are kept; go on "
+            f"{'Terminated' if terminated else 'Interrupted'}. Finished epochs and image features are kept. Resume "
             f"with:\n  {resume_command(sys.argv, torchrun=ranks_from_environment().several)}",
             TERMINATED if terminated else INTERRUPTED,
         ) from None

@@ -126,7 +126,7 @@ def run_export(scorer: Scorer, out: Path, *, form: str, half: bool = False) -> E
         NegPromptError: the model cannot be exported, or the file does not agree with PyTorch.
     """
     if half and form != "onnx":
-        raise UsageError("--fp16 is for --format onnx.")
+        raise UsageError("Weights in float16 are for the format onnx.", remedy="fp16")
     metadata = export_metadata(scorer, half=half)
     module = detector_module(scorer)
     height, width = metadata["preprocessing"]["size"]
@@ -138,7 +138,8 @@ def run_export(scorer: Scorer, out: Path, *, form: str, half: bool = False) -> E
         if not difference <= (limit := HALF_TOLERANCE if half else TOLERANCE):
             raise NegPromptError(
                 f"The exported model differs from PyTorch by {difference:.2g} of its outputs' range, more than {limit:g}; "
-                f"nothing was written. Try the other format{' or leave out --fp16' if half else ''}."
+                "nothing was written.",
+                remedy="other-format-or-fp32" if half else "other-format",
             )
     return Exported(out, form, difference, metadata)
 
@@ -259,7 +260,7 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise UsageError(
-            f"ONNX export needs {name}. Run `pip install 'negprompt[export]'`, or export --format pt2."
+            f"ONNX export needs {name}. Run `pip install 'negprompt[export]'`.", remedy="format-pt2"
         ) from None
 
 

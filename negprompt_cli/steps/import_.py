@@ -15,11 +15,6 @@ from negprompt_cli.steps.shared.outputs import making
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
 
-_BACKBONE = (
-    "Name the backbone it was trained with by --model and --pretrained (CoOp's ViT-B/16 is --model ViT-B-16-quickgelu "
-    "--pretrained openai)."
-)
-
 
 def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, overwrite: bool) -> Prompts:
     """Read a checkpoint, check it against model and class names, and write it as an artifact.
@@ -91,8 +86,8 @@ def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str)
             continue
         if tensor.shape[-1] != width:
             raise UsageError(
-                f"{where}: {name} contexts are {tensor.shape[-1]} wide, but the named model's text tower is {width} wide. "
-                f"{_BACKBONE}"
+                f"{where}: {name} contexts are {tensor.shape[-1]} wide, but the named model's text tower is {width} wide.",
+                remedy="backbone",
             )
         if tensor.dim() == 4 and tensor.shape[1] != classes:
             raise UsageError(
@@ -114,7 +109,8 @@ def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens
     if foreign.logit_scale is not None and abs(foreign.logit_scale / clip.logit_scale - 1) > 0.01:
         raise UsageError(
             f"{where} was trained with a model of logit scale {foreign.logit_scale:.4g}, but that of the named model is "
-            f"{clip.logit_scale:.4g}: its contexts belong to other weights. {_BACKBONE}"
+            f"{clip.logit_scale:.4g}: its contexts belong to other weights.",
+            remedy="backbone",
         )
     embedding: Tensor = clip.plan.embedding.weight.detach().float().cpu()  # type: ignore[operator]
     trained = next((part for part in (foreign.prefix, foreign.suffix) if part is not None), None)
@@ -122,7 +118,8 @@ def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens
         return
     if foreign.prefix is not None and not _close(foreign.prefix[0, :1], embedding[list(tokens.start[-1:])]):
         raise UsageError(
-            f"{where} was trained with another model: its start token is not that of {clip.identity}. {_BACKBONE}"
+            f"{where} was trained with another model: its start token is not that of {clip.identity}.",
+            remedy="backbone",
         )
     if len(trained) != count:
         said = (

@@ -67,8 +67,8 @@ def require_threshold(scorer: Scorer, what: str) -> None:
         known = scorer.prompts.calibration
         other = f" (it is calibrated for {known.score})" if known else ""
         raise UsageError(
-            f"{what} needs a threshold, and the prompts have none for the score {scorer.choice.name}{other}. Choose one "
-            "on held-out ID images with `negprompt calibrate`, or pass --threshold."
+            f"{what} needs a threshold, and the prompts have none for the score {scorer.choice.name}{other}.",
+            remedy="calibrate-or-threshold",
         )
 
 
@@ -105,7 +105,7 @@ def run_score(
         NegPromptError: an output cannot be written.
     """
     if sorting and fdr is None:
-        require_threshold(scorer, "--sort-into")
+        require_threshold(scorer, "Sorting images")
     summary = ScoreSummary()
     asked, data = bench.config.compute, bench.config.data
     todo: Iterator[Path] = _unknown(paths, known or KnownPaths(), summary)
@@ -190,7 +190,8 @@ def require_calibration(scorer: Scorer, what: str) -> tuple[npt.NDArray[np.float
         other = f", only for {known.score}" if known else ""
         raise UsageError(
             f"{what[0].upper()}{what[1:]} compares with held-out ID images, and the prompts are not calibrated for the "
-            f"score {scorer.choice.name}{other}. Run `negprompt calibrate`."
+            f"score {scorer.choice.name}{other}.",
+            remedy="calibrate",
         )
     return scorer.calibration_scores, scorer.threshold
 
