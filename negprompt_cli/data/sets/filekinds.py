@@ -8,6 +8,7 @@ in a folder of images is left out for one of these reasons, which are fixed word
     hidden      a name that begins with a dot
     unfinished  downloads and copies that have not ended, and backups
     unreadable  an image that Pillow does not decode: what to install or convert is told
+    twin        such an image beside one of the same name that is read: a camera's raw file beside its JPEG
     container   what may hold images and is none: a video, an archive, a document
     dead-link   a link to what does not exist, and that is not called an image
     no-suffix   no suffix, so that the name does not tell
@@ -35,7 +36,7 @@ from PIL import Image
 from negprompt_cli.data.files.textfile import parse_yaml
 
 Reason = Literal[
-    "system", "hidden", "unfinished", "unreadable", "container", "dead-link", "no-suffix", "beside", "other"
+    "system", "hidden", "unfinished", "unreadable", "twin", "container", "dead-link", "no-suffix", "beside", "other"
 ]
 
 _PATTERNED: tuple[Reason, ...] = ("system", "unfinished")
@@ -47,6 +48,7 @@ _SAID: dict[Reason, str] = {
     "hidden": "hidden",
     "unfinished": "unfinished or backups",
     "unreadable": "not decoded by Pillow",
+    "twin": "other versions of images that are read",
     "container": "videos, archives and documents",
     "dead-link": "links to what does not exist",
     "no-suffix": "without a suffix",

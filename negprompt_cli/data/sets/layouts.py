@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for
+from negprompt_cli.data.sets.filekinds import LeftOut, Reason, is_image_name, reason_for
 from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
 from negprompt_cli.data.sets.matching import Known
 from negprompt_cli.data.sets.parts import Part, part_named
@@ -85,7 +85,8 @@ def list_entries(folder: Path | str) -> Entries:
     Raises:
         NegPromptError: the folder cannot be listed.
     """
-    images, folders, left_out = [], [], LeftOut()
+    images, folders = [], []
+    others: list[tuple[Reason, str, str]] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -94,12 +95,24 @@ def list_entries(folder: Path | str) -> Entries:
                     images.append(entry.name)
                 elif (reason := reason_for(entry.name, folder=inner)) is not None:
                     dead = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - texts are faster
-                    left_out.add(*(("dead-link", "") if dead else reason), entry.path)
+                    others.append(("dead-link", "", entry.path) if dead else (*reason, entry.path))
                 else:
                     folders.append(entry.name)
     except OSError as error:
         raise NegPromptError(f"Cannot list {folder}: {error.strerror or error}.") from error
-    return Entries(sorted(images), sorted(folders), left_out)
+    return Entries(sorted(images), sorted(folders), _counted(others, images))
+
+
+def _counted(others: Sequence[tuple[Reason, str, str]], images: Sequence[str]) -> LeftOut:
+    """Count what is left out of a folder: reason, what it is, and path. A raw file beside its JPEG is that image's twin."""
+    left_out = LeftOut()
+    stems: set[str] = set()
+    if any(reason == "unreadable" for reason, _, _ in others):
+        stems = {name[: name.rfind(".")].casefold() for name in images}
+    for reason, what, path in others:
+        twin = reason == "unreadable" and Path(path).stem.casefold() in stems
+        left_out.add("twin" if twin else reason, what, path)
+    return left_out
 
 
 def _walk(folder: str, prefix: str, above: tuple[str, ...], left_out: LeftOut) -> Iterator[str]:

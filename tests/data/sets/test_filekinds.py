@@ -370,3 +370,14 @@ def test_a_class_that_is_a_dead_link_is_told_of(tmp_path: Path) -> None:
     images = load_image_set(str(root), role="ood", data_root=tmp_path)
     assert images.left_out.by_reason() == {"dead-link": {"": 1}}
     assert any("1 links to what does not exist" in d.message for d in images.decisions)
+
+
+def test_a_raw_file_beside_its_jpeg_is_no_image_that_was_missed(tmp_path: Path) -> None:
+    root = class_tree(tmp_path / "set", {"cat": 2, "dog": 2})
+    for name in ("cat/000.CR2", "cat/001.heic", "cat/002.nef", "dog/002.nef"):
+        write(root / name)
+    write(root / "dog" / "002.JPG")
+    images = load_image_set(str(root), role="ood", data_root=tmp_path)
+    assert images.left_out.by_reason() == {
+        "twin": {".cr2": 1, ".heic": 1, ".nef": 1}, "unreadable": {".nef": 1}
+    }  # fmt: skip
