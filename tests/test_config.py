@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negprompt_cli.config import Config, load_config, parse_bytes, preset_names, preset_text
+from negprompt_cli.config import Config, ask_config, load_config, parse_bytes, preset_names, preset_text
 from negprompt_cli.errors import UsageError
 
 
@@ -112,3 +112,17 @@ def test_sizes(text: str, size: int):
 def test_wrong_sizes_are_refused(text: str):
     with pytest.raises(UsageError):
         parse_bytes(text)
+
+
+def test_what_was_asked_for_names_its_data_before_it_is_resolved() -> None:
+    assert ask_config().spec == "imagenet"
+    asked = ask_config(flags={"data.spec": "p1"})
+    assert asked.spec == "p1"
+    for wrong in (ask_config(flags={"data.spec": 3}), ask_config(assignments=["data=5"])):
+        with pytest.raises(UsageError, match="'data"):
+            _ = wrong.spec
+    # What is put over it leaves it as it was.
+    assert asked.over({"data.spec": "p2", "negative.floors": None}).config().negative.floors is None
+    assert asked.config().negative.floors is not None
+    assert asked.config({"data": {"spec": "p3", "shots": 2}}).data.shots == 2
+    assert asked.config({"data": {"spec": "p3"}}).data.spec == "p1"
