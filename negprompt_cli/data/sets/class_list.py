@@ -377,7 +377,7 @@ class _Reader:
         tables = self._tables(text, lines, table=table)
         for kind, rows in tables:
             cells = [cell for cell in rows[0] if cell]
-            header = len(set(cells)) == len(cells) and not any(map(_INDEX.fullmatch, cells))
+            header = len(set(cells)) == len(cells) and not any(_INDEX.fullmatch(c) or c in self.known for c in cells)
             entries = self.table(rows[0], rows[1:]) if len(rows) > 1 and header else None
             if entries is not None:
                 return f"{kind}, columns {', '.join(rows[0])[:100]}", entries
@@ -586,19 +586,19 @@ def _triples(rows: Sequence[Sequence[str]]) -> list[ClassEntry]:
 
 def _without_remarks(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
     """Names without the comments that some lines end with."""
-    made = [replace(entry, name=_REMARK.sub("", entry.name)) for entry in entries]
-    changed = [old.name for old, new in zip(entries, made, strict=True) if old.name != new.name]
-    if changed:
-        text = f"Comments after # were left out in {len(changed)} names, such as {changed[0]!r}."
-        said.append((text, {"comments_left_out": changed}))
-    return made
+    changed = [entry.name for entry in entries if "#" in entry.name and _REMARK.search(entry.name)]
+    if not changed:
+        return list(entries)
+    text = f"Comments after # were left out in {len(changed)} names, such as {changed[0]!r}."
+    said.append((text, {"comments_left_out": changed}))
+    return [replace(entry, name=_REMARK.sub("", entry.name)) for entry in entries]
 
 
 def _wnids_in_front(entries: Sequence[ClassEntry]) -> list[ClassEntry]:
     """Entries whose names all begin with a wnid have it as their key."""
-    parts = [entry.name.partition(" ") for entry in entries]
-    if any(entry.key or not (is_wnid(a) and b) for entry, (a, _, b) in zip(entries, parts, strict=True)):
+    if any(entry.key or not is_wnid(entry.name.partition(" ")[0]) or " " not in entry.name for entry in entries):
         return list(entries)
+    parts = [entry.name.partition(" ") for entry in entries]
     return [replace(entry, name=b, key=a) for entry, (a, _, b) in zip(entries, parts, strict=True)]
 
 

@@ -84,6 +84,10 @@ def test_numbers_beside_folder_names_are_no_names(text: str) -> None:
     assert named(text, ["cat", "dog"]) == {"cat": "cat", "dog": "dog"}
 
 
+def test_a_folder_called_as_a_column_is_a_class() -> None:
+    assert named("label\ta label\nzebra\ta zebra\n", ["label", "zebra"]) == {"label": "a label", "zebra": "a zebra"}
+
+
 def test_lines_that_begin_with_some_folder_names_are_refused() -> None:
     with pytest.raises(UsageError, match="1 of 3 lines"):
         named("red panda\nowl\nfox\n", ["blue", "green", "red"])
