@@ -31,6 +31,7 @@ Kind = Literal[
     "prompts-changed",
     "checkpoint-part-ignored",
     "training-data-changed",
+    "id-images-in-ood",
     "other",
 ]
 """What a decision is about.
@@ -55,6 +56,7 @@ Kind = Literal[
     weak-classes             classes with a low accuracy on held-out images
     prompts-changed          what became of an artifact's classes
     checkpoint-part-ignored  parts of a foreign checkpoint that were not needed and not read
+    id-images-in-ood         images that are ID and OOD in one evaluation
     training-data-changed    training images are not those that an artifact was trained with
     other                    anything else that was decided
 """

@@ -146,11 +146,15 @@ class Talk:
     def result(self, path: Path, document: dict[str, Any]) -> None:
         """What was made: with --json the document on stdout, with -q its path on stdout, else its path on stderr."""
         if self.as_json:
-            own = document.get("decisions", [])
-            document = {**document, "decisions": [*own, *(d for d in documents(self.decisions) if d not in own)]}
-            typer.echo(json.dumps(document, indent=1))
+            self.document(document)
         else:
             self.made(path)
+
+    def document(self, document: dict[str, Any]) -> None:
+        """A JSON document on stdout, with what was decided on the way."""
+        own = document.get("decisions", [])
+        document = {**document, "decisions": [*own, *(d for d in documents(self.decisions) if d not in own)]}
+        typer.echo(json.dumps(document, indent=1))
 
     def made(self, path: Path) -> None:
         """The path of what was made: on stdout with -q, else on stderr."""

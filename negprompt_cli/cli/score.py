@@ -138,7 +138,7 @@ def score(
     if out:
         check_row_file(out, chosen, append=append, overwrite=common.overwrite)
     if sort_into:
-        check_sorting(sort_into, append=append)
+        check_sorting(sort_into, paths, append=append)
     for decision in check_paths(paths):
         talk.decide(decision)
     names = novel_names(read_class_list(classes)) if classes else None
@@ -183,6 +183,8 @@ def score(
         )
     if told := left_out.told():
         talk.decide(Decision("files-left-out", f"left out: {told}", {"reasons": left_out.by_reason()}))
+    if not summary.images + summary.known:
+        talk.decide(Decision("other", "No image was named, so nothing was judged.", {"images": 0}, warning=True))
     before, unreadable = file.before, sum(left_out.by_reason().get("unreadable", {}).values())
     _tell_unjudged(talk, summary, unreadable)
     _summarise(talk, scorer, summary, time.monotonic() - started, fdr=fdr)

@@ -1,10 +1,7 @@
 """`--seeds 1,2,3`: one job for several seeds, what is printed of it, and which options it excludes. Imports no torch."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
@@ -67,7 +64,7 @@ def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> Non
         ],
     }
     if talk.as_json:
-        typer.echo(json.dumps(document, indent=1))
+        talk.document(document)
     else:
         for result in results:
             talk.made(result.path)

@@ -2,7 +2,7 @@
 
 import heapq
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -166,12 +166,17 @@ def check_same_run(before: Totals, scorer: Scorer, path: Path) -> None:
         )
 
 
-def check_sorting(into: Path, *, append: bool) -> None:
-    """Refuse to sort images into a folder that holds those of another run.
+def check_sorting(into: Path, paths: Sequence[str], *, append: bool) -> None:
+    """Refuse to sort images into a folder that holds those of another run, or that is scored itself.
 
     Raises:
-        UsageError: it holds anything and the rows are not added to those of an earlier run.
+        UsageError: it holds anything and the rows are not added to those of an earlier run, or it is in a folder of `paths`.
     """
+    for path in map(Path, paths):
+        if path.is_dir() and into.resolve().is_relative_to(path.resolve()):
+            raise UsageError(
+                f"{into} is in {path}, which is scored: sorted images would be scored again. Choose a folder outside of it."
+            )
     if not append and into.is_dir() and any(into.iterdir()):
         raise UsageError(
             f"{into} holds files already, and images of two runs would be mixed there. Choose an empty folder.",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scoring_world import NAMES, make_prompts, run, write_artifact, write_images
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -370,6 +371,22 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes):
         read_checkpoint(tmp_path / "x.pth")
     with pytest.raises(UsageError, match="No checkpoint"):
         read_checkpoint(tmp_path)
+
+
+def test_a_folder_and_an_artifact_are_told_of(clip: Clip, tmp_path: Path):
+    file = tmp_path / "prompt_learner" / "model.pth.tar-5"
+    file.parent.mkdir()
+    torch.save({"ctx": draw(4, 8)}, file)
+    with pytest.raises(UsageError, match=f"give the file in it: {file}"):
+        read_checkpoint(tmp_path)
+    artifact = write_artifact(make_prompts(clip), tmp_path / "mine.safetensors")
+    with pytest.raises(UsageError, match="artifact of negprompt already: use it as it is"):
+        read_checkpoint(artifact)
+
+
+def test_a_context_in_a_safetensors_file(tmp_path: Path, width: int):
+    save_file({"prompt_learner.ctx": draw(4, width)}, tmp_path / "ctx.safetensors")
+    assert read_checkpoint(tmp_path / "ctx.safetensors").positive.equal(draw(4, width)[None])
 
 
 def test_names_may_repeat_and_wnids_are_keys(tmp_path: Path):

@@ -264,6 +264,22 @@ def test_the_gate_and_the_summary_speak_of_all_rows_when_appending(score: Scorin
         assert (document["images"], document["known"]) == (0, 8)
 
 
+def test_what_would_make_a_gate_pass_by_accident(score: Scoring, images: Path):
+    for value in ("nan", "inf", "-inf"):
+        refused = score(images, "--fail-on-ood", "--threshold", value)
+        assert refused.exit_code == 2 and "finite" in refused.stderr
+    nothing = score("-", *GATE, stdin="")
+    assert nothing.exit_code == 0 and "No image was named" in nothing.stderr
+
+
+def test_sorted_images_are_not_scored_again(score: Scoring, images: Path, tmp_path: Path):
+    photos = shutil.copytree(images, tmp_path / "photos")
+    inside = score(photos, "--sort-into", photos / "sorted")
+    assert inside.exit_code == 2 and "scored again" in inside.stderr
+    assert not (photos / "sorted").exists()
+    assert score(*photos.glob("*.png"), "--sort-into", photos / "sorted").exit_code == 0
+
+
 def test_rows_of_another_run_are_not_added_to(score: Scoring, clip: Clip, images: Path, tmp_path: Path):
     out = tmp_path / "rows.csv"
     score(images / "b", "--out", out)

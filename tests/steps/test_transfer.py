@@ -63,3 +63,5 @@ def test_calibrate_and_evaluate_tell_of_classes_without_images(artifact: Path, t
     assert measured.exit_code == 0, measured.output
     told = {d["kind"]: d["facts"] for d in json.loads(measured.stdout)["decisions"]}
     assert told["classes-left-out"]["classes"] == ["cat"]
+    # The half that is evaluated plays OOD as well.
+    assert told["id-images-in-ood"] == {"ood": "photos", "images": 24, "of": 48}

@@ -204,7 +204,7 @@ def load_prompts(path: Path) -> Prompts:
         with path.open("rb") as file:
             (header,) = struct.unpack("<Q", file.read(8))
             if header > MAX_HEADER_BYTES:
-                raise UsageError(f"{path} is not a prompt artifact: its header claims {header} bytes.")
+                raise UsageError(f"{path} is not a prompt artifact: it does not begin as a safetensors file does.")
             file.seek(0)
             # Read once, so that what is hashed is what is used.
             data = file.read()

@@ -34,6 +34,7 @@ from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.data.files.torch_file import StoredTensor, TensorFile, read_tensors
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import some_of
 
 _TRAINING = re.compile(r"^(optim\w*|optimizer_states|(lr_)?sched\w*|loops|callbacks|scaler)\.", re.IGNORECASE)
 """What training code saves beside the state dict."""
@@ -84,8 +85,9 @@ def read_checkpoint(path: Path) -> ForeignPrompts:
         UsageError: not there, not readable, of a method that is not supported, or of other shapes; says why.
     """
     if not path.is_file():
-        hint = " Give the file in it, such as model.pth.tar-50." if path.is_dir() else ""
-        raise UsageError(f"No checkpoint at {path}.{hint}")
+        inside = sorted(str(p) for p in path.rglob("*") if ".pth" in p.name or p.suffix in (".pt", ".ckpt"))
+        hint = f" It is a folder; give the file in it: {some_of(inside)}." if inside else ""
+        raise UsageError(f"No checkpoint at {path}.{hint or (' It is a folder.' if path.is_dir() else '')}")
     return read_state(read_tensors(path), str(path))
 
 
@@ -98,6 +100,8 @@ def read_state(file: TensorFile, where: str) -> ForeignPrompts:
     state = {name: tensor for name, tensor in file.tensors.items() if not _TRAINING.match(name)}
     if not state:
         what = file.other or "no tensors"
+        if "negprompt" in what:
+            raise UsageError(f"{where} is {what}: use it as it is.")
         raise UsageError(
             f"{where} holds {what}, not a state dict. Save the prompt learner's: "
             "torch.save({'state_dict': model.prompt_learner.state_dict()}, FILE). Adapters such as Tip-Adapter's are not "

@@ -1,5 +1,6 @@
 """Scores of an artifact on ID and OOD images, before any metric is taken: what evaluations and reports start from."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -113,6 +114,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
         bench.decide(Decision("classes-left-out", said, facts, warning=True))
     ood_images = [bench.image_set(spec, "ood") for spec in specs]
     _refuse_same_names([id_images, *ood_images])
+    _tell_overlap(bench, id_images, ood_images)
     clip = bench.clip
     check_model(prompts, clip.identity, clip.plan.width, artifact.path)
     local = [name for name in names if "local_features" in find_score(name).requires]
@@ -125,6 +127,18 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
         raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
     ood_sets = tuple(_score(bench, images, bank, names, keep_features=keep_features) for images in ood_images)
     return Measured(prompts, bank, id_set, ood_sets, names)
+
+
+def _tell_overlap(bench: Workbench, id_images: ImageSet, ood_images: Sequence[ImageSet]) -> None:
+    """Tell of ID images that play OOD as well; told by their paths; copies and links are not followed."""
+    # Texts, because paths take most of the time of a million images.
+    own = {os.path.abspath(path) for path in id_images.paths}  # noqa: PTH100
+    for images in ood_images:
+        both = sum(os.path.abspath(path) in own for path in images.paths)  # noqa: PTH100
+        if both:
+            said = f"{both} of the {len(images)} OOD images of {images.name} are ID images of this evaluation as well."
+            facts = {"ood": images.name, "images": both, "of": len(images)}
+            bench.decide(Decision("id-images-in-ood", said, facts, warning=True))
 
 
 def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[str, ...]:

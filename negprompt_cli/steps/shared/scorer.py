@@ -5,6 +5,7 @@ asked for, else the one the artifact is calibrated for, else `negprompt` where t
 there are none. The calibrated score is computed as it was calibrated, with its own temperature and template.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,12 +141,19 @@ def make_scorer(
     Raises:
         UsageError: as `choose_score`.
     """
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(
+            f"A threshold must be a finite number, not {threshold}: with it every image would be judged alike."
+        )
     settings = bench.config.evaluate
     choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
     if score is None and prompts.calibration is None:
         why = "there are no negative prompts" if prompts.negative is None else "the prompts are not calibrated"
         facts = {"score": choice.name, "negatives": prompts.negatives_per_class, "calibrated": False}
         bench.decide(Decision("score", f"The score is {choice.name}, because {why}.", facts))
+    if len(prompts.classes) == 1:
+        said = "There is one class, so every image is predicted as it with probability 1; the score tells images apart."
+        bench.decide(Decision("few-classes", said, {"classes": 1}))
     made = prompts.calibration if prompts.calibration and prompts.calibration.score == choice.name else None
     by_class: dict[int, float] = {}
     if made and threshold is None:
