@@ -441,6 +441,47 @@ def test_paths_are_listed_as_they_are_asked_for(tmp_path: Path):
     assert [next(taken) for _ in range(3)] == [Path("photo.png")] * 3
 
 
+def test_lists_of_images_and_of_classes_are_read_and_told(score: Scoring, images: Path, clip: Clip, tmp_path: Path):
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"image,width\n{images / '000.png'},8\n{images / 'a' / 'deep' / '001.png'},8\n")
+    result = score(listed)
+    assert result.exit_code == 0, result.output
+    assert [row["path"] for row in rows_of(result.stdout)] == [
+        str(images / "000.png"),
+        str(images / "a/deep/001.png"),
+    ]
+    assert "read as table with the columns image, width" in result.stderr
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps({str(i): name for i, name in enumerate(NAMES)}))
+    named = run(
+        *("score", listed, "--classes", classes, "--model", clip.identity.name, "--device", "cpu", "--workers", 0),
+        *("--out", tmp_path / "rows.csv", "--json"),
+    )
+    assert named.exit_code == 0, named.output
+    decisions = {d["kind"]: d["facts"] for d in json.loads(named.stdout)["decisions"]}
+    assert decisions["class-names-form"]["form"] == "JSON index"
+    assert decisions["class-names-form"]["classes"] == len(NAMES)
+    assert decisions["list-form"]["file"] == str(listed)
+    assert {row["prediction_name"] for row in rows_of((tmp_path / "rows.csv").read_text())} <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["", "--classes", "n.txt"], "empty path"), (["list.csv", "--classes", "n.json"], "n.json")],
+)
+def test_what_is_no_list_is_a_usage_error(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "n.txt").write_text("cat\n")
+    (tmp_path / "n.json").write_text('{"a": "b"}')
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "list.csv").write_text("path\na.png\n")
+    result = run("score", *arguments, "--device", "cpu")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr and len(result.stderr.strip().splitlines()) <= 2, result.stderr
+
+
 def test_a_link_to_a_folder_above_ends(tmp_path: Path):
     (path,) = write_images(tmp_path / "photos", 1)
     (tmp_path / "photos/again").symlink_to(tmp_path / "photos")
