@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from negprompt_cli.cli import completion
-from negprompt_cli.cli.console import Talk, stacked, table_text
+from negprompt_cli.cli.console import Talk, hanging, stacked, table_text
 from negprompt_cli.cli.options import option
 
 EXAMPLES = (
@@ -74,7 +74,7 @@ def compare(
         labels = len(columns) - len(comparison.sets)
         narrow = stacked(columns, rows, labels, ("OOD set", "AUROC / FPR95"))
         text = table_text(texts.caption(comparison), columns, rows, narrow=narrow)
-        text += "".join(f"{remark}\n" for remark in texts.remarks(comparison))
+        text += "".join(f"{hanging('', remark)}\n" for remark in texts.remarks(comparison))
     if out:
         atomic_write_text(out, text)
         Talk(quiet=quiet, as_json=as_json).made(out)

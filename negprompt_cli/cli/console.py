@@ -195,6 +195,19 @@ def table_text(
     return f"{heading}\n{body}\n" if title else f"{body}\n"
 
 
+def hanging(prefix: str, text: str) -> str:
+    """A text behind a prefix, wrapped between words to 80 columns, its further lines below the first."""
+    wrapped = textwrap.fill(
+        text,
+        PLAIN_WIDTH,
+        initial_indent=prefix,
+        subsequent_indent=" " * len(prefix),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapped or prefix.rstrip()
+
+
 def stacked(
     columns: Sequence[str], rows: Sequence[Sequence[str]], labels: int, headings: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:

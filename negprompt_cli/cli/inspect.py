@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from negprompt_cli.cli.console import hanging
 from negprompt_cli.cli.options import option
 from negprompt_cli.wording import percent, some_of
 
@@ -89,15 +90,16 @@ def _print(document: dict[str, Any]) -> None:
         facts[f"{stage['stage']} stage"] = f"{stage['images']} images, epoch {stage['epoch']}, {terms}"
     width = max(map(len, facts))
     for name, value in facts.items():
-        typer.echo(f"{name:<{width}}  {value}")
+        typer.echo(hanging(f"{name:<{width}}  ", str(value)))
     if document["word_spacing"] is not None:
-        typer.echo(
-            "\nNearest words of the vocabulary, with Euclidean distances of token embeddings. Two neighbouring words are "
+        note = (
+            "Nearest words of the vocabulary, with Euclidean distances of token embeddings. Two neighbouring words are "
             f"{document['word_spacing']:.3f} apart (median): a vector farther than that from every word means none of them."
         )
+        typer.echo("\n" + hanging("", note))
     for context in document["contexts"]:
         typer.echo(f"\n{context['context']}")
         for i, vector in enumerate(context["vectors"], start=1):
             away = "" if vector["from_positive"] is None else f"  from positive {vector['from_positive']:.3f}"
-            near = "  ".join(f"{w['word']} {w['distance']:.3f}" for w in vector["words"])
-            typer.echo(f"  {i:2d}  norm {vector['norm']:.3f}{away}  {near}".rstrip())
+            near = ", ".join(f"{w['word']} {w['distance']:.3f}" for w in vector["words"])
+            typer.echo(hanging(f"  {i:2d}  norm {vector['norm']:.3f}{away}  ", near).rstrip())

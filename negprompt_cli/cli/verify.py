@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.console import Talk
+from negprompt_cli.cli.console import Talk, hanging
 from negprompt_cli.cli.options import option
 
 if TYPE_CHECKING:
@@ -75,5 +75,5 @@ def _print(found: "Verification", *, quiet: bool) -> None:
     if not quiet:
         width = max(len(check.what) for check in found.checks)
         for check in found.checks:
-            typer.echo(f"{check.status:<7}  {check.what:<{width}}  {check.reason}")
+            typer.echo(hanging(f"{check.status:<7}  {check.what:<{width}}  ", check.reason))
     typer.echo(f"{found.status}: {found.conclusion}")

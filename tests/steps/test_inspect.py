@@ -92,5 +92,7 @@ def test_the_threshold_is_shown(world, tmp_path):
     _, document = inspect_artifact(path, load=None)
     assert document["calibration"]["threshold"] == 0.25
     shown = run("inspect", path, "--no-words")
-    assert "ID where negprompt is at least 0.25" in shown.stdout and "100 held-out images of nothing" in shown.stdout
+    text = " ".join(shown.stdout.split())
+    assert "ID where negprompt is at least 0.25" in text and "100 held-out images of nothing" in text
+    assert max(len(line) for line in shown.stdout.splitlines() if str(tmp_path) not in line) <= 80
     assert "none: `negprompt calibrate`" in run("inspect", world.prompts, "--no-words").stdout
