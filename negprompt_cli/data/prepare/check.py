@@ -14,7 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,7 +28,6 @@ from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
-from negprompt_cli.data.sets.layouts import lone_container
 from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.data.sets.torchsets import is_item
@@ -139,9 +138,6 @@ def check_data(
     if misnamed:
         found.warning("misnamed", f"{len(misnamed)} kinds of files are left out and hold images", misnamed)
     _check_classes(main.classes, found)
-    text = lone_container([c.key for c in main.classes])
-    if text and text not in (decision.message for images in sets.values() for decision in images.decisions):
-        found.warning("layout", text)
     if entry is not None and entry.notes:
         found.warning("note", entry.notes)
     files = {role: _Files.of(images, found) for role, images in sets.items()}
@@ -176,7 +172,9 @@ def _parts(spec: Spec, options: dict[str, Any], found: _Found) -> dict[str, Imag
         found.warning("no-training-images", str(error).splitlines()[0])
         return {"eval": everything}
     if train.halved:
-        return {"all": everything}
+        doubts = (decision for decision in train.decisions if decision.kind == "layout")
+        decisions = dict.fromkeys((*everything.decisions, *doubts))
+        return {"all": replace(everything, decisions=tuple(decisions))}
     same = train.root == everything.root and list(train.paths.relatives()) == list(everything.paths.relatives())
     return {"train": train} if same else {"train": train, "eval": everything}
 

@@ -24,6 +24,8 @@ Role = Literal["train", "eval", "ood"]
 
 _STEP_INTO = ("images", "ILSVRC/Data/CLS-LOC")
 _EVALUATION: tuple[Part, ...] = ("val", "test")
+_LOOK = 8
+"""How many class folders are looked into to find whether they are folders of classes."""
 _CONTAINERS = frozenset(
     {"all", "data", "dataset", "images", "image", "img", "imgs", "photos", "pictures", "jpegimages"}
 )
@@ -242,8 +244,9 @@ def open_splits(
         text = f"Folders beside the splits of {splits.root} are not used: {some_of(splits.unused)}."
         facts = {"folder": str(splits.root), "folders": list(splits.unused), "reason": "not a split in use"}
         source = replace(source, decisions=(*source.decisions, Decision("files-left-out", text, facts)))
-    if role != "ood" and (text := lone_container(source.keys)):
-        found = Decision("layout", text, {"folder": str(folder), "class": source.keys[0]}, warning=True)
+    text = "" if role == "ood" else _deeper_classes(folder, source.keys) or _lone_container(source.keys)
+    if text:
+        found = Decision("layout", text, {"folder": str(folder), "classes": list(source.keys[:1])}, warning=True)
         source = replace(source, decisions=(*source.decisions, found))
     source.left_out[""] = others
     return replace(source, halve=halved and bool(source.keys), layout=f"{splits.layout}{source.layout}")
@@ -300,7 +303,40 @@ def _same_classes(folders: Sequence[str], keys: Sequence[str]) -> dict[str, str 
     return same
 
 
-def lone_container(keys: Sequence[str]) -> str:
+def _deeper_classes(folder: Path, keys: Sequence[str]) -> str:
+    """What to say where class folders look like folders of classes, or of splits; empty where they do not.
+
+    They do where each of the first ones has no images itself, but several folders, perhaps below folders that are alone.
+    """
+    found: list[list[Path]] = []
+    for inner in (folder / key for key in keys[:_LOOK]):
+        if not inner.is_dir():
+            continue
+        images, folders, _ = list_entries(inner)
+        for _ in range(_LOOK):  # a bound, because a link may lead back
+            if images or len(folders) != 1:
+                break
+            inner = inner / folders[0]
+            images, folders, _ = list_entries(inner)
+        if images or len(folders) < 2:
+            return ""
+        found.append([inner / name for name in folders])
+    if not found:
+        return ""
+    below = [path for paths in found for path in paths]
+    shown = some_of([path.relative_to(folder).as_posix() for path in below], 3)
+    if all(part_named(path.name) for path in below):
+        return (
+            f"The class folders in {folder} have splits of their own ({shown}), which are not told apart. Put the classes "
+            "into train/ and val/, or give a list of the images."
+        )
+    return (
+        f"The classes are the folders in {folder} ({some_of(list(keys), 3)}), but their images are in folders below them "
+        f"({shown}). If those are the classes, give {below[0].parent} or a folder that has all of them."
+    )
+
+
+def _lone_container(keys: Sequence[str]) -> str:
     """What to say where the only class has the name of a folder of many; empty where it has not, or there are more."""
     if len(keys) != 1 or (keys[0].casefold() not in _CONTAINERS and part_named(keys[0]) is None):
         return ""

@@ -1,5 +1,6 @@
 """The names that people give to the parts of a data set: train, val and test, in the spellings in use."""
 
+import re
 from typing import Literal
 
 Part = Literal["train", "val", "test"]
@@ -17,5 +18,5 @@ _SPELLINGS: dict[str, Part] = {
 
 
 def part_named(text: str) -> Part | None:
-    """The part that a name stands for, upper and lower case alike: "Validation" is val."""
-    return _SPELLINGS.get(text.strip().casefold())
+    """The part that a name stands for, upper and lower case alike: "Validation" is val, "train_set" is train."""
+    return _SPELLINGS.get(re.sub(r"[_\- ]?(set|data|images|imgs|split)$", "", text.strip().casefold()))

@@ -308,8 +308,8 @@ def load(folder: Path, role: str) -> ImageSet:
     return load_image_set(str(folder), role=role, data_root=Path("nowhere"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("evaluation", ["val", "valid", "Validation", "dev", "test", "Testing"])
-@pytest.mark.parametrize("training", ["train", "Training"])
+@pytest.mark.parametrize("evaluation", ["val", "valid", "Validation", "dev", "test", "Testing", "test_set", "valset"])
+@pytest.mark.parametrize("training", ["train", "Training", "train_images"])
 def test_splits_in_the_spellings_in_use(training: str, evaluation: str, tmp_path: Path) -> None:
     class_tree(tmp_path / training, {"cat": 2, "dog": 2})
     class_tree(tmp_path / evaluation, {"cat": 1, "dog": 3})
@@ -359,9 +359,40 @@ def test_folders_of_one_split_that_differ_in_case_are_two_classes(tmp_path: Path
 def test_a_lone_class_with_the_name_of_a_container_is_told_of(name: str, tmp_path: Path) -> None:
     class_tree(tmp_path, {name: 4})
     warned = [d for d in load(tmp_path, "train").decisions if d.warning]
-    assert [d.facts["class"] for d in warned] == ([name] if name in ("data", "Dataset") else [])
+    assert [d.facts["classes"] for d in warned] == ([[name]] if name in ("data", "Dataset") else [])
     class_tree(tmp_path, {"cat": 4})
     assert not any(d.warning for d in load(tmp_path, "train").decisions)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (("animals/cat/1.jpg", "animals/dog/2.jpg", "things/car/3.jpg", "things/bus/4.jpg"), "give {}/animals"),
+        (("data/cat/1.jpg", "data/cat/2.jpg", "data/dog/3.jpg"), "give {}/data"),
+        (
+            ("pets-main/pets/cat/1.jpg", "pets-main/pets/cat/2.jpg", "pets-main/pets/dog/3.jpg"),
+            "give {}/pets-main/pets",
+        ),
+        (("cat/train/1.jpg", "cat/val/2.jpg", "dog/train/3.jpg", "dog/val/4.jpg"), "splits of their own"),
+        (("cat/one/1.jpg", "cat/2.jpg", "dog/one/3.jpg", "dog/two/4.jpg"), ""),
+        (("cat/images/1.jpg", "dog/images/3.jpg"), ""),
+    ],
+)
+def test_folders_of_folders_are_told_of(images: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    for image in images:
+        write(tmp_path / image)
+        write(tmp_path / image.replace(".jpg", "0.jpg"))
+    told = [str(d) for d in load(tmp_path, "train").decisions if d.warning]
+    assert len(told) == bool(said)
+    assert all(said.format(tmp_path) in text for text in told)
+    assert not any(d.warning for d in load(tmp_path, "ood").decisions)
+
+
+def test_a_link_back_to_a_class_folder_ends(tmp_path: Path) -> None:
+    (tmp_path / "set" / "cat").mkdir(parents=True)
+    (tmp_path / "set" / "cat" / "again").symlink_to(tmp_path / "set" / "cat")
+    with pytest.raises(UsageError):
+        load(tmp_path / "set", "train")
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "labels.csv", "labels.json", "labels.txt"])
