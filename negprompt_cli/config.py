@@ -92,41 +92,49 @@ class ContextConfig(_Section):
     class_specific: bool = False
 
 
-class ScheduleConfig(_Section):
-    """SGD on context vectors.
+class SgdConfig(_Section):
+    """SGD with a learning rate of someone's choice, for presets that prescribe it.
 
-    `epochs` are added until `min_steps` steps are taken, since a few images make few batches. `lr` belongs to `batch_size`.
-    `classes_per_step` bounds memory and time of a step where classes are many: each step sees images of a random group of
-    that many classes and encodes their prompts only, so an epoch has a step for each group at least; 0 is all classes.
-    `warmup` is the share of all steps with a rising rate. `keep` is the epoch kept: the last or the best on the held-out
-    share of the ID training images.
+    `lr` belongs to `batch_size`, `momentum` and the model. `warmup` is the share of all steps with a rising rate; it then
+    falls to zero along a cosine. `epochs` are added until `min_steps` steps are taken, since a few images make few batches.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 10
-    min_steps: Annotated[int, Field(ge=0)] = 60
-    batch_size: Annotated[int, Field(ge=1)] = 4096
+    lr: Annotated[float, Field(gt=0)]
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    min_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class ScheduleConfig(_Section):
+    """How context vectors are trained. By default L-BFGS takes exact steps over all images, one per epoch, without a rate.
+
+    `epochs` is the most passes over the images. `tolerance` stops L-BFGS once the last ten steps lowered the loss by less
+    than this share of what all steps lowered it by (of 1 where that is less than 1). `classes_per_step` bounds memory and
+    time of a step where classes are many: each step sees images of a random group of that many classes and encodes their
+    prompts only, so an epoch has a step for each group at least; 0 is all classes. Steps are then Adam's, in units of the
+    token embeddings' spread, and all epochs are done. `sgd` replaces either by SGD. `keep` is the epoch kept: the last or
+    the best on the held-out share of the ID training images.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.01
     classes_per_step: Annotated[int, Field(ge=0)] = 0
-    lr: Annotated[float, Field(gt=0)] = 1.5
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.5
     keep: KeptEpoch = "last"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
-
-
-class PositiveSchedule(ScheduleConfig):
-    """Stage 1's schedule."""
-
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    sgd: SgdConfig | None = None
 
 
 class PositiveConfig(_Section):
-    """Stage 1. `anchor` weighs the distance of the positive prompts from those of `context.words` (KgCoOp); 0 is CoOp."""
+    """Stage 1.
+
+    `anchor` weighs the distance of the positive prompts from those of `context.words` (KgCoOp), in units of the model's
+    logit scale; 0 is CoOp.
+    """
 
     context: ContextConfig = ContextConfig()
-    anchor: Annotated[float, Field(ge=0)] = 4.0
-    schedule: PositiveSchedule = PositiveSchedule()
+    anchor: Annotated[float, Field(ge=0)] = 0.3
+    schedule: ScheduleConfig = ScheduleConfig()
 
 
 def _preset(loss: Any) -> LossPreset | None:
@@ -409,7 +417,9 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _put(into: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, last = dotted.split(".")
     for section in sections:
-        inner = into.setdefault(section, {})
+        if into.get(section) is None:  # also a section that a weaker source leaves out
+            into[section] = {}
+        inner = into[section]
         if not isinstance(inner, dict):
             raise UsageError(f"'{dotted}' is not a configuration key: '{section}' has no keys below it.")
         into = inner

@@ -32,6 +32,8 @@ Kind = Literal[
     "checkpoint-part-ignored",
     "training-data-changed",
     "id-images-in-ood",
+    "training-above-start",
+    "training-not-settled",
     "other",
 ]
 """What a decision is about.
@@ -58,6 +60,8 @@ Kind = Literal[
     checkpoint-part-ignored  parts of a foreign checkpoint that were not needed and not read
     id-images-in-ood         images that are ID and OOD in one evaluation
     training-data-changed    training images are not those that an artifact was trained with
+    training-above-start     a training ended with a higher loss than it started with
+    training-not-settled     a training did all its epochs while its loss was still falling
     other                    anything else that was decided
 """
 

@@ -5,7 +5,7 @@ are added leave it as it is.
 """
 
 # Files.
-CHECKPOINT = "negprompt/checkpoint/1"
+CHECKPOINT = "negprompt/checkpoint/2"
 EVALUATION = "negprompt/evaluation/1"
 EXPORT = "negprompt/export/1"
 FEATURES = "negprompt/features/1"

@@ -91,7 +91,11 @@ def build_tiny_clip(*, embed: int = 16, image_size: int = 32, **text: Any) -> CL
 @pytest.fixture(scope="session")
 def tiny_clip(tokenizer: SimpleTokenizer) -> Clip:
     """A random tiny CLIP wrapped as the package does it, on the CPU in float32; 32-pixel images, 16 features."""
-    model = build_tiny_clip()
+    return wrap_tiny_clip(build_tiny_clip(), tokenizer)
+
+
+def wrap_tiny_clip(model: CLIP, tokenizer: SimpleTokenizer) -> Clip:
+    """Wrap a model that `build_tiny_clip` built as the package does it, on the CPU in float32."""
     config = PreprocessCfg(size=(32, 32))
     return Clip.wrap(
         model,

@@ -64,7 +64,7 @@ def make_world(folder: Path, clip: Clip) -> World:
         images(folder / "pets" / "train" / name, TRAIN, 10 * i)
         images(folder / "pets" / "val" / name, EVAL, 10 * i + 1)
     images(folder / "noise", OOD, 99)
-    schedule = {"epochs": 1, "min_steps": 0, "batch_size": 4}
+    schedule = {"epochs": 1, "sgd.batch_size": 4, "sgd.lr": 0.1}
     config = load_config(
         flags={
             "data.spec": str(folder / "pets"),

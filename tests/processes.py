@@ -6,34 +6,35 @@ from the process of the tests, which has threads.
 
 import multiprocessing
 import time
-from typing import Any
 
 import pytest
-import torch
+
+from negprompt_cli.engine.prompt_learners.training import State
+from negprompt_cli.steps.shared.resuming import Resumable
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["negprompt_cli.steps.fit", "negprompt_cli.cli.fit", "timm", "open_clip"])
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-    """Have the n-th step of trainings in this process interrupted."""
-    real, steps = torch.optim.SGD.step, []
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+    """Have trainings in this process interrupted at the end of their n-th epoch, before that is kept."""
+    real, epochs = Resumable.keep, []
 
-    def counting(*arguments: Any) -> Any:
-        steps.append(None)
-        if len(steps) == step:
+    def counting(self: Resumable, state: State) -> None:
+        epochs.append(None)
+        if len(epochs) == epoch:
             raise error("stopped on purpose")
-        return real(*arguments)
+        real(self, state)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", counting)
+    monkeypatch.setattr(Resumable, "keep", counting)
 
 
-def slow_steps(seconds: float) -> None:
-    """Have each step of trainings in this process take some time at least, for good."""
-    real = torch.optim.SGD.step
+def slow_epochs(seconds: float) -> None:
+    """Have each epoch of trainings in this process take some time at least, for good."""
+    real = Resumable.keep
 
-    def slow(*arguments: Any) -> Any:
+    def slow(self: Resumable, state: State) -> None:
         time.sleep(seconds)
-        return real(*arguments)
+        real(self, state)
 
-    torch.optim.SGD.step = slow  # type: ignore[method-assign]
+    Resumable.keep = slow  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
-from processes import SERVER, slow_steps
+from processes import SERVER, slow_epochs
 from scoring_world import write_images
 
 from negprompt_cli.demo.model import unpack_model
@@ -74,11 +74,11 @@ def every_epoch() -> None:
 
 
 def slow_and_often(seconds: float) -> None:
-    """Take steps of some time at least, and write a checkpoint every few epochs."""
+    """Take epochs of some time at least, and write a checkpoint every few of them."""
     from negprompt_cli.steps.shared import resuming
 
     resuming.SECONDS = 0.05
-    slow_steps(seconds)
+    slow_epochs(seconds)
 
 
 def _main(arguments: list[str], said: Path, cache: str, prepare: Prepare | None) -> None:

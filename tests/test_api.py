@@ -17,9 +17,7 @@ from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
 
-FAST = {
-    f"{stage}.schedule.{key}": n for stage in ("positive", "negative") for key, n in (("min_steps", 3), ("epochs", 1))
-}
+FAST = {"positive.schedule.epochs": 3, "negative.schedule.epochs": 3}
 
 
 @pytest.fixture(scope="module")

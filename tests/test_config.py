@@ -30,8 +30,26 @@ def test_base_then_file_then_flags_then_set(tmp_path: Path):
 
 def test_part_of_a_section_keeps_the_stage_defaults():
     config = load_config(None, assignments=["positive.schedule.epochs=3", "negative.schedule.epochs=3"])
-    assert config.positive.schedule.lr == Config().positive.schedule.lr
-    assert config.negative.schedule.lr == Config().negative.schedule.lr
+    assert config.positive.schedule.tolerance == Config().positive.schedule.tolerance
+    assert config.negative.schedule.sgd is None
+
+
+def test_a_rate_asks_for_sgd_over_whatever_was_there():
+    for config in (load_config(None, flags={"negative.schedule.sgd.lr": 0.3}), load_config("quoted")):
+        assert config.positive.schedule.sgd is None
+        assert config.negative.schedule.sgd is not None
+    changed = load_config("quoted", flags={"negative.schedule.sgd.lr": 0.3}).negative.schedule.sgd
+    assert changed is not None
+    assert (changed.lr, changed.batch_size, changed.momentum) == (0.3, 256, 0.9)
+    with pytest.raises(UsageError, match=r"negative\.schedule\.sgd\.lr"):
+        load_config(None, flags={"negative.schedule.sgd.batch_size": 64})
+
+
+def test_a_section_that_a_file_leaves_out_is_there_once_a_key_of_it_is_given(tmp_path: Path):
+    written = tmp_path / "written.yaml"
+    written.write_text(Config().to_yaml(), "utf-8")
+    config = load_config(str(written), assignments=["negative.schedule.sgd.lr=0.3"])
+    assert config.negative.schedule.sgd is not None
 
 
 def test_a_loss_preset_brings_its_weights_unless_they_are_given():
@@ -52,7 +70,7 @@ def test_written_configurations_read_back(seed: int, shots: int, lr: float, word
     flags = {
         "seed": seed,
         "data.shots": shots,
-        "negative.schedule.lr": lr,
+        "negative.schedule.sgd.lr": lr,
         "positive.context.words": words,
         "evaluate.ood": ood,
     }

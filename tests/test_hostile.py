@@ -232,7 +232,7 @@ class _Plain(yaml.SafeDumper):
     [
         "seed=99999999999999999999999",
         "seed=-1",
-        "negative.schedule.lr=.inf",
+        "negative.schedule.sgd.lr=.inf",
         "positive.anchor=.nan",
         "seed=0x" + "f" * 9999,
     ],

@@ -275,11 +275,10 @@ class Training:
 
     shots: Shots = None
     epochs: Annotated[
-        int | None, option("--epochs", help="Passes over the images.", key="stage.schedule.epochs", metavar="N")
-    ] = None
-    batch_size: Annotated[
         int | None,
-        option("--batch-size", help="Images of a training step.", key="stage.schedule.batch_size", metavar="N"),
+        option(
+            "--epochs", help="At most N passes over the images (default 100).", key="stage.schedule.epochs", metavar="N"
+        ),
     ] = None
     classes_per_step: Annotated[
         int | None,
@@ -290,7 +289,15 @@ class Training:
             metavar="N",
         ),
     ] = None
-    lr: Annotated[float | None, option("--lr", help="Learning rate.", key="stage.schedule.lr", metavar="RATE")] = None
+    lr: Annotated[
+        float | None,
+        option(
+            "--lr",
+            help="Train by SGD at this learning rate; the default training needs none.",
+            key="stage.schedule.sgd.lr",
+            metavar="RATE",
+        ),
+    ] = None
     keep: Annotated[
         KeptEpoch | None,
         option("--keep", help="Which epoch to keep; best is by held-out ID images.", key="stage.schedule.keep"),

@@ -46,7 +46,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
             program = f"import torch, open_clip; open_clip.create_model({model!r}); open_clip.get_tokenizer({model!r})"
             subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
-        few = ["--set", "negative.schedule.min_steps=2", "--epochs", "2"]
+        few = ["--epochs", "2"]
         command("train-negative", "--positive", "zero-shot", *common, *chosen, *few)
         # The first evaluation, which `take_turns` runs to warm up, encodes the images and fills the cache.
         turns = take_turns(evaluate, load, repeats=args.cached_repeats, device=torch.device("cpu"))

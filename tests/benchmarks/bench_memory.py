@@ -59,7 +59,7 @@ def added_by_training(classes: int, negatives: int, device_name: str) -> int:
     from negprompt_cli.engine.prompt_learners.prompt_encoder import PromptEncoder
     from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
     from negprompt_cli.engine.prompt_learners.towers import plan_text_path
-    from negprompt_cli.engine.prompt_learners.training import Features, Schedule, train_negative
+    from negprompt_cli.engine.prompt_learners.training import Features, Job, Sgd, negative_objective, train
 
     device = torch.device(device_name)
     model = vit_b16(device)
@@ -75,15 +75,16 @@ def added_by_training(classes: int, negatives: int, device_name: str) -> int:
     positives = unit(classes)
     start = (0.02 * torch.randn(negatives, VECTORS, plan.width, generator=generator)).to(device)
     before = _peak(device)
-    train_negative(
-        start,
-        encoder,
-        data,
-        positives=positives,
-        loss=NegativeLoss("separation", 0.0, 1.0),
-        scale=100.0,
-        schedule=Schedule(epochs=1, batch_size=64, lr=0.1),
-        generator=generator,
+    train(
+        Job(
+            start=start,
+            encoder=encoder,
+            data=data,
+            objective=negative_objective(NegativeLoss("separation", 0.0, 1.0), positives=positives, scale=100.0),
+            method=Sgd(lr=0.1, batch_size=64),
+            epochs=1,
+            judges=positives,
+        )
     )
     return _peak(device) - before
 

@@ -2,7 +2,7 @@
 
 ViT-B/16 with random weights. The official side encodes the batch's images without gradients, and the negative prompts of
 all classes at 77 tokens forward and backward (in groups, see `bench_prompt_encode`); the positives' encode, which it also
-repeats, is left out in its favour. The package's side is `train_negative` on cached features.
+repeats, is left out in its favour. The package's side is a step of SGD on cached features.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.prompt_encoder import PromptEncoder
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.engine.prompt_learners.towers import plan_text_path
-from negprompt_cli.engine.prompt_learners.training import Features, Schedule, train_negative
+from negprompt_cli.engine.prompt_learners.training import Features, Job, Sgd, negative_objective, train
 
 TARGET = 20.0
 VECTORS = 4
@@ -47,15 +47,16 @@ def measure(args: argparse.Namespace) -> list[Row]:
     weights = torch.randn(args.step_negatives, len(names), 512, generator=generator).to(device)
 
     def ours() -> None:
-        train_negative(
-            start,
-            encoder,
-            Features(images, labels),
-            positives=positives,
-            loss=NegativeLoss("separation", 0.0, 1.0),
-            scale=100.0,
-            schedule=Schedule(epochs=1, batch_size=args.step_batch, lr=0.1),
-            generator=torch.Generator().manual_seed(0),
+        train(
+            Job(
+                start=start,
+                encoder=encoder,
+                data=Features(images, labels),
+                objective=negative_objective(NegativeLoss("separation", 0.0, 1.0), positives=positives, scale=100.0),
+                method=Sgd(lr=0.1, batch_size=args.step_batch),
+                epochs=1,
+                judges=positives,
+            )
         )
 
     def official() -> None:

@@ -15,9 +15,18 @@ from harness import SHARED, Row, Skip, text_of
 from negprompt_cli.config import NegativeConfig, load_config
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
-from negprompt_cli.engine.prompt_learners.training import EpochReport, Schedule, train_negative
+from negprompt_cli.engine.prompt_learners.training import (
+    EpochReport,
+    FullBatch,
+    Job,
+    Method,
+    Sgd,
+    Trained,
+    negative_objective,
+    train,
+)
 from negprompt_cli.progress import Silent
-from negprompt_cli.steps.shared.learning import schedule_of
+from negprompt_cli.steps.shared.schedules import method_of
 from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -53,40 +62,35 @@ def measure(args: argparse.Namespace) -> list[Row]:
     with torch.no_grad():
         positives = encoder(context)[0]
 
-    def train(schedule: Schedule) -> tuple[float, float, list[tuple[float, EpochReport]]]:
+    objective = negative_objective(loss, positives=positives, scale=clip.logit_scale)
+
+    def learn(method: Method, epochs: int) -> tuple[float, Trained, list[tuple[float, EpochReport]]]:
         generator = torch.Generator().manual_seed(0)
-        start = negative_contexts(context, settings.count, noise=settings.noise, generator=generator)
+        job = Job(
+            start=negative_contexts(context, settings.count, noise=settings.noise, generator=generator),
+            encoder=encoder,
+            data=data.features,
+            objective=objective,
+            method=method,
+            epochs=epochs,
+            judges=positives,
+        )
         reports: list[tuple[float, EpochReport]] = []
         began = time.perf_counter()
-        trained = train_negative(
-            start,
-            encoder,
-            data.features,
-            positives=positives,
-            loss=loss,
-            scale=clip.logit_scale,
-            schedule=schedule,
-            generator=generator,
-            on_epoch=lambda report: reports.append((time.perf_counter() - began, report)),
-        )
-        elapsed = time.perf_counter() - began
-        with torch.no_grad():
-            negatives = encoder(trained.contexts).transpose(0, 1)
-            images, labels = data.features.images, data.features.labels
-            value = float(loss(images, labels, positives, negatives, clip.logit_scale)["loss"])
-        return elapsed, value, reports
+        trained = train(job, on_epoch=lambda report: reports.append((time.perf_counter() - began, report)))
+        return time.perf_counter() - began, trained, reports
 
     batch, lr, momentum, epochs = args.loss_small.split(",")
-    small = Schedule(int(epochs), int(batch), float(lr), float(momentum))
-    large = schedule_of(settings.schedule, len(data.features), classes=len(data.classes))
-    train(Schedule(1, large.batch_size, 1e-6))
-    # An epoch of one step reports the loss over all images before that step.
-    whole = large.batch_size >= len(data.features)
+    small, default = Sgd(float(lr), int(batch), float(momentum)), method_of(settings.schedule)
+    learn(default, 1)
     pairs, goal, reached = [], 0.0, 0.0
     for _ in range(args.loss_repeats):
-        small_time, goal, _ = train(small)
-        large_time, reached, reports = train(large)
-        passed = [when for when, report in reports if whole and report.terms["loss"] <= goal]
+        small_time, trained, _ = learn(small, int(epochs))
+        large_time, best, reports = learn(default, settings.schedule.epochs)
+        goal, reached = trained.end_loss, best.end_loss
+        # A report of the default method is of the loss over all images after its step.
+        exact = isinstance(default, FullBatch)
+        passed = [when for when, report in reports if exact and report.terms["loss"] <= goal]
         pairs.append((small_time, passed[0] if passed else large_time))
     small_time, large_time = (statistics.median(side) for side in zip(*pairs, strict=True))
     speedup = statistics.median(a / b for a, b in pairs)

@@ -18,8 +18,7 @@ from negprompt_cli.data.results.checkpoints import checkpoint_path
 from negprompt_cli.demo.images import DemoWorld, write_world
 from negprompt_cli.demo.model import unpack_model
 
-FAST = ["--set", "positive.schedule.min_steps=3", "--set", "positive.schedule.epochs=1"]
-FAST += ["--set", "negative.schedule.min_steps=3", "--set", "negative.schedule.epochs=1"]
+FAST = ["--set", "positive.schedule.epochs=3", "--set", "negative.schedule.epochs=3"]
 
 
 def run(*arguments: object, stdin: str | None = None) -> Result:

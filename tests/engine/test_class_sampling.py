@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from resume_world import make_world
 from scoring_world import run
 from torch import Tensor
 
-from negprompt_cli.config import ScheduleConfig
+from negprompt_cli.config import ScheduleConfig, SgdConfig
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.losses import NegativeLoss
@@ -21,12 +22,15 @@ from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.prompt_encoder import PromptEncoder
 from negprompt_cli.engine.prompt_learners.training import (
     Features,
-    Schedule,
+    Job,
+    Sgd,
     class_batches,
-    train_negative,
-    train_positive,
+    negative_objective,
+    positive_objective,
+    rate,
+    train,
 )
-from negprompt_cli.steps.shared.learning import schedule_of
+from negprompt_cli.steps.shared.schedules import epochs_of
 
 NAMES = ("tench", "great white shark", "hen", "ostrich", "Cardigan Welsh Corgi", "goldfinch", "tree frog")
 SCALE, BETA, GAMMA, ANCHOR = 10.0, 0.3, 0.5, 2.0
@@ -47,6 +51,10 @@ def data() -> Features:
     # Classes have from one to seven images.
     labels = torch.repeat_interleave(torch.arange(7), torch.arange(1, 8))
     return Features(unit(len(labels), 16, seed=3), labels)
+
+
+def positive_job(encoder: PromptEncoder, context: Tensor, data: Features, **options: Any) -> Job:
+    return Job(start=context, encoder=encoder, data=data, objective=positive_objective(scale=SCALE), **options)
 
 
 @settings(max_examples=150)
@@ -109,36 +117,29 @@ def slow_positive_loss(f: Tensor, labels: Tensor, prompts: Tensor, anchors: Tens
 def test_training_is_a_loop_that_encodes_all_and_uses_some(
     stage: str, own: bool, encoder: PromptEncoder, context: Tensor, data: Features
 ) -> None:
-    schedule = Schedule(epochs=2, batch_size=4, lr=0.3, momentum=0.7, warmup=0.2, classes_per_step=3)
+    method = Sgd(lr=0.3, batch_size=4, momentum=0.7, warmup=0.2, classes_per_step=3)
     base = context[:, None].expand(-1, len(NAMES), -1, -1).clone() if own else context
     with torch.no_grad():
         positives = encoder(base)[0]
     anchors = unit(len(NAMES), 16, seed=9)
-    if stage == "positive":
-        start = base
-        trained = train_positive(
-            start,
-            encoder,
-            data,
-            scale=SCALE,
-            schedule=schedule,
-            generator=seeded(4),
-            anchors=anchors,
-            anchor_weight=ANCHOR,
+    start = base if stage == "positive" else negative_contexts(base, 2, noise=0.1, generator=seeded(1))
+    objective = (
+        positive_objective(scale=SCALE, anchors=anchors, anchor_weight=ANCHOR / SCALE)
+        if stage == "positive"
+        else negative_objective(NegativeLoss("separation", beta=BETA, gamma=GAMMA), positives=positives, scale=SCALE)
+    )
+    trained = train(
+        Job(
+            start=start,
+            encoder=encoder,
+            data=data,
+            objective=objective,
+            method=method,
+            epochs=2,
+            judges=None if stage == "positive" else positives,
+            seed=4,
         )
-    else:
-        start = negative_contexts(base, 2, noise=0.1, generator=seeded(1))
-        loss = NegativeLoss("separation", beta=BETA, gamma=GAMMA)
-        trained = train_negative(
-            start,
-            encoder,
-            data,
-            positives=positives,
-            loss=loss,
-            scale=SCALE,
-            schedule=schedule,
-            generator=seeded(4),
-        )
+    )
     c, velocity, generator = start.clone(), torch.zeros_like(start), seeded(4)
     means, rights = [], []
     for epoch in range(2):
@@ -153,7 +154,8 @@ def test_training_is_a_loop_that_encodes_all_and_uses_some(
                 value = slow_negative_loss(batch.images, positives, prompts, chosen.tolist())
             (gradient,) = torch.autograd.grad(value, variable)
             velocity = 0.7 * velocity + gradient
-            c = c - schedule.rate(epoch * len(batches) + number, 2 * len(batches)) * velocity
+            step, steps = epoch * len(batches) + number, 2 * len(batches)
+            c = c - rate(step, lr=0.3, warmup=0.2, steps=steps) * velocity
             total += value.item() * len(images)
         with torch.no_grad():
             now = encoder(c)[0] if stage == "positive" else positives
@@ -170,12 +172,12 @@ def test_training_is_a_loop_that_encodes_all_and_uses_some(
 def test_as_many_as_there_are_is_the_ordinary_training(
     per_step: int, encoder: PromptEncoder, context: Tensor, data: Features
 ) -> None:
-    def train(classes_per_step: int) -> tuple[Tensor, object]:
-        schedule = Schedule(3, 8, 0.1, classes_per_step=classes_per_step)
-        made = train_positive(context, encoder, data, scale=SCALE, schedule=schedule, generator=seeded())
+    def learn(classes_per_step: int) -> tuple[Tensor, object]:
+        method = Sgd(0.1, 8, classes_per_step=classes_per_step)
+        made = train(positive_job(encoder, context, data, method=method, epochs=3))
         return made.contexts, made.history
 
-    (ordinary, history), (same, again), (other, _) = train(0), train(per_step), train(6)
+    (ordinary, history), (same, again), (other, _) = learn(0), learn(per_step), learn(6)
     assert same.equal(ordinary)
     assert again == history
     assert not other.equal(ordinary)
@@ -183,10 +185,8 @@ def test_as_many_as_there_are_is_the_ordinary_training(
 
 def test_held_out_images_are_judged_on_all_classes(encoder: PromptEncoder, context: Tensor, data: Features) -> None:
     held = Features(unit(9, 16, seed=8), torch.arange(9) % 7)
-    schedule = Schedule(4, 8, 2.0, classes_per_step=2)
-    made = train_positive(
-        context, encoder, data, scale=SCALE, schedule=schedule, generator=seeded(), keep="best", held_out=held
-    )
+    method = Sgd(2.0, 8, momentum=0.9, classes_per_step=2)
+    made = train(positive_job(encoder, context, data, method=method, epochs=4, keep="best", held_out=held))
     with torch.no_grad():
         logits = SCALE * held.images @ encoder(made.contexts)[0].T
     expected = float(torch.nn.functional.cross_entropy(logits, held.labels))
@@ -203,15 +203,18 @@ def test_memory_found_short_in_a_step_is_remembered_by_the_next(
         said: list[str] = []
         encoder = tiny_clip.prompt_encoder(NAMES, context=4, budget=2**24, notice=said.append)
         # Stage 2 never encodes all classes, which would tell the encoder as well.
-        train_negative(
-            context,
-            encoder,
-            data,
-            positives=unit(len(NAMES), 16, seed=9),
-            loss=NegativeLoss("separation", beta=BETA, gamma=GAMMA),
-            scale=SCALE,
-            schedule=Schedule(epochs, 8, 0.1, classes_per_step=3),
-            generator=seeded(),
+        positives = unit(len(NAMES), 16, seed=9)
+        loss = NegativeLoss("separation", beta=BETA, gamma=GAMMA)
+        train(
+            Job(
+                start=context,
+                encoder=encoder,
+                data=data,
+                objective=negative_objective(loss, positives=positives, scale=SCALE),
+                method=Sgd(0.1, 8, momentum=0.9, classes_per_step=3),
+                epochs=epochs,
+                judges=positives,
+            )
         )
         return len(said)
 
@@ -219,16 +222,17 @@ def test_memory_found_short_in_a_step_is_remembered_by_the_next(
 
 
 def test_steps_of_groups_count_as_steps() -> None:
-    config = ScheduleConfig(epochs=2, min_steps=60, batch_size=4096, classes_per_step=100)
-    assert schedule_of(config, 16_000, classes=1000).epochs == 6
-    assert schedule_of(config.model_copy(update={"classes_per_step": 0}), 16_000, classes=1000).epochs == 15
+    sgd = SgdConfig(lr=0.1, min_steps=60, batch_size=4096)
+    config = ScheduleConfig(epochs=2, classes_per_step=100, sgd=sgd)
+    assert epochs_of(config, images=16_000, classes=1000) == 6
+    assert epochs_of(config.model_copy(update={"classes_per_step": 0}), images=16_000, classes=1000) == 15
+    assert epochs_of(config.model_copy(update={"sgd": None}), images=16_000, classes=1000) == 2
 
 
 def test_the_option_reaches_both_stages(tmp_path_factory: pytest.TempPathFactory) -> None:
     world = make_world(tmp_path_factory.mktemp("world"))
-    short = ("--set", "positive.schedule.min_steps=0", "--set", "negative.schedule.min_steps=0", "--epochs", 2)
     for step, stage in (("train-positive", "positive"), ("train-negative", "negative")):
-        result = run(*world.command(step, world.folder / "run", *short, "--classes-per-step", 3))
+        result = run(*world.command(step, world.folder / "run", "--epochs", 2, "--classes-per-step", 3))
         assert result.exit_code == 0, result.output
         made = load_prompts(world.folder / "run" / f"{stage}.safetensors")
         assert getattr(made.config, stage).schedule.classes_per_step == 3

@@ -13,8 +13,7 @@ from negprompt_cli.engine.scores import ScoreOptions, constant_scores, score_nam
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
-FAST = [f"--set={stage}.schedule.{key}={value}" for stage in ("positive", "negative") for key, value in (
-    ("min_steps", 3), ("epochs", 1))]  # fmt: skip
+FAST = [f"--set={stage}.schedule.epochs=3" for stage in ("positive", "negative")]
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:

@@ -16,8 +16,7 @@ from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
 
-FAST = ["--set", "positive.schedule.min_steps=3", "--set", "negative.schedule.min_steps=3"]
-FAST += ["--set", "positive.schedule.epochs=1", "--set", "negative.schedule.epochs=1"]
+FAST = ["--set", "positive.schedule.epochs=3", "--set", "negative.schedule.epochs=3"]
 
 
 @pytest.fixture(scope="module")

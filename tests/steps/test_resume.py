@@ -30,12 +30,11 @@ from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.resuming import Resumable
 
-SHORT = ("--set", "positive.schedule.min_steps=8", "--set", "positive.schedule.epochs=8")
-SHORT += ("--set", "negative.schedule.min_steps=8", "--set", "negative.schedule.epochs=8")
-LONG = ("--set", "positive.schedule.min_steps=40", "--set", "negative.schedule.min_steps=40")
-# Every part of the state counts: momentum, the best epoch so far, and the generator's draws of classes and batches.
-LONG += ("--set", "positive.schedule.keep=best", "--set", "negative.schedule.momentum=0.9")
-LONG += ("--set", "positive.schedule.classes_per_step=2", "--set", "negative.schedule.batch_size=20")
+SHORT = ("--set", "positive.schedule.epochs=8", "--set", "negative.schedule.epochs=8")
+LONG = ("--set", "positive.schedule.epochs=20", "--set", "negative.schedule.epochs=20")
+# Every part of the state counts: Adam's means, L-BFGS's last steps, the best epoch so far, and the generator's draws.
+LONG += ("--set", "positive.schedule.keep=best", "--set", "positive.schedule.classes_per_step=2")
+LONG += ("--set", "negative.schedule.tolerance=0")
 LONG_EPOCHS = 20
 BRIEF = partial(slow_and_often, 0.01)
 
@@ -228,7 +227,7 @@ def test_checkpoints_are_a_second_apart(tmp_path: Path) -> None:
     for epoch, now[0] in enumerate([0.0, 0.5, 0.9, 1.0, 1.1, 1.9, 2.0, 7.0], start=1):
         history = tuple(EpochReport(e, 9, {"loss": 1.0}, 0.5, 0.1, None) for e in range(1, epoch + 1))
         contexts = torch.zeros(1, 2, 3)
-        resumable.keep(State(contexts, None, contexts.clone(), 0, torch.Generator().get_state(), history))
+        resumable.keep(State(contexts, {}, contexts.clone(), 0, torch.Generator().get_state(), 2.0, history))
         written.append(len(load_checkpoint(checkpoint_path(out)).state.history))
     assert written == [1, 1, 1, 4, 4, 4, 7, 8]
 
@@ -329,7 +328,7 @@ def test_several_seeds_go_on_with_the_one_that_was_interrupted(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--lr", 0.3), ("negative.schedule.lr: 1.5 there, 0.3 now",)),
+        (("--lr", 0.3), ("negative.schedule.sgd: null there", "negative.schedule.sgd.lr: not recorded there, 0.3 now")),
         (("--set", "negative.floors=null"), ("negative.floors: not recorded there, null now",)),
         (
             ("--loss", "quoted", "--seed", 4),
@@ -408,7 +407,7 @@ def test_no_damage_goes_unseen(interrupted: Path, data: st.DataObject) -> None:
 
 def test_a_later_schema_is_not_taken_for_damage(interrupted: Path) -> None:
     path = interrupted / "negative.checkpoint.safetensors"
-    path.write_bytes(path.read_bytes().replace(b"negprompt/checkpoint/1", b"negprompt/checkpoint/2"))
+    path.write_bytes(path.read_bytes().replace(b"negprompt/checkpoint/2", b"negprompt/checkpoint/3"))
     with pytest.raises(UsageError, match="Resume with the version") as caught:
         load_checkpoint(path)
     assert not isinstance(caught.value, DamagedCheckpoint)

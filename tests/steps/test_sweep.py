@@ -122,8 +122,8 @@ def _run(world: World, run: Path, grid: Grid, *, overwrite: bool = False) -> tup
     progress = Recorder()
 
     def configure(keys):
-        flags = {**{f"negative.schedule.{k}": v for k, v in (("min_steps", 0), ("epochs", 1))}, **keys}
-        return load_config(flags={**flags, "positive.schedule.min_steps": 0, "compute.workers": 0, "data.shots": 3})
+        flags = {"negative.schedule.epochs": 1, **keys}
+        return load_config(flags={**flags, "compute.workers": 0, "data.shots": 3})
 
     bench = workbench(configure({}), world.clip, progress)
     result = run_sweep(grid, run, configure=configure, overwrite=overwrite, progress=progress, bench=bench)

@@ -22,11 +22,7 @@ from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
 from negprompt_cli.steps.verify import Verification, run_verify
 
-FAST = [
-    f"--set={stage}.schedule.{key}"
-    for stage in ("positive", "negative")
-    for key in ("epochs=1", "min_steps=3", "batch_size=16")
-]
+FAST = [f"--set={stage}.schedule.{key}" for stage in ("positive", "negative") for key in ("epochs=3",)]
 
 
 @pytest.fixture(scope="module")

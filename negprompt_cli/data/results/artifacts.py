@@ -49,8 +49,10 @@ class TrainingSummary(BaseModel):
     """What training came to, and what it depends on.
 
     `images` used; `files_sha256` of the list of their relative paths and sizes, empty for features without files; `epoch`
-    kept; last `terms` of the loss; ID `accuracy` in training. `features_sha256`: of the features trained on; `device`:
-    the processor; `versions`: of what computes. Those three are empty where they were not recorded.
+    kept; its `terms` of the loss; ID `accuracy` in training. `features_sha256`: of the features trained on; `device`:
+    the processor; `versions`: of what computes. Those three are empty where they were not recorded. `start_loss`,
+    `end_loss`: over all training images and classes; `outcome`: why the training stopped. These are null where they were
+    not recorded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,9 @@ class TrainingSummary(BaseModel):
     features_sha256: str = ""
     device: str = ""
     versions: dict[str, str] = {}
+    start_loss: float | None = None
+    end_loss: float | None = None
+    outcome: Literal["tolerance", "minimum", "epochs"] | None = None
 
 
 class Calibration(BaseModel):

@@ -1,8 +1,8 @@
 """Checkpoints: where a training stands, as one safetensors file beside the artifact that it will become.
 
-Tensors: `contexts`, `best`, `generator` and, for SGD with momentum, `momentum` (see `engine.training.State`). Metadata
-(strings): schema; facts, what the training depends on; history, a report per epoch; best_epoch; and a sha256 over all of it,
-since a flipped bit in a context would go unseen. Nothing in a file is executed.
+Tensors: `contexts`, `best`, `generator` and the method's own, as `memory.NAME` (see `State` of the engine's training).
+Metadata (strings): schema; facts, what the training depends on; history, a report per epoch; best_epoch; start_loss; and a
+sha256 over all of it, since a flipped bit in a context would go unseen. Nothing in a file is executed.
 
 Leaves out: when checkpoints are written and what they are compared with (see `steps.resuming`).
 """
@@ -24,6 +24,9 @@ from negprompt_cli import schemas
 from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.engine.prompt_learners.training import EpochReport, State
 from negprompt_cli.errors import UsageError
+
+MEMORY = "memory."
+"""What precedes the names of a training method's own tensors."""
 
 Fact = str | int | float | bool | None
 Facts = Mapping[str, Fact]
@@ -55,14 +58,14 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """
     state = checkpoint.state
     tensors = {"contexts": state.contexts, "best": state.best, "generator": state.generator}
-    if state.momentum is not None:
-        tensors["momentum"] = state.momentum
+    tensors |= {f"{MEMORY}{name}": tensor for name, tensor in state.memory.items()}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
         "schema": schemas.CHECKPOINT,
         "facts": json.dumps(checkpoint.facts),
         "history": json.dumps([asdict(report) for report in state.history]),
         "best_epoch": str(state.best_epoch),
+        "start_loss": json.dumps(state.start_loss),
     }
     atomic_write_bytes(path, save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
 
@@ -92,10 +95,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         state = State(
             contexts=tensors["contexts"],
-            momentum=tensors.get("momentum"),
+            memory={n.removeprefix(MEMORY): t for n, t in tensors.items() if n.startswith(MEMORY)},
             best=tensors["best"],
             best_epoch=int(metadata["best_epoch"]),
             generator=tensors["generator"],
+            start_loss=float(metadata["start_loss"]),
             history=TypeAdapter(tuple[EpochReport, ...]).validate_python(tuple(json.loads(metadata["history"]))),
         )
         facts = TypeAdapter(dict[str, Fact]).validate_python(json.loads(metadata["facts"]), strict=True)
@@ -143,10 +147,12 @@ def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 def _sound(state: State) -> bool:
     """Whether a state can be taken up: shapes, types and epochs agree, and there is an epoch."""
-    contexts = [state.contexts, state.best, *([] if state.momentum is None else [state.momentum])]
+    shape = state.contexts.shape
     generator = torch.Generator().get_state()
     return (
-        all(t.shape == state.contexts.shape and t.is_floating_point() for t in contexts)
+        all(t.is_floating_point() for t in (state.contexts, state.best, *state.memory.values()))
+        and state.best.shape == shape
+        and all(t.shape[t.dim() - len(shape) :] == shape for t in state.memory.values())
         and (state.generator.shape, state.generator.dtype) == (generator.shape, generator.dtype)
         and [report.epoch for report in state.history] == list(range(1, len(state.history) + 1))
         and 0 <= state.best_epoch <= len(state.history) > 0

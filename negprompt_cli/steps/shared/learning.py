@@ -7,10 +7,8 @@ It reads and writes no file and knows no command. Commands put files, resuming a
 `verify --retrain` call it as it is, so all of them learn the same prompts from the same features.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -24,23 +22,28 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
+from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
 from negprompt_cli.engine.prompt_learners.training import (
     EpochReport,
     Features,
-    Schedule,
+    Job,
+    Objective,
     State,
     Trained,
+    negative_objective,
+    positive_objective,
     split_held_out,
-    train_negative,
-    train_positive,
+    train,
 )
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress, Silent
+from negprompt_cli.steps.shared.schedules import epochs_of, method_of, tell_outcome
 from negprompt_cli.steps.shared.starts import (
     NEGATIVE_STREAM,
     ORDER_STREAM,
     start_context,
     stream,
+    stream_seed,
     word_anchors,
 )
 
@@ -107,6 +110,9 @@ class TrainingData:
             features_sha256=features_digest(self.features.images, self.features.labels),
             device=device_name(self.features.images.device),
             versions=versions(),
+            start_loss=trained.start_loss,
+            end_loss=trained.end_loss,
+            outcome=trained.outcome,
         )
 
 
@@ -158,8 +164,9 @@ def learn_positive(
     start = start_context(clip, config, len(data.classes))
     encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=budget, notice=progress.warn)
     anchors = word_anchors(clip, config, data.names, budget=budget)
-    train = partial(train_positive, start, encoder, anchors=anchors, anchor_weight=settings.anchor)
-    trained = _train(train, "positive", clip, data, settings.schedule, config.seed, start, progress, keeper)
+    objective = positive_objective(scale=clip.logit_scale, anchors=anchors, anchor_weight=settings.anchor)
+    stage = _Stage("positive", settings.schedule, start, encoder, objective)
+    trained = _train(stage, clip, data, config.seed, progress, keeper)
     prompts = Prompts(
         kind="positive",
         positive=trained.contexts.detach().cpu(),
@@ -203,8 +210,9 @@ def learn_negative(
         frozen, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
     )
     loss = NegativeLoss(settings.loss.name, settings.loss.beta, settings.loss.gamma)
-    train = partial(train_negative, start, encoder, positives=positives, loss=loss)
-    trained = _train(train, "negative", clip, data, settings.schedule, config.seed, start, progress, keeper)
+    objective = negative_objective(loss, positives=positives, scale=clip.logit_scale)
+    stage = _Stage("negative", settings.schedule, start, encoder, objective, judges=positives)
+    trained = _train(stage, clip, data, config.seed, progress, keeper)
     prompts = Prompts(
         kind="negative",
         positive=positive.positive.detach().cpu(),
@@ -226,20 +234,6 @@ def score_statistics(config: Config, data: Features) -> Tensor | None:
     return data.images.mean(0).cpu() if config.negative.floors else None
 
 
-def schedule_of(config: ScheduleConfig, images: int, *, classes: int) -> Schedule:
-    """The engine's schedule of a configuration for a number of training images and of classes."""
-    groups = math.ceil(classes / config.classes_per_step) if config.classes_per_step else 1
-    per_epoch = max(groups, math.ceil(images / config.batch_size))
-    return Schedule(
-        epochs=max(config.epochs, math.ceil(config.min_steps / per_epoch)),
-        batch_size=config.batch_size,
-        lr=config.lr,
-        momentum=config.momentum,
-        warmup=config.warmup,
-        classes_per_step=config.classes_per_step,
-    )
-
-
 def describe(report: EpochReport) -> str:
     """One epoch in a few words: loss terms, ID accuracy, held-out objective."""
     terms = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
@@ -247,31 +241,43 @@ def describe(report: EpochReport) -> str:
     return f"{terms} ID accuracy {report.accuracy:.1%}{held}"
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """What sets one stage's training apart from the other's; the fields are as in `Job`."""
+
+    name: str
+    schedule: ScheduleConfig
+    start: Tensor
+    encoder: Encoder
+    objective: Objective
+    judges: Tensor | None = None
+
+
 def _train(
-    train: Callable[..., Trained],
-    stage: str,
-    clip: Clip,
-    data: TrainingData,
-    settings: ScheduleConfig,
-    seed: int,
-    start: Tensor,
-    progress: Progress,
-    keeper: Keeper | None,
+    stage: _Stage, clip: Clip, data: TrainingData, seed: int, progress: Progress, keeper: Keeper | None
 ) -> Trained:
-    """Step through a stage's images as its schedule says, from the start or from where the keeper has it."""
-    images, held_out = data.split(settings, seed=seed)
-    schedule = schedule_of(settings, len(images), classes=len(data.classes))
-    state = keeper.restore(data, clip.identity.weights_sha256, start) if keeper else None
-    left = schedule.epochs - (len(state.history) if state else 0)
-    with progress.task(f"Training {stage} prompts", left, "epochs") as task:
-        return train(
-            images,
-            scale=clip.logit_scale,
-            schedule=schedule,
-            generator=stream(seed, ORDER_STREAM),
-            keep=settings.keep,
-            held_out=held_out,
+    """Train as the stage's schedule says, from the start or from where the keeper has it, and tell how it ended."""
+    images, held_out = data.split(stage.schedule, seed=seed)
+    job = Job(
+        start=stage.start,
+        encoder=stage.encoder,
+        data=images,
+        objective=stage.objective,
+        method=method_of(stage.schedule),
+        epochs=epochs_of(stage.schedule, images=len(images), classes=len(data.classes)),
+        judges=stage.judges,
+        keep=stage.schedule.keep,
+        held_out=held_out,
+        seed=stream_seed(seed, ORDER_STREAM),
+    )
+    state = keeper.restore(data, clip.identity.weights_sha256, stage.start) if keeper else None
+    left = job.epochs - (len(state.history) if state else 0)
+    with progress.task(f"Training {stage.name} prompts", left, "epochs") as task:
+        trained = train(
+            job,
             state=state,
             on_state=keeper.keep if keeper else None,
             on_epoch=lambda report: task.advance(1, describe(report)),
         )
+    tell_outcome(progress, stage.name, job, trained)
+    return trained

@@ -15,9 +15,14 @@ INIT_STREAM, ORDER_STREAM, NEGATIVE_STREAM = 1, 2, 3
 """Numbers that keep the random streams of one seed apart."""
 
 
+def stream_seed(seed: int, number: int) -> int:
+    """The seed of one purpose: streams of one seed do not overlap."""
+    return seed * 1_000_003 + number
+
+
 def stream(seed: int, number: int) -> torch.Generator:
-    """A generator for one purpose: streams of one seed do not overlap, and no global state is touched."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+    """A generator for one purpose; no global state is touched."""
+    return torch.Generator().manual_seed(stream_seed(seed, number))
 
 
 def start_context(clip: Clip, config: Config, classes: int) -> Tensor:

@@ -1,0 +1,61 @@
+"""How a stage trains, as its configuration asks for it, and what a person is told of how the training ended."""
+
+import math
+
+from negprompt_cli.config import ScheduleConfig
+from negprompt_cli.decisions import Decision
+from negprompt_cli.engine.prompt_learners.training import SETTLED_OVER, Adam, FullBatch, Job, Method, Sgd, Trained
+from negprompt_cli.progress import Progress
+
+
+def method_of(config: ScheduleConfig) -> Method:
+    """The engine's way to train that a configuration asks for."""
+    if config.sgd:
+        return Sgd(
+            lr=config.sgd.lr,
+            batch_size=config.sgd.batch_size,
+            momentum=config.sgd.momentum,
+            warmup=config.sgd.warmup,
+            classes_per_step=config.classes_per_step,
+        )
+    return Adam(config.classes_per_step) if config.classes_per_step else FullBatch(config.tolerance)
+
+
+def epochs_of(config: ScheduleConfig, *, images: int, classes: int) -> int:
+    """The most epochs of a configuration for a number of training images and of classes."""
+    if not config.sgd:
+        return config.epochs
+    groups = math.ceil(classes / config.classes_per_step) if config.classes_per_step else 1
+    per_epoch = max(groups, math.ceil(images / config.sgd.batch_size))
+    return max(config.epochs, math.ceil(config.sgd.min_steps / per_epoch))
+
+
+def tell_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> None:
+    """Warn where a training ended above its start, or before its loss had settled."""
+    facts = {"stage": stage, "start_loss": trained.start_loss, "end_loss": trained.end_loss, "epochs": job.epochs}
+    if trained.end_loss > trained.start_loss:
+        progress.decide(
+            Decision(
+                "training-above-start",
+                f"The {stage} training ended with a higher loss ({trained.end_loss:.4f}) than it started with "
+                f"({trained.start_loss:.4f}), so these prompts are worse than untrained ones by their own measure. "
+                + (
+                    f"Its learning rate ({job.method.lr:g}) does not fit this model. Lower it, or remove "
+                    f"{stage}.schedule.sgd: the default training needs no rate."
+                    if isinstance(job.method, Sgd)
+                    else f"Give it more epochs ({stage}.schedule.epochs) or more classes per step."
+                ),
+                facts,
+                warning=True,
+            )
+        )
+    elif isinstance(job.method, FullBatch) and job.method.tolerance and trained.outcome == "epochs":
+        progress.decide(
+            Decision(
+                "training-not-settled",
+                f"The {stage} training did all its {job.epochs} epochs before its loss settled: the last {SETTLED_OVER} "
+                f"still brought more than {job.method.tolerance:.1%} of its fall. Raise "
+                f"{stage}.schedule.epochs to train further.",
+                facts,
+            )
+        )
