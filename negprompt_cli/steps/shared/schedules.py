@@ -32,6 +32,7 @@ def epochs_of(config: ScheduleConfig, *, images: int, classes: int) -> int:
 
 def tell_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> None:
     """Warn where a training ended above its start, or before its loss had settled."""
+    last = min(SETTLED_OVER, job.epochs)
     facts = {"stage": stage, "start_loss": trained.start_loss, "end_loss": trained.end_loss, "epochs": job.epochs}
     if trained.end_loss > trained.start_loss:
         progress.decide(
@@ -53,7 +54,7 @@ def tell_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> 
         progress.decide(
             Decision(
                 "training-not-settled",
-                f"The {stage} training did all its {job.epochs} epochs before its loss settled: the last {SETTLED_OVER} "
+                f"The {stage} training did all its {job.epochs} epochs before its loss settled: the last {last} "
                 f"still brought more than {job.method.tolerance:.1%} of its fall. Raise "
                 f"{stage}.schedule.epochs to train further.",
                 facts,
