@@ -328,7 +328,7 @@ def test_several_seeds_go_on_with_the_one_that_was_interrupted(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--lr", 0.3), ("negative.schedule.sgd: null there", "negative.schedule.sgd.lr: not recorded there, 0.3 now")),
+        (("--lr", 0.3), ("negative.schedule.sgd.lr: not recorded there, 0.3 now",)),
         (("--set", "negative.floors=null"), ("negative.floors: not recorded there, null now",)),
         (
             ("--loss", "quoted", "--seed", 4),
