@@ -59,7 +59,7 @@ def test_an_artifact_and_a_configuration_are_opened_once(
     )
     (tmp_path / "names.txt").write_text("yellow star\n")
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"negative": {"schedule": {"epochs": 1, "min_steps": 1}}}))
+    config.write_text(yaml.safe_dump({"negative": {"schedule": {"epochs": 1}}}))
     places = {"artifact": artifact, "photos": photos, "names": tmp_path / "names.txt"}
     words = [str(word).format(**places) for word in more]
     if name != "train-negative":
