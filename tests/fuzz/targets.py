@@ -380,8 +380,10 @@ TARGETS = {
         lambda data, folder: load_experiment("mine", written(data, folder, "experiments.yaml")), _texts(_EXPERIMENT)
     ),
     "evaluation": Target(_evaluation, _evaluations),
-    "rows-csv": Target(_rows("csv"), _texts(",".join(COLUMNS) + "\na.jpg,cat,cat,0.5,0.5,,,,\n")),
-    "rows-jsonl": Target(_rows("jsonl"), _texts('{"path": "a.jpg", "score": 1.0}\n')),
+    "rows-csv": Target(_rows("csv"), _texts(",".join(COLUMNS) + "\na.jpg,cat,cat,0.5,0.5,,,,,\n")),
+    "rows-jsonl": Target(
+        _rows("jsonl"), _texts(json.dumps({**dict.fromkeys(COLUMNS), "path": "a.jpg", "score": 1.0}) + "\n")
+    ),
     "archive": Target(_archive, lambda: [archive_bytes(kind) for kind in ("zip", "tar", "gz", "bz2", "xz")]),
     "image": Target(_image, _images),
     "checkpoint": Target(_checkpoint, _checkpoints),

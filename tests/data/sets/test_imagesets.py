@@ -269,7 +269,7 @@ def test_a_limit_takes_classes_evenly_and_depends_on_the_seed(tmp_path: Path) ->
     images = load(tmp_path, limit=14)
     assert len(images) == 14
     assert np.bincount(images.labels).tolist() == [2, 6, 6]
-    assert any("14 of 62" in note for note in map(str, images.decisions))
+    assert any("14 of its 62" in note for note in map(str, images.decisions))
     assert list(load(tmp_path, limit=14).paths) == list(images.paths)
     assert list(load(tmp_path, limit=14, seed=1).paths) != list(images.paths)
     assert len(load(tmp_path, limit=100)) == 62
