@@ -74,19 +74,6 @@ from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_sc
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.transfer import check_transferable, transfer_prompts
 
-__all__ = [
-    "Detector",
-    "calibrate",
-    "fit",
-    "load",
-    "load_model",
-    "save",
-    "score_features",
-    "score_images",
-    "transfer",
-    "zero_shot",
-]
-
 Paths = str | Path | Iterable[str | Path]
 """An image, a folder, a glob, or several of them."""
 

@@ -331,60 +331,52 @@ def _project(features: npt.NDArray[np.float32], kind: MapKind, seed: int) -> npt
 def id_class_table(measured: Measured, score: str) -> Table:
     """A row per ID class, the most rejected first."""
     labels, predictions = measured.id_set.encoded.labels.numpy(), measured.id_set.table.predictions
-    values = measured.id_set.table.scores[score]
+    values, names = measured.id_set.table.scores[score], measured.prompts.names
     threshold = accepting_threshold(values, RECALL)
-    names = measured.prompts.names
     rows = []
-    for label, name in enumerate(names):
+    for label in np.unique(labels).tolist():
         mine = labels == label
-        if not mine.any():
-            continue
         wrong = Counter(predictions[mine & (predictions != label)].tolist())
-        confused = f"{names[wrong.most_common(1)[0][0]]} ({wrong.most_common(1)[0][1]})" if wrong else "-"
-        rejected = float((values[mine] < threshold).mean())
-        accuracy = float((predictions[mine] == label).mean())
-        rows.append((rejected, [name, confused, str(int(mine.sum())), percent(accuracy), percent(rejected)]))
-    rows.sort(key=lambda row: -row[0])
-    return Table(
-        f"ID classes by {score}",
-        ["class", "most often taken for", "images", "accuracy", "rejected"],
-        [row for _, row in rows],
-        note="Rejected: share of the class's images below the threshold that accepts 95 % of all ID images, per cent.",
-        names=2,
-        tall=len(rows) > TALL_ROWS,
-    )
+        accuracy, rejected = float((predictions[mine] == label).mean()), float((values[mine] < threshold).mean())
+        rows.append((names[label], _most_common(wrong, names), int(mine.sum()), accuracy, rejected))
+    note = "Rejected: share of the class's images below the threshold that accepts 95 % of all ID images, per cent."
+    return _by_class(f"ID classes by {score}", ("accuracy", "rejected"), rows, note)
 
 
 def ood_class_tables(measured: Measured, score: str) -> Iterator[Table]:
     """For each OOD set with classes a row per class, the most accepted first."""
-    names = measured.prompts.names
-    id_values = measured.id_set.table.scores[score]
+    names, id_values = measured.prompts.names, measured.id_set.table.scores[score]
     threshold = accepting_threshold(id_values, RECALL)
     for scored in measured.ood_sets:
-        classes = scored.encoded.images.classes
         labels = scored.encoded.labels.numpy()
         rows = []
-        for label, own in enumerate(classes):
+        for label in np.unique(labels[labels >= 0]).tolist():
             mine = labels == label
-            if not mine.any():
-                continue
             values = scored.table.scores[score][mine]
-            taken, count = Counter(scored.table.predictions[mine].tolist()).most_common(1)[0]
+            taken = _most_common(Counter(scored.table.predictions[mine].tolist()), names)
             area = area_under_roc(acceptance_curve(id_values, values))
-            accepted = float((values >= threshold).mean())
-            cells = [own.name, f"{names[taken]} ({count})", str(int(mine.sum())), percent(area), percent(accepted)]
-            rows.append((accepted, cells))
-        if not rows:
-            continue
-        rows.sort(key=lambda row: -row[0])
-        yield Table(
-            f"Classes of {scored.name} by {score}",
-            ["class", "most often taken for", "images", "AUROC", "accepted"],
-            [row for _, row in rows],
-            note="Accepted: share of the class's images at or above the threshold that accepts 95 % of ID, per cent.",
-            names=2,
-            tall=len(rows) > TALL_ROWS,
-        )
+            own = scored.encoded.images.classes[label].name
+            rows.append((own, taken, int(mine.sum()), area, float((values >= threshold).mean())))
+        if rows:
+            note = "Accepted: share of the class's images at or above the threshold that accepts 95 % of ID, per cent."
+            yield _by_class(f"Classes of {scored.name} by {score}", ("AUROC", "accepted"), rows, note)
+
+
+def _by_class(
+    title: str, figures: tuple[str, str], rows: Sequence[tuple[str, str, int, float, float]], note: str
+) -> Table:
+    """A table of classes: name, what it is taken for, images and two fractions, the highest last one first."""
+    cells = [
+        [name, taken, str(images), percent(first), percent(last)]
+        for name, taken, images, first, last in sorted(rows, key=lambda row: -row[-1])
+    ]
+    header = ["class", "most often taken for", "images", *figures]
+    return Table(title, header, cells, note=note, names=2, tall=len(rows) > TALL_ROWS)
+
+
+def _most_common(counts: Counter[int], names: Sequence[str]) -> str:
+    """The class that is counted most, with its count; a dash where there is none."""
+    return next((f"{names[label]} ({count})" for label, count in counts.most_common(1)), "-")
 
 
 def galleries(measured: Measured, score: str) -> list[Gallery]:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from negprompt_cli.data.files.textfile import read_text
 from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.matching import Known
@@ -120,15 +118,6 @@ def parse_ranges(text: str, *, count: int, what: str) -> tuple[int, ...]:
             raise UsageError(f"Class selector {text!r}: {what} has {count} classes, indices 0 to {count - 1}.")
         indices.update(range(first, last + 1))
     return tuple(sorted(indices))
-
-
-def format_ranges(indices: Sequence[int]) -> str:
-    """Write sorted indices as the shortest ranges: (0, 1, 2, 7) is `0-2,7`. Inverse of `parse_ranges`."""
-    if not len(indices):
-        return ""
-    values = np.asarray(indices, dtype=np.int64)
-    runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def read_lines(path: Path, *, most: int = MAX_LIST_BYTES) -> list[str]:

@@ -39,7 +39,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_went(tmp
             pass
     finally:
         other.send_signal(signal.SIGKILL)
-        other.wait()
+        other.communicate()
     assert [p.name for p in path.parent.iterdir()] == [".negative.safetensors.lock"]
     with claimed(path):
         path.write_bytes(b"made")

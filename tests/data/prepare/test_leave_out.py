@@ -78,6 +78,11 @@ def images_of(folder: Path) -> dict[int, Path]:
 # --- who plays which part
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
 @given(
     st.lists(st.integers(2, 9), min_size=3, max_size=12),
     st.floats(0.01, 0.99),
@@ -217,7 +222,7 @@ def test_what_has_no_image_suffix_becomes_png(tmp_path: Path) -> None:
 
 def test_sizes_of_the_distorted_images(pets: Path, made: LeftOut) -> None:
     for path in images_of(made.folder / "down").values():
-        assert Image.open(path).size == (round(49 * 32 / 41), 32)
+        assert size_of(path) == (round(49 * 32 / 41), 32)
     for number, path in images_of(made.folder / "corner").items():
         crop, whole = np.asarray(Image.open(path)), np.asarray(Image.open(training(pets).paths[number]))
         assert crop.shape == (round(0.45 * 41), round(0.45 * 49), 3)
@@ -225,7 +230,7 @@ def test_sizes_of_the_distorted_images(pets: Path, made: LeftOut) -> None:
         corners = [whole[:h, :w], whole[:h, -w:], whole[-h:, :w], whole[-h:, -w:]]
         assert sum(np.array_equal(crop, corner) for corner in corners) == 1
     for path in images_of(made.folder / "shuffle").values():
-        assert Image.open(path).size == (48, 40)
+        assert size_of(path) == (48, 40)
 
 
 def test_all_four_corners_are_cropped() -> None:
@@ -429,4 +434,4 @@ def test_small_images_are_said_to_stay_as_they_are(side: int, said: bool, tmp_pa
         Image.new("RGB", (side, 60)).save(path)
     done = run(tmp_path / "pets", "--into", tmp_path / "made", "--kinds", "down")
     assert ("2 images have a side of 32 pixels or less" in done.stderr) is said
-    assert {min(Image.open(path).size) for path in images_of(tmp_path / "made" / "down").values()} == {min(side, 32)}
+    assert {min(size_of(path)) for path in images_of(tmp_path / "made" / "down").values()} == {min(side, 32)}

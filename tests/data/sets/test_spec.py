@@ -1,4 +1,4 @@
-"""SPECs and lists of them; the inverse pair parse_ranges / format_ranges against a slow reading."""
+"""SPECs and lists of them; ranges of indices against a slow reading."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from data_trees import ranges_by_hand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negprompt_cli.data.sets.spec import format_ranges, parse_ranges, parse_spec, select_indices, split_specs
+from negprompt_cli.data.sets.spec import parse_ranges, parse_spec, select_indices, split_specs
 from negprompt_cli.errors import UsageError
 
 
@@ -59,20 +59,10 @@ def test_an_empty_list_is_refused() -> None:
         split_specs(" , ")
 
 
-@given(st.sets(st.integers(0, 300), min_size=1))
-def test_ranges_round_trip(indices: set[int]) -> None:
-    text = format_ranges(sorted(indices))
-    assert set(parse_ranges(text, count=301, what="it")) == indices == ranges_by_hand(text)
-
-
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1))
 def test_ranges_are_the_union_sorted_without_repeats(pairs: list[tuple[int, int]]) -> None:
     text = ",".join(f"{min(pair)}-{max(pair)}" for pair in pairs)
     assert list(parse_ranges(text, count=51, what="it")) == sorted(ranges_by_hand(text))
-
-
-def test_no_ranges_for_no_indices() -> None:
-    assert format_ranges([]) == ""
 
 
 @pytest.mark.parametrize("text", ["1-", "-1", "a", "0--3", "1.5", "5-3", "0-10", ""])
