@@ -25,11 +25,13 @@ if TYPE_CHECKING:
         transfer,
         zero_shot,
     )
+    from negprompt_cli.embeddings import fit_embeddings
 
 __all__ = [
     "Detector",
     "calibrate",
     "fit",
+    "fit_embeddings",
     "load",
     "load_model",
     "save",
@@ -44,9 +46,9 @@ def __getattr__(name: str) -> Any:
     """Import a name of the Python interface when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from negprompt_cli import api
+    from negprompt_cli import api, embeddings
 
-    return getattr(api, name)
+    return getattr(embeddings if name == "fit_embeddings" else api, name)
 
 
 def __dir__() -> list[str]:

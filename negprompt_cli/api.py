@@ -294,7 +294,9 @@ def transfer(detector: Detector, class_names: Sequence[str] | Path, *, extend: b
     """
     source = detector.prompts if detector.prompts.sha256 else sealed(detector.prompts)
     check_transferable(source, Path("the detector"))
-    prompts, _ = transfer_prompts(detector.model, source, _names(class_names), extend=extend, progress=Silent())
+    prompts, _ = transfer_prompts(
+        detector.model, source, _names(class_names), extend=extend, budget=detector._bench.budget, progress=Silent()
+    )
     return Detector(detector.model, prompts)
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision
 from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
-from negprompt_cli.loss_presets import LOSS_PRESETS, LossName, LossPreset
+from negprompt_cli.loss_presets import LOSS_PRESETS, LossName, LossPreset, ScoreForm
 
 SHOWN_PROBLEMS = 20
 """Most wrong keys that one message names."""
@@ -158,36 +158,25 @@ class LossConfig(_Section):
         return values
 
 
-class FloorsConfig(_Section):
-    """Floors in the score negprompt: a mass counts only above its value at the mean ID training image.
-
-    `base`: what the score is where no mass is above its floor, the positives' energy at CLIP's logit scale or their highest
-    cosine. `exponent`: kappa, the power of the floored denominator.
-    """
-
-    base: Literal["energy", "max-logit"] = "energy"
-    exponent: Annotated[float, Field(gt=0, le=100)] = 2.0
-
-
 class NegativeConfig(_Section):
     """Stage 2: `count` negatives per class, starting `noise` (standard deviation) around the positive context.
 
-    `floors` of the score, recorded in the artifact; null, the default of the losses `quoted` and `official`, is the paper's
-    score.
+    `score`: the form of the score negprompt that the artifact gets, `standardised` or `paper`; the preset's own where not
+    given.
     """
 
     count: Annotated[int, Field(ge=1, le=64)] = 2
     noise: Annotated[float, Field(ge=0)] = 0.02
     loss: LossConfig = LossConfig()
-    floors: FloorsConfig | None = FloorsConfig()
+    score: ScoreForm = "standardised"
     schedule: ScheduleConfig = ScheduleConfig()
 
     @model_validator(mode="before")
     @classmethod
-    def _own_floors(cls, values: Any) -> Any:
+    def _own_score(cls, values: Any) -> Any:
         loss = values.get("loss") if isinstance(values, dict) else None
-        if (preset := _preset(loss)) and not preset.floors:
-            return {"floors": None, **values}
+        if preset := _preset(loss):
+            return {"score": preset.score, **values}
         return values
 
 

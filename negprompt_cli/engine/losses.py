@@ -15,6 +15,7 @@ Leaves out: anything that looks at OOD images.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,22 @@ _TERMS: dict[LossName, Callable[[Tensor, Tensor, Tensor, Tensor, float], Terms]]
 }
 
 
+class LossSettings(Protocol):
+    """Settings that name a loss and its weights."""
+
+    @property
+    def name(self) -> LossName:
+        """The preset."""
+
+    @property
+    def beta(self) -> float:
+        """Weight of NPD."""
+
+    @property
+    def gamma(self) -> float:
+        """Weight of NND."""
+
+
 @dataclass(frozen=True)
 class NegativeLoss:
     """Stage 2's loss: a preset with its weights.
@@ -121,6 +138,16 @@ class NegativeLoss:
     name: LossName
     beta: float
     gamma: float
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss compares images with their own class, so that every class must be among the prompts."""
+        return self.name == "official"
+
+    @classmethod
+    def of(cls, config: "LossSettings") -> "NegativeLoss":
+        """The loss that settings ask for."""
+        return cls(config.name, config.beta, config.gamma)
 
     def __call__(self, f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:
         """Compute the terms nis, npd, nnd and their weighted sum 'loss', each a scalar.

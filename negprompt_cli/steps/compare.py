@@ -105,7 +105,7 @@ def run_facts(document: EvaluationDocument) -> dict[str, str]:
         "prompts": prompts.kind,
         "loss": text(prompts.loss),
         "negatives": text(prompts.negatives),
-        "floor exponent": text(prompts.floor_exponent),
+        "score form": text(prompts.score_form),
         "shots": "all" if prompts.shots == 0 else text(prompts.shots),
         "context vectors": text(prompts.context),
         "classes learned on": text(prompts.learned_on_classes),

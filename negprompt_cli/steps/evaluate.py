@@ -107,7 +107,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
             kind=prompts.kind,
             loss=None if prompts.negative is None else prompts.config.negative.loss.name,
             negatives=prompts.negatives_per_class,
-            floor_exponent=prompts.floor_exponent,
+            score_form=prompts.score_form,
             seed=prompts.config.seed,
             shots=prompts.config.data.shots,
             context=prompts.positive.shape[-2],

@@ -103,7 +103,7 @@ def inspect_artifact(
         "limited": prompts.config.data.limit is not None,
         "loss": None if prompts.negative is None else prompts.config.negative.loss.model_dump(),
         "negatives": prompts.negatives_per_class,
-        "floor_exponent": prompts.floor_exponent,
+        "score_form": prompts.score_form,
         "class_specific": prompts.class_specific,
         # The scores behind it are as many as the held-out images.
         "calibration": prompts.calibration.model_dump(exclude={"scores"}) if prompts.calibration else None,

@@ -16,6 +16,7 @@ from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.learning import carry_over
 from negprompt_cli.steps.shared.outputs import making, write_config
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
@@ -67,9 +68,10 @@ def run_transfer(
         artifact.require(config.data.spec)
         source = artifact.prompts
         check_transferable(source, artifact.path)
-        clip = (bench or Workbench(config, progress)).clip
+        bench = bench or Workbench(config, progress)
+        clip = bench.clip
         check_model(source, clip.identity, clip.plan.width, artifact.path)
-        prompts, known = transfer_prompts(clip, source, names, extend=extend, progress=progress)
+        prompts, known = transfer_prompts(clip, source, names, extend=extend, budget=bench.budget, progress=progress)
         made = save_prompts(prompts, out, overwrite=overwrite)
         write_config(made.config, out)
     new = tuple(name for name in made.names if name not in set(known))
@@ -92,7 +94,7 @@ def check_transferable(prompts: Prompts, path: Path) -> None:
 
 
 def transfer_prompts(
-    clip: Clip, source: Prompts, names: NovelNames, *, extend: bool, progress: Progress
+    clip: Clip, source: Prompts, names: NovelNames, *, extend: bool, budget: int, progress: Progress
 ) -> tuple[Prompts, tuple[str, ...]]:
     """The prompts for new class names, not yet on disk, and those of their names that `source` had already.
 
@@ -101,6 +103,7 @@ def transfer_prompts(
         source: prompts that `check_transferable` lets pass, with the digest of their file.
         names: the new classes.
         extend: keep the classes of `source` in front of the new ones.
+        budget: bytes for text activations.
         progress: told what was dropped or known already.
 
     Raises:
@@ -128,4 +131,4 @@ def transfer_prompts(
         facts = {"score": lost.score, "threshold": lost.threshold, "data": lost.data}
         progress.decide(Decision("threshold-dropped", said, facts, warning=True))
     kept = [c.name for c in given if fold(c.name) in old]
-    return source.transferred(given), tuple(kept)
+    return carry_over(clip, source, given, budget=budget), tuple(kept)

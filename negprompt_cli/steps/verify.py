@@ -35,7 +35,7 @@ from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
-from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
+from negprompt_cli.steps.shared.learning import carry_over, learn_negative, learn_positive
 from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
 from negprompt_cli.steps.shared.training_data import find_training_images, negative_data, positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -239,7 +239,8 @@ class _Case:
         """Whether a transferred artifact is its parent under other class names."""
         if self.source is None:
             return Check("contexts", "unknown", "the parent is not here")
-        again = replace(self.source.prompts.transferred(self.prompts.classes), written_with=self.prompts.written_with)
+        made = carry_over(self.bench.clip, self.source.prompts, self.prompts.classes, budget=self.bench.budget)
+        again = replace(made, written_with=self.prompts.written_with)
         if artifact_bytes(again) == artifact_bytes(replace(self.prompts, calibration=None)):
             return Check("contexts", "ok", "transferred again, it has the same bytes")
         return Check("contexts", "differs", "transferred again, it has other bytes")
@@ -370,7 +371,7 @@ class _Case:
         data = artifact_bytes(again)
         if data == artifact_bytes(recorded):
             return Check("trained again", "ok", f"the same {len(data)} bytes")
-        pairs = [(getattr(recorded, name), getattr(again, name)) for name in ("positive", "negative", "image_mean")]
+        pairs = [(getattr(recorded, name), getattr(again, name)) for name in ("positive", "negative")]
         difference = max(_difference(a, b) for a, b in pairs)
         if difference == 0:
             return Check(

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.engine.scores.compute import ACCELERATOR_BLOCK_BYTES, CPU_BLOCK_BYTES, compute_scores
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 TARGET = 1.5
@@ -37,16 +38,9 @@ def measure(args: argparse.Namespace) -> list[Row]:
     images, classes = args.score_images, args.score_classes
     features = unit(images)
     positives, negatives = unit(classes), unit(classes, args.score_negatives)
-    # With floors, as by default.
-    bank = ScoreInputs(
-        positives,
-        negatives,
-        unit(classes),
-        logit_scale=100.0,
-        image_mean=features[:1000].mean(0),
-        exponent=2,
-        base="energy",
-    )
+    labels = torch.arange(1000, device=device) % classes
+    statistics = IdStatistics.measure(features[:1000], labels, positives, negatives, lambda *_: negatives, seed=0)
+    bank = ScoreInputs(positives, negatives, unit(classes), logit_scale=100.0, id_statistics=statistics)
     default_bytes = CPU_BLOCK_BYTES if device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
     block_bytes = default_bytes if args.score_block_mib is None else int(args.score_block_mib * 2**20)
     groups = [bank.rows(group).T for group in ("positives", "negatives", "zero_shot")]

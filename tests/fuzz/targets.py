@@ -367,7 +367,7 @@ TARGETS = {
     "selector": Target(_selector, _texts("a#0-4,7,b", "x#1 - 3")),
     "config": Target(
         lambda data, folder: load_config(str(written(data, folder, "config.yaml"))),
-        _texts(Config().to_yaml(), "seed: 3\nnegative: {loss: {name: quoted}, floors: null}\n"),
+        _texts(Config().to_yaml(), "seed: 3\nnegative: {loss: {name: quoted}, score: paper}\n"),
     ),
     "set": Target(lambda data, _: load_config(assignments=[data.decode("utf-8", "replace")]), _texts("seed=3")),
     "catalogue": Target(

@@ -13,12 +13,13 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from scoring_world import bench_of, calibrated, make_prompts, run, write_artifact, write_images
+from scoring_world import NAMES, bench_of, calibrated, make_prompts, run, write_artifact, write_images
 
 import negprompt_cli
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.judgement import prompt_scores
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import NegPromptError
 from negprompt_cli.steps import export as steps
 from negprompt_cli.steps.export import check_export, detector_module, load_onnx, load_pt2, run_export
@@ -171,14 +172,20 @@ def test_torch_export_agrees(artifact: Path, photos: list[Path], clip: Clip):
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
-def test_floors_are_exported_in_a_fresh_module(clip: Clip, photos: list[Path], tmp_path: Path, form: str):
+def test_the_default_score_is_exported_in_a_fresh_module(clip: Clip, photos: list[Path], tmp_path: Path, form: str):
     if form == "onnx":
         pytest.importorskip("onnxscript", reason="ONNX export needs the extra 'export'")
     pixels = torch.stack([clip.preprocess(open_rgb(p)) for p in photos])
     features = clip.encode_images(pixels)
     plain = make_prompts(clip)
-    scorer = make_scorer(bench_of(clip), replace(plain, image_mean=features.mean(0).clone()))
-    assert scorer.bank.image_mean is not None
+    bank = make_scorer(bench_of(clip), plain).bank
+    assert bank.negatives is not None
+    labels = torch.arange(len(features)) % len(NAMES)
+    found = IdStatistics.measure(
+        features.clone(), labels, bank.positives, bank.negatives, lambda *_: bank.negatives, seed=0
+    )
+    scorer = make_scorer(bench_of(clip), replace(plain, id_statistics=found))
+    assert scorer.bank.id_statistics is not None
     made = run_export(scorer, tmp_path / f"model.{form}", form=form)
     assert made.difference <= 1e-4
     scores = {"onnx": load_onnx, "pt2": load_pt2}[form](made.path)(pixels)[1]

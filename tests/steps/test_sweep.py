@@ -40,7 +40,7 @@ def test_cells_are_all_combinations_by_name(tmp_path):
         tmp_path,
         seeds=[3, 1],
         settings={"data.shots": 8},
-        variants={"with": {}, "without": {"negative.floors": None}},
+        variants={"with": {}, "without": {"negative.score": "paper"}},
         grid={"negative.count": [1, 2], "negative.loss.gamma": [0.5]},
     )
     cells = plan_sweep(grid, tmp_path, _configure)
@@ -49,7 +49,7 @@ def test_cells_are_all_combinations_by_name(tmp_path):
     for cell in cells:
         config = cell.jobs[-1].config
         assert (config.seed, config.data.shots, config.data.spec) == (cell.seed, 8, "known")
-        assert (config.negative.floors is None) == cell.variant.startswith("without")
+        assert (config.negative.score == "paper") == cell.variant.startswith("without")
         assert config.negative.count == int(cell.variant.split("count=")[1][0])
         assert cell.evaluation == tmp_path / "a" / cell.variant / f"seed-{cell.seed}" / "evaluation.json"
 
@@ -137,10 +137,10 @@ def _study(world: World, tmp_path: Path, **fields: object) -> Grid:
 
 
 def test_a_sweep_makes_runs_that_compare_reads_and_skips_them_the_next_time(world, tmp_path):
-    grid = _study(world, tmp_path, variants={"floors": {}, "plain": {"negative.floors": None}})
+    grid = _study(world, tmp_path, variants={"default": {}, "plain": {"negative.score": "paper"}})
     run = tmp_path / "run"
     _, document = _run(world, run, grid)
-    cells = [run / "pets" / v / f"seed-{s}" for v in ("floors", "plain") for s in (0, 1)]
+    cells = [run / "pets" / v / f"seed-{s}" for v in ("default", "plain") for s in (0, 1)]
     assert document["evaluations"] == [str(c / "evaluation.json") for c in cells]
     for row in document["rows"]:
         own = [json.loads((c / "evaluation.json").read_text()) for c in cells if c.parent.name == row["variant"]]
@@ -149,9 +149,9 @@ def test_a_sweep_makes_runs_that_compare_reads_and_skips_them_the_next_time(worl
         ]
         assert row["auroc"] == pytest.approx(np.mean(values))
         assert row["std"]["auroc"] == pytest.approx(np.std(values, ddof=1))
-    assert [load_prompts(c / "negative.safetensors").image_mean is None for c in cells] == [False, False, True, True]
+    assert [load_prompts(c / "negative.safetensors").id_statistics is None for c in cells] == [False, False, True, True]
     assert len(list(run.glob("pets/positive/*/seed-*/positive.safetensors"))) == 2
-    comparison = compare_runs([run / "pets" / "floors", run / "pets" / "plain"])
+    comparison = compare_runs([run / "pets" / "default", run / "pets" / "plain"])
     assert {line.score for line in comparison.lines} >= {"negprompt", "mcm", "max-logit"}
 
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")}
@@ -169,7 +169,7 @@ def test_overall_figures_are_those_of_a_loop_over_problems_and_sets(world, tmp_p
         "a": {"id": str(world.folder / "pets"), "ood": [noise, pets]},
         "b": {"id": f"{world.folder / 'pets'}#0-1", "ood": [noise]},
     }
-    grid = _grid(tmp_path, problems=problems, seeds=[0, 1], variants={"x": {}, "y": {"negative.floors": None}})
+    grid = _grid(tmp_path, problems=problems, seeds=[0, 1], variants={"x": {}, "y": {"negative.score": "paper"}})
     _, document = _run(world, tmp_path / "run", grid)
     scores = list(dict.fromkeys(row["score"] for row in document["rows"]))
     assert [(o["variant"], o["score"]) for o in document["overall"]] == [(v, s) for v in ("x", "y") for s in scores]
@@ -248,14 +248,14 @@ def test_all_missing_data_are_named_at_once(world, tmp_path):
 def test_the_command_prints_its_plan_and_refuses_what_the_grid_says(tmp_path):
     file = tmp_path / "grid.yaml"
     file.write_text(
-        yaml.safe_dump({"problems": {"a": PROBLEM}, "seeds": [0, 1], "variants": {"v": {"negative.floors": None}}})
+        yaml.safe_dump({"problems": {"a": PROBLEM}, "seeds": [0, 1], "variants": {"v": {"negative.score": "paper"}}})
     )
     run = ["sweep", str(file), "--run", str(tmp_path / "run"), "--dry-run"]
     printed = CliRunner().invoke(app, run)
     assert printed.exit_code == 0, printed.output
     lines = printed.output.splitlines()
     assert [line.split()[1] for line in lines] == ["train-positive", "train-negative", "evaluate"] * 2
-    assert all("negative.floors=null" in line for line in lines if "train-negative" in line)
+    assert all("negative.score=paper" in line for line in lines if "train-negative" in line)
     assert not (tmp_path / "run").exists()
-    for extra in (["--seed", "1"], ["--data", "x"], ["--set", "negative.floors=null"]):
+    for extra in (["--seed", "1"], ["--data", "x"], ["--set", "negative.score=paper"]):
         assert CliRunner().invoke(app, [*run, *extra]).exit_code == 2

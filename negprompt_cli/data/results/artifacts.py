@@ -1,7 +1,7 @@
 """Prompt artifacts: what one step learned, as one safetensors file that explains itself.
 
 Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
-model's token embeddings; `image_mean` (F,), where the score has floors, the mean of the ID training features;
+model's token embeddings; `id_*`, where the score is the default one, how ID images compare with the prompts;
 `calibration_scores` (n,) float64, where there is a threshold, the ID scores of the held-out images it was chosen on.
 Metadata (strings): schema, versions, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a
 summary of the training and, once calibrated, the threshold. Nothing in a file is executed, and a file is believed only
@@ -13,7 +13,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +29,9 @@ from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.clip import ModelIdentity
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import UsageError
+from negprompt_cli.loss_presets import ScoreForm
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_BYTES = 4 << 30
@@ -103,8 +105,9 @@ class Prompts:
 
     `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes
     the contexts were trained with, 0 for zero-shot. `calibration`: the threshold, where one was chosen. `sha256`: digest
-    of the file it was read from or written to. `image_mean`: (F,), the mean ID training feature, or None for a score
-    without floors. `written_with`: the versions the file was written with, by package; empty where it does not say.
+    of the file it was read from or written to. `id_statistics`: how ID images compare with the prompts, for the default
+    score; None for the paper's. `written_with`: the versions the file was written with, by package; empty where it does
+    not say.
     """
 
     kind: Kind
@@ -117,7 +120,7 @@ class Prompts:
     parents: tuple[Parent, ...] = ()
     training: tuple[TrainingSummary, ...] = ()
     calibration: Calibration | None = None
-    image_mean: Tensor | None = None
+    id_statistics: IdStatistics | None = None
     sha256: str = field(default="", compare=False)
     written_with: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -137,18 +140,30 @@ class Prompts:
         return 0 if self.negative is None else int(self.negative.shape[0])
 
     @property
-    def floor_exponent(self) -> float | None:
-        """Exponent kappa of the score's floors, or None for the paper's score."""
-        floors = self.config.negative.floors
-        return None if floors is None or self.image_mean is None else floors.exponent
+    def score_form(self) -> ScoreForm:
+        """The form that the score negprompt has with these prompts."""
+        return "paper" if self.id_statistics is None else "standardised"
 
     def parent(self) -> Parent:
         """This artifact as a parent of another."""
         return Parent(kind=self.kind, sha256=self.sha256)
 
-    def transferred(self, classes: tuple[ClassLabel, ...]) -> "Prompts":
-        """The same contexts in front of other class names, without the threshold, which belongs to the scores over these."""
-        return replace(self, kind="transferred", classes=classes, parents=(self.parent(),), calibration=None, sha256="")
+    def transferred(self, classes: tuple[ClassLabel, ...], id_statistics: IdStatistics | None) -> "Prompts":
+        """The same contexts in front of other class names, without the threshold, which belongs to the scores over these.
+
+        Args:
+            classes: the other classes.
+            id_statistics: those of the artifact, followed to the other names.
+        """
+        return replace(
+            self,
+            kind="transferred",
+            classes=classes,
+            parents=(self.parent(),),
+            calibration=None,
+            id_statistics=id_statistics,
+            sha256="",
+        )
 
 
 def save_prompts(prompts: Prompts, path: Path, *, overwrite: bool = True) -> Prompts:
@@ -175,8 +190,9 @@ def artifact_bytes(prompts: Prompts) -> bytes:
     tensors = {"positive": prompts.positive.detach().cpu().float().contiguous()}
     if prompts.negative is not None:
         tensors["negative"] = prompts.negative.detach().cpu().float().contiguous()
-    if prompts.image_mean is not None:
-        tensors["image_mean"] = prompts.image_mean.detach().cpu().float().contiguous()
+    if prompts.id_statistics is not None:
+        for f in fields(IdStatistics):
+            tensors[f"id_{f.name}"] = getattr(prompts.id_statistics, f.name).detach().cpu().float().contiguous()
     metadata = {
         "schema": schemas.PROMPTS,
         "versions": json.dumps(dict(prompts.written_with)),
@@ -240,7 +256,7 @@ def load_prompts(path: Path) -> Prompts:
                 if "calibration" in metadata
                 else None
             ),
-            image_mean=tensors.get("image_mean"),
+            id_statistics=_id_statistics(tensors),
             sha256=hashlib.sha256(data).hexdigest(),
             written_with=TypeAdapter(dict[str, str]).validate_json(metadata.get("versions", "{}")),
         )
@@ -249,6 +265,19 @@ def load_prompts(path: Path) -> Prompts:
         raise UsageError(f"{path} is not a sound prompt artifact ({type(error).__name__}: {reason}).") from None
     _check_shapes(prompts, path)
     return prompts
+
+
+def _id_statistics(tensors: Mapping[str, Tensor]) -> IdStatistics | None:
+    """The ID statistics among a file's tensors, if they are there.
+
+    Raises:
+        KeyError: some are missing.
+        ValueError: they do not fit together.
+    """
+    names = [f.name for f in fields(IdStatistics)]
+    if not any(f"id_{name}" in tensors for name in names):
+        return None
+    return IdStatistics(**{name: tensors[f"id_{name}"] for name in names})
 
 
 def _calibration(document: str, scores: Tensor) -> Calibration:
@@ -300,10 +329,6 @@ def _check_shapes(prompts: Prompts, path: Path) -> None:
             raise wrong(f"{name} holds numbers that are not finite")
         if tensor.shape[-1] != positive.shape[-1]:
             raise wrong("positive and negative contexts differ in width")
-    mean = prompts.image_mean
-    # Written so that NaN fails; a mean of features of length 1 is no longer than they are.
-    if mean is not None and (mean.dim() != 1 or not bool(torch.linalg.vector_norm(mean.float()) < 1.01)):
-        raise wrong(f"image_mean, of shape {tuple(mean.shape)}, is not a mean of L2-normalised features")
     if positive.shape[0] != 1:
         raise wrong(f"{positive.shape[0]} positive contexts, not one")
 

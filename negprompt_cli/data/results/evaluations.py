@@ -52,7 +52,7 @@ class PromptFacts(_Part):
     kind: str
     loss: str | None
     negatives: int
-    floor_exponent: float | None = None
+    score_form: str | None = None
     seed: int
     shots: int | None = None
     context: int | None = None

@@ -6,8 +6,8 @@
     positive: zero-shot            # untrained positives; stage 1 is trained without it
     settings: {data.shots: 16}     # keys that hold for all cells
     variants:                      # named sets of keys, tried in turn
-      floors: {}
-      no floors: {negative.floors: null}
+      default score: {}
+      paper's score: {negative.score: paper}
     grid:                          # keys with the values to try, all combinations
       negative.count: [1, 2, 4]
 

@@ -35,18 +35,6 @@ class ScoringContext:
         self.temperature = temperature
         self.options = options
         self.exact = exact_dtype(bank.positives.device)
-        self._usual: dict[str, Tensor] = {}
-
-    def usual_mass(self, group: str) -> Tensor:
-        """Return () exact: log sum over the group's prompts of exp(<w_i, m> / temperature), m the bank's mean ID image."""
-        if group not in self._usual:
-            if self.bank.image_mean is None:
-                raise ValueError("what is usual needs image_mean")
-            cosines = self.bank.rows(group) @ self.bank.image_mean
-            self._usual[group] = log_sum_exp(
-                cosines, 1 / self.temperature, highest=cosines.amax(dim=0), exact=self.exact
-            )
-        return self._usual[group]
 
     @cached_property
     def gaussians(self) -> Gaussians:

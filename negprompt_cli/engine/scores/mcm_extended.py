@@ -1,46 +1,53 @@
-"""NegPrompt's score, MCM extended by the negative prompts, and the same with floors under its two masses.
+"""NegPrompt's score, MCM extended by the negative prompts: the paper's form, and the default form without units.
 
-Write P(f) = sum_i exp(<P_i,f>/tau) and N(f) = sum_ij exp(<N_ij,f>/tau) for the masses of positives and negatives.
+    paper     S(f) = max_i exp(<P_i,f>/tau) / (sum_i exp(<P_i,f>/tau) + sum_ij exp(<N_ij,f>/tau))
+    default   S(f) = L(b) + L(b|p) + L(c) + L(g) + L(n|p + 1),   L(z) = log sigmoid(pi z / sqrt(3))
 
-    plain     S(f) = max_i exp(<P_i,f>/tau) / (P(f) + N(f))
-    floored   S(f) = exp((b(f)-1)/tau) / (max(1, P(f)/P(m)) / 2 + max(1, N(f)/N(m)) / 2)^kappa
-              b(f) = log(mean_i exp(s <P_i,f>)) / s, or the highest <P_i,f>
+The paper's score (Li et al., "Learning transferable negative prompts for out-of-distribution detection", CVPR 2024; tau = 1
+on cosines as in the official code) is in (0, 1]. Its constants have units: they weigh the two masses against the highest
+cosine by how wide a model's cosines spread.
 
-The plain score is the paper's (Li et al., "Learning transferable negative prompts for out-of-distribution detection",
-CVPR 2024; tau = 1 on cosines as in the official code). Both are in (0, 1].
-
-The base b is the energy score (Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020) at CLIP's own
-temperature 1/s, a soft maximum: an image that resembles several classes equally is surer to be ID than one that is as near
-to a single class only. As a mean, not a sum, it does not depend on the number of classes either.
-
-The floors are our own. At tau = 1 a mass is nearly linear in f, so the plain score ranks images by their highest cosine
-and by one fixed direction, along which an image can lie beyond ID images on either side; the side of little mass is
-rewarded, wrongly. m is the mean of the ID training features, so P(m) and N(m) are what is usual for an ID image: a mass
-counts only above that, and where neither does, the score is the base alone. Measured against m, a mass depends neither on
-the number of prompts nor on which classes are named, so floors follow transferred prompts without new images.
+The default compares an image with what is usual for ID images. Each of its five statistics (`id_statistics` has their
+formulas) is in units of the deviation of ID images, and L(z) is the logarithm of the share of ID images that would be lower:
+the sum is Fisher's way of joining one-sided tests. The four statistics of the positives say whether the image belongs to a
+class, the last one whether it is unlike what the negatives describe. An image at the ID mean of n|p is not yet suspicious:
+the 1 makes that test one-sided in effect. Scores are at most 0, higher = more ID.
 """
-
-import math
 
 import torch
 from torch import Tensor
 
+from negprompt_cli.engine.scores.id_statistics import TERMS, IdStatistics, class_statistics, log_tail
 from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
 def mcm_extended(block: ImageBlock) -> Tensor:
-    """Return (B,) scores of the block's images: floored where the bank has a mean ID image, else plain."""
-    setup = block.setup
-    inverse = 1 / setup.temperature
+    """Return (B,) scores of the block's images: the default where there are ID statistics, else the paper's."""
+    statistics = block.setup.bank.id_statistics
+    return paper_score(block) if statistics is None else default_score(block, statistics)
+
+
+def paper_score(block: ImageBlock) -> Tensor:
+    """Return (B,) scores in (0, 1]."""
+    inverse = 1 / block.setup.temperature
     masses = [block.log_sum_exp(group, inverse) for group in ("positives", "negatives")]
-    bank = setup.bank
-    highest = block.highest("positives").to(setup.exact)
-    if bank.image_mean is None:
-        return (inverse * highest - torch.logaddexp(*masses)).exp()
-    if bank.base == "energy":
-        base = (block.log_sum_exp("positives", bank.logit_scale) - math.log(len(bank.positives))) / bank.logit_scale
-    else:
-        base = highest
-    usual = [setup.usual_mass(group) for group in ("positives", "negatives")]
-    excess = [(mass - floor).clamp(min=0) for mass, floor in zip(masses, usual, strict=True)]
-    return (inverse * (base - 1) - bank.exponent * (torch.logaddexp(*excess) - math.log(2))).exp()
+    highest = block.highest("positives").to(block.setup.exact)
+    return (inverse * highest - torch.logaddexp(*masses)).exp()
+
+
+def default_score(block: ImageBlock, statistics: IdStatistics) -> Tensor:
+    """Return (B,) scores, at most 0."""
+    bank, exact = block.setup.bank, block.setup.exact
+    cosines = block.cosines("positives")
+    mean = statistics.mean
+    away = torch.linalg.vector_norm(block.features - mean, dim=1)
+    found = class_statistics(cosines, bank.positives, mean, away=away)
+    found["n"] = -(block.features @ bank.rows("negatives").mean(0))
+    p = cosines.mean(1)
+    total = torch.zeros(len(p), dtype=exact, device=p.device)
+    # Numbers, not tensors, so that an exporter writes them as constants.
+    for name, (slope, center, deviation) in zip(TERMS, statistics.terms.tolist(), strict=True):
+        if deviation > 0:
+            z = (found[name.removesuffix("|p")] - slope * p - center).to(exact) / deviation
+            total = total + log_tail(z + 1 if name == "n|p" else z)
+    return total

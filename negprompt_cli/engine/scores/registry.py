@@ -68,10 +68,9 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             Score(
                 name="negprompt",
                 title="MCM extended by the negative prompts",
-                formula="exp((b(f)-1)/tau) / (max(1, P(f)/P(m))/2 + max(1, N(f)/N(m))/2)^kappa, "
-                "b(f) = log(mean_i exp(s <P_i,f>))/s, "
-                "P(f) = sum_i exp(<P_i,f>/tau), N(f) = sum_ij exp(<N_ij,f>/tau), m the mean ID training feature; "
-                "without floors max_i exp(<P_i,f>/tau) / (P(f) + N(f))",
+                formula="L(b) + L(b|p) + L(c) + L(g) + L(n|p + 1), L(z) = log sigmoid(pi z / sqrt(3)), of five statistics "
+                "in units of ID images (engine/scores/id_statistics); the paper's form is "
+                "max_i exp(<P_i,f>/tau) / (sum_i exp(<P_i,f>/tau) + sum_ij exp(<N_ij,f>/tau))",
                 paper="Li et al., Learning transferable negative prompts for out-of-distribution detection, CVPR 2024",
                 url="https://arxiv.org/abs/2404.03248",
                 requires=("positives", "negatives"),

@@ -1,10 +1,11 @@
 """Everything a score may compare an image feature with, in one typed frame."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
+
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +22,7 @@ class ScoreInputs:
         words: (W, D) features of the negative words of NegLabel, or None.
         train_features: (T, D) image features of the ID training set, or None.
         train_labels: (T,) their integer labels, or None.
-        image_mean: (D,) mean of L2-normalised ID training features, so at most 1 long: gives `negprompt` its floors; None
-            for the paper's score.
-        exponent: kappa > 0 of the floored score.
-        base: what the floored score starts from, the energy of the positives at the logit scale or their highest cosine.
+        id_statistics: how ID images compare with these prompts, for the default form of `negprompt`; None for the paper's.
 
     Raises:
         ValueError: shapes do not fit together, a feature is not L2-normalised, or a number is out of range.
@@ -37,9 +35,7 @@ class ScoreInputs:
     words: Tensor | None = None
     train_features: Tensor | None = None
     train_labels: Tensor | None = None
-    image_mean: Tensor | None = None
-    exponent: float = 2.0
-    base: Literal["energy", "max-logit"] = "energy"
+    id_statistics: IdStatistics | None = None
 
     def __post_init__(self) -> None:
         if self.positives.ndim != 2:
@@ -67,16 +63,10 @@ class ScoreInputs:
             self.train_features is None or self.train_labels.shape != self.train_features.shape[:1]
         ):
             raise ValueError("train_labels must have one entry per row of train_features")
-        if self.image_mean is not None:
-            if self.image_mean.shape != (d,):
-                raise ValueError(f"image_mean must have shape ({d},), got {tuple(self.image_mean.shape)}")
-            # Written so that NaN fails.
-            if not bool(torch.linalg.vector_norm(self.image_mean) < 1.01):
-                raise ValueError("image_mean must be finite and at most 1 long, as a mean of L2-normalised features is")
+        if self.id_statistics is not None and self.id_statistics.mean.shape != (d,):
+            raise ValueError(f"id_statistics must be of {d} dimensions, got {tuple(self.id_statistics.mean.shape)}")
         if not self.logit_scale > 0:
             raise ValueError(f"logit_scale must be positive, got {self.logit_scale}")
-        if not self.exponent > 0:
-            raise ValueError(f"exponent must be positive, got {self.exponent}")
 
     def rows(self, group: str) -> Tensor:
         """Return the features of a group (`positives`, `negatives`, ...) as (rows, D)."""
@@ -89,7 +79,9 @@ class ScoreInputs:
         """Return the bank on another device, its features in another floating point type; labels stay integers."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, IdStatistics):
+                moved[name] = value.to(device, dtype)
+            elif isinstance(value, Tensor):
                 moved[name] = value.to(device) if name == "train_labels" else value.to(device, dtype)
         return replace(self, **moved)
 

@@ -20,6 +20,7 @@ from negprompt_cli.data.results.provenance import device_name, features_digest, 
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.embedding_negatives import learn_offsets, negatives_of
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
@@ -35,6 +36,7 @@ from negprompt_cli.engine.prompt_learners.training import (
     split_held_out,
     train,
 )
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress, Silent
 from negprompt_cli.steps.shared.schedules import epochs_of, method_of, tell_outcome
@@ -209,10 +211,12 @@ def learn_negative(
     start = negative_contexts(
         frozen, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
     )
-    loss = NegativeLoss(settings.loss.name, settings.loss.beta, settings.loss.gamma)
+    loss = NegativeLoss.of(settings.loss)
     objective = negative_objective(loss, positives=positives, scale=clip.logit_scale)
     stage = _Stage("negative", settings.schedule, start, encoder, objective, judges=positives)
     trained = _train(stage, clip, data, config.seed, progress, keeper)
+    with torch.no_grad():
+        negatives = encoder(trained.contexts.to(clip.device)).transpose(0, 1)
     prompts = Prompts(
         kind="negative",
         positive=positive.positive.detach().cpu(),
@@ -224,14 +228,65 @@ def learn_negative(
         # Zero-shot positives are no artifact.
         parents=(positive.parent(),) if positive.sha256 else (),
         training=(*positive.training, data.summary("negative", trained)),
-        image_mean=score_statistics(config, data.features),
+        id_statistics=score_statistics(config, data.features, positives, negatives, scale=clip.logit_scale),
     )
     return Learned(sealed(prompts), trained.history)
 
 
-def score_statistics(config: Config, data: Features) -> Tensor | None:
-    """What the default score needs of the ID training features, in closed form: their mean (F,), or None without floors."""
-    return data.images.mean(0).cpu() if config.negative.floors else None
+def score_statistics(
+    config: Config, data: Features, positives: Tensor, negatives: Tensor, *, scale: float
+) -> IdStatistics | None:
+    """What the default score needs of the ID training features, in closed form, on the CPU; None for the paper's score.
+
+    Args:
+        config: its sections seed and negative decide.
+        data: the ID training features.
+        positives: (K, F) features of the positive prompts.
+        negatives: (K, p, F) features of the negative prompts.
+        scale: CLIP's logit scale.
+
+    Raises:
+        UsageError: too few images.
+    """
+    settings = config.negative
+    if settings.score == "paper":
+        return None
+    loss = NegativeLoss.of(settings.loss)
+
+    def learn(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+        offsets = learn_offsets(
+            images, labels, classes, scale=scale, loss=loss, negatives=settings.count, seed=config.seed
+        )
+        return negatives_of(classes, offsets)
+
+    found = IdStatistics.measure(data.images, data.labels, positives, negatives, learn, seed=config.seed)
+    return found.to(torch.device("cpu"), torch.float32)
+
+
+def carry_over(clip: Clip, source: Prompts, classes: tuple[ClassLabel, ...], *, budget: int) -> Prompts:
+    """The contexts of an artifact in front of other class names, with the ID statistics that belong to these names.
+
+    Args:
+        clip: the model of `source`.
+        source: prompts with negatives and shared contexts.
+        classes: the other classes.
+        budget: bytes for text activations.
+
+    Raises:
+        UsageError: a name is too long for the text tower.
+    """
+    statistics = source.id_statistics
+    if statistics is not None and source.negative is not None:
+        contexts = torch.cat([source.positive, source.negative]).to(clip.device)
+
+        def encoded(names: list[str]) -> tuple[Tensor, Tensor]:
+            encoder = clip.prompt_encoder(names, context=contexts.shape[-2], budget=budget)
+            with torch.no_grad():
+                features = encoder(contexts).cpu()
+            return features[0], features[1:].transpose(0, 1)
+
+        statistics = statistics.follow(encoded(source.names), encoded([c.name for c in classes]))
+    return source.transferred(classes, statistics)
 
 
 def describe(report: EpochReport) -> str:

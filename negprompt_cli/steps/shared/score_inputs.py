@@ -39,14 +39,13 @@ def make_score_inputs(
         positives = encoder(prompts.positive.to(clip.device))[0]
         negatives = None if prompts.negative is None else encoder(prompts.negative.to(clip.device)).transpose(0, 1)
     bank = ScoreInputs(positives, negatives, None, clip.logit_scale)
-    floors = prompts.config.negative.floors
-    if prompts.image_mean is not None and floors is not None:
-        if prompts.image_mean.shape != positives.shape[1:]:
+    if (statistics := prompts.id_statistics) is not None:
+        if statistics.mean.shape != positives.shape[1:]:
             raise UsageError(
-                f"The prompts' image mean has {prompts.image_mean.shape[0]} dimensions, the model's features "
+                f"The prompts' ID statistics have {len(statistics.mean)} dimensions, the model's features "
                 f"{positives.shape[1]}: the artifact is damaged. Train again."
             )
-        bank = replace(bank, image_mean=prompts.image_mean.to(clip.device), exponent=floors.exponent, base=floors.base)
+        bank = replace(bank, id_statistics=statistics.to(clip.device, torch.float32))
     if "zero_shot" in needs:
         template = template or bench.config.evaluate.template
         bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))

@@ -24,6 +24,7 @@ from negprompt_cli.data.results.artifacts import (
 )
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.clip import ModelIdentity
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import NegPromptError, UsageError
 
 MODEL = ModelIdentity("tiny", None, "a" * 64)
@@ -182,12 +183,14 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 def test_scores_do_not_depend_on_how_long_the_rest_of_the_file_is(tmp_path: Path):
     addresses = set()
+    rows = torch.nn.functional.normalize(torch.randn(8, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    negatives = rows[2:6].view(2, 2, 16)
+    found = IdStatistics.measure(rows, torch.arange(8) % 2, rows[:2], negatives, lambda *_: negatives, seed=0)
     for extra in range(9):
         path = tmp_path / f"{extra}.safetensors"
-        mean = torch.full((16,), 0.1)
-        save_prompts(replace(make(["a" * (8 * extra + 1), "b"]), image_mean=mean), path)
+        save_prompts(replace(make(["a" * (8 * extra + 1), "b"]), id_statistics=found), path)
         read = load_prompts(path)
-        assert read.image_mean is not None
-        addresses |= {tensor.data_ptr() % 64 for tensor in (read.positive, read.image_mean)}
+        assert read.id_statistics is not None
+        addresses |= {tensor.data_ptr() % 64 for tensor in (read.positive, read.id_statistics.covariance)}
     # A product with a vector that starts elsewhere is rounded another way.
     assert addresses == {0}

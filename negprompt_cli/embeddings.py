@@ -1,0 +1,160 @@
+"""A detector from embeddings alone: for features that come from a vector database or another tool, without the model.
+
+>>> from negprompt_cli import fit_embeddings
+>>> import torch
+>>> from torch.nn.functional import normalize
+>>> draw = torch.Generator().manual_seed(0)
+>>> classes = normalize(torch.randn(5, 64, generator=draw), dim=1)
+>>> labels = torch.arange(80) % 5
+>>> images = normalize(classes[labels] + 0.1 * torch.randn(80, 64, generator=draw), dim=1)
+>>> detector = fit_embeddings(classes, images, labels)
+>>> foreign = normalize(torch.randn(9, 64, generator=draw), dim=1)
+>>> bool(detector.score(images).min() > detector.score(foreign).max())
+True
+>>> detector.calibrate(images, 0.95).threshold is not None
+True
+
+Negatives are N_ij = normalise(P_i + d_j), the offsets d_j shared by all classes as contexts are; see
+`engine.embedding_negatives`. The losses and the default score are those of prompt artifacts. Leaves out: anything that needs
+a text tower or files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from negprompt_cli.config import load_config
+from negprompt_cli.engine.embedding_negatives import learn_offsets, negatives_of
+from negprompt_cli.engine.losses import NegativeLoss
+from negprompt_cli.engine.metrics.calibration import choose_threshold
+from negprompt_cli.engine.prompt_learners.training import Features
+from negprompt_cli.engine.scores.compute import compute_scores
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.learning import score_statistics
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingDetector:
+    """Class embeddings, negatives and what is usual for ID images. `threshold`: None before `calibrate`.
+
+    `inputs` holds the positives (K, D), the negatives (K, p, D) and the ID statistics; `offsets` (p, D) are the d_j.
+    """
+
+    inputs: ScoreInputs
+    offsets: Tensor
+    threshold: float | None = None
+
+    @property
+    def positives(self) -> Tensor:
+        """(K, D) class embeddings, L2-normalised."""
+        return self.inputs.positives
+
+    @property
+    def negatives(self) -> Tensor:
+        """(K, p, D) negative embeddings, L2-normalised."""
+        if self.inputs.negatives is None:
+            raise ValueError("there are no negatives")
+        return self.inputs.negatives
+
+    def score(self, images: Tensor) -> Tensor:
+        """ID scores (N,) float64 of image features (N, D), higher = more ID; features of any length are normalised."""
+        found = compute_scores(self._unit(images), self.inputs, ["negprompt"]).scores["negprompt"]
+        return torch.from_numpy(found)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Classes (N,) int64 of image features (N, D): the nearest positive. Negatives have no say."""
+        return (self._unit(images) @ self.positives.T).argmax(1)
+
+    def is_ood(self, images: Tensor) -> Tensor:
+        """Whether each of the image features (N, D) is below the threshold, (N,) bool.
+
+        Raises:
+            UsageError: there is no threshold yet.
+        """
+        if self.threshold is None:
+            raise UsageError("The detector has no threshold: call calibrate with held-out ID images first.")
+        return self.score(images) < self.threshold
+
+    def calibrate(self, images: Tensor, acceptance: float = 0.95) -> Self:
+        """The same detector with the highest threshold that accepts a share of held-out ID images (n, D).
+
+        Raises:
+            UsageError: too few images; says how many are needed.
+        """
+        chosen = choose_threshold(np.asarray(self.score(images)), acceptance=acceptance)
+        return replace(self, threshold=chosen.value)
+
+    def transfer(self, class_embeddings: Tensor) -> Self:
+        """The same offsets and statistics for other class embeddings (K', D), without a threshold; needs no images.
+
+        Raises:
+            UsageError: the embeddings are not (K', D).
+        """
+        positives = _embeddings(class_embeddings, self.positives.shape[1])
+        negatives = negatives_of(positives, self.offsets)
+        statistics = self.inputs.id_statistics
+        if statistics is not None:
+            statistics = statistics.follow((self.positives, self.negatives), (positives, negatives))
+        inputs = replace(self.inputs, positives=positives, negatives=negatives, id_statistics=statistics)
+        return replace(self, inputs=inputs, threshold=None)
+
+    def _unit(self, images: Tensor) -> Tensor:
+        return _embeddings(images, self.positives.shape[1])
+
+
+def fit_embeddings(
+    class_embeddings: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    logit_scale: float = 100.0,
+    negatives: int = 2,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> EmbeddingDetector:
+    """Learn negative embeddings from ID features, without a model.
+
+    Args:
+        class_embeddings: (K, D) text features of the classes, or any class prototypes; normalised here.
+        images: (N, D) features of ID images of the same model; normalised here.
+        labels: (N,) their classes, from 0 to K - 1.
+        logit_scale: the exponentiated logit scale of the model, 100 for OpenAI's CLIPs.
+        negatives: p, negatives per class.
+        seed: of the start of the negatives.
+        settings: configuration keys and values of the section negative, such as {"negative.loss.gamma": 0.5}.
+
+    Raises:
+        UsageError: shapes or labels do not fit, there are too few images, or a key is unknown.
+        NegPromptError: a feature is not finite.
+    """
+    config = load_config(flags={**(settings or {}), "negative.count": negatives, "seed": seed})
+    positives = _embeddings(class_embeddings)
+    features, labels = _embeddings(images, positives.shape[1]), torch.as_tensor(labels).long()
+    if labels.shape != features.shape[:1] or int(labels.min()) < 0 or int(labels.max()) >= len(positives):
+        raise UsageError(f"Labels must be {len(features)} numbers from 0 to {len(positives) - 1}, one for each image.")
+    loss = NegativeLoss.of(config.negative.loss)
+    offsets = learn_offsets(features, labels, positives, scale=logit_scale, loss=loss, negatives=negatives, seed=seed)
+    made = negatives_of(positives, offsets)
+    statistics = score_statistics(config, Features(features, labels), positives, made, scale=logit_scale)
+    return EmbeddingDetector(ScoreInputs(positives, made, None, logit_scale, id_statistics=statistics), offsets)
+
+
+def _embeddings(values: Tensor, dimension: int | None = None) -> Tensor:
+    """(n, D) float32 embeddings of length 1.
+
+    Raises:
+        UsageError: another shape, a row without length, or numbers that are not finite.
+    """
+    rows = torch.as_tensor(values).float()
+    if rows.ndim != 2 or not len(rows) or (dimension is not None and rows.shape[1] != dimension):
+        wanted = f"(n, {dimension})" if dimension is not None else "(n, D)"
+        raise UsageError(f"Embeddings must be of shape {wanted} and not empty, not {tuple(rows.shape)}.")
+    if not bool(torch.isfinite(rows).all()) or bool((rows.norm(dim=1) == 0).any()):
+        raise UsageError("Embeddings must be finite, and none may be all zeros.")
+    return normalize(rows, dim=1)

@@ -1,0 +1,308 @@
+"""What the default score knows of ID images: how they usually compare with the prompts, in closed form and without units.
+
+An image f is compared with the K positives P_i (mean P) and the mean negative N through five statistics, each higher for ID
+images; m is the usual ID image, and p = <P, f> is what f has in common with all texts alike:
+
+    b     max_i <P_i, f>                      it is like some class
+    b|p   b minus its regression on p         ... beyond what it shares with all texts: max-logit at slope 0, MCM at slope 1
+    c     max_i cos(f - m, P_i - P)           ... in the direction in which that class differs, seen from the usual image
+    g     b minus the mean of the next 88     ... more than the runners-up (LogitGap, NeurIPS 2025; all others where K < 89)
+    n|p   -<N, f> minus its regression on p   it is unlike the negative prompts
+
+The score uses them as z = (x - slope * p - mean) / deviation, with the means and deviations of ID images, so no constant of
+it depends on the width of a model's cosines, on its logit scale, or on the number of classes (`mcm_extended`).
+
+Where they come from: mean and deviation of b, b|p, c and g are those of the ID training images. The negatives were pushed
+away from these very images, so n|p is measured on images that took no part: negatives are learned as embeddings from some of
+the images, and the others are standardised by those (`held_out`). Leaving out a quarter of the images at a time says how ID
+images of the trained classes compare with the negatives; leaving out half of the classes at a time says it for classes that
+no negative has seen, which is what other names are.
+
+Other class names: an ID image of class k is taken to be m + a (P_k - P) + r, with a and the residual r distributed as in
+training. Images drawn from this model for the old and for the new names say how each mean and deviation changes
+(`IdStatistics.follow`); new images are not needed, and where the names do not change nothing does.
+
+Leaves out: OOD images, which none of this ever sees.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from negprompt_cli.errors import UsageError
+
+TERMS = ("b", "b|p", "c", "g", "n|p")
+"""The statistics, in the order of the rows of `IdStatistics.terms`."""
+RUNNERS_UP = 88
+"""Classes that the best one is compared with in g; 30, K/2 and sqrt(K) were within 0.1 AUROC by the criterion."""
+_N = TERMS.index("n|p")
+IMAGE_FOLDS, CLASS_FOLDS = 4, 2
+"""Parts of which one at a time takes no part in learning negatives."""
+LEAST_IMAGES = 3
+"""Fewest ID images that have a mean and a deviation."""
+_DRAWS = 4096
+_FLAT = 1e-6
+"""Deviations below this, in units of cosines, are rounding: the statistic says nothing and is left out."""
+
+LearnNegatives = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Images (n, D), labels (n,) and positives (K, D) to negatives (K, p, D)."""
+
+
+@dataclass(frozen=True, eq=False)
+class IdStatistics:
+    """How ID images compare with prompts; float32 on one device, small enough to be stored in an artifact.
+
+    Attributes:
+        mean: (D,) m, the usual ID image, at most 1 long.
+        covariance: (D, D) of the residuals r.
+        follow_mean, follow_deviation: () mean and deviation of a, how far an image follows its class's prompt.
+        center: (D,) mean of the positives that it was measured with.
+        terms: (5, 3) slope, mean and deviation of each of `TERMS`; a deviation of 0 leaves the term out.
+        unseen: (2,) mean and deviation of n|p for classes that the negatives have not seen, in units of its row in `terms`.
+
+    Raises:
+        ValueError: shapes do not fit, or a number is not finite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    follow_mean: Tensor
+    follow_deviation: Tensor
+    center: Tensor
+    terms: Tensor
+    unseen: Tensor
+
+    def __post_init__(self) -> None:
+        d = self.mean.shape[0] if self.mean.ndim == 1 else 0
+        shapes = {
+            "mean": (d,),
+            "covariance": (d, d),
+            "follow_mean": (),
+            "follow_deviation": (),
+            "center": (d,),
+            "terms": (len(TERMS), 3),
+            "unseen": (2,),
+        }
+        for name, shape in shapes.items():
+            tensor: Tensor = getattr(self, name)
+            if not d or tuple(tensor.shape) != shape or not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} must be finite and of shape {shape}, got {tuple(tensor.shape)}")
+        if float(torch.linalg.vector_norm(self.mean.double())) > 1.01:
+            raise ValueError("mean must be at most 1 long, as a mean of L2-normalised features is")
+        if bool((self.terms[:, 2] < 0).any()) or bool(self.unseen[1] <= 0):
+            raise ValueError("terms must have deviations of at least 0, and unseen one above 0")
+
+    @classmethod
+    def measure(
+        cls, images: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, learn: LearnNegatives, *, seed: int
+    ) -> "IdStatistics":
+        """Measure ID training images.
+
+        Args:
+            images: (N, D) L2-normalised features, N at least `LEAST_IMAGES`.
+            labels: (N,) their classes.
+            positives: (K, D) features of the positive prompts.
+            negatives: (K, p, D) features of the negative prompts.
+            learn: learns negatives as embeddings from some of the images, to see what becomes of unseen classes.
+            seed: of the division of images and of classes.
+
+        Raises:
+            UsageError: too few images.
+        """
+        if len(images) < LEAST_IMAGES:
+            raise UsageError(
+                f"{len(images)} ID images have no mean and deviation; the default score needs at least {LEAST_IMAGES}."
+            )
+        offsets = (positives - positives.mean(0))[labels]
+        plain = images.mean(0)
+        # How far each image follows its class's direction; 0 where there is one class and so no direction.
+        a = ((images - plain) * offsets).sum(1) / offsets.square().sum(1).clamp(min=1e-12)
+        rest = images - a[:, None] * offsets
+        mean = rest.mean(0)
+        rest = rest - mean
+        found = cls(
+            mean=mean,
+            covariance=rest.T @ rest / (len(images) - 1),
+            follow_mean=a.mean(),
+            follow_deviation=a.std(),
+            center=positives.mean(0),
+            terms=_standards(images, positives, negatives, mean),
+            unseen=images.new_tensor([0.0, 1.0]),
+        )
+        return found._held_out(images, labels, positives, learn, seed=seed)
+
+    def follow(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> "IdStatistics":
+        """The statistics for other class names.
+
+        Args:
+            old: positives (K, D) and negatives (K, p, D) that it was measured with.
+            new: those of the other names.
+
+        Returns:
+            Means moved by the difference, deviations scaled by the ratio, between images drawn for the old and for the new
+            names; terms that the old names did not have are those of the drawn images.
+        """
+        slopes = self.terms[:, 0]
+        before, after = (
+            _standards(self._drawn(positives), positives, negatives, self._usual(positives), slopes=slopes)
+            for positives, negatives in (old, new)
+        )
+        known = (self.terms[:, 2] > 0) & (before[:, 2] > 0)
+        ratio = after[:, 2] / before[:, 2].clamp(min=_FLAT)
+        moved = torch.stack([slopes, self.terms[:, 1] + after[:, 1] - before[:, 1], self.terms[:, 2] * ratio], dim=1)
+        terms = torch.where(known[:, None], moved, after)
+        # The draws are the same for every set of names: where nothing changes the ratio is 1 and the difference 0.
+        same = (new[0] @ old[0].T).amax(1) > 1 - 1e-4
+        terms[_N] = _mixed(terms[_N], self.unseen, float((~same).float().mean()))
+        return replace(self, mean=self._usual(new[0]), center=new[0].mean(0), terms=terms)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "IdStatistics":
+        """The same on another device and in another floating point type."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device, dtype) for f in fields(self)})
+
+    def _usual(self, positives: Tensor) -> Tensor:
+        """(D,): the usual ID image of other classes, moved with the mean of their prompts."""
+        return self.mean + self.follow_mean * (positives.mean(0) - self.center)
+
+    def _drawn(self, positives: Tensor) -> Tensor:
+        """(_DRAWS, D): images of the classes of (K, D) positives, as the model of this file has them."""
+        values, vectors = torch.linalg.eigh(self.covariance.double().cpu())
+        root = (vectors * values.clamp(min=0).sqrt()).to(self.mean)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(_DRAWS, len(self.mean), generator=generator).to(self.mean) @ root.T
+        a = self.follow_mean + self.follow_deviation * torch.randn(_DRAWS, 1, generator=generator).to(self.mean)
+        k = len(positives)
+        order = torch.randperm(k, generator=generator) if k > _DRAWS else torch.arange(_DRAWS) * k // _DRAWS
+        classes = order[:_DRAWS].to(positives.device)
+        return normalize(self._usual(positives) + a * (positives - positives.mean(0))[classes] + noise, dim=-1)
+
+    def _held_out(
+        self, images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNegatives, *, seed: int
+    ) -> "IdStatistics":
+        """The same with n|p as images have it that the negatives never saw, of the same classes and of others."""
+        generator = torch.Generator().manual_seed(seed)
+        terms, other = self.terms.clone(), self.unseen
+        by_image = (torch.randperm(len(images), generator=generator) % IMAGE_FOLDS).to(labels.device)
+        z = held_out(images, labels, positives, self.mean, learn, folds=by_image)
+        slope, mean, deviation = self.terms[_N].unbind()
+        if len(z) >= LEAST_IMAGES and bool(deviation > 0):
+            terms[_N] = torch.stack([slope, mean + z.mean() * deviation, z.std() * deviation])
+            by_class = (torch.randperm(len(positives), generator=generator) % CLASS_FOLDS).to(labels.device)[labels]
+            u = held_out(images, labels, positives, self.mean, learn, folds=by_class)
+            if len(u) >= LEAST_IMAGES:
+                other = torch.stack([(u.mean() - z.mean()) / z.std(), u.std() / z.std()])
+        return replace(self, terms=terms, unseen=other)
+
+
+def held_out(
+    images: Tensor, labels: Tensor, positives: Tensor, mean: Tensor, learn: LearnNegatives, *, folds: Tensor
+) -> Tensor:
+    """Standardised n|p of each image against negatives that were learned without its fold.
+
+    Args:
+        images: (N, D).
+        labels: (N,).
+        positives: (K, D).
+        mean: (D,) the usual ID image.
+        learn: learns negatives from some of the images.
+        folds: (N,) the fold of each image.
+
+    Returns:
+        (n,) z-values in units of the images that the negatives were learned from; folds that leave too few are passed over.
+    """
+    parts = []
+    for fold in folds.unique():
+        left = folds == fold
+        if int((~left).sum()) < LEAST_IMAGES:
+            continue
+        negatives = learn(images[~left], labels[~left], positives)
+        slope, center, deviation = _standards(images[~left], positives, negatives, mean)[_N].unbind()
+        if bool(deviation > 0):
+            x, p = _raw(images[left], positives, negatives, mean)["n"], images[left] @ positives.mean(0)
+            parts.append((x - slope * p - center) / deviation)
+    return torch.cat(parts) if parts else images.new_empty(0)
+
+
+def _mixed(row: Tensor, unseen: Tensor, share: float) -> Tensor:
+    """(3,): slope, mean and deviation where a share of the images is of classes that the negatives have not seen."""
+    slope, mean, deviation = row.unbind()
+    shift, spread = unseen.unbind()
+    variance = (1 - share) + share * spread.square() + share * (1 - share) * shift.square()
+    return torch.stack([slope, mean + share * shift * deviation, deviation * variance.sqrt()])
+
+
+def _raw(images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """The statistics (N,) of images (N, D) before anything is standardised; c and g need two classes."""
+    cosines = images @ positives.T
+    found = {"p": cosines.mean(1), "n": -(images @ negatives.mean((0, 1)))}
+    found |= class_statistics(cosines, positives, mean, away=torch.linalg.vector_norm(images - mean, dim=1))
+    return found
+
+
+def class_statistics(cosines: Tensor, positives: Tensor, mean: Tensor, *, away: Tensor) -> dict[str, Tensor]:
+    """b, c and g of images from their cosines with the positives.
+
+    Args:
+        cosines: (N, K).
+        positives: (K, D).
+        mean: (D,) the usual ID image.
+        away: (N,) the length of f - m.
+
+    Returns:
+        (N,) each; b alone where K is 1.
+    """
+    k = len(positives)
+    top = cosines.topk(min(RUNNERS_UP + 1, k), dim=1).values
+    found = {"b": top[:, 0]}
+    if k > 1:
+        offsets = positives - positives.mean(0)
+        # <f - m, P_i - P> from the cosines at hand: no second product with the images.
+        along = cosines - cosines.mean(1, keepdim=True) - offsets @ mean
+        lengths = torch.linalg.vector_norm(offsets, dim=1).clamp(min=1e-12)
+        found["c"] = (along / lengths).amax(1) / away.clamp(min=1e-12)
+        found["g"] = top[:, 0] - top[:, 1:].mean(1)
+    return found
+
+
+def _standards(
+    images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor, *, slopes: Tensor | None = None
+) -> Tensor:
+    """(5, 3): slope, mean and deviation of each term over images; slopes are regressed unless given."""
+    found = {name: values.double() for name, values in _raw(images, positives, negatives, mean).items()}
+    p = found["p"]
+    rows = []
+    for row, name in enumerate(TERMS):
+        x = found.get(name.removesuffix("|p"))
+        if x is None:
+            rows.append(p.new_zeros(3))
+            continue
+        slope = p.new_zeros(())
+        if slopes is not None:
+            slope = slopes[row].double()
+        elif name.endswith("|p"):
+            slope = _slope(x, p)
+        x = x - slope * p
+        deviation = x.std()
+        rows.append(torch.stack([slope, x.mean(), deviation if float(deviation) > _FLAT else deviation.new_zeros(())]))
+    return torch.stack(rows).to(images.dtype)
+
+
+def _slope(x: Tensor, p: Tensor) -> Tensor:
+    """() slope of the regression of x (N,) on p (N,), shrunk towards 0 as far as N images cannot tell it from 0.
+
+    The shrinkage is James and Stein's positive part for one coefficient: 1 - (1 - r^2) / ((N - 2) r^2), r the correlation.
+    """
+    if float(x.std()) < _FLAT or float(p.std()) < _FLAT:
+        return x.new_zeros(())
+    r = torch.corrcoef(torch.stack([x, p]))[0, 1]
+    kept = (1 - (1 - r.square()) / ((len(x) - 2) * r.square()).clamp(min=1e-12)).clamp(min=0)
+    return kept * r * x.std() / p.std()
+
+
+def log_tail(z: Tensor) -> Tensor:
+    """Log of the probability that an ID image has a lower value than z, for a logistic distribution of unit deviation."""
+    return torch.nn.functional.logsigmoid(math.pi / math.sqrt(3) * z)
