@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Detector,
         calibrate,
         fit,
+        fit_embeddings,
         load,
         load_model,
         save,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         transfer,
         zero_shot,
     )
-    from negprompt_cli.embeddings import fit_embeddings
 
 __all__ = [
     "Detector",
@@ -46,9 +46,9 @@ def __getattr__(name: str) -> Any:
     """Import a name of the Python interface when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from negprompt_cli import api, embeddings
+    from negprompt_cli import api
 
-    return getattr(embeddings if name == "fit_embeddings" else api, name)
+    return getattr(api, name)
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,9 @@
-"""The Python interface: what the commands do, in ten names, all of them also names of the package itself.
+"""The Python interface: what the commands do, in eleven names, all of them also names of the package itself.
 
     load_model      a frozen CLIP with its own preprocessing
     zero_shot       a detector from class names alone
     fit             a detector from a folder of images by class
+    fit_embeddings  a detector from embeddings, without a model (`negprompt_cli.embeddings`)
     transfer        the same contexts in front of other class names
     calibrate       a threshold from held-out ID images
     score_features  verdicts on image features
@@ -60,6 +61,7 @@ from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import NovelNames, given_names, novel_names, read_class_list
 from negprompt_cli.data.sets.filekinds import LeftOut
 from negprompt_cli.data.sets.pathlist import check_paths, list_paths
+from negprompt_cli.embeddings import fit_embeddings as fit_embeddings
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.engine.judgement import Judgements

@@ -30,8 +30,8 @@ def pixels(clip: Clip, photos: Path) -> Tensor:
     return torch.stack([clip.preprocess(open_rgb(p)) for p in sorted(photos.rglob("*.png"))])
 
 
-def test_there_are_ten_names_and_they_are_lazy():
-    assert len(negprompt.__all__) == 10
+def test_there_are_eleven_names_and_they_are_lazy():
+    assert len(negprompt.__all__) == 11
     assert all(getattr(negprompt, name) is getattr(api, name) for name in negprompt.__all__)
     assert set(negprompt.__all__) <= set(dir(negprompt))
     with pytest.raises(AttributeError, match="no attribute 'detector'"):

@@ -140,7 +140,7 @@ def test_what_was_asked_for_names_its_data_before_it_is_resolved() -> None:
         with pytest.raises(UsageError, match="'data"):
             _ = wrong.spec
     # What is put over it leaves it as it was.
-    assert asked.over({"data.spec": "p2", "negative.floors": None}).config().negative.floors is None
-    assert asked.config().negative.floors is not None
+    assert asked.over({"data.spec": "p2", "negative.score": "paper"}).config().negative.score == "paper"
+    assert asked.config().negative.score == "standardised"
     assert asked.config({"data": {"spec": "p3", "shots": 2}}).data.shots == 2
     assert asked.config({"data": {"spec": "p3"}}).data.spec == "p1"

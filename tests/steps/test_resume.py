@@ -329,7 +329,7 @@ def test_several_seeds_go_on_with_the_one_that_was_interrupted(
     ("more", "says"),
     [
         (("--lr", 0.3), ("negative.schedule.sgd.lr: not recorded there, 0.3 now",)),
-        (("--set", "negative.score=paper"), ("negative.score: "standardised" there, "paper" now",)),
+        (("--set", "negative.score=paper"), ('"paper" now',)),
         (
             ("--loss", "quoted", "--seed", 4),
             ("seed: 0 there, 4 now", 'negative.loss.name: "separation" there, "quoted"'),

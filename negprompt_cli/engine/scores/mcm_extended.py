@@ -44,7 +44,7 @@ def default_score(block: ImageBlock, statistics: IdStatistics) -> Tensor:
     found = class_statistics(cosines, bank.positives, mean, away=away)
     found["n"] = -(block.features @ bank.rows("negatives").mean(0))
     p = cosines.mean(1)
-    total = torch.zeros(len(p), dtype=exact, device=p.device)
+    total = torch.zeros_like(p, dtype=exact)
     # Numbers, not tensors, so that an exporter writes them as constants.
     for name, (slope, center, deviation) in zip(TERMS, statistics.terms.tolist(), strict=True):
         if deviation > 0:
