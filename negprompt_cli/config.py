@@ -144,17 +144,18 @@ def _preset(loss: Any) -> LossPreset | None:
 
 
 class LossConfig(_Section):
-    """Stage 2's loss preset; `beta` weighs NPD, `gamma` NND, each the preset's own where not given."""
+    """Stage 2's loss preset; `beta` weighs NPD, `gamma` NND, `contrast` the class term, each by preset if not given."""
 
     name: LossName = "separation"
     beta: Annotated[float, Field(ge=0)] = LOSS_PRESETS["separation"].beta
     gamma: Annotated[float, Field(ge=0)] = LOSS_PRESETS["separation"].gamma
+    contrast: Annotated[float, Field(ge=0)] = LOSS_PRESETS["separation"].contrast
 
     @model_validator(mode="before")
     @classmethod
     def _own_weights(cls, values: Any) -> Any:
         if preset := _preset(values):
-            return {"beta": preset.beta, "gamma": preset.gamma, **values}
+            return {"beta": preset.beta, "gamma": preset.gamma, "contrast": preset.contrast, **values}
         return values
 
 

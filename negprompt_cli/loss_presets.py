@@ -17,17 +17,18 @@ ScoreForm = Literal["standardised", "paper"]
 
 @dataclass(frozen=True)
 class LossPreset:
-    """Weights `beta` of NPD and `gamma` of NND, and the form of the score that belongs to it."""
+    """Weights `beta` of NPD, `gamma` of NND and `contrast` of the class term, and the form of its score."""
 
     beta: float
     gamma: float
+    contrast: float
     score: ScoreForm
 
 
 LOSS_PRESETS: Mapping[str, LossPreset] = MappingProxyType(
     {
-        "separation": LossPreset(0.0, 1.0, score="standardised"),
-        "quoted": LossPreset(0.1, 0.05, score="paper"),
-        "official": LossPreset(0.1, 0.05, score="paper"),
+        "separation": LossPreset(0.0, 1.0, 1.0, score="standardised"),
+        "quoted": LossPreset(0.1, 0.05, 0.0, score="paper"),
+        "official": LossPreset(0.1, 0.05, 0.0, score="paper"),
     }
 )

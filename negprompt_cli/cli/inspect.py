@@ -72,7 +72,9 @@ def _print(document: dict[str, Any]) -> None:
         + (", LIMITED" if document["limited"] else ""),
         "classes": f"{len(classes)}: {some_of(classes, 8)}",
         "learned on": f"{document['learned_on_classes']} classes",
-        "loss": "-" if loss is None else f"{loss['name']}, beta {loss['beta']:g}, gamma {loss['gamma']:g}",
+        "loss": "-"
+        if loss is None
+        else ", ".join([loss["name"], *(f"{key} {loss[key]:g}" for key in ("beta", "gamma", "contrast"))]),
         "tensors": ", ".join(f"{name} {tuple(shape)}" for name, shape in document["tensors"].items()),
         "parents": ", ".join(f"{p['kind']} {p['sha256'][:12]}" for p in document["parents"]) or "-",
     }
@@ -88,6 +90,10 @@ def _print(document: dict[str, Any]) -> None:
     for stage in document["training"]:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in stage["terms"].items())
         facts[f"{stage['stage']} stage"] = f"{stage['images']} images, epoch {stage['epoch']}, {terms}"
+    if (bond := document["class_bond"]) is not None:
+        facts["own class"] = f"found for {percent(bond['own_class_share'])} % of the classes' negatives"
+        between = bond["cosine_between_classes"]
+        facts["between classes"] = "-" if between is None else f"mean cosine of negatives {between:.3f}"
     width = max(map(len, facts))
     for name, value in facts.items():
         typer.echo(hanging(f"{name:<{width}}  ", str(value)))

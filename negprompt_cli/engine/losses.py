@@ -4,7 +4,7 @@ Notation (k classes, p negatives per class, B images): f (B, F) image features, 
 negative prompt features, all L2-normalised; s is CLIP's logit scale. NIS, NPD and NND are the paper's names (Li et al.,
 CVPR 2024, section 3.3): negative-image separation, negative-positive distance, negative-negative distance.
 
-Presets for stage 2, L = NIS + beta * NPD + gamma * NND:
+Presets for stage 2, L = NIS + beta * NPD + gamma * NND + contrast * L_class, the last of which is in `class_bond`:
 
     separation   NIS pushes every negative away from ID images, NPD away from the own positive, NND apart on cosines
     quoted       as independent notes quote the paper's equations 4 to 7: uniform target over the negatives, NPD attractive
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from negprompt_cli.engine.class_bond import class_contrast
 from negprompt_cli.loss_presets import LossName
 
 Terms = dict[str, Tensor]
@@ -127,17 +128,22 @@ class LossSettings(Protocol):
     def gamma(self) -> float:
         """Weight of NND."""
 
+    @property
+    def contrast(self) -> float:
+        """Weight of the class term."""
+
 
 @dataclass(frozen=True)
 class NegativeLoss:
     """Stage 2's loss: a preset with its weights.
 
-    `beta` weighs NPD, `gamma` NND; both are at least 0.
+    `beta` weighs NPD, `gamma` NND, `contrast` the term that binds negatives to their classes; each is at least 0.
     """
 
     name: LossName
     beta: float
     gamma: float
+    contrast: float = 0.0
 
     @property
     def needs_labels(self) -> bool:
@@ -147,10 +153,10 @@ class NegativeLoss:
     @classmethod
     def of(cls, config: "LossSettings") -> "NegativeLoss":
         """The loss that settings ask for."""
-        return cls(config.name, config.beta, config.gamma)
+        return cls(config.name, config.beta, config.gamma, config.contrast)
 
     def __call__(self, f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:
-        """Compute the terms nis, npd, nnd and their weighted sum 'loss', each a scalar.
+        """Compute the terms nis, npd, nnd, with a weight also class, and their weighted sum 'loss', each a scalar.
 
         Args:
             f: (B, F) image features.
@@ -160,4 +166,8 @@ class NegativeLoss:
             scale: CLIP's logit scale.
         """
         terms = _TERMS[self.name](f, labels, positives, negatives, scale)
-        return {"loss": terms["nis"] + self.beta * terms["npd"] + self.gamma * terms["nnd"], **terms}
+        loss = terms["nis"] + self.beta * terms["npd"] + self.gamma * terms["nnd"]
+        if self.contrast:
+            terms["class"] = class_contrast(positives, negatives)
+            loss = loss + self.contrast * terms["class"]
+        return {"loss": loss, **terms}

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from negprompt_cli import schemas
 from negprompt_cli.data.results.artifacts import Prompts, load_prompts
+from negprompt_cli.engine.class_bond import cosine_between_classes, own_class_share
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
 
 SAMPLE = 512
 """Words whose nearest neighbour is looked up for the spacing: the median needs no more."""
 SHOWN_CLASSES = 10
+ENCODING_BYTES = 2**30
+"""Memory for encoding an artifact's prompts."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,16 @@ def inspect_artifact(
         count: words per context vector.
 
     Returns:
-        The artifact, and a document with its contents and, per context set and vector, norm,
+        The artifact, and a document with its contents, how firmly negatives belong to their classes (`class_bond`, null
+        without a model or negatives) and, per context set and vector, norm,
         distance from the same vector of the positive context, and nearest words.
 
     Raises:
         UsageError: the artifact is missing or unsound, or belongs to another model than `load` gives.
     """
     prompts = load_prompts(path)
-    vocabulary = read_vocabulary(load(prompts)) if load else None
+    clip = load(prompts) if load else None
+    vocabulary = read_vocabulary(clip) if clip else None
     document: dict[str, Any] = {
         "schema": schemas.INSPECTION,
         "path": str(path),
@@ -113,12 +118,27 @@ def inspect_artifact(
         | ({} if prompts.negative is None else {"negative": list(prompts.negative.shape)}),
         "parents": [p.model_dump() for p in prompts.parents],
         "training": [t.model_dump() for t in prompts.training],
+        "class_bond": _class_bond(clip, prompts) if clip else None,
         "word_spacing": vocabulary.spacing() if vocabulary else None,
         "contexts": [
             _describe(name, vectors, origin, vocabulary, count) for name, vectors, origin in _context_sets(prompts)
         ],
     }
     return prompts, document
+
+
+def _class_bond(clip: Clip, prompts: Prompts) -> dict[str, float | None] | None:
+    """Share of negatives that find their own class, and the mean cosine of negatives of two classes."""
+    if prompts.negative is None:
+        return None
+    encoder = clip.prompt_encoder(prompts.names, context=prompts.positive.shape[-2], budget=ENCODING_BYTES)
+    with torch.no_grad():
+        positives = encoder(prompts.positive.to(clip.device))[0]
+        negatives = encoder(prompts.negative.to(clip.device)).transpose(0, 1)
+    return {
+        "own_class_share": own_class_share(positives, negatives),
+        "cosine_between_classes": cosine_between_classes(negatives),
+    }
 
 
 def _whole_words(vocabulary: dict[str, int]) -> dict[str, int]:

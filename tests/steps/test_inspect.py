@@ -96,3 +96,19 @@ def test_the_threshold_is_shown(world, tmp_path):
     assert "ID where negprompt is at least 0.25" in text and "100 held-out images of nothing" in text
     assert max(len(line) for line in shown.stdout.splitlines() if str(tmp_path) not in line) <= 80
     assert "none: `negprompt calibrate`" in run("inspect", world.prompts, "--no-words").stdout
+
+
+def test_how_firmly_negatives_belong_to_their_classes(world, tiny_clip):
+    prompts, document = inspect_artifact(world.prompts, load=lambda _: tiny_clip)
+    encoder = tiny_clip.prompt_encoder(prompts.names, context=4, budget=2**28)
+    with torch.no_grad():
+        positives, negatives = encoder(prompts.positive)[0], encoder(prompts.negative)
+    right, cosines = 0, []
+    for n in negatives:
+        for i in range(3):
+            near = [float(torch.cosine_similarity(n[i] - n.mean(0), p - positives.mean(0), dim=0)) for p in positives]
+            right += near.index(max(near)) == i
+            cosines += [float(n[i] @ m[k]) for m in negatives for k in range(3) if k != i]
+    assert document["class_bond"]["own_class_share"] == pytest.approx(right / 6)
+    assert document["class_bond"]["cosine_between_classes"] == pytest.approx(sum(cosines) / len(cosines), rel=1e-5)
+    assert inspect_artifact(world.prompts, load=None)[1]["class_bond"] is None
