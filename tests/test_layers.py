@@ -22,6 +22,7 @@ LAYERS = (
     ("engine",),
     ("data",),
     ("steps", "report", "demo"),
+    ("embeddings",),
     ("cli", "api"),
 )
 """The package from the bottom to the top; a module belongs to the first place named that holds it."""

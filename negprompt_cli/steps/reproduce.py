@@ -338,9 +338,9 @@ def _decisive(config: Config) -> dict[str, Any]:
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys whose values are not the defaults."""
+    """Dotted keys whose values are not the defaults; a section that is absent by default is given whole."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _changed(value, defaults[key], f"{prefix}{key}.")
-        elif value != defaults[key]:
+            yield from _changed(value, defaults.get(key) or {}, f"{prefix}{key}.")
+        elif key not in defaults or value != defaults[key]:
             yield prefix + key, value

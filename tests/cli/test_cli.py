@@ -111,7 +111,7 @@ def test_training_writes_artifact_configuration_and_epochs(trained: Path):
     }
     epochs = [json.loads(line) for line in (trained / "negative.metrics.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in epochs] == list(range(1, len(epochs) + 1))
-    assert {"loss", "nis", "npd", "nnd"} == set(epochs[0]["terms"])
+    assert {"loss", "nis", "npd", "nnd", "class"} == set(epochs[0]["terms"])
 
 
 def test_a_run_is_repeatable_from_the_configuration_it_wrote(trained: Path, tmp_path: Path, world: DemoWorld):

@@ -75,7 +75,7 @@ def test_another_suffix_a_file_that_is_there_and_missing_pyarrow_are_refused(tmp
     with pytest.raises(UsageError, match="parquet"):
         check_score_file(tmp_path / "scores.xlsx", overwrite=False)
     (tmp_path / "old.csv").write_text("x")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="exists"):
         check_score_file(tmp_path / "old.csv", overwrite=False)
     check_score_file(tmp_path / "old.csv", overwrite=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
