@@ -91,7 +91,7 @@ class Detector:
     Args:
         model: from `load_model`.
         prompts: class names, or an artifact's prompts.
-        score: name of an ID score; None for the calibrated one, else negprompt, or max-logit without negatives.
+        score: name of an ID score; None for the calibrated one, else negprompt, or mcm without negatives.
         settings: configuration keys and values, such as {"negative.count": 4}.
 
     Raises:

@@ -36,7 +36,7 @@ def calibrate(
         option(
             "--score",
             autocompletion=completion.scores,
-            help="ID score (default negprompt; max-logit without negatives).",
+            help="ID score (default negprompt; mcm without negatives).",
         ),
     ] = None,
     by_class: Annotated[
