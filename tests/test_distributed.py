@@ -426,6 +426,6 @@ def test_a_stopped_training_says_how_to_go_on(folder: Path, tmp_path: Path, numb
         code, _, err = finished(process)
     assert code == 128 + number
     assert err.count("error:") == 1
-    assert f"{says}. The epochs" in err
+    assert f"{says}. Finished epochs" in err
     assert "--resume" in err
     assert checkpoint.is_file()
