@@ -80,13 +80,15 @@ def test_what_was_said_is_not_said_again(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_table_that_fits_keeps_its_form() -> None:
     text = table_text("Title", ["score", "near"], [["mcm", "97.3 / 12.1"], ["max-logit", "7.3 / 2.1"]])
-    assert text.splitlines() == [
-        "Title",
-        "score              near",
-        "───────────────────────",
-        "mcm         97.3 / 12.1",
-        "max-logit     7.3 / 2.1",
+    title, header, line, *rows = text.splitlines()
+    # How far the columns are apart is up to the version of rich.
+    assert [title, set(line)] == ["Title", {"─"}]
+    assert [row.split() for row in (header, *rows)] == [
+        ["score", "near"],
+        ["mcm", "97.3", "/", "12.1"],
+        ["max-logit", "7.3", "/", "2.1"],
     ]
+    assert len({len(row) for row in (header, line, *rows)}) == 1
 
 
 def test_a_table_of_many_sets_has_a_row_per_set() -> None:
