@@ -288,7 +288,7 @@ class Asked:
         """Resolve the configuration.
 
         Args:
-            base: sections whose values stand below all that was asked for (what an artifact at hand says).
+            base: sections whose values are weaker than all that was asked for (what an artifact at hand says).
 
         Raises:
             UsageError: a key or value is wrong; the message names the key.

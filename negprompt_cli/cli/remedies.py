@@ -1,7 +1,7 @@
 """Which option or command helps with an error: the one place that turns the names of remedies into command-line advice.
 
 The engine, the data code and the steps raise errors with a `remedy` and the facts it needs. Facts are quoted for a shell, so
-that commands can be copied. An advice that begins with a line break stands below the message; others continue its line.
+that commands can be copied. An advice that begins with a line break follows below the message; others continue its line.
 """
 
 import shlex

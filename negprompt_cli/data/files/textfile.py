@@ -56,7 +56,7 @@ def read_text(path: Path, *, most: int, what: str, nul: bool = False) -> str:
         path: the file.
         most: largest size, bytes.
         what: what it should be, for messages: "a list".
-        nul: whether NUL may stand in the text, as a separator does.
+        nul: whether the text may contain NUL, as a separator does.
 
     Raises:
         UsageError: it cannot be read, is larger than `most`, holds NUL bytes or is in another encoding.
@@ -77,7 +77,7 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
         where: what messages call it.
         most: largest size, bytes.
         what: what it should be, for messages.
-        nul: whether NUL may stand in the text.
+        nul: whether the text may contain NUL.
 
     Raises:
         UsageError: larger than `most`, with NUL bytes, or in another encoding.
