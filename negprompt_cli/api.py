@@ -14,7 +14,7 @@
 A score is higher the more ID an image is, here as everywhere in the package. The one exception is what `Detector.predict`
 and `Detector.predict_features` return: outlier scores, the ID score times -1, as pytorch-ood's helpers expect.
 
-The demonstration's model and images stand in for one's own here (`folder` is any empty folder):
+These examples use the demonstration's model and images (`folder` is any empty folder):
 
 >>> from negprompt_cli.demo.images import write_world
 >>> from negprompt_cli.demo.model import unpack_model

@@ -260,7 +260,7 @@ def preset_text(name: str) -> str:
 class Asked:
     """What a person asked for, before anything is filled in; `config` makes a configuration of it.
 
-    A command needs the name of its data before it can find the artifact whose configuration stands below what was asked
+    A command needs the name of its data before it can find the artifact whose configuration is overridden by what was asked
     for. `values`: sections, keys and values as they were given.
     """
 

@@ -14,7 +14,7 @@ class Task(Protocol):
     """A running task."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more units are done, with a short `note` on how it stands."""
+        """Say that `count` more units are done, with a short `note` on the progress."""
 
 
 class Progress(Protocol):

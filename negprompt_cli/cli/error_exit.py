@@ -20,7 +20,7 @@ debug = False
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or a request to end; the message says what is kept and how to go on."""
+    """Ctrl-C or a request to end; the message says what is kept and how to continue."""
 
     def __init__(self, message: str, exit_code: int = INTERRUPTED) -> None:
         super().__init__(message)

@@ -271,7 +271,7 @@ Shots = Annotated[
 
 @dataclass(frozen=True)
 class Training:
-    """Options of both training stages; `stage` in a key stands for the name of the stage."""
+    """Options of both training stages; `stage` in a key is replaced by the name of the stage."""
 
     shots: Shots = None
     epochs: Annotated[

@@ -68,7 +68,7 @@ def train_negative(
     if many and positive:
         each = dict.fromkeys(many, source)
     elif many:
-        # The first seed's model stands for all.
+        # All seeds have the first seed's model.
         source = each[many[0]]
     config = source.configure(asked, "model", "positive") if source else asked.config()
     start_processes(config)

@@ -40,7 +40,7 @@ class _Terminated(KeyboardInterrupt):
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Make SIGTERM stop a training as Ctrl-C does, and have either end with the command that goes on.
+    """Make SIGTERM stop a training as Ctrl-C does, and print the command that resumes it.
 
     Raises:
         Stopped: in the place of KeyboardInterrupt.

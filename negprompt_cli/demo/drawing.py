@@ -53,7 +53,7 @@ class View:
 
 
 def sample_view(world: World, *, things: int, generator: np.random.Generator) -> View:
-    """Sample a view of a scene of 0, 1 or 2 things; two stand side by side, the first on the left."""
+    """Sample a view of a scene of 0, 1 or 2 things; two are side by side, the first on the left."""
     poses = []
     for index in range(things):
         largest = 0.42 if things == 1 else 0.24

@@ -55,7 +55,7 @@ class DemoWorld:
 
 
 def write_world(folder: Path, *, seed: int) -> DemoWorld:
-    """Draw and write all data sets; `folder` appears whole or not at all.
+    """Draw and write all data sets; `folder` appears complete or not at all.
 
     Args:
         folder: absent or empty.

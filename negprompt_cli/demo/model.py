@@ -97,7 +97,7 @@ def pack_model(folder: Path, packed: Path, *, training: TrainingRecord) -> None:
 
 
 def unpack_model(folder: Path, *, packed: Path | None = None) -> Path:
-    """Unpack the small CLIP to `folder`, which appears whole or not at all, and return it for `local-dir:`.
+    """Unpack the small CLIP to `folder`, which appears complete or not at all, and return it for `local-dir:`.
 
     A folder that already holds exactly these files is returned as it is.
 

@@ -59,7 +59,7 @@ def hexagon(x: Field, y: Field) -> Field:
 
 
 def star(x: Field, y: Field) -> Field:
-    """Five-pointed star, point up; the inner corners lie at 0.42 of the outer radius."""
+    """Five-pointed star, point up; the inner corners are at 0.42 of the outer radius."""
     sector = 2 * np.pi / 5
     radius = np.hypot(x, y)
     angle = np.arctan2(x, -y)

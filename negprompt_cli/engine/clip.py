@@ -25,7 +25,7 @@ from negprompt_cli.errors import UsageError
 class ModelIdentity:
     """What a model is, as written into artifacts and results.
 
-    `weights_sha256`: digest of all parameters and buffers, so the same weights are the same model wherever they lie.
+    `weights_sha256`: digest of all parameters and buffers, so the same weights are the same model wherever the files are.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What is said about single images: predicted class, its probability, an ID score, and the nearest negative prompt.
+"""The judgement of single images: predicted class, its probability, an ID score, and the nearest negative prompt.
 
 The class is the nearest positive prompt and its probability CLIP's own, softmax(s <P_i,f>) with the logit scale s; negatives
 change neither. The ID score is one of the catalogue's that need prompts only, so that an artifact and an image are enough.
@@ -25,7 +25,7 @@ PROMPT_FIELDS = frozenset({"positives", "negatives", "zero_shot"})
 
 @dataclass(frozen=True, eq=False)
 class Judgements:
-    """What is said about B images.
+    """The judgement of B images.
 
     Attributes:
         predictions: (B,) int64 class of the nearest positive prompt.
@@ -63,7 +63,7 @@ def check_prompt_score(name: str) -> None:
 
 @torch.no_grad()
 def judge(features: Tensor, bank: ScoreInputs, score: str, *, temperature: float = 1.0) -> Judgements:
-    """Judge B images; everything that is said of an image comes from the same cosines.
+    """Judge B images; everything about an image comes from the same cosines.
 
     Args:
         features: (B, D) L2-normalised image features.

@@ -1,1 +1,1 @@
-"""Programs to copy: each stands alone and imports nothing of this package."""
+"""Programs to copy. Each is complete and imports nothing of this package."""

@@ -31,7 +31,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG with what is said below it: a bold first line and further lines."""
+    """A small JPEG with its caption: a bold first line and further lines."""
 
     jpeg: bytes
     title: str

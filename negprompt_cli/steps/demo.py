@@ -104,7 +104,7 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
 
 
 def _draw(folder: Path) -> DemoWorld:
-    """The world in `folder`; one that is there is whole, because it appears whole or not at all."""
+    """The world in `folder`; one that exists is complete, because it appears complete or not at all."""
     if folder.exists():
         return DemoWorld.at(folder)
     return write_world(folder, seed=WORLD_SEED)

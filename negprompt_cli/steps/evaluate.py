@@ -166,7 +166,7 @@ def _row(config: Config, measured: Measured, name: str, ood: Scored) -> Row:
 
 
 def _digest(scored: Scored) -> str:
-    """What tells one list of images from another, wherever it lies."""
+    """What distinguishes one list of images from another, wherever its file is."""
     return files_digest(scored.encoded.images.paths, scored.encoded.images.root)
 
 

@@ -31,7 +31,7 @@ from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.steps.shared.scorer import Scorer
 
 KEY = "negprompt"
-"""Where the metadata lie in a file."""
+"""The place of the metadata in a file."""
 TOLERANCE = 1e-4
 """Most that an output may differ from PyTorch's, as a share of its largest value."""
 HALF_TOLERANCE = 5e-2

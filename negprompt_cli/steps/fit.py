@@ -51,8 +51,8 @@ def run_fit(
 ) -> Fitted:
     """Train both stages on the ID data of the configuration and calibrate on its held-out images, into `folder`.
 
-    With too few held-out images for a threshold the artifact is made without one, and the number that would do is said.
-    With `resume` what an interrupted fit finished is kept, and it goes on from there.
+    With too few held-out images, the artifact has no threshold, and a message says how many images would be enough.
+    With `resume` what an interrupted fit finished is kept, and the run resumes from there.
 
     Raises:
         UsageError: outputs exist, or with `resume` are of another configuration; the data are not there or are not classes.

@@ -3,7 +3,7 @@
 For each context vector the nearest whole words of the model's vocabulary, by Euclidean distance of token embeddings, as CoOp
 looks at learned contexts (Zhou et al., IJCV 2022, section 4.4). Distances are to be read against `spacing`, the median
 distance of a vocabulary word from its own nearest neighbour: a vector farther from every word than words are from each
-other stands for none of them. Leaves out: parts of words, which no reader can interpret.
+other means none of them. Leaves out: parts of words, which no reader can interpret.
 """
 
 from collections.abc import Callable

@@ -250,7 +250,7 @@ def _pictures(measured: Measured, options: ReportOptions, seed: int, folder: Pat
     figure = figures.feature_map(f"{kind} of images and prompts", _clouds(measured, options.map_kind, seed))
     note = (
         f"{kind} of image and prompt features (the paper's Figure 4), at most {MAP_IMAGES} of each. CLIP's images and texts "
-        "lie in two separate cones, so images are centred on the mean image and prompts on the mean positive prompt first."
+        "form two separate cones, so images are centred on the mean image and prompts on the mean positive prompt first."
     )
     groups.append(PictureGroup("Images and prompts", note, [keep("map", f"{kind} of images and prompts", figure)]))
     return groups

@@ -1,6 +1,6 @@
 """One job for several seeds: a folder per seed, one model for all, and figures as mean and standard deviation.
 
-Seed N's files lie in <run>/seed-N/ under their usual names. The standard deviation is that of a sample (n - 1), over
+Seed N's files are in <run>/seed-N/ under their usual names. The standard deviation is that of a sample (n - 1), over
 training seeds: sampling of shots, starts and batch order all follow the seed. It says nothing of the choice of images.
 """
 
@@ -133,7 +133,7 @@ def evaluate_seeds(
         result = run_evaluate(config, own, artifact=artifact, overwrite=overwrite, progress=progress, bench=bench)
         found = result.document.prompts.seed
         if found != seed:
-            raise UsageError(f"{artifact.path} was trained with seed {found}, but lies in the folder of seed {seed}.")
+            raise UsageError(f"{artifact.path} was trained with seed {found}, but is in the folder of seed {seed}.")
         made.append(result)
     document = average_over_seeds([e.document for e in made])
     if config.evaluate.ci:

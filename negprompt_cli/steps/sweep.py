@@ -97,7 +97,7 @@ class Overall:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep came to: its document, and what stands in it."""
+    """The result of a sweep: its document, and what it contains."""
 
     path: Path
     document: dict[str, Any]

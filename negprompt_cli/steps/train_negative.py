@@ -32,7 +32,7 @@ def run_train_negative(
         positive: a positive artifact, or None for untrained positives.
         overwrite: whether `out` may be replaced.
         progress: told how it goes.
-        resume: go on from the checkpoint beside `out`, where there is one; a finished `out` is left as it is.
+        resume: continue from the checkpoint beside `out`, if there is one; a finished `out` is left as it is.
         bench: a workbench to share model and features with other steps.
 
     Raises:

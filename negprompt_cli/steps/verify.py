@@ -109,9 +109,9 @@ def run_verify(
 
     Args:
         path: a prompt artifact.
-        parent: what it was made from, where that does not lie beside it.
+        parent: what it was made from, if that is not beside it.
         retrain: train again, without the feature cache and without writing, and compare.
-        changes: dotted keys of the recorded configuration that are other values here: where the data and the model lie
+        changes: dotted keys of the recorded configuration that are other values here: the places of the data and the model
             now, and the device.
         progress: told how it goes.
 
@@ -209,7 +209,7 @@ class _Case:
         try:
             clip = self.bench.clip
         except NegPromptError as error:
-            return Check("model", "unknown", f"{_first_line(error)} Pass --model where it lies elsewhere now.")
+            return Check("model", "unknown", f"{_first_line(error)} If it has moved, pass --model.")
         try:
             check_model(self.prompts, clip.identity, clip.plan.width, self.path)
         except UsageError as error:
@@ -288,9 +288,7 @@ class _Case:
             images = find()
             found = files_digest(images.paths, images.root)
         except NegPromptError as error:
-            return Check(
-                what, "unknown", f"{_first_line(error)} Pass --data or --data-root where they lie elsewhere now."
-            )
+            return Check(what, "unknown", f"{_first_line(error)} If they have moved, pass --data or --data-root.")
         if found == recorded:
             return Check(what, "ok", f"{count} images with the recorded names and sizes (sha256 {recorded})")
         return Check(
@@ -365,7 +363,7 @@ class _Case:
 
     def _contexts(self, summary: TrainingSummary, again: Prompts) -> Check:
         recorded = replace(self.prompts, calibration=None)
-        # What lies elsewhere now is not what it was made of.
+        # A new path says nothing of what it was made from.
         model = recorded.model if again.model.weights_sha256 == recorded.model.weights_sha256 else again.model
         again = replace(again, config=recorded.config, model=model, written_with=recorded.written_with)
         data = artifact_bytes(again)

@@ -476,7 +476,7 @@ def test_a_disk_that_is_full_for_a_while_stops_nothing(world: World, short: dict
     code, said = world.finish(world.command("train-positive", run, *SHORT, "-q"), full_for_a_while)
     assert code == 0, said
     # Said once, not at every epoch.
-    assert said.count("Training goes on.") == 1
+    assert said.count("Training continues.") == 1
     assert files(run) == {n: b for n, b in short.items() if n.startswith("positive")}
 
 

@@ -3,7 +3,7 @@
 One folder per model, weights, preprocessing and precision ("store"); in it, shards of safetensors holding features and the
 keys of the images they are of: digests of absolute path, size and modification time. Lists of images may overlap in any
 way (other seeds, other shots, a limit): what is known is reused, the rest is encoded and added as a new shard, so an
-interrupted run goes on where it stopped and processes that share a store never write to the same file. A shard whose
+interrupted run resumes where it stopped and processes that share a store never write to the same file. A shard whose
 checksum does not fit is dropped with a notice and its images are encoded again.
 
 Leaves out: eviction; `cache_folder.clear_cache` empties the cache.
@@ -119,7 +119,7 @@ class FeatureStore:
         """Remember features (n, F) of n images, on disk and for this process.
 
         Raises:
-            NegPromptError: the shard cannot be written; says how to go on without it.
+            NegPromptError: the shard cannot be written; says how to continue without it.
         """
         table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy())
         tensors = {"keys": table, "features": features.contiguous()}

@@ -103,7 +103,7 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
 
 
 def _look_into_the_cache_only_without_network(hub: Any) -> None:
-    """Set the hub's client offline where its host has no address: it would go on trying for a minute, cached or not."""
+    """Set the hub's client offline where its host has no address: it would keep trying for a minute, cached or not."""
     if hub.HF_HUB_OFFLINE or getproxies():
         return
     try:

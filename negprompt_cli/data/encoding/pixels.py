@@ -11,7 +11,7 @@
 * Grey values of more than 8 bits, where PIL's own conversion would clip (which turns most of a 16-bit image white). What is
   white is, with `values` "auto":
     16-bit integers           65535; of a file that declares fewer bits (12-bit TIFF, PGM with its maximum) what it declares
-    32-bit integers           65535, where they lie between 0 and 65535
+    32-bit integers           65535, if they are between 0 and 65535
     floats from 0 to 1        1
     floats from 0 to 255      255
   An image whose values do not fit is refused with its range, because it would come out black, white or meaningless: integers

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, synced, then renamed over it.
+"""Files that appear complete or not at all: written beside their place, synced, then renamed over it.
 
 A crash, a full disk or Ctrl-C leaves whatever was there before untouched and no half-written file behind. A folder of
 many files can be made so too, where there was none before.
@@ -66,7 +66,7 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 
 def atomic_write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write `data` to `path`, whole or not at all.
+    """Write `data` to `path` atomically: complete or not at all.
 
     Raises:
         NegPromptError: the file cannot be written; names `path`.
@@ -77,7 +77,7 @@ def atomic_write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None
 
 
 def atomic_write_text(path: Path, text: str, *, replace: bool = True) -> None:
-    r"""Write `text` to `path` as UTF-8 with `\n` line ends, whole or not at all.
+    r"""Write `text` to `path` as UTF-8 with `\n` line ends atomically: complete or not at all.
 
     Raises:
         NegPromptError: the file cannot be written; names `path`.

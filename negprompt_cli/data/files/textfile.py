@@ -211,7 +211,7 @@ class _Loader(yaml.SafeLoader):
             node = super().compose_node(parent, index)
             extent = self._extents.get(id(node))
             if extent is None:
-                raise _refused("an alias stands inside what it refers to", event)
+                raise _refused("an alias refers to the value that contains it", event)
             self._enter(extent, event)
             return node
         if getattr(event, "tag", None) is not None:

@@ -151,7 +151,7 @@ class _Reader(pickle._Unpickler):
         self._read, self._inert = read, dict[str, type[Inert]]()
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for: never the thing itself, apart from torch's types of numbers."""
+        """What a name refers to: never the thing itself, apart from torch's types of numbers."""
         if module == "torch" and name in _DTYPES:
             return _StorageKind(_DTYPES[name])
         if (module, name) in {("torch.storage", "UntypedStorage"), ("torch", "UntypedStorage")}:

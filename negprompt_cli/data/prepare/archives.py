@@ -3,7 +3,7 @@
 Every member is looked at before the first is written: only plain files and folders whose names stay inside the target
 are accepted. Their number, and their size beside the archive's, are bounded (images do not shrink a hundredfold, bombs
 do), they must fit on the disk, and no header makes more than a few blocks be held in memory. Everything is unpacked
-beside the target and renamed at the end, so the target is there whole or not at all. Owners, permissions and times in
+beside the target and renamed at the end, so the target appears complete or not at all. Owners, permissions and times in
 the archive are ignored. What systems put into archives (`filekinds`: __MACOSX, ._photo.jpg, .DS_Store) is not unpacked.
 """
 
@@ -76,7 +76,7 @@ class _Tar:
     def members(self) -> list[_Member]:
         with _open_tar(self._path) as tar:
             members = _listed(self._path, (_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in _each(tar)))
-            # gzip's own checksum stands behind the last member and is only looked at when that is read.
+            # gzip's own checksum is after the last member and is only looked at when that is read.
             while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
                 pass
             return members
@@ -184,7 +184,7 @@ def _zip_kind(member: zipfile.ZipInfo) -> str:
 
 
 def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
-    """Unpack a .tar, .tar.gz, .tgz or .zip as the folder `target`, whole or not at all.
+    """Unpack a .tar, .tar.gz, .tgz or .zip as the folder `target` atomically: complete or not at all.
 
     A single top folder in the archive becomes `target` itself, whatever it is called.
 

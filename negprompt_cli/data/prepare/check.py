@@ -2,7 +2,7 @@
 
 Problems (the set should not be used as it is): counts that differ from the catalogue's, classes without images, files
 that are empty, missing, broken or truncated, values that do not fit their type, identical files, class names that are no
-words or are shared by several classes, ID classes or ID images that also stand in the OOD set. Warnings: what may well be
+words or are shared by several classes, ID classes or ID images that are also in the OOD set. Warnings: what may well be
 meant, such as photos with an EXIF rotation (which is not applied), transparency, several frames, a single colour, files that
 are left out and those among them that are images by their content, and known facts about the set.
 
@@ -110,7 +110,7 @@ def check_data(
 
     Args:
         spec: the data set.
-        data_root: where catalogue sets lie.
+        data_root: where catalogue sets are.
         ood: SPECs of OOD sets to compare class names and files with.
         catalogue: a catalogue file of the user's own.
         class_names: file naming the classes.
@@ -359,7 +359,7 @@ def _duplicates(files: dict[str, _Files], found: _Found, pool: ThreadPoolExecuto
     across = [group for group in groups if len({part_of[path] for path in group}) > 1]
     if across:
         items = [" = ".join(group) for group in across]
-        found.problem("leak", f"{len(across)} images stand both in the training and in the evaluation part", items)
+        found.problem("leak", f"{len(across)} images are both in the training and in the evaluation part", items)
     within = [" = ".join(group) for group in groups if group not in across]
     if within:
         found.problem("duplicate", f"{len(within)} images occur more than once", within)
@@ -368,7 +368,7 @@ def _duplicates(files: dict[str, _Files], found: _Found, pool: ThreadPoolExecuto
 def _overlap(
     sets: Sequence[ImageSet], files: Sequence[_Files], other: ImageSet, found: _Found, pool: ThreadPoolExecutor
 ) -> None:
-    """Class names and files that stand in the ID set and in an OOD set."""
+    """Class names and files that are in the ID set and in an OOD set."""
     known = {c.wnid or fold(c.name): c.name for images in sets for c in images.classes}
     known |= {fold(c.name): c.name for images in sets for c in images.classes}
     shared = [c.name for c in other.classes if (c.wnid or "") in known or fold(c.name) in known]

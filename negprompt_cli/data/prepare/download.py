@@ -133,7 +133,7 @@ def _fetch(
     except OSError as error:
         raise NegPromptError(f"Cannot write {part}: {error.strerror or error}.") from error
     kept = f" {part.stat().st_size / _MEBI:.1f} MiB are kept in {part}." if part.exists() else ""
-    raise NegPromptError(f"Downloading {wanted.url} failed: {reason}.{kept} Run the command again to go on.")
+    raise NegPromptError(f"Downloading {wanted.url} failed: {reason}.{kept} Run the command again to resume.")
 
 
 def _fetch_once(wanted: Download, part: Path, *, progress: Progress, timeout: float) -> None:

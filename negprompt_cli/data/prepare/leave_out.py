@@ -12,7 +12,7 @@
 
 An image's number is its place among the training images of the data set, so that it is the same in all folders. Neither
 evaluation images nor other data sets are looked at: whatever is chosen by such a problem has seen no OOD image and no test
-image. Leaves out: near-duplicates among the training images, which may lie on both sides.
+image. Leaves out: near-duplicates among the training images, which may be on both sides.
 """
 
 import json
@@ -165,7 +165,7 @@ def leave_out(
     pixels: PixelsConfig = PixelsConfig(),  # noqa: B008 - it is frozen
     progress: Progress,
 ) -> LeftOut:
-    """Make a leave-classes-out problem in `into`, which appears whole or not at all.
+    """Make a leave-classes-out problem in `into`, which appears complete or not at all.
 
     Args:
         images: the training images of a data set (`load_image_set` with role "train").
@@ -249,7 +249,7 @@ def _refuse_existing(into: Path, *, overwrite: bool) -> None:
 def _folders(images: ImageSet, division: Division) -> dict[int, str]:
     """The folder of each kept class."""
     folders = {c: folder_name(images.classes[c].key) for c in division.kept}
-    # A folder of this name is taken for one that only stands above the classes.
+    # A folder of this name is taken for one that is only above the classes.
     usable = set(folders.values()) - {"images"}
     if len(usable) < len(folders):
         raise UsageError(

@@ -36,7 +36,7 @@ def list_sets(sets: Catalogue, data_root: Path, *, catalogue: Path | None = None
 
     Args:
         sets: the catalogue.
-        data_root: where the sets lie.
+        data_root: where the sets are.
         catalogue: the file that `sets` was loaded with.
         count: count the images on disk; takes a second or so for a hundred thousand.
     """

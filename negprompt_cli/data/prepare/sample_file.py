@@ -1,7 +1,7 @@
 """A few-shot sample as a file: an imglist that other tools read too, and beside it the names of its classes.
 
 `FILE` holds `path label` lines, `FILE`.classnames.txt (in place of the suffix) `key<TAB>name` in label order. Paths
-start from the data root where the images lie below it, else from the list's folder, else they are absolute; that is
+start from the data root if the images are below it, else from the list's folder, else they are absolute; that is
 where `imglist` looks for them again. Only a list with the word train in its name is used as a whole for training.
 """
 

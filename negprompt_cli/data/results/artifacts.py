@@ -167,7 +167,7 @@ class Prompts:
 
 
 def save_prompts(prompts: Prompts, path: Path, *, overwrite: bool = True) -> Prompts:
-    """Write an artifact, whole or not at all; return it with its digest and the versions it was written with.
+    """Write an artifact atomically: complete or not at all; return it with its digest and the versions it was written with.
 
     Raises:
         NegPromptError: the file cannot be written.
@@ -229,7 +229,7 @@ def load_prompts(path: Path) -> Prompts:
             file.seek(0)
             # Read once, so that what is hashed is what is used.
             data = file.read()
-        # Clones, because in the file tensors may lie across cache lines, and products are then rounded another way.
+        # Clones, because tensors in the file may cross cache lines, and products are then rounded another way.
         tensors = {name: tensor.clone() for name, tensor in load(data).items()}
         metadata = json.loads(data[8 : 8 + header]).get("__metadata__") or {}
     except (SafetensorError, OSError, struct.error, ValueError, UnicodeDecodeError) as error:

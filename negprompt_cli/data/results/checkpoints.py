@@ -1,4 +1,4 @@
-"""Checkpoints: where a training stands, as one safetensors file beside the artifact that it will become.
+"""Checkpoints: the state of a training, as one safetensors file beside the artifact that it will become.
 
 Tensors: `contexts`, `best`, `generator` and the method's own, as `memory.NAME` (see `State` of the engine's training).
 Metadata (strings): schema; facts, what the training depends on; history, a report per epoch; best_epoch; start_loss; and a
@@ -51,7 +51,7 @@ def checkpoint_path(out: Path) -> Path:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically: complete or not at all.
 
     Raises:
         NegPromptError: the file cannot be written.

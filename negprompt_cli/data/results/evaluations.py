@@ -174,7 +174,7 @@ class EvaluationDocument(_Part):
 
     @property
     def spread(self) -> str:
-        """What stands behind each figure in `Row.text`, as the end of a table's title; empty where nothing does."""
+        """What follows each figure in `Row.text`, as the end of a table's title; empty if nothing does."""
         over_seeds = ", mean ± standard deviation over seeds" if self.seeds else ""
         level = next((row.ci_level for row in self.rows if row.ci_level is not None), None)
         return over_seeds + (f", with {100 * level:g} % bootstrap intervals over images" if level is not None else "")

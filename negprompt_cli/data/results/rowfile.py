@@ -91,7 +91,7 @@ class TextSink:
 
 
 def csv_line(values: Iterable[Any]) -> str:
-    r"""One row of CSV with its `\n`, whatever line ends stand in its texts."""
+    r"""One row of CSV with its `\n`, whatever line ends its texts contain."""
     values = list(values)
     buffer = io.StringIO()
     # The writer quotes only its own line end, but every reader takes a bare \r for one.

@@ -20,7 +20,7 @@ def default_run_folder(spec: str) -> Path:
 
 
 def seed_folder(run: Path, seed: int) -> Path:
-    """Where the files of one seed lie."""
+    """The paths of the files of one seed."""
     return run / f"seed-{seed}"
 
 

@@ -172,7 +172,7 @@ class Catalogue(_Fact):
     sets: dict[Name, Entry]
 
     def named(self, name: str) -> tuple[str, Entry]:
-        """The entry called `name`, in any case, with its name as it stands in the catalogue.
+        """The entry called `name`, in any case, with its name as the catalogue writes it.
 
         Raises:
             UsageError: there is none; offers the nearest names.

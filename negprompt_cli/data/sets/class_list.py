@@ -105,7 +105,7 @@ class ClassEntry:
 
     @property
     def id(self) -> str:
-        """What stands beside the name, for people."""
+        """What is beside the name, for people."""
         return self.key or ("" if self.index is None else str(self.index))
 
 
@@ -635,7 +635,7 @@ def _first_synonyms(entries: Sequence[ClassEntry], said: list[tuple[str, dict[st
 
 
 def _spaces(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
-    """Underscores stand for the spaces that a file name or an identifier cannot have."""
+    """Underscores replace the spaces that a file name or an identifier cannot have."""
     changed = [entry.name for entry in entries if "_" in entry.name and " " not in entry.name and entry.name.strip("_")]
     if not changed:
         return list(entries)
@@ -695,7 +695,7 @@ def _number(value: Any) -> int | None:
 
 
 def _unquoted(line: str) -> str:
-    """What stands between the quotes of a line that is one quoted text, with a comma after it or not; else nothing."""
+    """The text between the quotes of a line that is one quoted text, with a comma after it or not; else nothing."""
     match = re.fullmatch(r"""(["'])([^"']+|(?:(?!\1).)+)\1\s*,?""", line)
     return match[2].strip() if match else ""
 

@@ -230,7 +230,7 @@ def reason_for(name: str, *, folder: bool) -> tuple[Reason, str] | None:
     if is_image_name(name):
         return None
     suffix = PurePath(name).suffix.lower()
-    # An iCloud placeholder is a hidden file that stands for an image.
+    # An iCloud placeholder is a hidden file in place of an image.
     if (kind := unreadable_kind(suffix)) is not None and (kind.kind == "placeholder" or not name.startswith(".")):
         return ("unreadable" if kind.image else "container"), suffix
     for reason in _PATTERNED:

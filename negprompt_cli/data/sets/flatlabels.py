@@ -1,6 +1,6 @@
-"""Labels of a flat evaluation folder, from the files that usually lie near it.
+"""Labels of a flat evaluation folder, from the files that are usually near it.
 
-ImageNet's validation images come as one folder of ILSVRC2012_val_00000001.JPEG and so on; their classes stand in
+ImageNet's validation images come as one folder of ILSVRC2012_val_00000001.JPEG and so on; their classes are in
 Kaggle's LOC_val_solution.csv, in the development kit, or in OpenOOD's imglists. Tiny-ImageNet as distributed has a
 val_annotations.txt. Other sets have a list of images with their classes in the folder or beside it: metadata.csv or
 metadata.jsonl (Hugging Face's imagefolder), labels.csv and the like. Each reader returns {file name: class key}.

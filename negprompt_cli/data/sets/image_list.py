@@ -2,7 +2,7 @@
 
     lines          one image per line: a path alone, or with a label after a space, TAB, comma or semicolon. The label is a
                    number (imglist of OpenOOD and CoOp; words after it name the class) or the class's name. A path that ends
-                   in an image suffix, or stands in quotes, may contain the separator. '#' begins a comment.
+                   in an image suffix, or is in quotes, may contain the separator. '#' begins a comment.
     protocol CSV   `path,label` without a header, as the official NegPrompt code has them: -1 is a known unknown, which is
                    ignored, -2 is unknown, which is OOD
     table          CSV or TSV with a header; the columns of path, label, class name and part (train, val, test) are known by
@@ -148,7 +148,7 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
             raise UsageError(f"{where} is not a list of images: it holds NUL and other control characters.")
         names = [name.strip("\n") for name in text.split("\0")]
         return _told(ImageList(where, "paths with NUL between them", [Line(name) for name in names if name]))
-    # Only a line feed ends a line: the other separators that Unicode knows may stand in file names.
+    # Only a line feed ends a line: the other separators that Unicode knows can occur in file names.
     lines = [line for line in (line.strip() for line in text.split("\n")) if line and not line.startswith("#")]
     if lines and re.fullmatch(r"sep=.", lines[0]):  # for Excel alone
         lines, text = lines[1:], text.partition("\n")[2]

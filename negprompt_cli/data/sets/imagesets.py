@@ -106,7 +106,7 @@ def load_image_set(
             apart already.
         role: "train" takes train/, "eval" val/ or else test/; without them the images are halved per class, the same
             way for every seed. "ood" takes val/ or test/ where they are, otherwise all images.
-        data_root: where catalogue sets lie.
+        data_root: where catalogue sets are.
         seed: of the choice that `limit` makes.
         limit: at most this many images, classes as even as they allow.
         class_names: file naming the classes (`classnames.read_class_names`); wins over a classnames.txt in the data.

@@ -332,7 +332,7 @@ def _check_names(file: Path, lines: Sequence[Line]) -> None:
 
 
 def _repeats(file: Path, by_class: dict[str, set[str]], count: int, role: Role) -> list[Decision]:
-    """What is said of images listed more than once.
+    """The message about images listed more than once.
 
     Raises:
         UsageError: an image is listed with two classes, which a set to train or to evaluate on cannot have.

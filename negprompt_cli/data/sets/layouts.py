@@ -1,6 +1,6 @@
 """Recognising how a folder of images is laid out, and listing it lazily.
 
-Recognised: class folders, with or without train/ and val/ (or test/) above them; a flat val/ whose labels stand in a
+Recognised: class folders, with or without train/ and val/ (or test/) above them; a flat val/ whose labels are in a
 file (`flatlabels`); a flat folder. An `images/` folder or ImageNet's `ILSVRC/Data/CLS-LOC` in between is stepped
 into. Files are found with `os.scandir` and told by their names (`filekinds`); none is opened, and one class is listed at a
 time, so memory does not grow with the number of images. The order is by code point, whatever the file system's.
@@ -146,7 +146,7 @@ def list_images(folder: Path, left_out: LeftOut, *, prefix: str = "") -> list[st
 
 
 def found_instead(left_out: LeftOut) -> str:
-    """What stands where images were looked for, as sentences with a space before them."""
+    """What was found where images were looked for, as sentences with a space before them."""
     told = left_out.told(beside=True)
     found = [f"Found instead: {told}."] if told else []
     return " ".join(["", *found, *left_out.misnamed(), "Images are told by their suffix, such as .jpg or .png."])
@@ -158,7 +158,7 @@ def has_images(folder: Path) -> bool:
 
 
 def step_into(folder: Path) -> Path:
-    """Follow the folders that only stand between a data set's name and its class folders."""
+    """Follow the folders that are only between a data set's name and its class folders."""
     for step in _STEP_INTO:
         inner = folder / step
         if inner.is_dir() and not list_entries(folder).images:
@@ -169,8 +169,8 @@ def step_into(folder: Path) -> Path:
 def find_splits(given: Path) -> Splits:
     """Find train/ and val/ (or else test/) in folder `given`, or that `given` itself is one of them.
 
-    Folders of those names are splits where nothing else stands beside them or one of them holds folders of its own;
-    otherwise they are classes among others (a "train" is also a vehicle). A `given` folder that stands as train/
+    Folders of those names are splits if nothing else is beside them or one of them holds folders of its own;
+    otherwise they are classes among others (a "train" is also a vehicle). A `given` folder that is used as train/
     beside a val/, or the other way round, is that split and not a set to be halved.
     """
     base = step_into(given)
@@ -226,7 +226,7 @@ def open_splits(
     halved = halved and not (splits.counterpart and role == "train")
     if chosen is None or (halved and (splits.counterpart or not halve)):
         wanted = "train/ to train on" if role == "train" else "val/ or test/ to evaluate on"
-        beside = f" It stands beside it: give {splits.root.parent}." if splits.counterpart else ""
+        beside = f" The parent folder has it: give {splits.root.parent}." if splits.counterpart else ""
         raise UsageError(f"{splits.root} has no {wanted}.{beside}")
     folder = step_into(chosen)
     images, folders, others = list_entries(folder)

@@ -1,7 +1,7 @@
 """When two texts name the same class or folder: the one rule for all of the package.
 
 Names are the same if they are equal in Unicode's composed form (NFC), upper and lower case alike, with underscores, hyphens
-and runs of white space read as one space. A name that is equal as it stands always goes before one that is equal by this
+and runs of white space read as one space. A name that is equal without changes always goes before one that is equal by this
 rule, and where two known names are equal by it, neither is chosen.
 """
 

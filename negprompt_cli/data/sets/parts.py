@@ -18,5 +18,5 @@ _SPELLINGS: dict[str, Part] = {
 
 
 def part_named(text: str) -> Part | None:
-    """The part that a name stands for, upper and lower case alike: "Validation" is val, "train_set" is train."""
+    """The part that a name means, upper and lower case alike: "Validation" is val, "train_set" is train."""
     return _SPELLINGS.get(re.sub(r"[_\- ]?(set|data|images|imgs|split)$", "", text.strip().casefold()))

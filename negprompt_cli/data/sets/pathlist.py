@@ -1,10 +1,10 @@
 """The images that files, folders, globs and a list on standard input name, one after the other.
 
-Arguments are taken in their order. A folder stands for its images at any depth, told by their suffix: those directly in it
+Arguments are taken in their order. A folder means its images at any depth, told by their suffix: those directly in it
 first, then those of each subfolder, by name. A glob (`**` goes into subfolders) is sorted by name. A file is taken as it
 is, whatever its suffix. Files and folders that systems make (`filekinds`: @eaDir, Thumbs.db, ._photo.jpg) are left out and
 counted where a folder, a glob or a list names them, and among several arguments, because a shell puts all names of a folder
-there for `*`. A file that is a list by its suffix, and no image by its content, stands for the images it lists, in any form
+there for `*`. A file that is a list by its suffix, and no image by its content, means the images it lists, in any form
 that `image_list` reads; paths start from its own folder, the folders above it or the working folder. Names of one folder, of
 one glob or of one list are all that is held at a time.
 
@@ -93,7 +93,7 @@ def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut
 def stdin_names(stream: BinaryIO) -> Iterator[str]:
     """The names on standard input as they come: one per line, or with NUL between them where the first of them ends in NUL.
 
-    Names that are no UTF-8 stand for the bytes that they are. A byte order mark is dropped; UTF-16 is read by its mark.
+    Names that are not UTF-8 are kept as the bytes that they are. A byte order mark is dropped; UTF-16 is read by its mark.
     """
     separator, rest, begun = b"", b"", False
     while block := getattr(stream, "read1", stream.read)(_BLOCK):

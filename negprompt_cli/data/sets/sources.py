@@ -1,6 +1,6 @@
-"""Finding what the name or path in a SPEC stands for: catalogue entry, folder, or list.
+"""Finding what the name or path in a SPEC refers to: catalogue entry, folder, or list.
 
-A catalogue entry is looked for in each of its layouts below the data root, in the order they stand in the catalogue; a
+A catalogue entry is looked for in each of its layouts below the data root, in the order of the catalogue; a
 subset without a folder of its own is cut out of the whole. Everything that was tried is kept for the message.
 """
 

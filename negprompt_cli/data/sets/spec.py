@@ -63,7 +63,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def user_path(text: str) -> Path:
-    """A path as typed: ~ stands for the home folder, where there is one of that name."""
+    """A path as typed: ~ is the home folder, where there is one of that name."""
     # Path's own expansion raises where there is none, and this one where the name can be none.
     return Path(text if "\0" in text else os.path.expanduser(text))  # noqa: PTH111
 
@@ -130,7 +130,7 @@ def read_lines(path: Path, *, most: int = MAX_LIST_BYTES) -> list[str]:
     Raises:
         UsageError: the file cannot be read, is larger than that, or is not UTF-8 text.
     """
-    # Only a line feed ends a line: the other separators that Unicode knows may stand in file names.
+    # Only a line feed ends a line: the other separators that Unicode knows can occur in file names.
     lines = (line.strip() for line in read_text(path, most=most, what="a list").split("\n"))
     return [line for line in lines if line and not line.startswith("#")]
 

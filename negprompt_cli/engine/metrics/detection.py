@@ -235,7 +235,7 @@ def area_under_threshold_curves(curve: AcceptanceCurve) -> float | None:
     and pytorch-ood does alike.
 
     Raises:
-        ValueError: the scores lie farther apart than float64 reaches.
+        ValueError: the scores are farther apart than float64 can represent.
     """
     # A resampled curve may hold no sample at its outermost thresholds.
     present = np.flatnonzero(np.diff(curve.accepted_id) + np.diff(curve.accepted_ood))

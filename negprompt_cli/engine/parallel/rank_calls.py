@@ -245,7 +245,7 @@ class Team:
             said = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines() or [type(error).__name__]
             raise LostRank(
                 f"Lost {whom} of the job's {self.ranks.size} processes ({said[0].split('. ')[0]}). If a process died, what "
-                "it said stands above or in the log of its machine; mend that and run again."
+                "it said is above or in the log of its machine; mend that and run again."
             ) from error
 
 
@@ -273,7 +273,7 @@ def failure(error: Exception) -> Message:
 
 
 def raise_failure(message: Message, rank: int) -> None:
-    """Raise the error that an answer of `rank` stands for, if it does."""
+    """Raise the error that an answer of `rank` reports, if it reports one."""
     kind = message.document.get("failure")
     if kind is None:
         return

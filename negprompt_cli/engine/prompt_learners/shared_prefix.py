@@ -4,7 +4,7 @@ Every class's prompt begins with the same [start] + context. Under a causal mask
 states of that prefix are the same for all classes: they are computed once per context, and per class only the tokens
 behind the context are run, attending to the prefix's keys and values and to themselves. Tokens behind the one that is
 read out are never computed, and in the last block only that token is. Classes are sorted by length and all their tokens
-lie in one tensor, so each linear layer is one matrix product without padding; attention runs once per length.
+are in one tensor, so each linear layer is one matrix product without padding; attention runs once per length.
 
 The result equals the full-length encode up to rounding, gradients with respect to the contexts included (tests compare
 with open_clip's own forward in float32 and float64). Leaves out: dropout (the towers have none at inference), and towers
@@ -134,7 +134,7 @@ def _attend_all(
     Args:
         q: (C or 1, heads, T, d); k and v the same.
         k_prefix: (C, heads, P, d); v_prefix the same.
-        sequences: where the endings lie.
+        sequences: positions of the endings.
         last_only: ask for each ending's last token only.
 
     Returns:

@@ -163,7 +163,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class State:
-    """Where a training stands after len(history) epochs.
+    """The state of a training after len(history) epochs.
 
     `contexts` as they are, `best` as they were after epoch `best_epoch` (0: the start), both shaped as the start;
     `memory`: the method's own tensors by name. `generator`: the state of the generator of the batch order, uint8.

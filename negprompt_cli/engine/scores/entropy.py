@@ -3,7 +3,7 @@
     S(f) = sum_i p_i log p_i,  p = softmax_i(<P_i,f>/tau)
 
 Chan et al., "Entropy maximization and meta classification for out-of-distribution detection in semantic segmentation",
-ICCV 2021. In [-log K, 0]. At tau = 1 all images lie close to -log K, so the sum is taken as mean - log-sum of the
+ICCV 2021. In [-log K, 0]. At tau = 1 all images are close to -log K, so the sum is taken as mean - log-sum of the
 exponents b * (cosine - highest cosine), which loses nothing to cancellation with large terms.
 """
 

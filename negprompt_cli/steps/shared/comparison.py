@@ -167,7 +167,7 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What stands below the table: notes, and the sources of published figures."""
+    """The text below the table: notes, and the sources of published figures."""
     sources = dict.fromkeys(f"{f.method}: {f.source}{f' ({f.note})' if f.note else ''}" for f in comparison.published)
     return [*comparison.notes, *(["Published: " + "; ".join(sources) + "."] if sources else [])]
 

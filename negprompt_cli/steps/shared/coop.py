@@ -147,7 +147,7 @@ def _coop(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
     if not _is_kgcoop(state):
         unused = set()
     rest = [key for key in state if key not in beside.values() and key != name]
-    # Where the learner has no prefix of its own, the model's parts stand beside its tensors.
+    # Where the learner has no prefix of its own, the model's parts are beside its tensors.
     odd = [key for key in beside if key not in _TOKENS | unused and not _FROZEN.search(key)]
     odd += [key for key in rest if not _FROZEN.search(key)]
     if odd:
@@ -216,7 +216,7 @@ def _is_kgcoop(state: Mapping[str, StoredTensor]) -> bool:
 
 
 def _only(leaf: str, state: Mapping[str, StoredTensor], where: str) -> str:
-    """The one tensor of that name, whatever stands before it.
+    """The one tensor of that name, whatever precedes it.
 
     Raises:
         UsageError: there is none, or several.

@@ -130,7 +130,7 @@ class Keeper(Protocol):
     """Who keeps the states of a training, so that it can be taken up where it stopped."""
 
     def restore(self, data: TrainingData, weights_sha256: str, start: Tensor) -> State | None:
-        """The state to go on from, or None to start from the contexts `start`."""
+        """The state to resume from, or None to start from the contexts `start`."""
 
     def keep(self, state: State) -> None:
         """Take the state after an epoch."""
@@ -153,7 +153,7 @@ def learn_positive(
         config: its sections seed and positive decide; the whole is recorded.
         budget: bytes for text activations.
         progress: told how it goes.
-        keeper: keeps the states, and has the one to go on from.
+        keeper: keeps the states, and has the one to resume from.
 
     Raises:
         UsageError: a name is too long for the text tower, or the configuration asks for the impossible.

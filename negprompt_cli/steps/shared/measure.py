@@ -90,7 +90,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     template_texts(config.evaluate.template)
     specs = ood_specs(bench)
     _ = bench.compute
-    # Everything that is missing is said at once, not one run at a time.
+    # Everything that is missing is reported at once, not one run at a time.
     together(
         lambda: artifact.require(config.data.spec),
         lambda: bench.id_images("eval"),

@@ -1,7 +1,7 @@
 """Interruption and resumption of a training: its checkpoint is kept while it runs and is gone once the artifact is whole.
 
 A checkpoint beside an artifact therefore means that the files of that training may not all be written yet, and one alone
-that its epochs are not all done; either way the training goes on from it. Whatever moment it is stopped at, what comes out
+that its epochs are not all done; either way the training resumes from it. Whatever moment it is stopped at, what comes out
 is what would have come out without the stop: the state is whole epochs, and later epochs depend on nothing else.
 """
 
@@ -90,7 +90,7 @@ class Resumable:
         """Look for what an earlier training left, before any work is done, and say it.
 
         Args:
-            resume: whether to go on from there.
+            resume: whether to resume from there.
             overwrite: whether an artifact of another training may be replaced.
 
         Returns:
@@ -122,7 +122,7 @@ class Resumable:
         return None
 
     def restore(self, data: TrainingData, weights_sha256: str, start: Tensor) -> State | None:
-        """The state to go on from, or None to start; from now on checkpoints can be kept.
+        """The state to resume from, or None to start; from now on checkpoints can be kept.
 
         Args:
             data: the ID training images.
@@ -188,7 +188,7 @@ class Resumable:
                 raise
             # The training needs no disk until its end, when there may be room again; the checkpoint before is whole.
             if not self._failing:
-                self._progress.warn(f"{error} Training goes on.")
+                self._progress.warn(f"{error} Training continues.")
             self._failing = True
         self._written = self._clock()
 

@@ -37,7 +37,7 @@ def check_score_file(path: Path, *, overwrite: bool) -> None:
 
 
 def save_scores(path: Path, measured: Sequence[Measured]) -> None:
-    """Write one row per image and artifact; `check_score_file` says which paths will do.
+    """Write one row per image and artifact; `check_score_file` says which paths are accepted.
 
     Raises:
         NegPromptError: the file cannot be written.

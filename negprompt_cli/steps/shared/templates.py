@@ -12,11 +12,11 @@ from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError, did_you_mean
 
 ENSEMBLES = {"openai-80": "OPENAI_IMAGENET_TEMPLATES", "openai-7": "SIMPLE_IMAGENET_TEMPLATES"}
-"""Names of ensembles, and of open_clip's lists they stand for."""
+"""Names of ensembles, and of open_clip's lists that they refer to."""
 
 
 def template_texts(template: str) -> list[str]:
-    """The texts that `template` stands for, each with {} for the class name.
+    """The texts that `template` means, each with {} for the class name.
 
     Raises:
         UsageError: neither a text with {} nor the name of an ensemble.

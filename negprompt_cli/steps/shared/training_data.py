@@ -104,7 +104,7 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int) 
         context: number of context vectors that the class names are going to have in front of them.
 
     Raises:
-        UsageError: a name is too long for that, which is said before any image is read.
+        UsageError: a name is too long for that, which is reported before any image is read.
         NegPromptError: an image is broken, or the model cannot be had.
     """
     clip = bench.clip

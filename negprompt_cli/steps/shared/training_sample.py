@@ -1,7 +1,7 @@
 """The ID training images of an artifact, drawn again: what the visual baselines compare with.
 
 Nothing of the images is kept in an artifact but the digest of their list, so the sample is drawn anew from the recorded
-data, classes, shots and seed, and its digest compared. Where data lie is taken from the configuration at hand.
+data, classes, shots and seed, and its digest compared. Paths of data are taken from the configuration at hand.
 """
 
 from torch import Tensor
