@@ -186,9 +186,10 @@ class EvaluateConfig(_Section):
 
     `temperature`: tau of the softmax scores, on cosines. `template`: the zero-shot prompt with {} for the name, or the name
     of an ensemble ('openai-80', 'openai-7'). `words`: file of negative words for neglabel, WordNet's nouns without one;
-    the `word_count` words farthest from the class names are kept, in `word_groups` groups. `neighbours`: k of knn.
-    `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 %
-    at which FPR is given. `ci`: whether intervals at `level` are bootstrapped from `resamples` resamples of the images.
+    the `word_count` words farthest from the class names are kept, in `word_groups` groups. `next_classes`: N of logit-gap,
+    null for a fifth of the classes. `neighbours`: k of knn. `shrinkage`: of mahalanobis, null to estimate it.
+    `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether intervals at
+    `level` are bootstrapped from `resamples` resamples of the images.
     """
 
     ood: tuple[str, ...] = ()
@@ -198,6 +199,7 @@ class EvaluateConfig(_Section):
     words: str | None = None
     word_count: Annotated[int, Field(ge=1)] = 10_000
     word_groups: Annotated[int, Field(ge=1)] = 1
+    next_classes: Annotated[int, Field(ge=1)] | None = None
     neighbours: Annotated[int, Field(ge=1)] = 5
     shrinkage: Annotated[float, Field(ge=0, le=1)] | None = None
     local_weight: Annotated[float, Field(ge=0)] = 1.0

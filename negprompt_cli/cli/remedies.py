@@ -71,7 +71,7 @@ REMEDIES = {
         "Select the classes that match with '#', rename them with --class-names, or give the prompts these classes with "
         "`negprompt transfer`."
     ),
-    "training-images": "\nLeave out knn and mahalanobis with --scores, or name the data folder with --data-root.",
+    "training-images": "\nLeave out {names} with --scores, or name the data folder with --data-root.",
     "negative-words": "Or give a list of negative words, one per line, with --negative-words FILE.",
     "ood": "Pass --ood, for example --ood inaturalist,sun,places,dtd or --ood path/to/images.",
     "leave-out-share": "Choose another --share, or a data set with more classes.",

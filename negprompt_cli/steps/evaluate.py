@@ -176,6 +176,8 @@ def _used_options(settings: EvaluateConfig, scores: Sequence[str]) -> dict[str, 
     used: dict[str, Any] = {}
     if "words" in needs:
         used |= {name: getattr(settings, name) for name in ("words", "word_count", "word_groups")}
+    if "logit-gap" in scores:
+        used["next_classes"] = settings.next_classes
     if "knn" in scores:
         used["neighbours"] = settings.neighbours
     if any(name.startswith("mahalanobis") for name in scores):

@@ -58,7 +58,7 @@ def test_a_score_that_lacks_something_says_what_and_which_scores_would_do(name):
     with pytest.raises(UsageError) as caught:
         check_scores(["mcm", name], BARE)
     assert str(caught.value).startswith(f"Score {name!r} needs ")
-    assert str(caught.value).endswith("Scores that can be computed here: mcm, max-logit, energy, entropy.")
+    assert str(caught.value).endswith("here: mcm, mcm-clip-t, max-logit, logit-gap, energy, entropy.")
 
 
 def test_with_everything_given_all_scores_pass():

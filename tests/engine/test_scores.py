@@ -19,6 +19,7 @@ from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.engine.scores import SCORES, ScoreOptions, score_names
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.gaussian import fit_gaussians
+from negprompt_cli.engine.scores.logit_gap import best_count, fit_next_classes, mixed
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 
@@ -121,6 +122,29 @@ def _mahalanobis_relative(f, local, bank, tau, options) -> float:
     return -min(d - background for d in classes)
 
 
+def _gap(cosines: list[float], count: int) -> float:
+    highest, *others = sorted(cosines, reverse=True)
+    return highest - statistics.fmean(others[:count])
+
+
+def _logit_gap(f, local, bank, tau, options) -> float:
+    count = options.next_classes or max(1, round(0.2 * len(bank.positives)))
+    return _gap([_dot(p, f) for p in bank.positives], count)
+
+
+def _logit_gap_fit(f, local, bank, tau, options) -> float:
+    """The N of the largest mean gap of training images less that of mixtures, looked for one by one."""
+    order = torch.randperm(TRAIN, generator=(generator := torch.Generator().manual_seed(0)))
+    images, labels = bank.train_features.double()[order], bank.train_labels[order]
+    foreign = mixed(images, labels, generator=generator)
+    known, other = ([[_dot(p, x) for p in bank.positives] for x in some] for some in (images, foreign))
+    differences = [
+        statistics.fmean(_gap(c, n) for c in known) - statistics.fmean(_gap(c, n) for c in other)
+        for n in range(1, CLASSES)
+    ]
+    return _gap([_dot(p, f) for p in bank.positives], 1 + differences.index(max(differences)))
+
+
 REFERENCES = {
     "negprompt": _negprompt,
     "mcm": lambda f, local, bank, tau, options: _mcm(f, bank.positives, tau),
@@ -129,6 +153,9 @@ REFERENCES = {
     "max-logit-zero-shot": lambda f, local, bank, tau, options: max(_dot(z, f) for z in bank.zero_shot),
     "energy": lambda f, local, bank, tau, options: _log_sum([bank.logit_scale * _dot(p, f) for p in bank.positives]),
     "entropy": _entropy,
+    "mcm-clip-t": lambda f, local, bank, tau, options: _mcm(f, bank.positives, 1 / bank.logit_scale),
+    "logit-gap": _logit_gap,
+    "logit-gap-fit": _logit_gap_fit,
     "gl-mcm": _gl_mcm,
     "neglabel": _neglabel,
     "knn": _knn,
@@ -145,7 +172,7 @@ def test_every_score_has_a_reference():
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
 @pytest.mark.parametrize(
     "options",
-    [ScoreOptions(), ScoreOptions(word_groups=2, neighbours=3, shrinkage=0.3, local_weight=0.25)],
+    [ScoreOptions(), ScoreOptions(next_classes=3, word_groups=2, neighbours=3, shrinkage=0.3, local_weight=0.25)],
     ids=["default options", "other options"],
 )
 def test_scores_equal_loops_over_their_formulas(dtype, temperature, options):
@@ -277,7 +304,8 @@ def test_negatives_lower_the_score_and_never_touch_predictions(seed, classes, ne
     assert (slack <= math.log(classes) + 1e-9).all()
 
 
-@pytest.mark.parametrize("name", score_names())
+# logit-gap-fit draws mixtures of training images, which follow their order.
+@pytest.mark.parametrize("name", [name for name in score_names() if name != "logit-gap-fit"])
 def test_the_order_of_images_and_prompts_does_not_matter(name):
     bank = _bank(torch.float64)
     order, classes = torch.randperm(11, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 4, 1, 2])
@@ -319,6 +347,30 @@ def test_input_is_left_as_it_is():
     compute_scores(features, bank, score_names(), local_features=LOCAL)
     assert torch.equal(features, FEATURES)
     assert all(torch.equal(getattr(bank, name), value) for name, value in before.items())
+
+
+def test_mixtures_follow_the_generator_and_have_no_noise_where_images_do_not_spread():
+    labels = torch.arange(30) % 3
+    images = torch.eye(3, dtype=torch.float64)[labels]
+    made = mixed(images, labels, generator=torch.Generator().manual_seed(0))
+    again = mixed(images, labels, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(made, again)
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(30, dtype=torch.float64))
+    alone = torch.zeros(8, dtype=torch.int64)
+    torch.testing.assert_close(
+        mixed(images[:1].expand(8, -1), alone, generator=torch.Generator()), images[:8] * 0 + images[0]
+    )
+
+
+def test_the_number_of_next_classes_is_that_of_the_largest_difference():
+    known = torch.tensor([[0.9, 0.1, 0.4, 0.1]], dtype=torch.float64)
+    # Mean gaps: 0.5, 0.65, 0.7 of the ID image; 0.2, 0.2, 1/3 of the first, 0.1, 0.15, 0.3 and 0.1, 0.1, 0.1 of the others.
+    assert best_count(known, torch.tensor([[0.4, 0.6, 0.0, 0.4]], dtype=torch.float64)) == 2
+    assert best_count(known, torch.tensor([[0.5, 0.4, 0.3, -0.1]], dtype=torch.float64)) == 2
+    assert best_count(known, torch.tensor([[0.6, 0.5, 0.5, 0.5]], dtype=torch.float64)) == 3
+    assert best_count(known, known) == 1
+    assert best_count(known[:, :1], known[:, :1]) == 1
+    assert 1 <= fit_next_classes(_unit(40, 8, seed=1), torch.arange(40) % 4, _unit(4, 8, seed=2)) <= 3
 
 
 def test_an_image_of_the_training_set_has_distance_zero():
@@ -424,7 +476,15 @@ def test_one_image_per_class_has_no_spread():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"word_groups": 0}, {"neighbours": 0}, {"shrinkage": 1.5}, {"shrinkage": -0.1}, {"local_weight": -1.0}]
+    "wrong",
+    [
+        {"next_classes": 0},
+        {"word_groups": 0},
+        {"neighbours": 0},
+        {"shrinkage": 1.5},
+        {"shrinkage": -0.1},
+        {"local_weight": -1.0},
+    ],
 )
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -52,8 +52,8 @@ def test_changed_training_images_are_said(tmp_path, tiny_clip):
 def test_missing_training_images_say_which_scores_need_them(tmp_path, tiny_clip):
     world = make_world(tmp_path, tiny_clip)
     (tmp_path / "pets" / "train").rename(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="knn and mahalanobis"):
-        measure(world.bench(scores=("knn",)), world.artifact)
+    with pytest.raises(UsageError, match="knn, mahalanobis: these scores need"):
+        measure(world.bench(scores=("knn", "mcm", "mahalanobis")), world.artifact)
 
 
 def test_an_ensemble_is_the_normalised_mean_of_its_normalised_prompts(tiny_clip):

@@ -10,7 +10,9 @@ cent of its value, and a float32 sum would leave ties. The summaries and all tha
 float64 throughout, scores are off by about b * 1e-7 of their value and AUROC by less than 1e-6.
 """
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from torch import Tensor
 from negprompt_cli.engine.scores.gaussian import Gaussians, fit_gaussians
 from negprompt_cli.engine.scores.options import ScoreOptions
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+
+Made = TypeVar("Made")
 
 
 class ScoringContext:
@@ -35,6 +39,13 @@ class ScoringContext:
         self.temperature = temperature
         self.options = options
         self.exact = exact_dtype(bank.positives.device)
+        self._made: dict[str, object] = {}
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What a score makes of the bank before its first block, made once and kept under the score's name."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(Made, self._made[name])
 
     @cached_property
     def gaussians(self) -> Gaussians:

@@ -4,6 +4,7 @@
 
 Ming et al., "Delving into out-of-distribution detection with vision-language representations", NeurIPS 2022; tau = 1 on
 cosines. In (0, 1]. `mcm` takes the learned positive prompts, `mcm_zero_shot` the zero-shot prompts, as in the paper.
+`mcm_clip_temperature` is `mcm` at CLIP's own temperature 1/s, s the logit scale: CLIP's probability of the predicted class.
 """
 
 from torch import Tensor
@@ -19,3 +20,8 @@ def mcm(block: ImageBlock) -> Tensor:
 def mcm_zero_shot(block: ImageBlock) -> Tensor:
     """Return (B,) scores over the zero-shot prompts."""
     return block.log_max_softmax("zero_shot").exp()
+
+
+def mcm_clip_temperature(block: ImageBlock) -> Tensor:
+    """Return (B,) scores over the positive prompts at CLIP's own temperature."""
+    return block.probability

@@ -8,6 +8,7 @@ class ScoreOptions:
     """Constants of single scores, apart from the temperature that all softmax scores share.
 
     Attributes:
+        next_classes: N of `logit-gap`, how many cosines the highest is compared with; None is a fifth of the classes.
         word_groups: into how many groups of equal size `neglabel` splits its words; 1 is no grouping.
         neighbours: k of `knn`, for few-shot training features; the paper takes 50 to 1000 for full training sets.
         shrinkage: in [0, 1], how far `mahalanobis` and `mahalanobis-relative` pull the covariance towards a multiple of
@@ -18,12 +19,15 @@ class ScoreOptions:
         ValueError: a value is out of range.
     """
 
+    next_classes: int | None = None
     word_groups: int = 1
     neighbours: int = 5
     shrinkage: float | None = None
     local_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.next_classes is not None and self.next_classes < 1:
+            raise ValueError(f"next_classes must be at least 1, got {self.next_classes}")
         if self.word_groups < 1:
             raise ValueError(f"word_groups must be at least 1, got {self.word_groups}")
         if self.neighbours < 1:

@@ -4,10 +4,10 @@ Importing it needs no torch; a score's function is imported when it is first ask
 image feature, P_i the positive, N_ij the negative and Z_i the zero-shot prompt features, all L2-normalised; <,> the
 cosine, tau the temperature, s the logit scale.
 
-Few classes: with one class a softmax over the classes is 1 whatever the image, so mcm, mcm-zero-shot, entropy and gl-mcm say
-nothing, and the class is its own background, so mahalanobis-relative is 0 (`constant_scores`): commands refuse them or leave
-them out. With two or three classes they vary, but little; negprompt, max-logit, energy, knn and mahalanobis need no other
-class to compare with.
+Few classes: with one class a softmax over the classes is 1 whatever the image, so the forms of mcm, entropy and gl-mcm say
+nothing, there is no next class for logit-gap, and the class is its own background, so mahalanobis-relative is 0
+(`constant_scores`): commands refuse them or leave them out. With two or three classes they vary, but little; the others need
+no other class to compare with.
 """
 
 import importlib
@@ -60,6 +60,8 @@ _MCM = "Ming et al., Delving into out-of-distribution detection with vision-lang
 _MCM_URL = "https://arxiv.org/abs/2211.13445"
 _MAX_LOGIT = "Hendrycks et al., Scaling out-of-distribution detection for real-world settings, ICML 2022"
 _MAX_LOGIT_URL = "https://arxiv.org/abs/1911.11132"
+_LOGIT_GAP = "Liang et al., Revisiting logit distributions for reliable out-of-distribution detection, NeurIPS 2025"
+_LOGIT_GAP_URL = "https://arxiv.org/abs/2510.20134"
 
 SCORES: Mapping[str, Score] = MappingProxyType(
     {
@@ -97,6 +99,16 @@ SCORES: Mapping[str, Score] = MappingProxyType(
                 least_classes=2,
             ),
             Score(
+                name="mcm-clip-t",
+                title="maximum concept matching at CLIP's own temperature",
+                formula="max_i exp(s <P_i,f>) / sum_i exp(s <P_i,f>)",
+                paper=_MCM,
+                url=_MCM_URL,
+                requires=("positives",),
+                function="mcm:mcm_clip_temperature",
+                least_classes=2,
+            ),
+            Score(
                 name="max-logit",
                 title="highest cosine with a learned positive",
                 formula="max_i <P_i,f>",
@@ -113,6 +125,27 @@ SCORES: Mapping[str, Score] = MappingProxyType(
                 url=_MAX_LOGIT_URL,
                 requires=("zero_shot",),
                 function="max_logit:max_logit_zero_shot",
+            ),
+            Score(
+                name="logit-gap",
+                title="highest cosine above the next ones",
+                formula="max_i <P_i,f> - mean of the next N cosines, N a fifth of the classes",
+                paper=_LOGIT_GAP,
+                url=_LOGIT_GAP_URL,
+                requires=("positives",),
+                function="logit_gap:logit_gap",
+                least_classes=2,
+            ),
+            Score(
+                name="logit-gap-fit",
+                title="highest cosine above the next ones, their number chosen on ID images",
+                formula="max_i <P_i,f> - mean of the next N cosines, N with the largest mean gap of ID training images less "
+                "that of mixtures of them",
+                paper=_LOGIT_GAP,
+                url=_LOGIT_GAP_URL,
+                requires=("positives", "train_features", "train_labels"),
+                function="logit_gap:logit_gap_fit",
+                least_classes=2,
             ),
             Score(
                 name="energy",

@@ -52,7 +52,8 @@ def make_score_inputs(
     if "words" in needs and bank.zero_shot is not None:
         bank = replace(bank, words=encode_negative_words(bench, prompts.names, bank.zero_shot))
     if "train_features" in needs:
-        features, labels = training_features(bench, prompts)
+        asking = [name for name in scores if "train_features" in find_score(name).requires]
+        features, labels = training_features(bench, prompts, asking)
         bank = replace(bank, train_features=features, train_labels=labels)
     return bank
 
@@ -60,6 +61,7 @@ def make_score_inputs(
 def score_options(config: EvaluateConfig) -> ScoreOptions:
     """The engine's options of a configuration."""
     return ScoreOptions(
+        next_classes=config.next_classes,
         word_groups=config.word_groups,
         neighbours=config.neighbours,
         shrinkage=config.shrinkage,

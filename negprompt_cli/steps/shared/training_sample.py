@@ -4,6 +4,8 @@ Nothing of the images is kept in an artifact but the digest of their list, so th
 data, classes, shots and seed, and its digest compared. Paths of data are taken from the configuration at hand.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from negprompt_cli.data.results.artifacts import Prompts
@@ -14,10 +16,15 @@ from negprompt_cli.steps.shared.training_data import find_training_images
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
-def training_features(bench: Workbench, prompts: Prompts) -> tuple[Tensor, Tensor]:
+def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Features (T, F) and labels (T,) of the artifact's training images, on the model's device.
 
     Warns where the images are not the ones the artifact was trained with.
+
+    Args:
+        bench: model and configuration.
+        prompts: the artifact.
+        scores: names of the scores that need them, for messages.
 
     Raises:
         UsageError: the data are not there.
@@ -34,9 +41,10 @@ def training_features(bench: Workbench, prompts: Prompts) -> tuple[Tensor, Tenso
         images = find_training_images(other, None if prompts.kind == "transferred" else prompts.classes)
     except UsageError as error:
         raise UsageError(
-            "The scores knn and mahalanobis need the images that the artifact was trained with, which cannot be found: "
+            f"{', '.join(scores)}: these scores need the images that the artifact was trained with, which cannot be found: "
             f"{error}",
             remedy="training-images",
+            names=",".join(scores),
         ) from error
     encoded = other.encode(images)
     digest = files_digest(encoded.images.paths, encoded.images.root)
