@@ -28,9 +28,9 @@ LAYERS = (
 """The package from the bottom to the top; a module belongs to the first place named that holds it."""
 
 NEVER = {
-    "engine/prompt_learners": ("engine/clip", "engine/parallel", "engine/scores", "engine/metrics", "engine/judgement"),
-    "engine/scores": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/metrics", "engine/judgement"),
-    "engine/metrics": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/scores", "engine/judgement"),
+    "engine/prompt_learners": ("engine/clip", "engine/parallel", "engine/scores", "engine/metrics", "engine/judge"),
+    "engine/scores": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/metrics", "engine/judge"),
+    "engine/metrics": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/scores", "engine/judge"),
     "engine/losses": ("engine/clip", "engine/parallel", "engine/prompt_learners", "engine/scores", "engine/metrics"),
     "engine/clip": ("engine/parallel", "engine/scores", "engine/metrics"),
     "data/files": ("data/sets", "data/prepare", "data/encoding", "data/results", "data/studies"),

@@ -22,7 +22,7 @@ from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.score import ScoreSummary
-    from negprompt_cli.steps.shared.scorer import Scorer
+    from negprompt_cli.steps.shared.verdicts import Verdicts
 
 EXAMPLES = (
     "negprompt score --prompts runs/photos/negative.safetensors new",
@@ -131,7 +131,7 @@ def score(
         require_threshold,
         run_score,
     )
-    from negprompt_cli.steps.shared.scorer import make_scorer, named_prompts, open_prompts
+    from negprompt_cli.steps.shared.scorer import ArtifactJudge, make_scorer, named_prompts, open_prompts
     from negprompt_cli.steps.shared.workbench import Workbench
 
     chosen = form_of(out, form.value if form else None)
@@ -153,12 +153,14 @@ def score(
         score=score_name,
         threshold=threshold,
     )
+    judge = ArtifactJudge(bench, scorer)
+    verdicts = judge.verdicts
     if fail_on_ood and fdr is None:
-        require_threshold(scorer, "--fail-on-ood")
+        require_threshold(verdicts, "--fail-on-ood")
     if fdr is not None:
-        require_calibration(scorer, "a selection with a false discovery rate")
+        require_calibration(verdicts, "a selection with a false discovery rate")
     if batch_verdict or fail_on_shift:
-        require_calibration(scorer, "a verdict on the whole delivery")
+        require_calibration(verdicts, "a verdict on the whole delivery")
     left_out = LeftOut()
     started = time.monotonic()
     rows = (
@@ -168,12 +170,12 @@ def score(
     )
     with rows as file:
         if out and file.before.images:
-            check_same_run(file.before, scorer, out)
+            check_same_run(file.before, verdicts, out)
         summary = run_score(
-            bench,
-            scorer,
+            judge,
             list_paths(paths, stdin_names(sys.stdin.buffer), left_out),
             file.sink,
+            limit=config.data.limit,
             known=file.known,
             sorting=Sorting(sort_into, copy) if sort_into else None,
             stop_on_error=common.on_error == "stop",
@@ -187,17 +189,17 @@ def score(
         talk.decide(Decision("other", "No image was named, so nothing was judged.", {"images": 0}, warning=True))
     before, unreadable = file.before, sum(left_out.by_reason().get("unreadable", {}).values())
     _tell_unjudged(talk, summary, unreadable)
-    _summarise(talk, scorer, summary, time.monotonic() - started, fdr=fdr)
+    _summarise(talk, verdicts, summary, time.monotonic() - started, fdr=fdr)
     total = {
         "images": summary.images + before.images,
         "broken": summary.broken + before.broken,
-        "ood": None if scorer.threshold is None and fdr is None else summary.ood + before.ood,
+        "ood": None if verdicts.threshold is None and fdr is None else summary.ood + before.ood,
     }
     if before.images:
-        verdicts = "" if total["ood"] is None else f", {total['ood']} of them OOD"
-        talk.say(f"{out} has rows of {total['images']} images now{verdicts}, {total['broken']} broken.")
+        found = "" if total["ood"] is None else f", {total['ood']} of them OOD"
+        talk.say(f"{out} has rows of {total['images']} images now{found}, {total['broken']} broken.")
     if out:
-        document = _document(scorer, summary, out, limited=config.data.limit is not None, fdr=fdr)
+        document = _document(verdicts, summary, out, limited=config.data.limit is not None, fdr=fdr)
         talk.result(out, {**document, "not_judged": (total["broken"] or 0) + unreadable, "total": total})
     if fail_on_ood and total["ood"]:
         raise typer.Exit(OOD_FOUND)
@@ -249,7 +251,7 @@ def _check(
         raise UsageError("--copy goes with --sort-into DIR.")
 
 
-def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: float, *, fdr: float | None) -> None:
+def _summarise(talk: Talk, verdicts: "Verdicts", summary: "ScoreSummary", seconds: float, *, fdr: float | None) -> None:
     """What came of it, on stderr."""
     readable = summary.images - summary.broken
     rate = summary.images / max(1e-9, seconds)
@@ -265,16 +267,16 @@ def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: f
             f"{summary.ood} of {readable} images are OOD. At most {100 * fdr:g} % of those are expected to be ID. Least "
             "like the classes:"
         )
-    elif scorer.threshold is None:
+    elif verdicts.threshold is None:
         said = (
-            f"No threshold for {scorer.choice.name}, so none is called OOD: `negprompt calibrate` chooses one, --threshold "
+            f"No threshold for {verdicts.score}, so none is called OOD: `negprompt calibrate` chooses one, --threshold "
             "sets one."
         )
-        talk.decide(Decision("threshold", said, {"threshold": None, "score": scorer.choice.name}))
+        talk.decide(Decision("threshold", said, {"threshold": None, "score": verdicts.score}))
         talk.say("Least like the classes:")
     else:
         talk.say(
-            f"{summary.ood} OOD, {readable - summary.ood} ID ({scorer.choice.name} at least {scorer.threshold:.6g}). "
+            f"{summary.ood} OOD, {readable - summary.ood} ID ({verdicts.score} at least {verdicts.threshold:.6g}). "
             "Least like the classes:"
         )
     for value, path in summary.lowest:
@@ -289,7 +291,7 @@ def _summarise(talk: Talk, scorer: "Scorer", summary: "ScoreSummary", seconds: f
 
 
 def _document(
-    scorer: "Scorer", summary: "ScoreSummary", out: Path, *, limited: bool, fdr: float | None
+    verdicts: "Verdicts", summary: "ScoreSummary", out: Path, *, limited: bool, fdr: float | None
 ) -> dict[str, Any]:
     from negprompt_cli.data.results.provenance import versions
 
@@ -297,14 +299,14 @@ def _document(
         "schema": schemas.SCORE,
         "path": str(out),
         "limited": limited,
-        "prompts_sha256": scorer.prompts.sha256 or None,
-        "weights_sha256": scorer.clip.identity.weights_sha256,
+        "prompts_sha256": verdicts.prompts_sha256 or None,
+        "weights_sha256": verdicts.weights_sha256,
         "versions": versions(),
-        "score": scorer.choice.name,
-        "threshold": scorer.threshold,
+        "score": verdicts.score,
+        "threshold": verdicts.threshold,
         "images": summary.images,
         "broken": summary.broken,
-        "ood": None if scorer.threshold is None else summary.ood,
+        "ood": None if verdicts.threshold is None else summary.ood,
         "known": summary.known,
         "fdr": fdr,
         "delivery": asdict(summary.delivery) if summary.delivery else None,

@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from negprompt_cli.data.encoding.batches import Batch
 from negprompt_cli.data.encoding.images import BrokenImage
-from negprompt_cli.data.encoding.stream import stream_features
 from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink, Totals
 from negprompt_cli.data.results.sorting import sort_image
 from negprompt_cli.engine.metrics.conformal import BatchVerdict, batch_verdict
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Task
-from negprompt_cli.steps.shared.scorer import Scorer
 from negprompt_cli.steps.shared.selection import selected
-from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.steps.shared.verdicts import Judge, Verdicts
 from negprompt_cli.wording import some_of
 
 SHOWN = 5
@@ -57,27 +54,27 @@ class ScoreSummary:
     delivery: BatchVerdict | None = None
 
 
-def require_threshold(scorer: Scorer, what: str) -> None:
+def require_threshold(verdicts: Verdicts, what: str) -> None:
     """Stop where `what` needs a threshold and there is none.
 
     Raises:
         UsageError: there is none; says how to get one.
     """
-    if scorer.threshold is None:
-        known = scorer.prompts.calibration
-        other = f" (it is calibrated for {known.score})" if known else ""
+    if verdicts.threshold is None:
+        known = verdicts.calibrated_for
+        other = f" (it is calibrated for {known})" if known else ""
         raise UsageError(
-            f"{what} needs a threshold, and the prompts have none for the score {scorer.choice.name}{other}.",
+            f"{what} needs a threshold, and the prompts have none for the score {verdicts.score}{other}.",
             remedy="calibrate-or-threshold",
         )
 
 
 def run_score(
-    bench: Workbench,
-    scorer: Scorer,
+    judge: Judge,
     paths: Iterable[Path],
     sink: Sink,
     *,
+    limit: int | None = None,
     known: KnownPaths | None = None,
     sorting: Sorting | None = None,
     stop_on_error: bool = False,
@@ -88,10 +85,10 @@ def run_score(
     """Judge images and hand each batch of rows to `sink`.
 
     Args:
-        bench: gives batch size, workers and limit.
-        scorer: judges.
+        judge: the detector.
         paths: image files.
         sink: takes the rows, in the order of `paths`.
+        limit: judge at most so many images.
         known: images to pass over, because they have rows already.
         sorting: also put the images into folders.
         stop_on_error: stop at the first broken image instead of giving it a row with an error.
@@ -105,19 +102,13 @@ def run_score(
         NegPromptError: an output cannot be written.
     """
     if sorting and fdr is None:
-        require_threshold(scorer, "Sorting images")
+        require_threshold(judge.verdicts, "Sorting images")
     summary = ScoreSummary()
-    asked, data = bench.config.compute, bench.config.data
-    todo: Iterator[Path] = _unknown(paths, known or KnownPaths(), summary)
-    if data.limit is not None:
-        todo = islice(todo, data.limit)
+    todo: Iterator[Path] = islice(_unknown(paths, known or KnownPaths(), summary), limit)
     lowest: list[tuple[float, int, str]] = []
     order = count()
     scores = array("d")
-    batches = stream_features(
-        scorer.clip, todo, batch_size=asked.image_batch, workers=asked.workers, decoder=data.decoder
-    )
-    judged = _judged(scorer, batches, task, stop_on_error=stop_on_error)
+    judged = _judged(judge.stream(todo), task, stop_on_error=stop_on_error)
     for rows in judged if fdr is None else selected(judged, fdr):
         if sorting:
             _sort(rows, sorting)
@@ -132,26 +123,26 @@ def run_score(
                     heapq.heappop(lowest)
     summary.lowest = [(-score, path) for score, _, path in sorted(lowest, reverse=True)]
     if shift_level is not None and scores:
-        held_out, threshold = require_calibration(scorer, "a verdict on the whole delivery")
+        held_out, threshold = require_calibration(judge.verdicts, "a verdict on the whole delivery")
         summary.delivery = batch_verdict(np.frombuffer(scores), held_out, threshold, level=shift_level)
     return summary
 
 
-def check_same_run(before: Totals, scorer: Scorer, path: Path) -> None:
+def check_same_run(before: Totals, verdicts: Verdicts, path: Path) -> None:
     """Refuse to add to rows that other prompts, another score or another threshold judged.
 
     Raises:
         UsageError: they did, as far as the rows tell.
     """
-    keys = {c.key for c in scorer.prompts.classes}
+    keys = {c.key for c in verdicts.classes}
     if foreign := sorted(before.predictions - keys):
         raise UsageError(
             f"{path} holds rows of other prompts: they predict {some_of(foreign)}, which these prompts do not know.",
             remedy="other-out",
         )
-    threshold = scorer.threshold
+    threshold = verdicts.threshold
     decided = before.ood + before.images - before.broken - before.undecided
-    if scorer.by_class or (not decided and threshold is None):
+    if verdicts.by_class or (not decided and threshold is None):
         return
     ood, accepted = before.highest_ood, before.lowest_id
     other = (
@@ -184,26 +175,25 @@ def check_sorting(into: Path, paths: Sequence[str], *, append: bool) -> None:
         )
 
 
-def require_calibration(scorer: Scorer, what: str) -> tuple[npt.NDArray[np.float64], float]:
+def require_calibration(verdicts: Verdicts, what: str) -> tuple[npt.NDArray[np.float64], float]:
     """The calibration scores (n,) and the threshold that were chosen on held-out ID images.
 
     Raises:
         UsageError: the prompts are not calibrated for the score; says how to get it.
     """
-    if scorer.calibration_scores is None or scorer.threshold is None:
-        known = scorer.prompts.calibration
-        other = f", only for {known.score}" if known else ""
+    if verdicts.calibration_scores is None or verdicts.threshold is None:
+        known = verdicts.calibrated_for
+        other = f", only for {known}" if known else ""
         raise UsageError(
             f"{what[0].upper()}{what[1:]} compares with held-out ID images, and the prompts are not calibrated for the "
-            f"score {scorer.choice.name}{other}.",
+            f"score {verdicts.score}{other}.",
             remedy="calibrate",
         )
-    return scorer.calibration_scores, scorer.threshold
+    return verdicts.calibration_scores, verdicts.threshold
 
 
-def _judged(scorer: Scorer, batches: Iterable[Batch], task: Task, *, stop_on_error: bool) -> Iterator[list[Row]]:
-    for batch in batches:
-        rows = scorer.rows(batch)
+def _judged(batches: Iterable[list[Row]], task: Task, *, stop_on_error: bool) -> Iterator[list[Row]]:
+    for rows in batches:
         if stop_on_error and (broken := next((row.error for row in rows if row.error), None)):
             raise BrokenImage(broken)
         yield rows

@@ -20,7 +20,8 @@ from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
-from negprompt_cli.engine.judgement import judge, prompt_scores
+from negprompt_cli.engine.judge import judge
+from negprompt_cli.engine.judgement import prompt_scores
 from negprompt_cli.engine.prompt_learners.prompt_encoder import PromptEncoder
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.engine.prompt_learners.towers import plan_text_path

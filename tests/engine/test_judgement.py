@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from negprompt_cli.engine.judgement import judge, prompt_scores
+from negprompt_cli.engine.judge import judge
+from negprompt_cli.engine.judgement import prompt_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 K, P, D, SCALE = 5, 3, 16, 20.0

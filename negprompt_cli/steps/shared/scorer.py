@@ -5,29 +5,29 @@ asked for, else the one the artifact is calibrated for, else `negprompt` where t
 there are none. The calibrated score is computed as it was calibrated, with its own temperature and template.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from negprompt_cli.data.encoding.batches import Batch
+from negprompt_cli.data.encoding.stream import stream_features
 from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.engine.judgement import Judgements, check_prompt_score, judge
-from negprompt_cli.engine.metrics.conformal import p_values
+from negprompt_cli.engine.judge import judge
+from negprompt_cli.engine.judgement import Judgements, check_prompt_score
 from negprompt_cli.engine.scores import constant_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs
 from negprompt_cli.steps.shared.starts import zero_shot_positive
+from negprompt_cli.steps.shared.verdicts import Verdicts
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -42,20 +42,18 @@ class ScoreChoice:
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """Judges images.
-
-    `threshold`: images whose score is below are OOD; None where there is none. `by_class`: thresholds of predicted classes
-    that have one of their own. `calibration_scores`: (n,) ascending scores of the held-out ID images, None where the score
-    is not the calibrated one.
-    """
+    """Judges image features, and says it in rows by its `verdicts`."""
 
     clip: Clip
     prompts: Prompts
     bank: ScoreInputs
     choice: ScoreChoice
-    threshold: float | None
-    by_class: Mapping[int, float] = field(default_factory=dict)
-    calibration_scores: npt.NDArray[np.float64] | None = None
+    verdicts: Verdicts
+
+    @property
+    def threshold(self) -> float | None:
+        """Images whose score is below are OOD; None where there is none."""
+        return self.verdicts.threshold
 
     def judge(self, features: Tensor) -> Judgements:
         """Judge (B, F) L2-normalised image features."""
@@ -63,39 +61,33 @@ class Scorer:
 
     def rows(self, batch: Batch) -> list[Row]:
         """A row for each image of a batch, in order."""
-        verdicts = None if batch.features is None else self.judge(batch.features)
-        p = None
-        if verdicts is not None and self.calibration_scores is not None:
-            p = p_values(verdicts.scores, self.calibration_scores)
-        rows, place = [], 0
-        for path, error in zip(batch.paths, batch.errors, strict=True):
-            if verdicts is None or error is not None:
-                rows.append(Row(str(path), error=error))
-            else:
-                rows.append(self._row(path, verdicts, place, None if p is None else float(p[place])))
-                place += 1
-        return rows
+        judged = None if batch.features is None else self.judge(batch.features)
+        return self.verdicts.rows(batch.paths, batch.errors, judged)
 
-    def _row(self, path: Path, verdicts: Judgements, i: int, p_value: float | None) -> Row:
-        prediction = int(verdicts.predictions[i])
-        label = self.prompts.classes[prediction]
-        score = float(verdicts.scores[i])
-        nearest = similarity = None
-        if verdicts.negatives is not None and verdicts.similarities is not None:
-            owner, number = verdicts.negatives[i].tolist()
-            nearest = f"{self.prompts.classes[owner].name} #{number + 1}"
-            similarity = float(verdicts.similarities[i])
-        return Row(
-            path=str(path),
-            prediction=label.key,
-            prediction_name=label.name,
-            probability=float(verdicts.probabilities[i]),
-            score=score,
-            p_value=p_value,
-            is_ood=None if self.threshold is None else score < self.by_class.get(prediction, self.threshold),
-            nearest_negative=nearest,
-            negative_similarity=similarity,
+
+@dataclass(frozen=True, eq=False)
+class ArtifactJudge:
+    """Judges image files with the model and the prompts of a scorer; the workbench says how they are read."""
+
+    bench: Workbench
+    scorer: Scorer
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """Classes, score and thresholds."""
+        return self.scorer.verdicts
+
+    def stream(self, paths: Iterable[Path]) -> Iterator[list[Row]]:
+        """Rows about images, batch by batch as they are listed, in their order.
+
+        Raises:
+            UsageError: the decoder is not installed, or does not know the model's preprocessing.
+        """
+        asked, decoder = self.bench.config.compute, self.bench.config.data.decoder
+        batches = stream_features(
+            self.scorer.clip, paths, batch_size=asked.image_batch, workers=asked.workers, decoder=decoder
         )
+        return map(self.scorer.rows, batches)
 
 
 def default_score(prompts: Prompts) -> str:
@@ -148,10 +140,6 @@ def make_scorer(
     Raises:
         UsageError: as `choose_score`.
     """
-    if threshold is not None and not math.isfinite(threshold):
-        raise UsageError(
-            f"A threshold must be a finite number, not {threshold}: with it every image would be judged alike."
-        )
     settings = bench.config.evaluate
     choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
     if score is None and prompts.calibration is None:
@@ -161,20 +149,26 @@ def make_scorer(
     if len(prompts.classes) == 1:
         said = "There is one class, so every image is predicted as it with probability 1; the score tells images apart."
         bench.decide(Decision("few-classes", said, {"classes": 1}))
-    made = prompts.calibration if prompts.calibration and prompts.calibration.score == choice.name else None
-    by_class: dict[int, float] = {}
-    if made and threshold is None:
-        threshold = made.threshold
-        by_class = {i: made.by_class[c.key] for i, c in enumerate(prompts.classes) if c.key in made.by_class}
-    return Scorer(
-        bench.clip,
-        prompts,
-        make_score_inputs(bench, prompts, [choice.name], template=choice.template),
-        choice,
-        threshold,
-        by_class,
-        np.array(made.scores) if made else None,
+    verdicts = calibrated_verdicts(prompts, choice.name).with_threshold(threshold)
+    bank = make_score_inputs(bench, prompts, [choice.name], template=choice.template)
+    return Scorer(bench.clip, prompts, bank, choice, verdicts)
+
+
+def calibrated_verdicts(prompts: Prompts, score: str) -> Verdicts:
+    """The thresholds and calibration scores of an artifact, where they are of this score."""
+    known = prompts.calibration
+    found = Verdicts(
+        prompts.classes,
+        score,
+        threshold=None,
+        calibrated_for=known.score if known else None,
+        prompts_sha256=prompts.sha256,
+        weights_sha256=prompts.model.weights_sha256,
     )
+    if known is None or known.score != score:
+        return found
+    by_class = {i: known.by_class[c.key] for i, c in enumerate(prompts.classes) if c.key in known.by_class}
+    return replace(found, threshold=known.threshold, by_class=by_class, calibration_scores=np.array(known.scores))
 
 
 def open_prompts(bench: Workbench, artifact: ArtifactFile) -> Prompts:
