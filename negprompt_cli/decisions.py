@@ -31,6 +31,7 @@ Kind = Literal[
     "prompts-changed",
     "checkpoint-part-ignored",
     "training-data-changed",
+    "duplicates-left-out",
     "id-images-in-ood",
     "training-above-start",
     "training-not-settled",
@@ -58,6 +59,7 @@ Kind = Literal[
     weak-classes             classes with a low accuracy on held-out images
     prompts-changed          what became of an artifact's classes
     checkpoint-part-ignored  parts of a foreign checkpoint that were not needed and not read
+    duplicates-left-out      images that another part of the data has too, by content
     id-images-in-ood         images that are ID and OOD in one evaluation
     training-data-changed    training images are not those that an artifact was trained with
     training-above-start     a training ended with a higher loss than it started with

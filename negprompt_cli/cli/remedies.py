@@ -71,6 +71,7 @@ REMEDIES = {
         "Select the classes that match with '#', rename them with --class-names, or give the prompts these classes with "
         "`negprompt transfer`."
     ),
+    "old-classes": "Name the data of the old classes with --data, or give --images a folder that has all classes.",
     "training-images": "\nLeave out {names} with --scores, or name the data folder with --data-root.",
     "negative-words": "Or give a list of negative words, one per line, with --negative-words FILE.",
     "ood": "Pass --ood, for example --ood inaturalist,sun,places,dtd or --ood path/to/images.",

@@ -1,24 +1,37 @@
-"""`negprompt transfer`: learned contexts for new class names."""
+"""`negprompt transfer`: learned contexts for new class names, or for the classes of new images."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from negprompt_cli import schemas
+from negprompt_cli.cli.calibrate import print_calibration
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import IMAGES, Common, Without, option
+from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
-from negprompt_cli.wording import some_of
+from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import file_name, percent, some_of
+
+if TYPE_CHECKING:
+    from negprompt_cli.steps.transfer import Extended, TransferResult
 
 EXAMPLES = (
     "negprompt transfer --classes novel.txt --data imagenet",
     "ls photos | negprompt transfer --classes - --prompts negative.safetensors --out photos.safetensors",
+    "negprompt transfer --extend --images tulip --prompts runs/photos/negative.safetensors",
 )
 
 
 def transfer(
-    common: Annotated[Common, Without(*IMAGES, "verbose")],
-    classes: Annotated[str, option("--classes", help="Class names: text, CSV, JSON or YAML; - is standard input.")],
+    common: Annotated[Common, Without("class_names", "verbose")],
+    classes: Annotated[
+        str | None, option("--classes", help="Class names: text, CSV, JSON or YAML; - is standard input.")
+    ] = None,
+    images: Annotated[
+        str | None,
+        option("--images", help="With --extend: images of new classes, and perhaps of old ones.", metavar="SPECS"),
+    ] = None,
     extend: Annotated[bool, option("--extend", help="Keep the artifact's own classes too.")] = False,
     prompts: Annotated[
         Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
@@ -31,22 +44,51 @@ def transfer(
     """Apply learned prompts to new class names, untrained.
 
     The contexts that were learned on some classes are put in front of the new names; nothing is trained.
+
+    With --extend --images the new classes are those of the images. A folder without class folders is one class, called like
+    the folder. The threshold is chosen anew on held-out images of the old classes, from the data that the artifact was
+    trained with, and of the new ones.
     """
     talk = common.talk()
+    if (classes is None) == (images is None):
+        raise UsageError("Give the new classes either by --classes FILE or by --extend --images FOLDER.")
+    if images is not None and not extend:
+        raise UsageError("--images adds classes to those of the artifact: pass --extend too.")
     asked = common.asked()
     source = common.artifact(asked, prompts, NEGATIVE)
     folder = source.path.parent if prompts and common.run is None else common.run_folder(asked)
-    stem = "stdin" if classes == "-" else Path(classes).stem
     from negprompt_cli.data.sets.class_list import ClassList, novel_names, read_class_list
+    from negprompt_cli.data.sets.sources import path_name
+    from negprompt_cli.data.sets.spec import split_specs, user_path
     from negprompt_cli.steps.shared.preflight import together
-    from negprompt_cli.steps.transfer import run_transfer
+    from negprompt_cli.steps.shared.workbench import Workbench
+    from negprompt_cli.steps.transfer import run_extend, run_transfer
 
+    if images is not None:
+        config = source.configure(asked, "model", "data", "seed")
+        start_processes(config)
+        specs = split_specs(images)
+        stem = file_name("+".join(path_name(user_path(spec.base)) + spec.label for spec in specs))
+        extended = run_extend(
+            Workbench(config, talk),
+            out or folder / transfer_name(stem),
+            artifact=source,
+            images=specs,
+            overwrite=common.overwrite,
+        )
+        _tell(talk, extended.transfer)
+        _tell_extension(talk, extended)
+        talk.result(extended.transfer.path, _document(extended.transfer) | _extension_document(extended))
+        return
+    stem = "stdin" if classes == "-" else Path(classes or "").stem
     config = source.configure(asked, "model")
     start_processes(config)
     listed: list[ClassList] = []
     together(
         lambda: listed.append(
-            read_class_list(sys.stdin.buffer, "standard input") if classes == "-" else read_class_list(Path(classes))
+            read_class_list(sys.stdin.buffer, "standard input")
+            if classes == "-"
+            else read_class_list(Path(classes or ""))
         ),
         lambda: source.require(config.data.spec),
     )
@@ -59,6 +101,11 @@ def transfer(
         overwrite=common.overwrite,
         progress=talk,
     )
+    _tell(talk, result)
+    talk.result(result.path, _document(result))
+
+
+def _tell(talk: Talk, result: "TransferResult") -> None:
     made = result.prompts
     talk.facts(
         "transferred prompts",
@@ -72,21 +119,47 @@ def transfer(
             ("sha256", made.sha256),
         ],
     )
-    talk.result(
-        result.path,
-        {
-            "schema": schemas.TRANSFER,
-            "path": str(result.path),
-            "sha256": made.sha256,
-            "weights_sha256": made.model.weights_sha256,
-            "versions": dict(made.written_with),
-            "classes": made.names,
-            "known": list(result.known),
-            "new": list(result.new),
-            "learned_on_classes": made.learned_on,
-            "parents": [p.model_dump() for p in made.parents],
-        },
+
+
+def _tell_extension(talk: Talk, result: "Extended") -> None:
+    """What an extension changed, in sentences."""
+    found, new = result.extension, result.transfer.new
+    names = {c.key: c.name for c in result.transfer.prompts.classes}
+    if result.calibration:
+        print_calibration(talk.say, result.calibration)
+    talk.say(
+        f"Old classes, {found.old_after.images} held-out images: {found.old_before.shares()} before; "
+        f"{found.old_after.shares()} now. {found.taken_for_new} of them are now taken for a new class."
     )
+    talk.say(
+        f"New classes ({some_of(new)}), {found.new_after.images} held-out images: {found.new_before.accepted_share()} "
+        f"before; {found.new_after.shares()} now."
+    )
+    for key in [c.key for c in result.transfer.prompts.classes if c.name in new]:
+        one = found.classes[key]
+        taken = f", mostly taken for {names[one.taken_for]} otherwise" if one.taken_for else ""
+        talk.say(f"  {names[key]}: {percent(one.correct / one.images)} % of {one.images} recognised{taken}")
+
+
+def _document(result: "TransferResult") -> dict[str, Any]:
+    made = result.prompts
+    return {
+        "schema": schemas.TRANSFER,
+        "path": str(result.path),
+        "sha256": made.sha256,
+        "weights_sha256": made.model.weights_sha256,
+        "versions": dict(made.written_with),
+        "classes": made.names,
+        "known": list(result.known),
+        "new": list(result.new),
+        "learned_on_classes": made.learned_on,
+        "parents": [p.model_dump() for p in made.parents],
+    }
+
+
+def _extension_document(result: "Extended") -> dict[str, Any]:
+    calibration = result.calibration.model_dump() if result.calibration else None
+    return {"extension": result.extension.document(), "calibration": calibration}
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -13,14 +13,18 @@ from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
 from negprompt_cli.data.sets.imagesets import NothingHeldOut
-from negprompt_cli.decisions import Decision
-from negprompt_cli.engine.metrics.calibration import images_needed
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
 from negprompt_cli.steps.shared.outputs import refuse_existing
-from negprompt_cli.steps.shared.thresholds import CalibrateOptions, HeldOut, calibrate_prompts, held_out_accuracy
+from negprompt_cli.steps.shared.thresholds import (
+    CalibrateOptions,
+    HeldOut,
+    calibrate_prompts,
+    enough_for_threshold,
+    held_out_accuracy,
+)
 from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -99,12 +103,4 @@ def enough_held_out(bench: Workbench, options: CalibrateOptions) -> bool:
         held_out = len(bench.id_images("eval"))
     except NothingHeldOut as error:
         raise UsageError(f"{error} Nothing is left to choose a threshold on.", remedy="train-only") from error
-    needed = images_needed(options.acceptance)
-    if held_out < needed:
-        said = (
-            f"No threshold: {held_out} held-out ID images are too few for an acceptance of {100 * options.acceptance:g} %, "
-            f"{needed} would do. Scores and classes can be had all the same; with more images run `negprompt calibrate`."
-        )
-        facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
-        bench.decide(Decision("threshold", said, facts, warning=True))
-    return held_out >= needed
+    return enough_for_threshold(bench, held_out, options)

@@ -1,23 +1,40 @@
 """Transfer: learned contexts in front of class names they were never trained on; nothing is trained.
 
 The paper's open-vocabulary setting (section 3.4): context vectors shared by all classes carry over to any name.
+
+    run_transfer   from names alone: no image is looked at, and there is no threshold
+    run_extend     from images of the new classes: the score learns how ID images of old and new classes compare with the
+                   prompts, and a threshold is chosen on held-out images of both
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from negprompt_cli.config import Config
-from negprompt_cli.data.results.artifacts import Prompts, check_model, save_prompts
+from negprompt_cli.data.results.artifacts import Calibration, Prompts, check_model, save_prompts
 from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.data.sets.matching import fold
+from negprompt_cli.data.sets.spec import Spec
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
+from negprompt_cli.engine.prompt_learners.training import Features
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.added_classes import AddedClasses, find_added_classes
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
-from negprompt_cli.steps.shared.learning import carry_over
+from negprompt_cli.steps.shared.learning import carry_over, score_statistics
+from negprompt_cli.steps.shared.outcomes import ClassAccuracy, Outcome, by_class, outcome
 from negprompt_cli.steps.shared.outputs import making, write_config
+from negprompt_cli.steps.shared.score_inputs import make_score_inputs
+from negprompt_cli.steps.shared.scorer import make_scorer
+from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_on, enough_for_threshold
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
 
@@ -132,3 +149,118 @@ def transfer_prompts(
         progress.decide(Decision("threshold-dropped", said, facts, warning=True))
     kept = [c.name for c in given if fold(c.name) in old]
     return carry_over(clip, source, given, budget=budget), tuple(kept)
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What an extension changed, on held-out images of old and new classes.
+
+    `old_before`, `old_after`: images of the artifact's classes, by the artifact and by the extended one. `new_before`: how
+    many images of the new classes the artifact accepted; it could not recognise them. `new_after`: the same by the extended
+    one. `taken_for_new`: images of old classes that are now predicted as a new one. `classes`: accuracy by class key.
+    """
+
+    old_before: Outcome
+    old_after: Outcome
+    new_before: Outcome
+    new_after: Outcome
+    taken_for_new: int
+    classes: dict[str, ClassAccuracy]
+
+    def document(self) -> dict[str, Any]:
+        """The record in a JSON document."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Extended:
+    """What `run_extend` made: the artifact, its new classes by key, and what changed."""
+
+    transfer: TransferResult
+    extension: Extension
+    calibration: Calibration | None
+
+
+def run_extend(
+    bench: Workbench, out: Path, *, artifact: ArtifactFile, images: Sequence[Spec], overwrite: bool
+) -> Extended:
+    """Add the classes of images to an artifact, choose its threshold anew, and write `out`.
+
+    The score stays the one that the artifact is calibrated for, with the same acceptance. With too few held-out images the
+    artifact is made without a threshold, and the number that would do is said.
+
+    Args:
+        bench: the configuration; its data are those that the artifact was trained with.
+        out: the artifact to write.
+        artifact: one with negatives and shared contexts.
+        images: SPECs of images of the new classes, perhaps beside images of the old ones.
+        overwrite: whether `out` may be replaced.
+
+    Raises:
+        UsageError: as `run_transfer`; images that are not there, no new class, or classes without held-out images.
+        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+    """
+    with making(out, overwrite=overwrite):
+        artifact.require(bench.config.data.spec)
+        source = artifact.prompts
+        check_transferable(source, artifact.path)
+        found = find_added_classes(bench, source, images)
+        check_model(source, bench.clip.identity, bench.clip.plan.width, artifact.path)
+        names = [c.name for c in found.classes]
+        tokenize_prompts(names, bench.clip.tokenizer, bench.clip.plan, context=source.positive.shape[-2])
+        prompts = carry_over(bench.clip, source, found.classes, budget=bench.budget)
+        prompts = replace(prompts, id_statistics=_statistics(bench, prompts, found))
+        known = source.calibration
+        options = CalibrateOptions()
+        if known is not None:
+            options = CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class))
+            kept = {"temperature": known.temperature, "template": known.template}
+            evaluate = bench.config.evaluate.model_copy(update=kept)
+            bench = bench.with_config(bench.config.model_copy(update={"evaluate": evaluate}))
+        if enough_for_threshold(bench, len(found.held_out), options):
+            made = calibrate_on(bench, prompts, found.held_out, options, data=found.held_out.spec)
+            prompts = replace(prompts, calibration=made)
+        extension = _compared(bench, source, prompts, found)
+        prompts = save_prompts(prompts, out, overwrite=overwrite)
+        write_config(prompts.config, out)
+    old, new = found.classes[: len(source.classes)], found.classes[len(source.classes) :]
+    result = TransferResult(
+        out, prompts, tuple(c.name for c in old), tuple(c.name for c in new), learned=source.kind == "negative"
+    )
+    return Extended(result, extension, prompts.calibration)
+
+
+def _statistics(bench: Workbench, prompts: Prompts, found: AddedClasses) -> IdStatistics | None:
+    """ID statistics of old and new training images, or those of `prompts` where the old ones are not at hand."""
+    if prompts.id_statistics is None or found.training is None:
+        return prompts.id_statistics
+    encoded = bench.encode(found.training)
+    bank = make_score_inputs(bench, prompts, ["negprompt"])
+    assert bank.negatives is not None
+    device = bench.clip.device
+    return score_statistics(
+        prompts.config,
+        Features(encoded.features.to(device), encoded.labels.to(device)),
+        bank.positives,
+        bank.negatives,
+        scale=bench.clip.logit_scale,
+        added=torch.from_numpy(found.added).to(device),
+    )
+
+
+def _compared(bench: Workbench, source: Prompts, prompts: Prompts, found: AddedClasses) -> Extension:
+    """What two artifacts make of the same held-out images; the second has more classes."""
+    encoded = bench.encode(found.held_out)
+    labels, known = encoded.labels.numpy(), len(source.classes)
+    is_old = labels < known
+    before, after = make_scorer(bench, source), make_scorer(bench, prompts)
+    first, second = before.judge(encoded.features), after.judge(encoded.features)
+    own = np.where(is_old, labels, -1)
+    return Extension(
+        old_before=outcome(before, first, own, is_old),
+        old_after=outcome(after, second, labels, is_old),
+        new_before=outcome(before, first, own, ~is_old),
+        new_after=outcome(after, second, labels, ~is_old),
+        taken_for_new=int((second.predictions[is_old] >= known).sum()),
+        classes=by_class(second.predictions, labels, prompts.classes),
+    )

@@ -98,6 +98,35 @@ def test_means_and_deviations_are_those_of_the_training_images():
     assert [mean, deviation] == pytest.approx([float(rest.mean()), float(rest.std())], abs=1e-6)
 
 
+def test_images_of_added_classes_meet_the_negatives_as_they_are():
+    positives, images, labels, _ = world(shots=16)
+    old = positives[:4]
+    offsets = learn_offsets(images[labels < 4], labels[labels < 4], old, scale=100, loss=LOSS, negatives=2, seed=0)
+    every = negatives_of(positives, offsets)
+
+    def learn(some: Tensor, classes: Tensor, prompts: Tensor) -> Tensor:
+        seen.update(classes.tolist())
+        return every
+
+    seen: set[int] = set()
+    added = torch.arange(6) >= 4
+    made = IdStatistics.measure(images, labels, positives, every, learn, seed=0, added=added)
+    assert seen == {0, 1, 2, 3}
+    plain = IdStatistics.measure(images, labels, positives, every, learn, seed=0)
+    assert seen == set(range(6))
+    # b, b|p, c and g are those of all images.
+    assert torch.equal(made.terms[:4], plain.terms[:4])
+    # Since `learn` gives the negatives as they are, n|p is that of all images in units of the images of the old classes.
+    slope, mean, deviation = made.terms[TERMS.index("n|p")].tolist()
+    n, p = -(images @ every.mean((0, 1))), images @ positives.mean(0)
+    rest = n - slope * p
+    assert [mean, deviation] == pytest.approx([float(rest.mean()), float(rest.std())], rel=0.1)
+    none = IdStatistics.measure(images, labels, positives, every, learn, seed=0, added=torch.zeros(6, dtype=torch.bool))
+    assert torch.equal(none.terms, plain.terms) and torch.equal(none.unseen, plain.unseen)
+    with pytest.raises(UsageError, match="0 ID images"):
+        IdStatistics.measure(images, labels, positives, every, learn, seed=0, added=added.new_ones(6))
+
+
 def test_foreign_images_score_lower_and_classes_are_untouched():
     positives, images, labels, foreign = world(shots=16)
     detector = fit_embeddings(positives, images, labels)

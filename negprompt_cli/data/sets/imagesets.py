@@ -35,8 +35,10 @@ __all__ = [
     "EmptyClasses",
     "ImageSet",
     "Role",
+    "class_places",
     "default_ood",
     "files_digest",
+    "joined",
     "load_image_set",
     "match_classes",
     "path_name",
@@ -256,7 +258,7 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     Raises:
         UsageError: classes of `images` that match none of `classes`; names them.
     """
-    target = _places(images.classes, classes)
+    target = class_places(images.classes, classes)
     unmatched = [
         c.name if c.name == c.key else f"{c.name} ({c.key})" for i, c in enumerate(images.classes) if target[i] < 0
     ]
@@ -270,14 +272,43 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     return replace(images, labels=labels.astype(np.int64), classes=tuple(classes))
 
 
+def joined(sets: Sequence[ImageSet], name: str) -> ImageSet:
+    """Several labelled sets of the same classes as one, in their order.
+
+    Args:
+        sets: at least one; each matched to the same classes.
+        name: what the whole is called.
+    """
+    first = sets[0]
+    texts = [text for images in sets for text in _texts(images, first.root)]
+    return ImageSet(
+        spec=",".join(images.spec for images in sets),
+        name=name,
+        paths=ImagePaths(first.root, texts),
+        labels=np.concatenate([images.labels for images in sets]),
+        classes=first.classes,
+        root=first.root,
+        layout="; ".join(images.layout for images in sets),
+        decisions=tuple(dict.fromkeys(decision for images in sets for decision in images.decisions)),
+        left_out=merged(images.left_out for images in sets),
+    )
+
+
+def _texts(images: ImageSet, root: Path) -> Iterable[str]:
+    """Paths as texts below `root`, or absolute where they are not below it."""
+    if images.root == root:
+        return images.paths.relatives()
+    return (str(path.absolute()) for path in images.paths)
+
+
 def classes_without_data(images: ImageSet, classes: Sequence[ClassLabel]) -> list[ClassLabel]:
     """Those of an artifact's classes that an image set does not have, by the rule of `match_classes`."""
-    present = set(_places(images.classes, classes).tolist())
+    present = set(class_places(images.classes, classes).tolist())
     return [c for i, c in enumerate(classes) if i not in present]
 
 
-def _places(given: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> NDArray[np.int64]:
-    """For each given class its place among `classes`, -1 where it has none."""
+def class_places(given: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> NDArray[np.int64]:
+    """For each given class its place among `classes`, -1 where it has none, by the rule of `match_classes`."""
     by_wnid = {c.wnid: i for i, c in enumerate(classes) if c.wnid}
     target = np.full(len(given), -1, dtype=np.int64)
     for i, c in enumerate(given):

@@ -98,7 +98,15 @@ class IdStatistics:
 
     @classmethod
     def measure(
-        cls, images: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, learn: LearnNegatives, *, seed: int
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        learn: LearnNegatives,
+        *,
+        seed: int,
+        added: Tensor | None = None,
     ) -> "IdStatistics":
         """Measure ID training images.
 
@@ -109,13 +117,16 @@ class IdStatistics:
             negatives: (K, p, D) features of the negative prompts.
             learn: learns negatives as embeddings from some of the images, to see what becomes of unseen classes.
             seed: of the division of images and of classes.
+            added: (K,) bool, classes that came after the negatives were learned. Their images took no part in that, so
+                n|p is measured on them as they are, with the images of the other classes as its units. None for none.
 
         Raises:
-            UsageError: too few images.
+            UsageError: too few images of the classes that the negatives were learned with.
         """
-        if len(images) < LEAST_IMAGES:
+        fresh = torch.zeros_like(labels, dtype=torch.bool) if added is None else added[labels]
+        if (seen := int((~fresh).sum())) < LEAST_IMAGES:
             raise UsageError(
-                f"{len(images)} ID images have no mean and deviation; the default score needs at least {LEAST_IMAGES}."
+                f"{seen} ID images have no mean and deviation; the default score needs at least {LEAST_IMAGES}."
             )
         offsets = (positives - positives.mean(0))[labels]
         plain = images.mean(0)
@@ -133,7 +144,10 @@ class IdStatistics:
             terms=_standards(images, positives, negatives, mean),
             unseen=images.new_tensor([0.0, 1.0]),
         )
-        return found._held_out(images, labels, positives, learn, seed=seed)
+        if bool(fresh.any()):
+            found.terms[_N] = _standards(images[~fresh], positives, negatives, mean)[_N]
+        z = _standardised(images[fresh], positives, negatives, mean, found.terms[_N])
+        return found._held_out(images[~fresh], labels[~fresh], positives, learn, z, seed=seed)
 
     def follow(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> "IdStatistics":
         """The statistics for other class names.
@@ -181,20 +195,24 @@ class IdStatistics:
         return normalize(self._usual(positives) + a * (positives - positives.mean(0))[classes] + noise, dim=-1)
 
     def _held_out(
-        self, images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNegatives, *, seed: int
+        self, images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNegatives, fresh: Tensor, *, seed: int
     ) -> "IdStatistics":
-        """The same with n|p as images have it that the negatives never saw, of the same classes and of others."""
+        """The same with n|p as images have it that the negatives never saw, of the same classes and of others.
+
+        `fresh` (n,) are standardised n|p of more images that they never saw.
+        """
         generator = torch.Generator().manual_seed(seed)
         terms, other = self.terms.clone(), self.unseen
         by_image = (torch.randperm(len(images), generator=generator) % IMAGE_FOLDS).to(labels.device)
         z = held_out(images, labels, positives, self.mean, learn, folds=by_image)
         slope, mean, deviation = self.terms[_N].unbind()
         if len(z) >= LEAST_IMAGES and bool(deviation > 0):
-            terms[_N] = torch.stack([slope, mean + z.mean() * deviation, z.std() * deviation])
+            every = torch.cat([z, fresh])
+            terms[_N] = torch.stack([slope, mean + every.mean() * deviation, every.std() * deviation])
             by_class = (torch.randperm(len(positives), generator=generator) % CLASS_FOLDS).to(labels.device)[labels]
             u = held_out(images, labels, positives, self.mean, learn, folds=by_class)
             if len(u) >= LEAST_IMAGES:
-                other = torch.stack([(u.mean() - z.mean()) / z.std(), u.std() / z.std()])
+                other = torch.stack([(u.mean() - every.mean()) / every.std(), u.std() / every.std()])
         return replace(self, terms=terms, unseen=other)
 
 
@@ -220,11 +238,18 @@ def held_out(
         if int((~left).sum()) < LEAST_IMAGES:
             continue
         negatives = learn(images[~left], labels[~left], positives)
-        slope, center, deviation = _standards(images[~left], positives, negatives, mean)[_N].unbind()
-        if bool(deviation > 0):
-            x, p = _raw(images[left], positives, negatives, mean)["n"], images[left] @ positives.mean(0)
-            parts.append((x - slope * p - center) / deviation)
+        row = _standards(images[~left], positives, negatives, mean)[_N]
+        parts.append(_standardised(images[left], positives, negatives, mean, row))
     return torch.cat(parts) if parts else images.new_empty(0)
+
+
+def _standardised(images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor, row: Tensor) -> Tensor:
+    """(n,) n|p of images (n, D) in the units of its row of terms; (0,) where the row has no deviation."""
+    slope, center, deviation = row.unbind()
+    if not len(images) or bool(deviation <= 0):
+        return images.new_empty(0)
+    x, p = _raw(images, positives, negatives, mean)["n"], images @ positives.mean(0)
+    return (x - slope * p - center) / deviation
 
 
 def _mixed(row: Tensor, unseen: Tensor, share: float) -> Tensor:

@@ -234,7 +234,13 @@ def learn_negative(
 
 
 def score_statistics(
-    config: Config, data: Features, positives: Tensor, negatives: Tensor, *, scale: float
+    config: Config,
+    data: Features,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    scale: float,
+    added: Tensor | None = None,
 ) -> IdStatistics | None:
     """What the default score needs of the ID training features, in closed form, on the CPU; None for the paper's score.
 
@@ -244,6 +250,7 @@ def score_statistics(
         positives: (K, F) features of the positive prompts.
         negatives: (K, p, F) features of the negative prompts.
         scale: CLIP's logit scale.
+        added: (K,) bool, classes that the negatives were not learned with; None for none.
 
     Raises:
         UsageError: too few images.
@@ -259,7 +266,7 @@ def score_statistics(
         )
         return negatives_of(classes, offsets)
 
-    found = IdStatistics.measure(data.images, data.labels, positives, negatives, learn, seed=config.seed)
+    found = IdStatistics.measure(data.images, data.labels, positives, negatives, learn, seed=config.seed, added=added)
     return found.to(torch.device("cpu"), torch.float32)
 
 

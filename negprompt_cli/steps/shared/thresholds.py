@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from negprompt_cli.data.results.artifacts import Calibration, Prompts
-from negprompt_cli.data.sets.imagesets import classes_without_data, files_digest, match_classes
+from negprompt_cli.data.sets.imagesets import ImageSet, classes_without_data, files_digest, match_classes
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
 from negprompt_cli.engine.metrics.conformal import class_thresholds
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.outcomes import ClassAccuracy, by_class
 from negprompt_cli.steps.shared.scorer import Scorer, default_score, make_scorer
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import percent, some_of
@@ -33,15 +34,6 @@ class CalibrateOptions:
     confidence: float = 0.95
     score: str | None = None
     by_class: bool = False
-
-
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """Held-out images of one class: how many, how many are predicted as it, and what the others are mostly taken for."""
-
-    images: int
-    correct: int
-    taken_for: str | None
 
 
 @dataclass(frozen=True)
@@ -71,13 +63,7 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
     encoded = bench.encode(images)
     scorer = make_scorer(bench, replace(prompts, calibration=None), score="max-logit")
     predicted, labels = scorer.judge(encoded.features).predictions, encoded.labels.numpy()
-    classes = {}
-    for i, label in enumerate(prompts.classes):
-        own = predicted[labels == i]
-        if len(own):
-            wrong = np.bincount(own[own != i], minlength=1)
-            taken = prompts.classes[int(wrong.argmax())].key if wrong.any() else None
-            classes[label.key] = ClassAccuracy(len(own), int((own == i).sum()), taken)
+    classes = by_class(predicted, labels, prompts.classes)
     found = HeldOut(len(labels), float((predicted == labels).mean()), classes)
     names = {c.key: c.name for c in prompts.classes}
     weak = {key: one for key, one in classes.items() if one.images >= WEAK_IMAGES and one.correct < WEAK * one.images}
@@ -120,14 +106,33 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
             "held-out images of these classes, or give data that have them."
         )
     require_enough(len(images), options, spec)
+    limited = " (limited)" if bench.config.data.limit is not None else ""
+    return calibrate_on(bench, prompts, images, options, data=spec + limited)
+
+
+def calibrate_on(
+    bench: Workbench, prompts: Prompts, images: ImageSet, options: CalibrateOptions, *, data: str
+) -> Calibration:
+    """Choose a threshold for prompts on given images; warns where they leave the acceptance uncertain.
+
+    Args:
+        bench: the model, and temperature and template of the score.
+        prompts: prompts without a threshold.
+        images: held-out ID images with labels that index the prompts' classes, as many as `require_enough` wants.
+        options: what to aim for.
+        data: what the images are called.
+
+    Raises:
+        UsageError: too few images, or the score cannot be computed.
+        NegPromptError: an image is broken.
+    """
     scorer = make_scorer(bench, prompts, score=options.score or default_score(prompts))
     encoded = bench.encode(images)
-    limited = " (limited)" if bench.config.data.limit is not None else ""
     calibration = calibrate_scorer(
         scorer,
         scorer.judge(encoded.features),
         options,
-        data=spec + limited,
+        data=data,
         files_sha256=files_digest(encoded.images.paths, encoded.images.root),
     )
     if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
@@ -195,3 +200,16 @@ def require_enough(images: int, options: CalibrateOptions, spec: str) -> None:
             f"{100 * options.acceptance:g} % of ID images: {needed} are needed. Add images, or accept a smaller share.",
             remedy="acceptance",
         )
+
+
+def enough_for_threshold(bench: Workbench, held_out: int, options: CalibrateOptions) -> bool:
+    """Whether so many held-out images are enough for a threshold; warns where they are not."""
+    needed = images_needed(options.acceptance)
+    if held_out < needed:
+        said = (
+            f"No threshold: {held_out} held-out ID images are too few for an acceptance of {100 * options.acceptance:g} %, "
+            f"{needed} would do. Scores and classes can be had all the same; with more images run `negprompt calibrate`."
+        )
+        facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
+        bench.decide(Decision("threshold", said, facts, warning=True))
+    return held_out >= needed

@@ -1,0 +1,41 @@
+"""A flat folder, or a list of paths, read as the images of one class that is called like it."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from negprompt_cli.data.sets.classnames import class_label
+from negprompt_cli.data.sets.imagesets import SPLIT_SEED, ImageSet, NothingHeldOut
+from negprompt_cli.data.sets.sampling import half
+from negprompt_cli.data.sets.spec import parse_spec, user_path
+from negprompt_cli.decisions import Decision
+
+
+def one_class(images: ImageSet, role: Literal["train", "eval"]) -> ImageSet:
+    """Half of the images of an unlabelled set, as one class with the name of its folder or list.
+
+    The halves are those that the images would have as a class folder among others.
+
+    Args:
+        images: without classes.
+        role: which half.
+
+    Raises:
+        NothingHeldOut: there is one image, and it is in the other half.
+    """
+    base = user_path(parse_spec(images.spec).base)
+    key = base.stem if base.is_file() else base.resolve().name
+    label = class_label(key)
+    part = half(len(images), key, seed=SPLIT_SEED, first=role == "train")
+    if not len(part):
+        raise NothingHeldOut(f"{images.spec} has one image, so nothing is held out. Add images.")
+    purpose = "training" if role == "train" else "evaluation"
+    said = (
+        f"{images.spec} has no class folders: its images are one class, {label.name!r}, split half and half "
+        f"(deterministically); the {purpose} half has {len(part)} images."
+    )
+    facts = {"spec": images.spec, "role": role, "images": len(part), "share": 0.5, "seed": SPLIT_SEED, "class": key}
+    labels = np.zeros(len(images), dtype=np.int64)
+    labelled = replace(images, labels=labels, classes=(label,), halved=True)
+    return labelled.take(part, Decision("split", said, facts))

@@ -1,0 +1,182 @@
+"""Images by which an artifact gets more classes, and held-out images of the classes that it has.
+
+Images of a new class are halved as everywhere: one half may be looked at to adapt the score, the other chooses the
+threshold. Held-out images of an old class come from the folder of new images where it has that class, else from the data
+that the artifact was trained with. No held-out image has the content of an image that was trained on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.sets.imagesets import (
+    ClassLabel,
+    ImageSet,
+    class_places,
+    files_digest,
+    joined,
+    load_image_set,
+    match_classes,
+)
+from negprompt_cli.data.sets.one_class import one_class
+from negprompt_cli.data.sets.same_content import same_content
+from negprompt_cli.data.sets.sampling import few_shot
+from negprompt_cli.data.sets.spec import Spec
+from negprompt_cli.decisions import Decision
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.training_data import find_training_images
+from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import some_of
+
+
+@dataclass(frozen=True, eq=False)
+class AddedClasses:
+    """The images of an extension; all labels index `classes`.
+
+    `classes`: K of them, the artifact's and then the new ones. `added`: (K,) whether no image of a class took part in
+    learning the contexts. `training`: images of old and new classes that no threshold is chosen on; None where those that
+    the contexts were learned with cannot be found. `held_out`: images of every class for the threshold.
+    """
+
+    classes: tuple[ClassLabel, ...]
+    added: NDArray[np.bool_]
+    training: ImageSet | None
+    held_out: ImageSet
+
+
+def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec]) -> AddedClasses:
+    """Find the images of new classes and held-out images of the old ones; opens no image.
+
+    Args:
+        bench: its configured data are those that the artifact was trained with.
+        source: the artifact to extend.
+        specs: where images of new classes are, perhaps beside images of old ones. A set without classes is one class.
+
+    Raises:
+        UsageError: images that are not there, no new class, or a class without held-out images.
+        NegPromptError: a file cannot be read.
+    """
+    given = [_class_images(bench, spec, "eval") for spec in specs]
+    classes = _extended(source, given)
+    known = len(source.classes)
+    if len(classes) == known:
+        raise UsageError(
+            f"{', '.join(spec.text for spec in specs)} has no class that the artifact does not have already. To choose its "
+            "threshold anew, calibrate it.",
+            remedy="calibrate",
+        )
+    held_out = joined([match_classes(images, classes) for images in given], "held-out images")
+    held_out = _with_old_classes(bench, held_out, known)
+    fresh = joined([match_classes(_class_images(bench, spec, "train"), classes) for spec in specs], "new classes")
+    new = _few(bench, _only(fresh, range(known, len(classes))))
+    old = _trained_on(bench, source, classes)
+    training = new if old is None else joined([old, new], "training images")
+    repeated = same_content(held_out.paths, training.paths)
+    if repeated.any():
+        said = f"{repeated.sum()} held-out images are also training images, by content, and are left out."
+        facts = {"images": int(repeated.sum()), "role": "eval"}
+        bench.decide(Decision("duplicates-left-out", said, facts, warning=True))
+        held_out = held_out.take(np.flatnonzero(~repeated))
+    if absent := [c.name for i, c in enumerate(classes) if not (held_out.labels == i).any()]:
+        raise UsageError(
+            f"{len(absent)} of the {len(classes)} classes have no held-out images: {some_of(absent)}. A threshold chosen "
+            "without them would say nothing of their images. Add images of these classes.",
+            remedy="old-classes",
+        )
+    added = np.ones(len(classes), dtype=bool)
+    if old is not None:
+        added[np.unique(old.labels)] = False
+    return AddedClasses(classes, added, None if old is None else training, held_out)
+
+
+def _class_images(bench: Workbench, spec: Spec, role: Literal["train", "eval"]) -> ImageSet:
+    """Images of a SPEC with classes: its own, or the one that a set without classes is."""
+    data = bench.config.data
+    where = {"data_root": Path(data.root), "catalogue": Path(data.catalogue) if data.catalogue else None}
+    listed = load_image_set(spec, role="ood", limit=data.limit, seed=bench.config.seed, **where)  # type: ignore[arg-type]
+    if listed.classes:
+        return bench.image_set(spec, role)
+    images = one_class(listed, role)
+    for decision in images.decisions:
+        bench.decide(decision)
+    return images
+
+
+def _extended(source: Prompts, given: Sequence[ImageSet]) -> tuple[ClassLabel, ...]:
+    """The artifact's classes and those of images that are not among them.
+
+    Raises:
+        UsageError: a new class has the key of another, by which rows and folders tell classes apart.
+    """
+    classes = source.classes
+    for images in given:
+        places = class_places(images.classes, classes)
+        new = [label for label, place in zip(images.classes, places.tolist(), strict=True) if place < 0]
+        for label in new:
+            if (same := next((c for c in classes if c.key == label.key), None)) is not None:
+                raise UsageError(
+                    f"The new class {label.name!r} of {images.spec} is in a folder called {label.key}, which is also the "
+                    f"key of the artifact's class {same.name!r}. Rename the folder."
+                )
+        classes = (*classes, *new)
+    return classes
+
+
+def _with_old_classes(bench: Workbench, held_out: ImageSet, known: int) -> ImageSet:
+    """Held-out images with those of the first `known` classes that they lack, from the configured data.
+
+    Raises:
+        UsageError: these data are not there.
+    """
+    absent = sorted(set(range(known)) - set(held_out.labels.tolist()))
+    if not absent:
+        return held_out
+    try:
+        images = bench.id_images("eval")
+    except UsageError as error:
+        raise UsageError(
+            f"The threshold needs held-out images of the artifact's own classes too. {error}", remedy="old-classes"
+        ) from error
+    return joined([_only(match_classes(images, held_out.classes), absent), held_out], held_out.name)
+
+
+def _trained_on(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ...]) -> ImageSet | None:
+    """The images that the contexts were learned with, or None, which is said, where they cannot be found."""
+    spec = bench.config.data.spec
+    try:
+        images = match_classes(find_training_images(bench), classes)
+    except UsageError as error:
+        said = (
+            "The images that the artifact was trained with cannot be found, so what the score knows of ID images is "
+            f"carried over by the class names alone. ({str(error).splitlines()[0]})"
+        )
+        bench.decide(Decision("training-data-changed", said, {"spec": spec, "found": False}))
+        return None
+    if source.training and source.training[-1].files_sha256 != files_digest(images.paths, images.root):
+        said = (
+            f"The training images of {spec} are not the ones that the artifact was trained with: files were added, removed "
+            "or changed. Held-out images may be among those that were trained on, and the threshold may promise too much. "
+            "What the score knows of ID images is carried over by the class names alone."
+        )
+        bench.decide(Decision("training-data-changed", said, {"spec": spec, "found": True}, warning=True))
+        return None
+    return images
+
+
+def _few(bench: Workbench, images: ImageSet) -> ImageSet:
+    """As many images of each class as the artifact was trained with, so that new classes do not outweigh the old."""
+    shots = bench.config.data.shots
+    if not shots:
+        return images
+    keys = [c.key for c in images.classes]
+    relatives = list(images.paths.relatives())
+    return images.take(few_shot(images.labels, relatives, class_keys=keys, shots=shots, seed=bench.config.seed).indices)
+
+
+def _only(images: ImageSet, labels: Sequence[int]) -> ImageSet:
+    return images.take(np.flatnonzero(np.isin(images.labels, list(labels))))
