@@ -45,7 +45,7 @@ def outcome(
     predictions = judged.predictions[chosen]
     accepted = None
     if scorer.threshold is not None:
-        least = thresholds_of(predictions, scorer.threshold, scorer.by_class)
+        least = thresholds_of(predictions, scorer.threshold, scorer.verdicts.by_class)
         accepted = int((judged.scores[chosen] >= least).sum())
     return Outcome(int(chosen.sum()), int((predictions == labels[chosen]).sum()), accepted)
 
