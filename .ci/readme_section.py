@@ -1,6 +1,6 @@
-"""Print the commands of a README section as a bash script, word for word, Python blocks included.
+"""Print the commands of README sections as a bash script, word for word, Python blocks included.
 
-    python .ci/readme_section.py "Your own images" | bash -euxo pipefail
+    python .ci/readme_section.py "Your own images" "From Python" | bash -euxo pipefail
 
 Leaves out lines that install something: what is installed is what is tested.
 """
@@ -10,9 +10,15 @@ import sys
 from pathlib import Path
 
 
-def main(title: str) -> None:
+def main(*titles: str) -> None:
     """Write the script to stdout."""
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    for title in titles:
+        write_section(text, title)
+
+
+def write_section(text: str, title: str) -> None:
+    """Write the commands below the heading `title`."""
     found = re.search(rf"^## {re.escape(title)}\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
     if found is None:
         sys.exit(f"README.md has no section '{title}'.")

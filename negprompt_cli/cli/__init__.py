@@ -5,6 +5,7 @@ package become one message and an exit code here, for every command alike: 0 don
 bad input, 130 interrupted, 143 a training ended by SIGTERM.
 """
 
+import os
 import sys
 
 from negprompt_cli.cli.app import app
@@ -20,6 +21,9 @@ def main() -> None:
     if "--debug" in arguments:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
     remember_line(sys.argv[1:])
+    # OpenMP reads this when torch is loaded. By default its threads spin while they wait; if other processes want the cores,
+    # a training with its small tensors becomes several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     ranks = ranks_from_environment()
     if ranks.several:
         run_as_rank(ranks, lambda: app(arguments, prog_name="negprompt"))
