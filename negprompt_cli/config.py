@@ -279,6 +279,13 @@ class Asked:
         spec = data.get("spec", DataConfig().spec) if isinstance(data, Mapping) else None
         return spec if isinstance(spec, str) else self.config().data.spec
 
+    def given(self, key: str) -> Any:
+        """What was asked for under a dotted key; None where nothing was."""
+        value: Any = self.values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
     def over(self, keys: Mapping[str, Any]) -> "Asked":
         """The same with dotted keys on top; a value may be None."""
         values = deepcopy(dict(self.values))

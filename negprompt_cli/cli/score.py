@@ -178,7 +178,8 @@ def score(
             limit=config.data.limit,
             known=file.known,
             sorting=Sorting(sort_into, copy) if sort_into else None,
-            stop_on_error=common.on_error == "stop",
+            # Unless it is asked to stop, a broken image is a row.
+            stop_on_error=asked.given("data.on_error") == "stop",
             fdr=fdr,
             shift_level=level if batch_verdict or fail_on_shift else None,
             task=_Counter(talk),

@@ -3,6 +3,7 @@
 import heapq
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -108,19 +109,20 @@ def run_score(
     lowest: list[tuple[float, int, str]] = []
     order = count()
     scores = array("d")
-    judged = _judged(judge.stream(todo), task, stop_on_error=stop_on_error)
-    for rows in judged if fdr is None else selected(judged, fdr):
-        if sorting:
-            _sort(rows, sorting)
-        sink.write(rows)
-        for row in rows:
-            _count(row, summary)
-            if row.score is not None:
-                scores.append(row.score)
-                # The heap holds the lowest scores, the highest of them on top; its order of equals is that of the input.
-                heapq.heappush(lowest, (-row.score, -next(order), row.path))
-                if len(lowest) > SHOWN:
-                    heapq.heappop(lowest)
+    with closing(judge.stream(todo)) as stream:
+        judged = _judged(stream, task, stop_on_error=stop_on_error)
+        for rows in judged if fdr is None else selected(judged, fdr):
+            if sorting:
+                _sort(rows, sorting)
+            sink.write(rows)
+            for row in rows:
+                _count(row, summary)
+                if row.score is not None:
+                    scores.append(row.score)
+                    # The heap holds the lowest scores, the highest of them on top; its order of equals is the input's.
+                    heapq.heappush(lowest, (-row.score, -next(order), row.path))
+                    if len(lowest) > SHOWN:
+                        heapq.heappop(lowest)
     summary.lowest = [(-score, path) for score, _, path in sorted(lowest, reverse=True)]
     if shift_level is not None and scores:
         held_out, threshold = require_calibration(judge.verdicts, "a verdict on the whole delivery")

@@ -156,9 +156,29 @@ def test_broken_images_are_rows_and_no_stop(score: Scoring, images: Path, tmp_pa
     assert all(r["error"] and not r["prediction"] and not r["is_ood"] for r in rows[:-1])
     assert rows[-1]["prediction"]
     assert "20 of them broken" in result.stderr
-    stopped = score(tmp_path / "broken", "--on-error", "stop")
-    assert stopped.exit_code == 1
-    assert "bmp-header.bmp" in stopped.stderr or "bomb.png" in stopped.stderr
+    for stop in (("--on-error", "stop"), ("--set", "data.on_error=stop")):
+        stopped = score(tmp_path / "broken", *stop)
+        assert stopped.exit_code == 1
+        assert "bmp-header.bmp" in stopped.stderr or "bomb.png" in stopped.stderr
+
+
+def test_no_image_is_encoded_twice(score: Scoring, images: Path, tmp_path: Path):
+    def scored(*more: object) -> tuple[list[dict[str, str]], int]:
+        result = score(images, *more)
+        told = re.search(r"features of (\d+) images were in the cache", result.stderr)
+        return rows_of(result.stdout), int(told[1]) if told else 0
+
+    first, known = scored("--no-cache")
+    assert (scored()[1], known) == (0, 0)
+    again, known = scored()
+    assert known == 8
+    for made, expected in zip(again, first, strict=True):
+        assert made["path"] == expected["path"]
+        assert float(made["score"]) == pytest.approx(float(expected["score"]), abs=1e-6)
+    assert scored("--no-cache")[1] == 0
+    # Other rules for pixels make other features.
+    assert scored("--set", "model.pixels.alpha=white")[1] == 0
+    assert scored("--set", "model.pixels.alpha=white")[1] == 8
 
 
 def test_a_listed_file_that_is_not_there_is_a_row(score: Scoring, images: Path):

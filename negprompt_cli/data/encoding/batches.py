@@ -7,7 +7,6 @@ Nothing is kept of an image once its batch is out. A broken image is an entry wi
 memory a batch is halved. Leaves out: which batches (the caller's), and other processes (see `sharding`).
 """
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -32,14 +31,15 @@ from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 
 IMAGES_PER_BATCH: Mapping[str, Mapping[str, int]] = {
-    "features": {"cpu": 32, "mps": 256, "cuda": 256},
-    "stream": {"cpu": 16, "mps": 64, "cuda": 256},
+    "features": {"cpu": 16, "mps": 64, "cuda": 256},
     "patches": {"cpu": 16, "mps": 64, "cuda": 64},
 }
-"""Images per batch by what is computed and kind of device: enough to keep it busy. A stream has few enough that rows come
-out soon, and features of every patch take more room than one feature of an image."""
+"""Images per batch by what is computed and kind of device: enough to keep it busy, and few enough that first rows come out
+soon. Features of every patch take more room than one feature of an image."""
 FEW_IMAGES = 64
 """Up to here worker processes take longer to start than to help."""
+_AHEAD = 8
+"""Most batches that are taken before the first is decoded; they may be empty."""
 
 _FROM_SERVER = multiprocessing.get_context(
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -53,26 +53,29 @@ Work = Callable[[Clip, Tensor], dict[str, Tensor]]
 class Reading:
     """How a process reads its batches.
 
-    `workers`: decoding processes, -1 to choose. `decoder`: what decodes JPEGs. `size`: images that a smaller batch is filled
-    up to for the work, 0 for none; products of other shapes are rounded otherwise, and in batches of one size an image has
-    the same bits whatever images come with it.
+    `workers`: decoding processes, -1 to choose. `decoder`: what decodes JPEGs. `size`: images that a smaller batch of at
+    least `least` readable images is filled up to for the work, 0 for none; products of other shapes are rounded otherwise,
+    and in batches of one size an image has the same bits whatever images come with it.
     """
 
     workers: int = -1
     decoder: Decoder = "pil"
     size: int = 0
+    least: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
     """b images in order, and what was made of the g readable ones.
 
-    `errors`: a message or None for each image. `results`: named tensors of g rows, none where g is 0.
+    `errors`: a message or None for each image. `results`: named tensors of g rows, none where g is 0. `known`: how many of
+    the features were in the cache already.
     """
 
     paths: tuple[Path, ...]
     errors: tuple[str | None, ...]
     results: dict[str, Tensor] = field(default_factory=dict)
+    known: int = 0
 
     @property
     def features(self) -> Tensor | None:
@@ -111,7 +114,7 @@ def run_batches(
     waiting: deque[tuple[_Loaded, Future[dict[str, Tensor]] | None]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for loaded in loader:
-            job = None if loaded.pixels is None else pool.submit(_work_filled, clip, loaded.pixels, work, reading.size)
+            job = None if loaded.pixels is None else pool.submit(_work_filled, clip, loaded.pixels, work, reading)
             waiting.append((_Loaded(loaded.paths, loaded.errors, None), job))
             if len(waiting) > 1:
                 yield _finished(*waiting.popleft())
@@ -153,16 +156,19 @@ class _Files(Dataset[tuple[Path, Tensor | None, str | None]]):
 
 def _load(files: _Files, batches: Iterator[Sequence[Path]], workers: int, *, pin: bool) -> Iterator[_Loaded]:
     """Decode batches, in order: the first here, the others in workers, unless few follow."""
-    first = _up_to(batches, FEW_IMAGES)
-    if workers < 0:
-        workers = 0 if sum(map(len, first)) <= FEW_IMAGES else worker_count()
-    if workers:
-        _start_server()
-    for paths in first if workers else itertools.chain(first, batches):
-        loaded = _collate([files[path] for path in paths])
-        yield loaded.pin_memory() if pin else loaded
-    if not workers:
-        return
+    here = 0
+    while here <= FEW_IMAGES or not workers:
+        first = _up_to(batches, FEW_IMAGES - here)
+        if not first:
+            return
+        here += sum(map(len, first))
+        if workers < 0 and here > FEW_IMAGES:
+            workers = worker_count()
+        if workers > 0:
+            _start_server()
+        for paths in first:
+            loaded = _collate([files[path] for path in paths])
+            yield loaded.pin_memory() if pin else loaded
     loader: DataLoader[Any] = DataLoader(
         files,
         batch_sampler=map(list, batches),
@@ -212,12 +218,12 @@ def _collate(items: list[tuple[Path, Tensor | None, str | None]]) -> _Loaded:
     )
 
 
-def _work_filled(clip: Clip, pixels: Tensor, work: Work, size: int) -> dict[str, Tensor]:
-    """Do the work on a batch filled up to `size` images."""
+def _work_filled(clip: Clip, pixels: Tensor, work: Work, reading: Reading) -> dict[str, Tensor]:
+    """Do the work on a batch, filled up as `reading` says."""
     count = len(pixels)
-    if count >= size:
+    if count >= reading.size or count < reading.least:
         return _work(clip, pixels, work)
-    filler = pixels.new_zeros(size - count, *pixels.shape[1:])
+    filler = pixels.new_zeros(reading.size - count, *pixels.shape[1:])
     return {name: rows[:count] for name, rows in _work(clip, torch.cat([pixels, filler]), work).items()}
 
 
@@ -238,8 +244,10 @@ def _finished(loaded: _Loaded, job: "Future[dict[str, Tensor]] | None") -> Batch
 
 
 def _up_to(batches: Iterator[Sequence[Path]], images: int) -> list[Sequence[Path]]:
-    """Take batches until they hold more than `images` images."""
+    """Take batches until they hold more than `images` images; at least one, at most `_AHEAD`."""
     taken: list[Sequence[Path]] = []
-    while sum(map(len, taken)) <= images and (batch := next(batches, None)) is not None:
+    while (batch := next(batches, None)) is not None:
         taken.append(batch)
+        if sum(map(len, taken)) > images or len(taken) == _AHEAD:
+            break
     return taken

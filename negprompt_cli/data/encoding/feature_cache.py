@@ -6,6 +6,10 @@ way (other seeds, other shots, a limit): what is known is reused, the rest is en
 interrupted run resumes where it stopped and processes that share a store never write to the same file. A shard whose
 checksum does not fit is dropped with a notice and its images are encoded again.
 
+Shards of a few images, of which short jobs write one each, are merged once there are many. Features that were computed in a
+batch of another size are rounded otherwise; shards of such features are marked in their names as partial, and only who asks
+for them gets them, so that a training does not depend on what was scored before.
+
 Leaves out: eviction; `cache_folder.clear_cache` empties the cache.
 """
 
@@ -32,6 +36,11 @@ from negprompt_cli.errors import NegPromptError
 from negprompt_cli.progress import Progress
 
 KEY_BYTES = 16
+PARTIAL = "partial-"
+"""How names of shards begin whose features come from batches of other sizes."""
+FEW_ROWS, MOST_SMALL = 2048, 32
+"""Shards of fewer rows are small; so many of them are merged into one, of at most `MERGED_ROWS`."""
+MERGED_ROWS = 16384
 
 
 @dataclass(frozen=True)
@@ -58,14 +67,16 @@ def image_keys(paths: Sequence[Path]) -> list[bytes]:
     Raises:
         OSError: a file is gone.
     """
-    keys = []
-    for path in paths:
-        stat = stored_in(path).stat()
-        # One step, not resolved: the image it names is known by a path that may lead over linked folders itself.
-        named = path.parent / path.readlink() if path.is_symlink() else path
-        text = f"{os.path.abspath(named)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - resolves no links
-        keys.append(hashlib.sha256(os.fsencode(text)).digest()[:KEY_BYTES])
-    return keys
+    return [image_key(path) for path in paths]
+
+
+def image_key(path: Path) -> bytes:
+    """Key of one image file, as `image_keys`."""
+    stat = stored_in(path).stat()
+    # One step, not resolved: the image it names is known by a path that may lead over linked folders itself.
+    named = path.parent / path.readlink() if path.is_symlink() else path
+    text = f"{os.path.abspath(named)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - resolves no links
+    return hashlib.sha256(os.fsencode(text)).digest()[:KEY_BYTES]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,22 +91,23 @@ class _Shard:
 class FeatureStore:
     """Features known for one model; `get` looks up, `add` remembers.
 
-    Only keys are held in memory; features are read, and their checksums compared, when they are asked for.
+    Only keys are held in memory; features are read when they are asked for, and the checksum of a shard is compared when it
+    is read for the first time.
 
     Args:
         key: what the features depend on.
         progress: told about damaged shards.
         root: the cache's folder, by default the user's.
+        partial: whether features that were computed in batches of other sizes are known as well.
     """
 
-    def __init__(self, key: StoreKey, *, progress: Progress, root: Path | None = None) -> None:
+    def __init__(self, key: StoreKey, *, progress: Progress, root: Path | None = None, partial: bool = False) -> None:
         self._folder = (root or cache_folder()) / "features" / key.folder
-        self._key, self._progress = key, progress
+        self._key, self._progress, self._partial = key, progress, partial
         self._shards: list[_Shard] = []
+        self._sound: set[Path] = set()
         self._index: _Index | None = None
-        # Names with a dot in front are shards that other processes are writing, or that a killed one left half written.
-        for path in sorted(self._folder.glob("[!.]*.safetensors")):
-            self._open(path)
+        self._scan()
 
     def get(self, keys: Sequence[bytes]) -> tuple[Tensor | None, np.ndarray]:
         """Look up N images.
@@ -112,8 +124,8 @@ class FeatureStore:
             features = torch.zeros(len(keys), self._shards[0].width)
             if all(self._copy(shard, shards, places, features) for shard in np.unique(shards[known]).tolist()):
                 return features, known
-            # A shard was dropped; what it held may be in another.
-            self._index = None
+            # A shard was dropped, or merged by another process; what it held may be in another.
+            self._scan()
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Remember features (n, F) of n images, on disk and for this process.
@@ -121,20 +133,74 @@ class FeatureStore:
         Raises:
             NegPromptError: the shard cannot be written; says how to continue without it.
         """
+        self._remember(self.write(keys, features))
+
+    def write(self, keys: Sequence[bytes], features: Tensor, *, partial: bool = False) -> "_Shard":
+        """Put features (n, F) of n images on disk; this process does not look for them, which an endless job need not.
+
+        Args:
+            keys: of the images.
+            features: theirs.
+            partial: whether they were computed in batches of other sizes.
+
+        Raises:
+            NegPromptError: as `add`.
+        """
         table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy())
         tensors = {"keys": table, "features": features.contiguous()}
         data = save(tensors, {"schema": schemas.FEATURES, "sha256": _checksum(table, features)})
         try:
             if not os.path.exists(self._folder / "store.json"):  # noqa: PTH110 - no error where the folder cannot be searched
                 atomic_write_text(self._folder / "store.json", json.dumps(self._key.__dict__, indent=1))
-            path = self._folder / f"{hashlib.sha256(data).hexdigest()[:24]}.safetensors"
+            name = hashlib.sha256(data).hexdigest()[:24]
+            path = self._folder / f"{PARTIAL if partial else ''}{name}.safetensors"
             atomic_write_bytes(path, data)
         except NegPromptError as error:
             raise NegPromptError(
                 f"The feature cache cannot be written. {error} Set {VARIABLE}=FOLDER to put the cache elsewhere.",
                 remedy="cache-elsewhere",
             ) from error
-        self._remember(_Shard(path, _keys(table), features.shape[1]))
+        return _Shard(path, _keys(table), features.shape[1])
+
+    def tidy(self) -> None:
+        """Merge small shards, where there were many when the store was opened; one that cannot be read stays.
+
+        Raises:
+            NegPromptError: as `add`.
+        """
+        for partial in (False, True):
+            small = [
+                shard
+                for shard in self._shards
+                if len(shard.keys) < FEW_ROWS and shard.path.name.startswith(PARTIAL) == partial
+            ]
+            if len(small) < MOST_SMALL:
+                continue
+            merged: dict[bytes, Tensor] = {}
+            done: list[_Shard] = []
+            for shard in sorted(small, key=lambda shard: len(shard.keys)):
+                if len(merged) + len(shard.keys) <= MERGED_ROWS and (features := self._read(shard)) is not None:
+                    merged |= zip(_bytes(shard.keys), features, strict=True)
+                    done.append(shard)
+            if len(done) < 2:
+                continue
+            whole = self.write(list(merged), torch.stack(list(merged.values())), partial=partial)
+            for shard in done:
+                self._shards.remove(shard)
+                if shard.path != whole.path:
+                    with suppress(OSError):
+                        shard.path.unlink()
+            self._remember(whole)
+
+    def _scan(self) -> None:
+        """Take in the shards that are new since the last time, partial ones after the others, which go before them."""
+        self._index = None
+        known = {shard.path for shard in self._shards}
+        # Names with a dot in front are shards that other processes are writing, or that a killed one left half written.
+        found = sorted(self._folder.glob("[!.]*.safetensors"), key=lambda path: (path.name.startswith(PARTIAL), path))
+        for path in found:
+            if path not in known and (self._partial or not path.name.startswith(PARTIAL)):
+                self._open(path)
 
     def _open(self, path: Path) -> None:
         """Take in the keys of a shard."""
@@ -159,23 +225,31 @@ class FeatureStore:
 
     def _copy(self, number: int, shards: NDArray[np.int64], places: NDArray[np.int64], into: Tensor) -> bool:
         """Copy the features found in a shard to their rows; forget the shard where it is damaged or gone."""
-        shard = self._shards[number]
-        try:
-            with safe_open(shard.path, framework="pt") as opened:
-                table, features = opened.get_tensor("keys"), opened.get_tensor("features")
-                sound = (opened.metadata() or {}).get("sha256") == _checksum(table, features)
-        except FileNotFoundError:
-            self._shards.remove(shard)
-            return False
-        except (SafetensorError, OSError, ValueError):
-            sound = False
-        if not sound:
-            self._shards.remove(shard)
-            self._drop(shard.path)
+        if (features := self._read(self._shards[number])) is None:
             return False
         rows = np.flatnonzero(shards == number)
         into[rows] = features[places[rows]]
         return True
+
+    def _read(self, shard: _Shard) -> Tensor | None:
+        """The features of a shard, mapped from the disk; None where it is damaged or gone, and forgotten then."""
+        try:
+            with safe_open(shard.path, framework="pt") as opened:
+                features: Tensor = opened.get_tensor("features")
+                sound = shard.path in self._sound or (opened.metadata() or {}).get("sha256") == _checksum(
+                    opened.get_tensor("keys"), features
+                )
+        except FileNotFoundError:
+            self._shards.remove(shard)
+            return None
+        except (SafetensorError, OSError, ValueError):
+            sound = False
+        if sound:
+            self._sound.add(shard.path)
+            return features
+        self._shards.remove(shard)
+        self._drop(shard.path)
+        return None
 
     def _drop(self, path: Path) -> None:
         self._progress.warn(f"Damaged feature cache file {path} is dropped; its images are encoded again.")
@@ -209,6 +283,12 @@ class _Index:
 def _keys(table: Tensor) -> NDArray[np.bytes_]:
     """A table of keys (n, KEY_BYTES) uint8 as (n,) texts of bytes, which compare as the bytes do."""
     return np.frombuffer(table.numpy().tobytes(), dtype=f"S{KEY_BYTES}")
+
+
+def _bytes(keys: NDArray[np.bytes_]) -> list[bytes]:
+    """Keys (n,) one by one, with the zeros at their ends, which numpy leaves out of its texts."""
+    data = keys.tobytes()
+    return [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
 
 
 def _fit(table: Tensor, shape: list[int], kind: str) -> bool:

@@ -69,10 +69,7 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
         keys = image_keys(images.paths)
     except OSError as error:
         raise NegPromptError(f"{error.filename} is gone since the folder was listed. Run again.") from error
-    precision = str(clip.compute.dtype).removeprefix("torch.")
-    preprocessing = pixel_reader(clip, options.decoder).preprocessing
-    key = StoreKey(str(clip.identity), clip.identity.weights_sha256, preprocessing, precision)
-    store = FeatureStore(key, progress=progress) if options.cache else None
+    store = feature_store(clip, options.decoder, progress) if options.cache else None
     found, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
     todo = np.flatnonzero(~known)
     broken: list[tuple[int, str]] = []
@@ -101,6 +98,21 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
     if skipped:
         features = features[torch.from_numpy(keep)]
     return EncodedSet(kept, features, torch.from_numpy(kept.labels.copy()), skipped)
+
+
+def feature_store(clip: Clip, decoder: Decoder, progress: Progress, *, partial: bool = False) -> FeatureStore:
+    """Open the user's store of the features of a model.
+
+    Args:
+        clip: the model.
+        decoder: what decodes JPEGs.
+        progress: told about damaged shards.
+        partial: as `FeatureStore` takes it.
+    """
+    precision = str(clip.compute.dtype).removeprefix("torch.")
+    preprocessing = pixel_reader(clip, decoder).preprocessing
+    key = StoreKey(str(clip.identity), clip.identity.weights_sha256, preprocessing, precision)
+    return FeatureStore(key, progress=progress, partial=partial)
 
 
 class _Rows:
@@ -135,6 +147,8 @@ class _Rows:
     def finish(self) -> tuple[Tensor, list[int]]:
         """Features (n, F) and the rows of the whole list they belong to."""
         self.flush()
+        if self._store:
+            self._store.tidy()
         return (torch.cat(self._parts) if self._parts else torch.zeros(0, 0)), self._done
 
 

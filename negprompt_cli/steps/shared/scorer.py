@@ -5,7 +5,8 @@ asked for, else the one the artifact is calibrated for, else `negprompt` where t
 there are none. The calibrated score is computed as it was calibrated, with its own temperature and template.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from negprompt_cli.data.encoding.batches import Batch
-from negprompt_cli.data.encoding.stream import stream_features
+from negprompt_cli.data.encoding.features import feature_store
+from negprompt_cli.data.encoding.stream import Cache, stream_features
 from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.class_list import NovelNames
@@ -77,17 +79,25 @@ class ArtifactJudge:
         """Classes, score and thresholds."""
         return self.scorer.verdicts
 
-    def stream(self, paths: Iterable[Path]) -> Iterator[list[Row]]:
-        """Rows about images, batch by batch as they are listed, in their order.
+    def stream(self, paths: Iterable[Path]) -> Generator[list[Row], None, None]:
+        """Rows about images, batch by batch as they are listed, in their order; features come from the cache or go there.
 
         Raises:
             UsageError: the decoder is not installed, or does not know the model's preprocessing.
         """
-        asked, decoder = self.bench.config.compute, self.bench.config.data.decoder
+        asked, decoder, clip = self.bench.config.compute, self.bench.config.data.decoder, self.scorer.clip
+        progress = self.bench.progress
+        cache = Cache(feature_store(clip, decoder, progress, partial=True), progress) if asked.cache else None
         batches = stream_features(
-            self.scorer.clip, paths, batch_size=asked.image_batch, workers=asked.workers, decoder=decoder
+            clip, paths, batch_size=asked.image_batch, workers=asked.workers, decoder=decoder, cache=cache
         )
-        return map(self.scorer.rows, batches)
+        known = 0
+        with closing(batches):
+            for batch in batches:
+                known += batch.known
+                yield self.scorer.rows(batch)
+        if known:
+            progress.say(f"The features of {known} images were in the cache.")
 
 
 def default_score(prompts: Prompts) -> str:

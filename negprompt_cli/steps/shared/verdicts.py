@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -101,7 +101,7 @@ class Judge(Protocol):
     def verdicts(self) -> Verdicts:
         """Classes, score and thresholds."""
 
-    def stream(self, paths: Iterable[Path]) -> Iterator[list[Row]]:
+    def stream(self, paths: Iterable[Path]) -> Generator[list[Row], None, None]:
         """Rows about images, batch by batch as they are listed, in their order.
 
         Raises:
