@@ -24,6 +24,7 @@ from negprompt_cli.steps.shared.thresholds import (
     calibrate_prompts,
     enough_for_threshold,
     held_out_accuracy,
+    held_out_images,
 )
 from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -100,7 +101,7 @@ def enough_held_out(bench: Workbench, options: CalibrateOptions) -> bool:
         UsageError: they have none at all.
     """
     try:
-        held_out = len(bench.id_images("eval"))
+        held_out = len(held_out_images(bench))
     except NothingHeldOut as error:
         raise UsageError(f"{error} Nothing is left to choose a threshold on.", remedy="train-only") from error
     return enough_for_threshold(bench, held_out, options)

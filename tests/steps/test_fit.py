@@ -53,6 +53,13 @@ def test_too_few_images_for_a_threshold_still_make_a_detector(clip: Clip, photos
     assert "20 would do" in done.stderr
 
 
+def test_a_fit_of_some_classes_is_calibrated_on_these(clip: Clip, photos: Path, tmp_path: Path):
+    common = ["--model", clip.identity.name, "--device", "cpu", "--workers", 0, *FAST, "--acceptance", 0.8, "--json"]
+    document = json.loads(run("fit", photos, *common, "--run", tmp_path, "--set", "data.train_classes=0-1").stdout)
+    assert document["classes"] == ["blue triangle", "green square"]
+    assert document["calibration"]["images"] == document["held_out"]["images"] == 14
+
+
 def test_held_out_accuracy_is_that_of_evaluation_and_weak_classes_are_named(clip: Clip, tmp_path: Path):
     # Two classes drawn as they are called, and one whose images are those of another.
     photos = tmp_path / "photos"

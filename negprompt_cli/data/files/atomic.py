@@ -15,6 +15,21 @@ from pathlib import Path
 from negprompt_cli.errors import NegPromptError, UsageError
 
 
+def check_place(path: Path) -> None:
+    """Refuse, before any work, a place for a file that is a folder or is below a file.
+
+    Raises:
+        UsageError: it is; names what is in the way.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give a file name.")
+    for folder in path.parents:
+        if folder.is_dir():
+            return
+        if folder.exists():
+            raise UsageError(f"{path} cannot be written, because {folder} is a file and not a folder. Choose a folder.")
+
+
 @contextmanager
 def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it replaces `path`, on failure it is removed.

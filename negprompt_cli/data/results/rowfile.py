@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.data.files.atomic import atomic_path, check_place
 from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.errors import NegPromptError, UsageError
 
@@ -188,11 +188,10 @@ def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> N
     """Refuse, before any work, an output that could not be written.
 
     Raises:
-        UsageError: it exists or is unfinished and neither `append` nor `overwrite` is given, or it is a Parquet file to
-            append to that is damaged or holds other columns.
+        UsageError: it is a folder or below a file, it exists or is unfinished and neither `append` nor `overwrite` is given,
+            or it is a Parquet file to append to that is damaged or holds other columns.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give a file name.")
+    check_place(path)
     if append and form == "parquet" and path.exists() and not part_of(path).exists():
         next(_parquet_groups(path), None)
     if append or overwrite:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from negprompt_cli.config import Config
-from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.files.atomic import atomic_write_text, check_place
 from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.engine.prompt_learners.training import EpochReport
@@ -28,10 +28,9 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Stop before any work is done if `path` is there and may not be replaced.
 
     Raises:
-        UsageError: it exists and `overwrite` is false, or something in its place is not a file.
+        UsageError: it exists and `overwrite` is false, it is a folder, or it is below a file.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give a file name.")
+    check_place(path)
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists.", remedy="overwrite-output")
 

@@ -15,6 +15,7 @@ from negprompt_cli.engine.metrics.conformal import class_thresholds
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.outcomes import ClassAccuracy, by_class
 from negprompt_cli.steps.shared.scorer import Scorer, default_score, make_scorer
+from negprompt_cli.steps.shared.training_data import of_training_classes
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import percent, some_of
 
@@ -52,6 +53,16 @@ class HeldOut:
         return asdict(self)
 
 
+def held_out_images(bench: Workbench) -> ImageSet:
+    """The evaluation images of the configured ID data: those of the classes that are trained; the others are not ID.
+
+    Raises:
+        UsageError: no such data, or no such classes.
+    """
+    images, asked = bench.id_images("eval"), bench.config.data.train_classes
+    return images if asked == "all" else of_training_classes(images, asked)
+
+
 def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
     """How well prompts classify the evaluation images of the configured ID data; tells of weak classes.
 
@@ -59,7 +70,7 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
         UsageError: there are none, or their classes do not match.
         NegPromptError: an image is broken.
     """
-    images = match_classes(bench.id_images("eval"), prompts.classes)
+    images = match_classes(held_out_images(bench), prompts.classes)
     encoded = bench.encode(images)
     scorer = make_scorer(bench, replace(prompts, calibration=None), score="max-logit")
     predicted, labels = scorer.judge(encoded.features).predictions, encoded.labels.numpy()
@@ -97,7 +108,7 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
     spec = bench.config.data.spec
     # A calibrated score would be taken with the threshold that is to be chosen anew.
     prompts = replace(prompts, calibration=None)
-    found = bench.id_images("eval")
+    found = held_out_images(bench)
     images = match_classes(found, prompts.classes)
     if absent := classes_without_data(found, prompts.classes):
         raise UsageError(

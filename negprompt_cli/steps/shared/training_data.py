@@ -33,10 +33,9 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
     if known is not None and data.train_classes == "all":
         images = match_classes(images, known)
     elif data.train_classes != "all":
-        chosen = select_train_classes(images.classes, data.train_classes)
-        images = _only(images, chosen)
+        images = of_training_classes(images, data.train_classes)
         facts = {"asked": data.train_classes, "classes": [c.key for c in images.classes]}
-        bench.decide(Decision("sampled", f"training on {len(chosen)} classes ({data.train_classes})", facts))
+        bench.decide(Decision("sampled", f"training on {len(images.classes)} classes ({data.train_classes})", facts))
         if known is not None:
             images = match_classes(images, known)
     if not images.classes:
@@ -123,8 +122,13 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int) 
     )
 
 
-def _only(images: ImageSet, chosen: tuple[int, ...]) -> ImageSet:
-    """An image set with only the chosen classes, relabelled in their order."""
+def of_training_classes(images: ImageSet, text: str) -> ImageSet:
+    """An image set with only the classes to train on, as `select_train_classes` reads them, relabelled in their order.
+
+    Raises:
+        UsageError: the text is not understood, or selects no class.
+    """
+    chosen = select_train_classes(images.classes, text)
     places = np.full(len(images.classes), -1, dtype=np.int64)
     places[list(chosen)] = np.arange(len(chosen))
     kept = images.take(np.flatnonzero((images.labels >= 0) & (places[images.labels] >= 0)))
