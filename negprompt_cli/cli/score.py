@@ -21,12 +21,15 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
+    from negprompt_cli.config import Config
+    from negprompt_cli.data.results.rowfile import Sink
     from negprompt_cli.steps.score import ScoreSummary
+    from negprompt_cli.steps.shared.score_page import PageRows
     from negprompt_cli.steps.shared.verdicts import Verdicts
 
 EXAMPLES = (
     "negprompt score --prompts runs/photos/negative.safetensors new",
-    "negprompt score --classes names.txt new --out rows.csv",
+    "negprompt score --run runs/photos new --out rows.csv --report page.html",
     "find new -name '*.jpg' | negprompt score --run runs/photos - --fail-on-ood",
 )
 
@@ -85,6 +88,9 @@ def score(
         Format | None, option("--format", help="Form of the rows (default: by the suffix of --out, else csv).")
     ] = None,
     out: Annotated[Path | None, option("--out", help="File for the rows instead of stdout.")] = None,
+    report: Annotated[
+        Path | None, option("--report", help="Also write a page with the images, for a browser.", metavar="PAGE.html")
+    ] = None,
     append: Annotated[bool, option("--append", help="Add rows to --out for images that have none yet.")] = False,
     sort_into: Annotated[
         Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.")
@@ -110,7 +116,7 @@ def score(
     run are kept in FILE.part, and --append adds the missing ones.
     """
     talk = common.talk()
-    _check(common, prompts, classes, out, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
+    _check(common, prompts, classes, out, report, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
     from negprompt_cli.data.results.rowfile import (
         KnownPaths,
         RowFile,
@@ -137,6 +143,10 @@ def score(
     chosen = form_of(out, form.value if form else None)
     if out:
         check_row_file(out, chosen, append=append, overwrite=common.overwrite)
+    if report:
+        from negprompt_cli.report.page import check_page
+
+        check_page(report, overwrite=common.overwrite or append)
     if sort_into:
         check_sorting(sort_into, paths, append=append)
     for decision in check_paths(paths):
@@ -171,10 +181,11 @@ def score(
     with rows as file:
         if out and file.before.images:
             check_same_run(file.before, verdicts, out)
+        page = _page_rows(file.sink) if report else None
         summary = run_score(
             judge,
             list_paths(paths, stdin_names(sys.stdin.buffer), left_out),
-            file.sink,
+            page or file.sink,
             limit=config.data.limit,
             known=file.known,
             sorting=Sorting(sort_into, copy) if sort_into else None,
@@ -199,8 +210,12 @@ def score(
     if before.images:
         found = "" if total["ood"] is None else f", {total['ood']} of them OOD"
         talk.say(f"{out} has rows of {total['images']} images now{found}, {total['broken']} broken.")
+    if report and page:
+        _write_page(report, page, verdicts, summary, config, paths, add=out if before.images else None, fdr=fdr)
+        talk.say(f"Open {report} in a browser to see the images and to try other thresholds.")
     if out:
         document = _document(verdicts, summary, out, limited=config.data.limit is not None, fdr=fdr)
+        document |= {"report": str(report) if report else None}
         talk.result(out, {**document, "not_judged": (total["broken"] or 0) + unreadable, "total": total})
     if fail_on_ood and total["ood"]:
         raise typer.Exit(OOD_FOUND)
@@ -208,6 +223,35 @@ def score(
         raise typer.Exit(NOT_JUDGED)
     if fail_on_shift and summary.delivery and summary.delivery.shifted:
         raise typer.Exit(SHIFTED)
+
+
+def _page_rows(sink: "Sink") -> "PageRows":
+    from negprompt_cli.steps.shared.score_page import PageRows
+
+    return PageRows(sink)
+
+
+def _write_page(
+    path: Path,
+    rows: "PageRows",
+    verdicts: "Verdicts",
+    summary: "ScoreSummary",
+    config: "Config",
+    paths: list[str],
+    *,
+    add: Path | None,
+    fdr: float | None,
+) -> None:
+    """Write the page of the rows, or of all rows in the file `add`, which has those of earlier runs as well."""
+    from negprompt_cli.data.results.rowfile import read_rows
+    from negprompt_cli.steps.shared.score_page import PageRows, judged_by, write_score_page
+
+    if add:
+        rows = PageRows()
+        rows.write(read_rows(add))
+    judged = judged_by(verdicts, fdr=fdr, delivery=summary.delivery, limited=config.data.limit is not None)
+    title = f"Scored images: {some_of(['a list' if name == '-' else name for name in paths], 3)}"
+    write_score_page(path, rows, judged, title=title, rules=config.model.pixels)
 
 
 def _tell_unjudged(talk: Talk, summary: "ScoreSummary", unreadable: int) -> None:
@@ -228,6 +272,7 @@ def _check(
     prompts: Path | None,
     classes: Path | None,
     out: Path | None,
+    report: Path | None,
     *,
     append: bool,
     copy: bool,
@@ -241,7 +286,7 @@ def _check(
     """
     if prompts and classes:
         raise UsageError("--prompts and --classes exclude each other: an artifact has its own class names.")
-    if out is None and (append or common.json or common.overwrite):
+    if out is None and (append or common.json or (common.overwrite and report is None)):
         flag = "--append" if append else "--json" if common.json else "--overwrite"
         raise UsageError(f"{flag} needs --out FILE, because the rows go to standard output (--format jsonl for JSON).")
     if append and common.overwrite:
@@ -283,12 +328,7 @@ def _summarise(talk: Talk, verdicts: "Verdicts", summary: "ScoreSummary", second
     for value, path in summary.lowest:
         talk.say(f"  {value:.6g}  {path}")
     if summary.delivery:
-        found = summary.delivery
-        talk.say(
-            f"The images as a whole {'HAVE SHIFTED' if found.shifted else 'have not shifted'}: {found.rejected} of "
-            f"{found.images} are rejected where {100 * found.expected:.1f} % of ID images are (p = {found.rejected_p:.2g}); "
-            f"their scores against those of held-out ID images: p = {found.scores_p:.2g}."
-        )
+        talk.say(summary.delivery.sentence())
 
 
 def _document(

@@ -1,11 +1,21 @@
-"""The HTML page of a report: values in, one self-contained document out; pictures are inlined and nothing is fetched."""
+"""HTML pages: values in, one self-contained document out; pictures are inlined and nothing is fetched.
+
+All pages share one base with its style (`templates/base.html.j2`, `templates/style.css`) and the parts that most of them
+have: tables, numbers, galleries, a histogram. Every value is escaped.
+"""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import jinja2
+
+from negprompt_cli._version import __version__
+from negprompt_cli.data.results.rowfile import utf8_text
+from negprompt_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number at the top of a page: what it is, its text, and smaller text behind it. A script finds it by `key`."""
+
+    name: str
+    value: str
+    more: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture as PNG bytes, a text that says what it shows, and the files it is also in."""
 
@@ -31,11 +51,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG with its caption: a bold first line and further lines."""
+    """A small JPEG, or None where the image cannot be read, with what is said below it: a bold first line and others.
 
-    jpeg: bytes
+    `badge`: 'OOD', 'ID', '' for none as yet, None for never. `data`: data- attributes for a script. `path`: shown under the
+    pointer.
+    """
+
+    jpeg: bytes | None
     title: str
     lines: list[str]
+    badge: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,17 +97,50 @@ class Section:
     galleries: list[Gallery]
 
 
-def render_page(joint: Table | None, sections: Sequence[Section], *, version: str) -> str:
-    """The page as HTML text; every value is escaped.
+def check_page(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a page that could not be written.
+
+    Raises:
+        UsageError: it is a folder, its name does not end in .html, or it exists and `overwrite` is false.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give a file name that ends in .html.")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{path}: the name of a page must end in .html.")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists.", remedy="overwrite")
+
+
+def render(template: str, **values: Any) -> str:
+    """A page as HTML text.
+
+    Args:
+        template: name of a file in `templates`, without `.html.j2`.
+        values: what it shows.
+    """
+    text = _environment().get_template(f"{template}.html.j2").render(version=__version__, **values)
+    # Names of files need not be UTF-8.
+    return str(utf8_text(text))
+
+
+def render_page(joint: Table | None, sections: Sequence[Section]) -> str:
+    """The page of evaluated runs.
 
     Args:
         joint: a table of all runs, where there are several.
         sections: one per run.
-        version: of this package, for the footer.
     """
+    return render("evaluation", joint=joint, sections=sections)
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    text = (resources.files(__package__) / "page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text).render(joint=joint, sections=sections, version=version)
+    return environment

@@ -19,7 +19,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from negprompt_cli._version import __version__
 from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
@@ -115,7 +114,7 @@ def run_report(
         progress.say(f"report of {run.label}")
         bench = bench.with_config(run.config) if bench else Workbench(run.config, progress)
         sections.append(_section(run, f"run{number}", bench, options, out))
-    atomic_write_text(page, render_page(_joint(runs), sections, version=__version__))
+    atomic_write_text(page, render_page(_joint(runs), sections))
     return page
 
 

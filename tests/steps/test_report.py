@@ -177,7 +177,7 @@ def test_names_from_data_cannot_break_the_page():
         tables=[],
         galleries=[Gallery(evil, evil, [Thumbnail(b"jpeg", evil, [evil])])],
     )
-    text = render_page(None, [section], version="0")
+    text = render_page(None, [section])
     assert "<script" not in text
     assert "not a result to quote" in text
     assert not Page(text).open

@@ -57,6 +57,8 @@ class Row:
 
 
 COLUMNS = tuple(f.name for f in fields(Row))
+NUMBERS = ("probability", "score", "p_value", "negative_similarity")
+"""The columns of floats."""
 
 
 class Sink(Protocol):
@@ -202,6 +204,44 @@ def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> N
         raise UsageError(f"{part_of(path)} holds the rows of an interrupted run.", remedy="append-or-overwrite")
 
 
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a finished file, in order; its form is told by its suffix.
+
+    Raises:
+        UsageError: it cannot be read, or does not hold such rows.
+    """
+    form = form_of(path, None)
+    try:
+        if form == "parquet":
+            for group in _parquet_groups(path):
+                yield from (Row(**values) for values in group)
+            return
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
+            if form == "csv":
+                reader = csv.DictReader(text, strict=True)
+                if reader.fieldnames is not None and tuple(reader.fieldnames) != COLUMNS:
+                    raise ValueError(f"its columns are {', '.join(reader.fieldnames)}")
+                yield from map(_row_of_texts, reader)
+            else:
+                yield from (Row(**json.loads(line)) for line in text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
+        raise UsageError(f"{path} does not hold rows of scores ({error}).") from error
+
+
+def _row_of_texts(texts: Mapping[str, str]) -> Row:
+    """A row from the texts of a CSV file.
+
+    Raises:
+        ValueError, KeyError, TypeError: they are those of no row.
+    """
+    numbers = {name: float(texts[name]) if texts[name] else None for name in NUMBERS}
+    words = {name: texts[name] or None for name in COLUMNS if name not in (*NUMBERS, "path", "is_ood")}
+    is_ood = {"": None, "true": True, "false": False}[texts["is_ood"]]
+    return Row(path=texts["path"], is_ood=is_ood, **numbers, **words)  # type: ignore[arg-type]
+
+
 def part_of(path: Path) -> Path:
     """Where the rows of `path` grow until they are all there."""
     return path.with_name(f"{path.name}.part")
@@ -307,8 +347,7 @@ def _paths(text: Iterable[str], form: str, path: Path, before: Totals) -> Iterat
 def _parquet_schema() -> Any:
     import pyarrow
 
-    numbers = ("probability", "score", "p_value", "negative_similarity")
-    kinds = {**dict.fromkeys(numbers, "float64"), "is_ood": "bool_"}
+    kinds = {**dict.fromkeys(NUMBERS, "float64"), "is_ood": "bool_"}
     return pyarrow.schema([(name, getattr(pyarrow, kinds.get(name, "string"))()) for name in COLUMNS])
 
 

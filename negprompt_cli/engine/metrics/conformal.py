@@ -139,6 +139,14 @@ class BatchVerdict:
     level: float
     shifted: bool
 
+    def sentence(self) -> str:
+        """The verdict for people."""
+        return (
+            f"The images as a whole {'HAVE SHIFTED' if self.shifted else 'have not shifted'}: {self.rejected} of "
+            f"{self.images} are rejected where {100 * self.expected:.1f} % of ID images are (p = {self.rejected_p:.2g}); "
+            f"their scores against those of held-out ID images: p = {self.scores_p:.2g}."
+        )
+
 
 def batch_verdict(
     scores: npt.ArrayLike, calibration: npt.ArrayLike, threshold: float, *, level: float = 0.05

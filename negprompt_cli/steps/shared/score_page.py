@@ -1,0 +1,369 @@
+"""The page of scored images: what was found, a histogram whose threshold can be moved, and the most suspicious images.
+
+It is made of rows as they are written, so everything that writes rows can have a page. Memory and page are bounded: of all
+images a score, a class and a verdict (13 bytes) are kept, of the most suspicious and of a random sample the rows, and
+of some of those thumbnails. Counts under the moved threshold are those of all images (see `report.histogram`).
+"""
+
+import heapq
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from negprompt_cli.config import PixelsConfig
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.rowfile import Row, Sink, utf8_text
+from negprompt_cli.engine.metrics.conformal import BatchVerdict
+from negprompt_cli.report.histogram import Bins, draw, make_bins
+from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail, render
+from negprompt_cli.report.thumbnails import thumbnails
+from negprompt_cli.steps.shared.verdicts import Verdicts
+from negprompt_cli.wording import percent
+
+MOST_SUSPICIOUS = 10_000
+"""Images with the lowest scores whose rows are on the page, for the CSV file."""
+SHOWN = 240
+"""How many of them have thumbnails."""
+SAMPLE = 60
+"""Images in a random sample of the others, with thumbnails."""
+BROKEN = 50
+"""Images that could not be judged and are named."""
+UNDECIDED = -1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How the images were judged, as far as it is known.
+
+    `score`: name of the ID score. `threshold`: that of all images; None where there is none, or where it is to be found in
+    the verdicts. `held_out`: (n,) scores of the calibration images. `remarks`: sentences below the verdict. `facts`: names
+    and values at the end of the page.
+    """
+
+    score: str = "score"
+    threshold: float | None = None
+    held_out: npt.NDArray[np.float64] | None = None
+    remarks: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    limited: bool = False
+
+
+def judged_by(
+    verdicts: Verdicts, *, fdr: float | None = None, delivery: BatchVerdict | None = None, limited: bool = False
+) -> Judged:
+    """What a page of the rows says about how they were judged."""
+    remarks = []
+    if fdr is not None:
+        remarks.append(
+            f"At most {100 * fdr:g} % of the images called OOD are expected to be ID (false discovery rate)."
+        )
+    if delivery:
+        remarks.append(delivery.sentence())
+    return Judged(
+        score=verdicts.score,
+        threshold=verdicts.threshold if fdr is None else None,
+        held_out=verdicts.calibration_scores,
+        remarks=remarks,
+        facts=[
+            ("classes", str(len(verdicts.classes))),
+            ("prompts", f"sha256 {verdicts.prompts_sha256}" if verdicts.prompts_sha256 else "class names alone"),
+            ("weights", f"sha256 {verdicts.weights_sha256}"),
+        ],
+        limited=limited,
+    )
+
+
+class PageRows:
+    """Collects rows for a page, within bounds; a sink of rows.
+
+    Args:
+        onward: another sink that gets each row first.
+        seed: of the random sample.
+    """
+
+    def __init__(self, onward: Sink | None = None, *, seed: int = 0) -> None:
+        self._onward, self._random = onward, Random(seed)
+        self.images = 0
+        self.broken: list[Row] = []
+        self.broken_count = 0
+        self.scores, self.labels, self.verdicts = array("d"), array("i"), array("b")
+        self.classes: dict[tuple[str, str], int] = {}
+        self._lowest: list[tuple[float, int, Row]] = []
+        self._sample: list[tuple[int, Row]] = []
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Take some rows."""
+        if self._onward:
+            rows = list(rows)
+            self._onward.write(rows)
+        for row in rows:
+            self._take(row)
+
+    def _take(self, row: Row) -> None:
+        self.images += 1
+        if row.score is None or row.prediction is None:
+            self.broken_count += 1
+            if len(self.broken) < BROKEN:
+                self.broken.append(row)
+            return
+        number = len(self.scores)
+        key = (row.prediction, row.prediction_name or row.prediction)
+        self.scores.append(row.score)
+        self.labels.append(self.classes.setdefault(key, len(self.classes)))
+        self.verdicts.append(UNDECIDED if row.is_ood is None else row.is_ood)
+        # The heap holds the lowest scores, the highest of them on top; equals keep the order of the input.
+        if len(self._lowest) < MOST_SUSPICIOUS:
+            heapq.heappush(self._lowest, (-row.score, -number, row))
+        elif -row.score > self._lowest[0][0]:
+            heapq.heapreplace(self._lowest, (-row.score, -number, row))
+        # Algorithm R (Vitter, 1985): each image so far is in the sample with the same probability.
+        if len(self._sample) < SAMPLE:
+            self._sample.append((number, row))
+        elif (place := self._random.randrange(number + 1)) < SAMPLE:
+            self._sample[place] = (number, row)
+
+    @property
+    def suspicious(self) -> list[Row]:
+        """The images with the lowest scores, lowest first."""
+        return [row for _, _, row in sorted(self._lowest, key=lambda item: (-item[0], -item[1]))]
+
+    @property
+    def others(self) -> list[Row]:
+        """A random sample of the images, without those in `suspicious`, in the order of the input."""
+        kept = {-number for _, number, _ in self._lowest}
+        return [row for number, row in sorted(self._sample, key=lambda item: item[0]) if number not in kept]
+
+
+def write_score_page(path: Path, rows: PageRows, judged: Judged, *, title: str, rules: PixelsConfig) -> None:
+    """Write the page of the rows collected.
+
+    Args:
+        path: the HTML file, which is replaced.
+        rows: the images.
+        judged: how they were judged.
+        title: the heading.
+        rules: how the values of image files are read, for thumbnails.
+
+    Raises:
+        NegPromptError: it cannot be written.
+    """
+    atomic_write_text(path, render("score", title=title, **page_values(rows, judged, rules)))
+
+
+def page_values(rows: PageRows, judged: Judged, rules: PixelsConfig) -> dict[str, Any]:
+    """What the template `score` shows, apart from its title."""
+    scores, labels, verdicts = np.array(rows.scores), np.array(rows.labels), np.array(rows.verdicts)
+    threshold, single = _threshold(scores, verdicts, judged.threshold)
+    decided = bool((verdicts != UNDECIDED).any())
+    ood = int((verdicts == 1).sum())
+    expected = _expected(len(scores), ood, judged.held_out, threshold if decided and single else None)
+    values: dict[str, Any] = {
+        "answer": [_verdict(rows, scores, ood, decided), *expected, *judged.remarks],
+        "limited": judged.limited,
+        "broken": _broken(rows),
+        "facts": [("score", judged.score), *judged.facts],
+        "histogram": None,
+        "galleries": [],
+    }
+    if not len(scores):
+        return values
+    held_out = judged.held_out
+    bins = make_bins(scores, threshold, held_out=held_out)
+    counts = bins.count(scores)
+    held = None if held_out is None else bins.count(held_out)
+    kept = rows.suspicious
+    others = rows.others
+    alt = f"Histogram of the {judged.score} scores of {len(scores)} images"
+    named = "by class" if decided and not single else "none" if threshold is None else f"{threshold:.4g}"
+    return values | {
+        "histogram": draw(bins, counts, alt=alt, held=held, decided=decided),
+        "numbers": _numbers(len(scores), ood, decided, named, held_out, threshold),
+        "choices": _choices(rows, labels),
+        "galleries": _galleries(rows, kept, others, rules),
+        "note": _note(len(scores), len(kept), len(others), single),
+        "data": {
+            "edges": bins.edges.tolist(),
+            "axis": bins.axis,
+            "step": bins.step,
+            "start": bins.start,
+            "decided": decided,
+            "threshold": named,
+            "counts": _sparse(bins, scores, labels, len(rows.classes)),
+            "judged": dict(enumerate(np.bincount(labels[verdicts == 1], minlength=len(rows.classes)).tolist())),
+            "held": None if held_out is None else _accepted(held_out, bins),
+            "classes": [list(map(utf8_text, key)) for key in rows.classes],
+            "rows": [_compact(row, rows.classes) for row in [*kept, *others]],
+            "file": "scores.csv",
+        },
+    }
+
+
+def _threshold(
+    scores: npt.NDArray[np.float64], verdicts: npt.NDArray[np.int8], known: float | None
+) -> tuple[float | None, bool]:
+    """The threshold that the verdicts follow, and whether they all follow one.
+
+    Without a known one, or where a false discovery rate decided, it is the lowest accepted score.
+    """
+    accepted, rejected = scores[verdicts == 0], scores[verdicts == 1]
+    if known is not None and not (accepted < known).any() and not (rejected >= known).any():
+        return known, True
+    if not len(accepted) and not len(rejected):
+        return known, True
+    if not len(accepted):
+        return float(np.nextafter(rejected.max(), np.inf)), True
+    if not len(rejected) or rejected.max() < accepted.min():
+        return float(accepted.min()), True
+    return known, False
+
+
+def _verdict(rows: PageRows, scores: npt.NDArray[np.float64], ood: int, decided: bool) -> str:
+    """The answer in a sentence."""
+    if not len(scores):
+        return f"None of the {rows.images} images could be judged." if rows.images else "There were no images to judge."
+    broken = f" {rows.broken_count} more could not be judged." if rows.broken_count else ""
+    if not decided:
+        return (
+            f"{len(scores)} images were scored, but there is no threshold, so none is called OOD. The images least like "
+            f"the classes come first.{broken}"
+        )
+    if not ood:
+        return f"All {len(scores)} images are accepted as ID.{broken}"
+    share = percent(ood / len(scores))
+    return f"{ood} of {len(scores)} images ({share} %) are OOD: they do not look like any of the classes.{broken}"
+
+
+def _expected(images: int, ood: int, held_out: npt.NDArray[np.float64] | None, threshold: float | None) -> list[str]:
+    """How many OOD verdicts are expected among ID images alone."""
+    if held_out is None or threshold is None:
+        return []
+    rejected = float((held_out < threshold).mean())
+    return [
+        f"The threshold rejects {percent(rejected)} % of {len(held_out)} held-out ID images. So of {images} ID images about "
+        f"{round(rejected * images)} would be called OOD by design; here {ood} are."
+    ]
+
+
+def _numbers(
+    images: int,
+    ood: int,
+    decided: bool,
+    threshold: str,
+    held_out: npt.NDArray[np.float64] | None,
+    value: float | None,
+) -> list[Number]:
+    numbers = [
+        Number("images", str(images), key="n-images"),
+        Number("OOD", str(ood) if decided else "-", key="n-ood"),
+        Number("accepted as ID", str(images - ood) if decided else "-", key="n-id"),
+        Number("share accepted", f"{percent(1 - ood / images)} %" if decided else "-", key="n-share"),
+        Number("threshold", threshold, key="n-threshold"),
+    ]
+    if held_out is not None:
+        share = f"{percent(float((held_out >= value).mean()))} %" if value is not None else "-"
+        numbers.append(Number(f"of {len(held_out)} held-out ID images accepted", share, key="n-held"))
+    return numbers
+
+
+def _note(images: int, kept: int, others: int, single: bool) -> str:
+    """What the slider and the CSV file do."""
+    texts = [
+        "Drag the slider to try another threshold. The counts are exact, over all images. The badges and the CSV file "
+        "follow. Nothing else changes: pass the threshold you choose to the next run."
+    ]
+    if not single:
+        texts.append(
+            "As judged, classes have thresholds of their own; a moved slider is one threshold for all of them."
+        )
+    if kept < images:
+        texts.append(f"The CSV file holds the {kept} most suspicious images and a random sample of {others} others.")
+    return " ".join(texts)
+
+
+def _choices(rows: PageRows, labels: npt.NDArray[np.int32]) -> list[tuple[int, str]]:
+    """Classes to filter by, in the order of their names, with their numbers of images."""
+    counts = np.bincount(labels, minlength=len(rows.classes))
+    named = [(index, f"{utf8_text(name)} ({counts[index]})") for (_, name), index in rows.classes.items()]
+    return sorted(named, key=lambda choice: choice[1])
+
+
+def _galleries(rows: PageRows, kept: list[Row], others: list[Row], rules: PixelsConfig) -> list[Gallery]:
+    """The most suspicious images, and a sample of the others where those are not all."""
+    shown = list(enumerate(kept[:SHOWN]))
+    more = [(len(kept) + i, row) for i, row in enumerate(others)]
+    if not more and len(kept) > SHOWN:
+        rest = range(SHOWN, len(kept))
+        more = [(i, kept[i]) for i in sorted(Random(0).sample(rest, min(SAMPLE, len(rest))))]
+    jpegs = thumbnails([Path(row.path) for _, row in [*shown, *more]], rules)
+    cards = [_card(index, row, jpeg) for (index, row), jpeg in zip([*shown, *more], jpegs, strict=True)]
+    first = f"The {len(shown)} images with the lowest scores of {len(rows.scores)}." if more else ""
+    made = [Gallery("Most suspicious first", first, cards[: len(shown)])]
+    if more:
+        note = f"A random sample of {len(more)} of the other images, to see what is accepted."
+        made.append(Gallery("Other images", note, cards[len(shown) :]))
+    return made
+
+
+def _card(index: int, row: Row, jpeg: bytes | None) -> Thumbnail:
+    """A thumbnail with its verdict, class, score, p-value and nearest negative."""
+    lines = [f"score {row.score:.4g}"]
+    if row.p_value is not None:
+        lines.append(f"p-value {row.p_value:.2g}")
+    if row.nearest_negative is not None and row.negative_similarity is not None:
+        lines.append(f"negative: {row.nearest_negative} ({row.negative_similarity:.2f})")
+    lines.append(Path(row.path).name)
+    return Thumbnail(
+        jpeg,
+        row.prediction_name or "",
+        lines,
+        badge="" if row.is_ood is None else "OOD" if row.is_ood else "ID",
+        data={"row": str(index)},
+        path=row.path,
+    )
+
+
+def _compact(row: Row, classes: dict[tuple[str, str], int]) -> list[Any]:
+    """A row as `score.js` reads it."""
+    label = classes[row.prediction or "", row.prediction_name or row.prediction or ""]
+    return [
+        utf8_text(row.path),
+        label,
+        row.probability,
+        row.score,
+        row.p_value,
+        utf8_text(row.nearest_negative),
+        row.negative_similarity,
+        row.is_ood,
+    ]
+
+
+def _sparse(
+    bins: Bins, scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int32], classes: int
+) -> dict[int, list[int]]:
+    """For each class the bins that are not empty with their counts, in turn."""
+    width = len(bins.edges) - 1
+    cells, counts = np.unique(labels.astype(np.int64) * width + bins.places(scores), return_counts=True)
+    made: dict[int, list[int]] = {label: [] for label in range(classes)}
+    for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
+        made[cell // width] += [cell % width, count]
+    return made
+
+
+def _accepted(held_out: npt.NDArray[np.float64], bins: Bins) -> list[float]:
+    """The share of held-out ID images that a threshold at each edge accepts."""
+    below = np.searchsorted(np.sort(held_out), bins.edges, side="left")
+    return [round(1 - float(count) / len(held_out), 5) for count in below]
+
+
+def _broken(rows: PageRows) -> Table:
+    """Images that could not be judged, with the reason."""
+    cells = [[row.path, row.error or ""] for row in rows.broken]
+    left = rows.broken_count - len(cells)
+    note = f"And {left} more." if left else ""
+    return Table(f"{rows.broken_count} images could not be judged", ["image", "why"], cells, note, 2, len(cells) > 12)
