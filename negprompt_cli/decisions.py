@@ -35,6 +35,7 @@ Kind = Literal[
     "id-images-in-ood",
     "training-above-start",
     "training-not-settled",
+    "self-check",
     "other",
 ]
 """What a decision is about.
@@ -64,6 +65,7 @@ Kind = Literal[
     training-data-changed    training images are not those that an artifact was trained with
     training-above-start     a training ended with a higher loss than it started with
     training-not-settled     a training did all its epochs while its loss was still falling
+    self-check               what ID data alone say of the learned score against simpler ones
     other                    anything else that was decided
 """
 

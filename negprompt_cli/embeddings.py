@@ -20,7 +20,7 @@ a text tower or files.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -28,15 +28,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from negprompt_cli.config import load_config
-from negprompt_cli.engine.embedding_negatives import learn_offsets, negatives_of
-from negprompt_cli.engine.losses import NegativeLoss
+from negprompt_cli.config import Config, load_config
+from negprompt_cli.decisions import Decision
+from negprompt_cli.engine.embedding_negatives import negatives_of
 from negprompt_cli.engine.metrics.calibration import choose_threshold
 from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.learning import score_statistics
+from negprompt_cli.steps.shared.embedding_learning import learn_embeddings
+from negprompt_cli.steps.shared.self_check import self_check
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,13 @@ class EmbeddingDetector:
     """Class embeddings, negatives and what is usual for ID images. `threshold`: None before `calibrate`.
 
     `inputs` holds the positives (K, D), the negatives (K, p, D) and the ID statistics; `offsets` (p, D) are the d_j.
+    `config`: what it was learned with.
     """
 
     inputs: ScoreInputs
     offsets: Tensor
     threshold: float | None = None
+    config: Config = field(default_factory=Config)
 
     @property
     def positives(self) -> Tensor:
@@ -89,6 +92,20 @@ class EmbeddingDetector:
         """
         chosen = choose_threshold(np.asarray(self.score(images)), acceptance=acceptance)
         return replace(self, threshold=chosen.value)
+
+    def self_check(self, images: Tensor, labels: Tensor) -> Decision:
+        """What a criterion of ID data alone makes of the score against mcm and max-logit (`engine.criterion`), in seconds.
+
+        Args:
+            images: (N, D) features of ID images, those that it was learned from.
+            labels: (N,) their classes.
+
+        Returns:
+            A line in `message`, the figures of each side in `facts`, and in `warning` whether the score is not above both.
+        """
+        data = Features(self._unit(images), torch.as_tensor(labels).long())
+        statistics = self.inputs.id_statistics
+        return self_check(self.config, data, self.positives, statistics, scale=self.inputs.logit_scale)[1]
 
     def transfer(self, class_embeddings: Tensor) -> Self:
         """The same offsets and statistics for other class embeddings (K', D), without a threshold; needs no images.
@@ -138,11 +155,8 @@ def fit_embeddings(
     features, labels = _embeddings(images, positives.shape[1]), torch.as_tensor(labels).long()
     if labels.shape != features.shape[:1] or int(labels.min()) < 0 or int(labels.max()) >= len(positives):
         raise UsageError(f"Labels must be {len(features)} numbers from 0 to {len(positives) - 1}, one for each image.")
-    loss = NegativeLoss.of(config.negative.loss)
-    offsets = learn_offsets(features, labels, positives, scale=logit_scale, loss=loss, negatives=negatives, seed=seed)
-    made = negatives_of(positives, offsets)
-    statistics = score_statistics(config, Features(features, labels), positives, made, scale=logit_scale)
-    return EmbeddingDetector(ScoreInputs(positives, made, None, logit_scale, id_statistics=statistics), offsets)
+    inputs, offsets = learn_embeddings(config, Features(features, labels), positives, scale=logit_scale)
+    return EmbeddingDetector(inputs, offsets, config=config)
 
 
 def _embeddings(values: Tensor, dimension: int | None = None) -> Tensor:

@@ -29,7 +29,8 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.added_classes import AddedClasses, find_added_classes
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
-from negprompt_cli.steps.shared.learning import carry_over, score_statistics
+from negprompt_cli.steps.shared.embedding_learning import score_statistics
+from negprompt_cli.steps.shared.learning import carry_over
 from negprompt_cli.steps.shared.outcomes import ClassAccuracy, Outcome, by_class, outcome
 from negprompt_cli.steps.shared.outputs import making, write_config
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs

@@ -54,7 +54,8 @@ class TrainingSummary(BaseModel):
     kept; its `terms` of the loss; ID `accuracy` in training. `features_sha256`: of the features trained on; `device`:
     the processor; `versions`: of what computes. Those three are empty where they were not recorded. `start_loss`,
     `end_loss`: over all training images and classes; `outcome`: why the training stopped. These are null where they were
-    not recorded.
+    not recorded. `self_check`: AUROC and FPR95 by side and score of the criterion of ID data alone (`engine.criterion`), of
+    stage 2 only, null where the data are too few.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class TrainingSummary(BaseModel):
     start_loss: float | None = None
     end_loss: float | None = None
     outcome: Literal["tolerance", "minimum", "epochs"] | None = None
+    self_check: dict[str, dict[str, dict[str, float]]] | None = None
 
 
 class Calibration(BaseModel):

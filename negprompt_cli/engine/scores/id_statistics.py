@@ -62,7 +62,9 @@ class IdStatistics:
         follow_mean, follow_deviation: () mean and deviation of a, how far an image follows its class's prompt.
         center: (D,) mean of the positives that it was measured with.
         terms: (5, 3) slope, mean and deviation of each of `TERMS`; a deviation of 0 leaves the term out.
-        unseen: (2,) mean and deviation of n|p for classes that the negatives have not seen, in units of its row in `terms`.
+        held_out: (2,) mean and deviation of n|p for images that the negatives have not seen, in units of those that they
+            have; `terms` has it already.
+        unseen: (2,) the same for classes that the negatives have not seen, in units of the row of n|p in `terms`.
 
     Raises:
         ValueError: shapes do not fit, or a number is not finite.
@@ -74,6 +76,7 @@ class IdStatistics:
     follow_deviation: Tensor
     center: Tensor
     terms: Tensor
+    held_out: Tensor
     unseen: Tensor
 
     def __post_init__(self) -> None:
@@ -85,6 +88,7 @@ class IdStatistics:
             "follow_deviation": (),
             "center": (d,),
             "terms": (len(TERMS), 3),
+            "held_out": (2,),
             "unseen": (2,),
         }
         for name, shape in shapes.items():
@@ -93,8 +97,8 @@ class IdStatistics:
                 raise ValueError(f"{name} must be finite and of shape {shape}, got {tuple(tensor.shape)}")
         if float(torch.linalg.vector_norm(self.mean.double())) > 1.01:
             raise ValueError("mean must be at most 1 long, as a mean of L2-normalised features is")
-        if bool((self.terms[:, 2] < 0).any()) or bool(self.unseen[1] <= 0):
-            raise ValueError("terms must have deviations of at least 0, and unseen one above 0")
+        if bool((self.terms[:, 2] < 0).any()) or bool(self.held_out[1] <= 0) or bool(self.unseen[1] <= 0):
+            raise ValueError("terms must have deviations of at least 0, held_out and unseen ones above 0")
 
     @classmethod
     def measure(
@@ -124,6 +128,32 @@ class IdStatistics:
             UsageError: too few images of the classes that the negatives were learned with.
         """
         fresh = torch.zeros_like(labels, dtype=torch.bool) if added is None else added[labels]
+        none = images.new_tensor([0.0, 1.0])
+        found = cls._of(images, labels, positives, negatives, fresh, held_out=none, unseen=none)
+        z = _standardised(images[fresh], positives, negatives, found.mean, found.terms[_N])
+        return found._held_out(images[~fresh], labels[~fresh], positives, learn, z, seed=seed)
+
+    def of_part(self, images: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor) -> "IdStatistics":
+        """Those of a part of the ID images or classes, with negatives that were learned from this part.
+
+        How images that the negatives have not seen differ is taken from here, which saves learning negatives again.
+        Arguments and errors are those of `measure`.
+        """
+        fresh = torch.zeros_like(labels, dtype=torch.bool)
+        return self._of(images, labels, positives, negatives, fresh, held_out=self.held_out, unseen=self.unseen)
+
+    @classmethod
+    def _of(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        fresh: Tensor,
+        *,
+        held_out: Tensor,
+        unseen: Tensor,
+    ) -> "IdStatistics":
         if (seen := int((~fresh).sum())) < LEAST_IMAGES:
             raise UsageError(
                 f"{seen} ID images have no mean and deviation; the default score needs at least {LEAST_IMAGES}."
@@ -135,19 +165,20 @@ class IdStatistics:
         rest = images - a[:, None] * offsets
         mean = rest.mean(0)
         rest = rest - mean
-        found = cls(
+        terms = _standards(images, positives, negatives, mean)
+        if bool(fresh.any()):
+            terms[_N] = _standards(images[~fresh], positives, negatives, mean)[_N]
+        terms[_N] = _shifted(terms[_N], held_out)
+        return cls(
             mean=mean,
             covariance=rest.T @ rest / (len(images) - 1),
             follow_mean=a.mean(),
             follow_deviation=a.std(),
             center=positives.mean(0),
-            terms=_standards(images, positives, negatives, mean),
-            unseen=images.new_tensor([0.0, 1.0]),
+            terms=terms,
+            held_out=held_out,
+            unseen=unseen,
         )
-        if bool(fresh.any()):
-            found.terms[_N] = _standards(images[~fresh], positives, negatives, mean)[_N]
-        z = _standardised(images[fresh], positives, negatives, mean, found.terms[_N])
-        return found._held_out(images[~fresh], labels[~fresh], positives, learn, z, seed=seed)
 
     def follow(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> "IdStatistics":
         """The statistics for other class names.
@@ -202,18 +233,18 @@ class IdStatistics:
         `fresh` (n,) are standardised n|p of more images that they never saw.
         """
         generator = torch.Generator().manual_seed(seed)
-        terms, other = self.terms.clone(), self.unseen
+        terms, seen, other = self.terms.clone(), self.held_out, self.unseen
         by_image = (torch.randperm(len(images), generator=generator) % IMAGE_FOLDS).to(labels.device)
         z = held_out(images, labels, positives, self.mean, learn, folds=by_image)
-        slope, mean, deviation = self.terms[_N].unbind()
-        if len(z) >= LEAST_IMAGES and bool(deviation > 0):
-            every = torch.cat([z, fresh])
-            terms[_N] = torch.stack([slope, mean + every.mean() * deviation, every.std() * deviation])
+        every = torch.cat([z, fresh])
+        if len(z) >= LEAST_IMAGES and bool(terms[_N, 2] > 0) and bool(every.std() > 0):
+            seen = torch.stack([every.mean(), every.std()])
+            terms[_N] = _shifted(terms[_N], seen)
             by_class = (torch.randperm(len(positives), generator=generator) % CLASS_FOLDS).to(labels.device)[labels]
             u = held_out(images, labels, positives, self.mean, learn, folds=by_class)
-            if len(u) >= LEAST_IMAGES:
+            if len(u) >= LEAST_IMAGES and bool(u.std() > 0):
                 other = torch.stack([(u.mean() - every.mean()) / every.std(), u.std() / every.std()])
-        return replace(self, terms=terms, unseen=other)
+        return replace(self, terms=terms, held_out=seen, unseen=other)
 
 
 def held_out(
@@ -250,6 +281,12 @@ def _standardised(images: Tensor, positives: Tensor, negatives: Tensor, mean: Te
         return images.new_empty(0)
     x, p = _raw(images, positives, negatives, mean)["n"], images @ positives.mean(0)
     return (x - slope * p - center) / deviation
+
+
+def _shifted(row: Tensor, by: Tensor) -> Tensor:
+    """(3,): slope, mean and deviation of images whose mean and deviation are `by` (2,) in units of the row's."""
+    slope, mean, deviation = row.unbind()
+    return torch.stack([slope, mean + by[0] * deviation, by[1] * deviation])
 
 
 def _mixed(row: Tensor, unseen: Tensor, share: float) -> Tensor:

@@ -20,7 +20,6 @@ from negprompt_cli.data.results.provenance import device_name, features_digest, 
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.engine.embedding_negatives import learn_offsets, negatives_of
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
@@ -36,10 +35,11 @@ from negprompt_cli.engine.prompt_learners.training import (
     split_held_out,
     train,
 )
-from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress, Silent
+from negprompt_cli.steps.shared.embedding_learning import score_statistics
 from negprompt_cli.steps.shared.schedules import epochs_of, method_of, tell_outcome
+from negprompt_cli.steps.shared.self_check import self_check
 from negprompt_cli.steps.shared.starts import (
     NEGATIVE_STREAM,
     ORDER_STREAM,
@@ -217,6 +217,12 @@ def learn_negative(
     trained = _train(stage, clip, data, config.seed, progress, keeper)
     with torch.no_grad():
         negatives = encoder(trained.contexts.to(clip.device)).transpose(0, 1)
+    statistics = score_statistics(config, data.features, positives, negatives, scale=clip.logit_scale)
+    checked, told = self_check(config, data.features, positives, statistics, scale=clip.logit_scale)
+    progress.decide(told)
+    summary = data.summary("negative", trained).model_copy(
+        update={"self_check": checked.document() if checked else None}
+    )
     prompts = Prompts(
         kind="negative",
         positive=positive.positive.detach().cpu(),
@@ -227,47 +233,10 @@ def learn_negative(
         learned_on=len(data.classes),
         # Zero-shot positives are no artifact.
         parents=(positive.parent(),) if positive.sha256 else (),
-        training=(*positive.training, data.summary("negative", trained)),
-        id_statistics=score_statistics(config, data.features, positives, negatives, scale=clip.logit_scale),
+        training=(*positive.training, summary),
+        id_statistics=statistics,
     )
     return Learned(sealed(prompts), trained.history)
-
-
-def score_statistics(
-    config: Config,
-    data: Features,
-    positives: Tensor,
-    negatives: Tensor,
-    *,
-    scale: float,
-    added: Tensor | None = None,
-) -> IdStatistics | None:
-    """What the default score needs of the ID training features, in closed form, on the CPU; None for the paper's score.
-
-    Args:
-        config: its sections seed and negative decide.
-        data: the ID training features.
-        positives: (K, F) features of the positive prompts.
-        negatives: (K, p, F) features of the negative prompts.
-        scale: CLIP's logit scale.
-        added: (K,) bool, classes that the negatives were not learned with; None for none.
-
-    Raises:
-        UsageError: too few images.
-    """
-    settings = config.negative
-    if settings.score == "paper":
-        return None
-    loss = NegativeLoss.of(settings.loss)
-
-    def learn(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        offsets = learn_offsets(
-            images, labels, classes, scale=scale, loss=loss, negatives=settings.count, seed=config.seed
-        )
-        return negatives_of(classes, offsets)
-
-    found = IdStatistics.measure(data.images, data.labels, positives, negatives, learn, seed=config.seed, added=added)
-    return found.to(torch.device("cpu"), torch.float32)
 
 
 def carry_over(clip: Clip, source: Prompts, classes: tuple[ClassLabel, ...], *, budget: int) -> Prompts:
