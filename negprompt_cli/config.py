@@ -184,18 +184,20 @@ class NegativeConfig(_Section):
 class EvaluateConfig(_Section):
     """Evaluation: OOD sets (SPECs), scores by name, and what the scores and metrics leave open.
 
-    `temperature`: tau of the softmax scores, on cosines. `template`: the zero-shot prompt with {} for the name, or the name
-    of an ensemble ('openai-80', 'openai-7'). `words`: file of negative words for neglabel, WordNet's nouns without one;
-    the `word_count` words farthest from the class names are kept, in `word_groups` groups. `next_classes`: N of logit-gap,
-    null for a fifth of the classes. `neighbours`: k of knn. `shrinkage`: of mahalanobis, null to estimate it.
-    `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether intervals at
-    `level` are bootstrapped from `resamples` resamples of the images.
+    `scores`: 'all' means all that can be computed. `temperature`: tau of the softmax scores, on cosines. `template`: the
+    zero-shot prompt with {} for the name, or the name of an ensemble ('openai-80', 'openai-7'). `templates`: an ensemble, or
+    a file with one template per line, whose templates are tried one by one for the spread of zero-shot scores. `words`: file
+    of negative words for neglabel, WordNet's nouns without one; the `word_count` words farthest from the class names are
+    kept, in `word_groups` groups. `next_classes`: N of logit-gap, null for a fifth of the classes. `neighbours`: k of knn.
+    `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether intervals at `level` are
+    bootstrapped from `resamples` resamples of the images, and scores compared with the best baseline on the same images.
     """
 
     ood: tuple[str, ...] = ()
     scores: tuple[str, ...] = ("negprompt", "mcm", "mcm-zero-shot", "max-logit", "energy")
     temperature: Annotated[float, Field(gt=0)] = 1.0
     template: str = "a photo of a {}."
+    templates: str | None = None
     words: str | None = None
     word_count: Annotated[int, Field(ge=1)] = 10_000
     word_groups: Annotated[int, Field(ge=1)] = 1

@@ -24,6 +24,7 @@ Kind = Literal[
     "limited",
     "score",
     "score-below-chance",
+    "scores-left-out",
     "threshold",
     "threshold-dropped",
     "few-classes",
@@ -54,6 +55,7 @@ Kind = Literal[
     limited                  a trial on part of the images (--limit)
     score                    which ID score is used, where none was asked for
     score-below-chance       a score puts OOD images above ID images (AUROC below 0.5)
+    scores-left-out          scores that cannot be computed here, where all were asked for
     threshold                which threshold is used, or why there is none
     threshold-dropped        a threshold that no longer applies was left out of an artifact
     few-classes              what one or two classes mean for scores

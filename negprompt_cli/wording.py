@@ -1,6 +1,33 @@
 """How figures and lists are written for people, in messages, tables and pages alike."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """A piece of a table's cell; what is strong is set in bold wherever there is bold."""
+
+    text: str
+    strong: bool = False
+
+
+Cell = tuple[Span, ...]
+"""A cell of a table."""
+
+
+def cell(text: str) -> Cell:
+    """A cell of plain text."""
+    return (Span(text),)
+
+
+def plain(cell: Cell) -> str:
+    """The text of a cell."""
+    return "".join(span.text for span in cell)
+
+
+def texts(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
+    """The texts of a table's cells."""
+    return [[plain(cell) for cell in row] for row in rows]
 
 
 def percent(value: float | None, deviation: float | None = None, *, decimals: int = 1) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from negprompt_cli.cli import completion
-from negprompt_cli.cli.console import Talk, hanging, stacked, table_text
+from negprompt_cli.cli.console import Talk, hanging, table_text
 from negprompt_cli.cli.options import option
 
 EXAMPLES = (
@@ -70,11 +70,12 @@ def compare(
     elif form is Format.LATEX:
         text = texts.to_latex(comparison)
     else:
-        columns, rows = texts.table_cells(comparison)
-        labels = len(columns) - len(comparison.sets)
-        narrow = stacked(columns, rows, labels, ("OOD set", "AUROC / FPR95"))
-        text = table_text(texts.caption(comparison), columns, rows, narrow=narrow)
-        text += "".join(f"{hanging('', remark)}\n" for remark in texts.remarks(comparison))
+        columns, rows, names = texts.figures_table(comparison, facts=False)
+        text = table_text(texts.caption(comparison), columns, rows, labels=names)
+        if (gaps := texts.gaps_table(comparison)) is not None:
+            text += "\n" + table_text(*gaps)
+        for remark in (*texts.differences(comparison), *texts.remarks(comparison)):
+            text += f"{hanging('', remark)}\n"
     if out:
         atomic_write_text(out, text)
         Talk(quiet=quiet, as_json=as_json).made(out)

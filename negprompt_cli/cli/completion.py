@@ -14,7 +14,7 @@ def scores(incomplete: str) -> list[str]:
     """Names of scores, also behind a comma."""
     from negprompt_cli.engine.scores import score_names
 
-    return _behind_commas(incomplete, score_names())
+    return _behind_commas(incomplete, ("all", *score_names()))
 
 
 def presets(incomplete: str) -> list[str]:

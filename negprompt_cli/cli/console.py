@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from negprompt_cli.decisions import Decision, documents
+from negprompt_cli.wording import Cell, cell, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,16 +128,11 @@ class Talk:
         self.say("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)]))
 
     def table(
-        self,
-        title: str,
-        columns: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        *,
-        narrow: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, labels: int | None = None
     ) -> None:
         """A table that is the command's result, on stdout; see `table_text`."""
         if not self.quiet:
-            typer.echo(table_text(title, columns, rows, narrow=narrow), nl=False)
+            typer.echo(table_text(title, columns, rows, labels=labels), nl=False)
 
     def line(self, text: str) -> None:
         """A line of the command's result, on stdout."""
@@ -162,34 +158,42 @@ class Talk:
 
 
 def table_text(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    narrow: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, labels: int | None = None
 ) -> str:
     """A table as text that fits the terminal, or 80 columns in a file or a pipe.
 
-    No word is ever broken: cells of numbers keep to one line, other texts wrap between words, and a table whose words do not
-    fit is wider than the terminal.
+    No word is ever broken: cells of numbers keep to one line and other texts wrap between words. A table whose columns do
+    not fit is drawn in parts, one below the other, each with the columns that name the rows. Where even a single column
+    does not fit, the table is wider than the terminal.
 
     Args:
         title: the line above.
         columns: the headings.
         rows: the cells; columns after the first are aligned to the right where they hold numbers.
-        narrow: headings and cells of the same table in fewer columns, for where the first form does not fit.
+        labels: how many columns name the rows; None for a table that is not to be drawn in parts.
     """
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
     room = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if terminal else PLAIN_WIDTH
     wide = Console(width=10_000)
-    drawn = _table(columns, rows)
-    if narrow and wide.measure(drawn).minimum > room:
-        drawn = _table(*narrow)
+    cells = [[cell(value) if isinstance(value, str) else value for value in row] for row in rows]
+
+    def drawn(chosen: Sequence[int]) -> tuple[Any, int]:
+        table = _table([columns[i] for i in chosen], [[row[i] for i in chosen] for row in cells])
+        return table, wide.measure(table).minimum
+
+    naming = list(range(len(columns) if labels is None else labels))
+    parts: list[list[int]] = [list(naming)]
+    for i in range(len(naming), len(columns)):
+        if len(parts[-1]) > len(naming) and drawn([*parts[-1], i])[1] > room:
+            parts.append(list(naming))
+        parts[-1].append(i)
     buffer = io.StringIO()
-    width = max(room, wide.measure(drawn).minimum)
-    Console(file=buffer, width=width, force_terminal=terminal).print(drawn)
+    for number, part in enumerate(parts):
+        table, least = drawn(part)
+        print("" if number == 0 else "\n", end="", file=buffer)
+        Console(file=buffer, width=max(room, least), force_terminal=terminal).print(table)
     body = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
     heading = textwrap.fill(title, room, break_long_words=False, break_on_hyphens=False)
     return f"{heading}\n{body}\n" if title else f"{body}\n"
@@ -208,26 +212,7 @@ def hanging(prefix: str, text: str) -> str:
     return wrapped or prefix.rstrip()
 
 
-def stacked(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], labels: int, headings: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
-    """A table with a column per set as one with a row per set: the narrow form for many sets.
-
-    Args:
-        columns: the headings; those from `labels` on name the sets.
-        rows: the cells.
-        labels: how many columns before the sets name the row.
-        headings: of the two columns that take the place of the others, the set and the figures.
-    """
-    return [*columns[:labels], *headings], [
-        [*row[:labels], name, cell]
-        for row in rows
-        for name, cell in zip(columns[labels:], row[labels:], strict=True)
-        if cell != "-"
-    ]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Any:
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -235,17 +220,18 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, column in enumerate(columns):
-        numeric = bool(rows) and all(_numeric(row[i]) for row in rows)
-        widest = max((cell_len(row[i]) for row in rows), default=0) if numeric else None
+        texts = [plain(row[i]) for row in rows]
+        numeric = bool(rows) and all(map(_numeric, texts))
+        widest = max(map(cell_len, texts), default=0) if numeric else None
         table.add_column(Text(column), justify="right" if i and numeric else "left", min_width=widest)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text.assemble(*((text, "bold" if strong else "") for text, strong in spans)) for spans in row))
     return table
 
 
-def _numeric(cell: str) -> bool:
-    """Whether a cell holds figures only, such as `77.7 / 57.2`, `0.5 ± 0.1`, `9.1 [8.0, 9.9]` or a dash."""
-    return all(c.isdigit() or c in "-+.,/±[]% " for c in cell)
+def _numeric(text: str) -> bool:
+    """Whether a cell holds figures only: `77.7 / 57.2`, `0.5 ± 0.1`, `9.1 [8.0, 9.9]`, `70.1 to 71.2`, or a dash."""
+    return all(c.isdigit() or c in "-+.,/±[]%<! " for c in text.replace(" to ", " "))
 
 
 def _bar_columns(width: int) -> list["ProgressColumn"]:

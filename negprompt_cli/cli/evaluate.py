@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from negprompt_cli.cli import completion
-from negprompt_cli.cli.console import Talk, stacked
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds
@@ -46,6 +46,15 @@ class EvaluateOptions:
             key="evaluate.template",
         ),
     ] = None
+    templates: Annotated[
+        str | None,
+        option(
+            "--templates",
+            help="Templates to try one by one for the spread of zero-shot scores: an ensemble, or a file of lines.",
+            key="evaluate.templates",
+            metavar="NAME|FILE",
+        ),
+    ] = None
     words: Annotated[
         str | None,
         option(
@@ -60,7 +69,11 @@ class EvaluateOptions:
     ] = None
     ci: Annotated[
         bool | None,
-        option("--ci/--no-ci", help="Add bootstrap intervals over the test images.", key="evaluate.ci"),
+        option(
+            "--ci/--no-ci",
+            help="Add intervals over the test images, and compare scores with the best baseline on the same images.",
+            key="evaluate.ci",
+        ),
     ] = None
 
 
@@ -81,7 +94,7 @@ def evaluate(
         option(
             "--scores",
             autocompletion=completion.scores,
-            help=f"Scores, separated by commas, of: {', '.join(score_names())}.",
+            help=f"Scores, separated by commas, or all that can be computed: all, {', '.join(score_names())}.",
         ),
     ] = None,
     recalls: Annotated[
@@ -146,12 +159,11 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
     """The result on stdout: a table with a row per score and AUROC / FPR95 per OOD set in per cent, and what it is of."""
     document = result.document
     columns, rows = document.table()
-    talk.table(
-        f"AUROC / FPR95 (ID positive), per cent{document.spread}",
-        columns,
-        rows,
-        narrow=stacked(columns, rows, 1, ("OOD set", "AUROC / FPR95")),
-    )
+    talk.table(f"AUROC / FPR95 (ID positive), per cent{document.spread}", columns, rows, labels=1)
+    for more in (document.differences(), document.template_spread()):
+        if more is not None:
+            talk.line("")
+            talk.table(*more, labels=1)
     facts, model, prompts = document.id, document.model, document.prompts
     seeds = f"seed{'s' if document.seeds else ''} {', '.join(map(str, document.seed_list))}"
     talk.line(

@@ -90,6 +90,7 @@ REMEDIES = {
     "list-presets": "`negprompt config ls` lists the presets.",
     "list-keys": "`negprompt config show` lists the keys.",
     "scores": "Pass --scores with some of them.",
+    "zero-shot-scores": "Leave out --templates, or add mcm-zero-shot to --scores.",
     "all-scores": "`negprompt evaluate` computes the others.",
     "copy": "Where the file system has no links, pass --copy.",
 }

@@ -97,6 +97,6 @@ def _print_figures(talk: Talk, result: "Reproduction") -> None:
             beside = f"{percent(theirs.auroc)} / {percent(theirs.fpr95)} [{theirs.mark}]" if theirs else "-"
             row += [f"{percent(f.auroc)} / {percent(f.fpr95)}", beside, percent(f.accuracy)]
         rows.append(row)
-    talk.table(f"{result.document['title']}: AUROC / FPR95 (ID positive), per cent", columns, rows)
+    talk.table(f"{result.document['title']}: AUROC / FPR95 (ID positive), per cent", columns, rows, labels=1)
     if result.document["limited"]:
         talk.warn("LIMITED: a trial, not figures to quote or to hold against published ones.")

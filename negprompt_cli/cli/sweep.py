@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.console import Talk, stacked
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.errors import UsageError
@@ -77,7 +77,7 @@ def _print_rows(talk: Talk, rows: "Sequence[SweepRow]") -> None:
             f"{problem}: AUROC / FPR95 (ID positive), per cent, mean ± standard deviation over seeds",
             columns,
             cells,
-            narrow=stacked(columns, cells, 2, ("OOD set", "AUROC / FPR95")),
+            labels=2,
         )
 
 

@@ -5,7 +5,8 @@ same name, and limited trials are refused. Everything else that may explain a di
 either the same for all, and said once, or a column of its own. Leaves out: choosing a winner.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from negprompt_cli.data.results.evaluations import (
 )
 from negprompt_cli.data.results.runs import EVALUATION
 from negprompt_cli.data.studies.published import Figure, published
+from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.steps.shared.comparison import Comparison, FprConvention, Line
+
+ALL_RUNS = "all runs"
+"""What the run of a line is called whose figures are those of every run."""
 
 
 def compare_runs(
@@ -56,19 +61,8 @@ def compare_runs(
     notes = []
     if not same_sets:
         notes.append("The runs were evaluated on different OOD sets, so no averages are shown.")
-    lines = tuple(
-        Line(
-            run=label,
-            score=score,
-            accuracy=document.id.accuracy,
-            accuracy_std=document.id.accuracy_std,
-            facts={key: mine[key] for key in differing},
-            cells={row.ood: row for row in document.rows if row.score == score},
-        )
-        for label, document, mine in zip(labels, documents, facts, strict=True)
-        for score in document.scores
-        if scores is None or score in scores
-    )
+    chosen = [name for name in names if scores is None or name in scores]
+    lines = tuple(_lines(chosen, labels, documents, [{key: mine[key] for key in differing} for mine in facts]))
     if (told := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
         notes.append(told.message)
     figures: tuple[Figure, ...] = ()
@@ -84,10 +78,55 @@ def compare_runs(
         sets=(*sets, AVERAGE) if same_sets else sets,
         lines=lines,
         shared={key: value for key, value in facts[0].items() if key not in differing},
-        differing=differing,
+        differing={label: {key: mine[key] for key in differing} for label, mine in zip(labels, facts, strict=True)},
         published=figures,
         sources={label: document.provenance for label, document in zip(labels, documents, strict=True)},
         notes=tuple(notes),
+    )
+
+
+def _lines(
+    scores: Sequence[str],
+    labels: Sequence[str],
+    documents: Sequence[EvaluationDocument],
+    facts: Sequence[dict[str, str]],
+) -> Iterator[Line]:
+    """What is the same in all runs that have it once, such as baselines; then the other scores of each run."""
+    shared = set()
+    for score in scores:
+        having = [i for i, document in enumerate(documents) if score in document.scores]
+        first = documents[having[0]]
+        if len(having) > 1 and all(_same_figures(score, first, documents[i]) for i in having[1:]):
+            shared.add(score)
+            accuracies = {documents[i].id.accuracy for i in having}
+            yield Line(
+                run=ALL_RUNS if len(having) == len(documents) else ", ".join(labels[i] for i in having),
+                score=score,
+                accuracy=first.id.accuracy if len(accuracies) == 1 else None,
+                accuracy_std=first.id.accuracy_std if len(accuracies) == 1 else None,
+                facts=dict.fromkeys(facts[0], "-"),
+                cells={row.ood: row for row in first.rows if row.score == score},
+            )
+    for label, document, mine in zip(labels, documents, facts, strict=True):
+        for score in document.scores:
+            if score in scores and score not in shared:
+                yield Line(
+                    run=label,
+                    score=score,
+                    accuracy=document.id.accuracy,
+                    accuracy_std=document.id.accuracy_std,
+                    facts=mine,
+                    cells={row.ood: row for row in document.rows if row.score == score},
+                )
+
+
+def _same_figures(score: str, one: EvaluationDocument, other: EvaluationDocument) -> bool:
+    """Whether a score has the same figures on the same sets, apart from rounding."""
+    rows, others = ({row.ood: row for row in d.rows if row.score == score} for d in (one, other))
+    return rows.keys() == others.keys() and all(
+        math.isclose(row.figure(metric) or 0.0, others[ood].figure(metric) or 0.0, rel_tol=0, abs_tol=1e-12)
+        for ood, row in rows.items()
+        for metric in METRICS
     )
 
 

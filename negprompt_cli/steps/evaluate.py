@@ -4,7 +4,8 @@ Fractions, not per cent; both FPR95 conventions are given
 under names that say which class is positive. Leaves out: choosing anything; a result is only measured here.
 """
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import numpy as np
 from negprompt_cli import schemas
 from negprompt_cli.config import Config, EvaluateConfig
 from negprompt_cli.data.results.evaluations import (
+    AVERAGE,
     EvaluationDocument,
     IdFacts,
     Model,
+    OfTemplate,
     OodFacts,
     PromptFacts,
     Row,
@@ -28,13 +31,14 @@ from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import files_digest
 from negprompt_cli.decisions import documents
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
-from negprompt_cli.engine.metrics.detection import acceptance_curve, fpr_at_recall, metrics_of
+from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc, fpr_at_recall, metrics_of
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import making, write_config
+from negprompt_cli.steps.shared.paired import with_differences
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -93,7 +97,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
         rows += [*own, average_over_sets(own)]
     if (told := below_chance(rows)) is not None:
         bench.decide(told)
-    return EvaluationDocument(
+    document = EvaluationDocument(
         schema=schemas.EVALUATION,
         limited=config.data.limit is not None or prompts.config.data.limit is not None,
         model=Model(
@@ -130,8 +134,33 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
         device=device_name(bench.compute.device),
         versions=versions(),
         decisions=tuple(documents(bench.decisions)),
+        left_out=dict(measured.left_out),
         rows=tuple(rows),
+        templates=tuple(template_figures(measured)),
     )
+    return with_differences(document, [measured], config) if config.evaluate.ci else document
+
+
+def template_figures(measured: Measured) -> Iterator[OfTemplate]:
+    """The figures of zero-shot scores with each of the other templates, on each OOD set and as means over them."""
+    for template, on_id in measured.id_set.by_template.items():
+        for score, id_scores in on_id.scores.items():
+            figures: list[tuple[float, float, float]] = []
+            for ood in measured.ood_sets:
+                curve = acceptance_curve(id_scores, ood.by_template[template].scores[score])
+                fprs = (fpr_at_recall(curve, 0.95), fpr_at_recall(curve.mirrored(), 0.95))
+                figures.append((area_under_roc(curve), *fprs))
+            names = [*(ood.name for ood in measured.ood_sets), AVERAGE]
+            means = [statistics.fmean(column) for column in zip(*figures, strict=True)]
+            for name, (auroc, id_positive, ood_positive) in zip(names, [*figures, means], strict=True):
+                yield OfTemplate(
+                    template=template,
+                    ood=name,
+                    score=score,
+                    auroc=auroc,
+                    fpr95_id_positive=id_positive,
+                    fpr95_ood_positive=ood_positive,
+                )
 
 
 def _row(config: Config, measured: Measured, name: str, ood: Scored) -> Row:

@@ -32,11 +32,11 @@ from negprompt_cli.report import figures
 from negprompt_cli.report.page import Gallery, Picture, PictureGroup, Section, Table, Thumbnail, render_page
 from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
-from negprompt_cli.steps.shared.comparison import caption, remarks, table_cells
+from negprompt_cli.steps.shared.comparison import caption, figures_table, remarks
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import file_name, percent
+from negprompt_cli.wording import file_name, percent, texts
 
 MapKind = Literal["tsne", "pca"]
 FORMATS = ("png", "svg", "pdf")
@@ -159,8 +159,8 @@ def _joint(runs: Sequence[Path]) -> Table | None:
         comparison = compare_runs(runs)
     except UsageError as error:
         return Table("All runs", [], [], note=f"No joint table: {error}")
-    header, rows = table_cells(comparison)
-    return Table("All runs", header, rows, note=" ".join([caption(comparison), *remarks(comparison)]), names=2)
+    header, rows, _ = figures_table(comparison)
+    return Table("All runs", header, texts(rows), note=" ".join([caption(comparison), *remarks(comparison)]), names=2)
 
 
 def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out: Path) -> Section:
@@ -179,13 +179,14 @@ def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out:
     ]
     if document.seeds:
         facts.append(("shown below", f"pictures, tables by class and images of seed {document.seeds[0].seed}"))
+    header, rows = document.table()
     return Section(
         key=key,
         title=f"{run.label} on {document.id.name}",
         limited=document.limited,
         facts=facts,
         results=Table(
-            f"AUROC / FPR95{document.spread}", *document.table(), note=str(below_chance(document.rows) or "")
+            f"AUROC / FPR95{document.spread}", header, texts(rows), note=str(below_chance(document.rows) or "")
         ),
         pictures=groups,
         tables=[id_class_table(measured, main), *ood_class_tables(measured, main)],

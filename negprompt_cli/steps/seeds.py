@@ -22,6 +22,7 @@ from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import TrainingResult, making, refuse_existing, write_config
+from negprompt_cli.steps.shared.paired import with_differences
 from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -137,7 +138,8 @@ def evaluate_seeds(
         made.append(result)
     document = average_over_seeds([e.document for e in made])
     if config.evaluate.ci:
-        document = _with_intervals(document, [e.measured for e in made], config)
+        measured = [e.measured for e in made]
+        document = with_differences(_with_intervals(document, measured, config), measured, config)
     with making(out, overwrite=overwrite):
         save_evaluation(out, document)
         write_config(config, out)

@@ -93,17 +93,22 @@ def test_fpr95_is_compared_on_the_same_resamples() -> None:
             }
             values.append(float(means["better"] - means["base"]))
     for metric, values in gaps.items():
-        mine = found["better"][metric]
+        mine = found["better"][-1][metric]
         assert mine.value == pytest.approx(values[0])
         assert (mine.low, mine.high) == tuple(pytest.approx(q) for q in np.quantile(values[1:], [0.1, 0.9]))
         assert mine.p is None
+    # One set of them alone.
+    alone = {name: [Judged(j.id_scores, j.ood_scores[1:]) for j in judged] for name, judged in detectors.items()}
+    auroc = delong_difference(alone["better"], alone["base"], level=0.8)
+    assert found["better"][1]["auroc"] == auroc
 
 
 def test_equal_detectors_do_not_differ_and_certainty_has_no_p() -> None:
     one = _judged(1)
     same = paired_differences({"a": [one], "b": [one, one]}, "a", generator=np.random.default_rng(0), n=5)["b"]
-    assert same["auroc"].p == 1.0
-    assert all(d.value == pytest.approx(0) and d.low == pytest.approx(0) == d.high for d in same.values())
+    for differences in same:
+        assert differences["auroc"].p == 1.0
+        assert all(d.value == pytest.approx(0) and d.low == pytest.approx(0) == d.high for d in differences.values())
     perfect, constant = Judged(np.ones(3), (np.zeros(3),)), Judged(np.ones(3), (np.ones(3),))
     sure = delong_difference([perfect], [constant])
     assert (sure.value, sure.p) == (0.5, None)

@@ -13,9 +13,15 @@ from negprompt_cli.data.results.evaluations import load_evaluation, save_evaluat
 from negprompt_cli.data.studies.published import Benchmark, Figure, Published, published
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs, run_labels
-from negprompt_cli.steps.shared.comparison import table_cells, to_csv, to_latex, to_markdown
+from negprompt_cli.steps.shared.comparison import figures_table, gaps_table, to_csv, to_latex, to_markdown
+from negprompt_cli.wording import texts
 
 FOUR = ("inaturalist", "sun", "places", "dtd")
+
+
+def table_cells(comparison):
+    header, rows, _ = figures_table(comparison)
+    return header, texts(rows)
 
 
 def _document(*, id_name="pets", oods=("noise",), scores=("negprompt", "mcm"), auroc=0.875, std=None, **changes):
@@ -36,9 +42,9 @@ def save(tmp_path):
 
 def test_what_differs_is_a_column_and_what_is_shared_is_said_once(save):
     a = save("a", _document())
-    b = save("b", _document(prompts__shots=4, model__name="RN50"))
+    b = save("b", _document(prompts__shots=4, model__name="RN50", auroc=0.75))
     comparison = compare_runs([a, b])
-    assert comparison.differing == ("model", "shots")
+    assert comparison.differing_names == ["model", "shots"]
     assert comparison.shared["loss"] == "separation"
     assert comparison.sets == ("noise", "average")
     header, rows = table_cells(comparison)
@@ -47,6 +53,56 @@ def test_what_differs_is_a_column_and_what_is_shared_is_said_once(save):
         "a", "negprompt", "ViT-B-16 laion2b_s34b_b88k (abababab)", "16", "70.0", "87.5 / 25.0", "87.5 / 25.0",
     ]  # fmt: skip
     assert rows[2][2:4] == ["RN50 laion2b_s34b_b88k (abababab)", "4"]
+
+
+def test_what_is_the_same_in_all_runs_is_one_line_and_the_best_are_strong(save):
+    def document(auroc, seed, accuracy):
+        rows = [
+            evaluation_row(name, score, auroc=value, fpr95_id_positive=1 - value)
+            for score, value in (("negprompt", auroc), ("mcm-zero-shot", 0.8))
+            for name in ("noise", "average")
+        ]
+        return evaluation(rows, prompts__seed=seed, id__accuracy=accuracy)
+
+    a, b = save("a", document(0.91234, 1, 0.7)), save("b", document(0.85, 2, 0.8))
+    comparison = compare_runs([a, b])
+    header, rows, names = figures_table(comparison)
+    assert header[:names] == ["run", "score", "seeds", "ID acc."]
+    assert texts(rows)[0] == ["all runs", "mcm-zero-shot", "-", "-", "80.0 / 20.0", "80.0 / 20.0"]
+    assert [row[:2] for row in texts(rows)[1:]] == [["a", "negprompt"], ["b", "negprompt"]]
+    assert [[span.text for span in spans if span.strong] for row in rows for spans in row[-2:]] == [
+        [], [], ["91.2", "8.8"], ["91.2", "8.8"], [], [],
+    ]  # fmt: skip
+    assert "**91.2** / **8.8**" in to_markdown(comparison)
+    assert r"\textbf{91.2} & \textbf{8.8}" in to_latex(comparison)
+    # The other evaluation of the same score differs in the last digit of a figure: two lines again.
+    other = document(0.85, 2, 0.8)
+    rows = tuple(r.model_copy(update={"autc": 0.4999}) if r.score == "mcm-zero-shot" else r for r in other.rows)
+    c = save("c", other.model_copy(update={"rows": rows}))
+    assert len(compare_runs([a, c]).lines) == 4
+
+
+def test_a_deviation_is_shown_where_there_is_one(save):
+    varying = _document(scores=("negprompt",), std={"auroc": 0.01, "fpr95_id_positive": 0.0})
+    assert table_cells(compare_runs([save("a", varying)]))[1][0][-1] == "87.5 ± 1.0 / 25.0"
+
+
+def test_differences_from_the_best_baseline_are_a_table_and_columns(save):
+    gap = {"difference": 0.012, "low": -0.003, "high": 0.027, "p": 0.0004}
+    versus = {
+        "baseline": "mcm",
+        "level": 0.9,
+        **dict.fromkeys(("auroc", "fpr95_id_positive", "fpr95_ood_positive"), gap),
+    }
+    rows = [evaluation_row(name, "negprompt", versus=versus) for name in ("noise", "average")]
+    rows += [evaluation_row(name, "mcm") for name in ("noise", "average")]
+    comparison = compare_runs([save("a", evaluation(rows))])
+    title, header, found = gaps_table(comparison)
+    assert "90 %" in title and header == ["score", "against", "AUROC", "p", "FPR95"]
+    assert texts(found) == [["negprompt", "mcm", "+1.2 [-0.3, 2.7]", "< 0.001", "+1.2 [-0.3, 2.7]"]]
+    first = next(csv.DictReader(io.StringIO(to_csv(comparison))))
+    assert (first["baseline"], first["auroc_low"], first["auroc_p"]) == ("mcm", "-0.003", "0.0004")
+    assert gaps_table(compare_runs([save("b", _document())])) is None
 
 
 def test_the_other_convention_shows_the_other_figures(save):
@@ -123,12 +179,17 @@ def test_csv_has_every_figure_as_a_fraction(save):
 def test_markdown_and_latex_escape_what_they_must(save):
     comparison = compare_runs([save("a_b", _document(id_name="set#0-9", oods=("50%_x|y",)))])
     markdown = to_markdown(comparison)
-    header = next(line for line in markdown.splitlines() if line.startswith("| run"))
+    header = next(line for line in markdown.splitlines() if line.startswith("| score"))
     assert "50%_x\\|y" in header
     latex = to_latex(comparison)
     assert r"50\%\_x|y" in latex
     assert r"set\#0-9" in latex
-    assert latex.count(r"\\") == 1 + len(comparison.lines)
+    # Two lines of headings, one of them with the names of the sets, and every line has as many columns.
+    lines = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 2 + len(comparison.lines)
+    assert {line.count(" & ") for line in lines[1:]} == {5}
+    for word in (r"\toprule", r"\bottomrule", r"\caption{", r"\label{tab:ood-set-0-9}", r"\cmidrule(lr){3-4}"):
+        assert word in latex
 
 
 def test_published_figures_stand_beside_the_benchmark_they_belong_to(save):
@@ -140,7 +201,7 @@ def test_published_figures_stand_beside_the_benchmark_they_belong_to(save):
         "quoted",
     )
     _, rows = table_cells(comparison)
-    assert rows[-1][0] == "published [unverified]"
+    assert rows[-1][0] == "AdaNeg (test-time) [unverified]"
     assert "Li et al., CVPR 2024" in to_markdown(comparison)
     other = compare_runs([save("b", _document())], with_published=True)
     assert other.published == ()

@@ -13,8 +13,10 @@ from torch import nn
 
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.local_features import encode_local, why_no_local_features
+from negprompt_cli.engine.scores import score_names
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.evaluate import evaluation_document, run_evaluate
+from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.shared.negative_words import mine, negative_words
 from negprompt_cli.steps.shared.templates import encode_zero_shot, template_texts
@@ -179,6 +181,47 @@ def test_the_document_has_every_metric_for_every_set_and_score(world, tmp_path):
     assert document.limited is False
     assert len(document.id.files_sha256) == 64
     assert (tmp_path / "e.config.yaml").is_file()
+
+
+def test_all_scores_leave_out_what_cannot_be_computed_with_the_reason(tmp_path, tiny_clip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    world = make_world(tmp_path, tiny_clip)
+    (tmp_path / "pets" / "train").rename(tmp_path / "elsewhere")
+    progress = Recorder()
+    measured = measure(world.bench(progress, scores=("all",)), ArtifactFile(world.run / "positive.safetensors"))
+    assert set(measured.scores) | set(measured.left_out) == set(score_names())
+    assert {"mcm", "mcm-zero-shot", "max-logit", "gl-mcm"} <= set(measured.scores)
+    assert "positive prompts only" in measured.left_out["negprompt"]
+    assert "nltk" in measured.left_out["neglabel"]
+    assert "cannot be found" in measured.left_out["knn"]
+    assert set(measured.id_set.table.scores) == set(measured.scores)
+
+
+def test_templates_one_by_one_are_evaluations_with_each(world, tmp_path):
+    file = tmp_path / "templates.txt"
+    file.write_text("# own\na photo of a {}.\n\n{} on a table\n")
+    bench = world.bench(scores=("negprompt", "mcm-zero-shot"), templates=str(file))
+    document = evaluation_document(bench, measure(bench, world.artifact, keep_features=False), world.prompts)
+    found = {(one.template, one.ood): one for one in document.templates}
+    assert len(found) == len(document.templates) == 4
+    for template in ("a photo of a {}.", "{} on a table"):
+        alone = world.bench(scores=("mcm-zero-shot",), template=template)
+        for row in evaluation_document(alone, measure(alone, world.artifact), world.prompts).rows:
+            mine = found[template, row.ood]
+            for metric in ("auroc", "fpr95_id_positive", "fpr95_ood_positive"):
+                assert getattr(mine, metric) == row.figure(metric)
+    title, header, rows = document.template_spread()
+    assert "2 templates" in title and header == ["score", "noise", "average"] and len(rows) == 1
+    for scores, templates, said in (
+        (("mcm",), str(file), "zero-shot prompts"),
+        (("mcm-zero-shot",), "openai-8", "openai-80"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            measure(world.bench(scores=scores, templates=templates), world.artifact)
+    file.write_text("no place\n")
+    with pytest.raises(UsageError, match=r"has no .* for the class name"):
+        measure(world.bench(scores=("mcm-zero-shot",), templates=str(file)), world.artifact)
 
 
 def test_an_artifact_of_a_limited_training_stays_limited(world):

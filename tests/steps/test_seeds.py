@@ -14,6 +14,7 @@ from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.seeds import evaluate_seeds, train_negative_seeds, train_positive_seeds
 from negprompt_cli.steps.shared.artifact_file import seed_artifacts
+from negprompt_cli.wording import plain
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,18 @@ def test_intervals_are_kept_over_seeds(world):
         assert list(single.ci["auroc"]) == next(
             r["ci"]["auroc"] for r in own["rows"] if (r["score"], r["ood"]) == (row.score, row.ood)
         )
-    assert "±" in document.table()[1][0][1] and "[" in document.table()[1][0][1]
+    cell = plain(document.table()[1][0][1])
+    assert "±" in cell and "[" in cell
+    # Paired with the one baseline, over all seeds.
+    _, header, (row,) = document.differences()
+    assert header == ["score", "AUROC", "p", "FPR95 (ID positive)"] and plain(row[0]) == "negprompt"
+    negprompt = next(r for r in document.rows if r.score == "negprompt")
+    mcm = next(r for r in document.rows if (r.score, r.ood) == ("mcm", negprompt.ood))
+    assert negprompt.versus.auroc.difference == pytest.approx(negprompt.auroc - mcm.auroc)
+    assert negprompt.versus.fpr95_ood_positive.difference == pytest.approx(
+        negprompt.fpr95_ood_positive - mcm.fpr95_ood_positive
+    )
+    assert mcm.versus is None
     assert "deviation over seeds" in document.spread and "bootstrap intervals" in document.spread
 
 

@@ -6,7 +6,7 @@ that say which class is positive.
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from negprompt_cli.data.results.runs import EVALUATION
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.metrics.detection import METRICS, OodMetrics
 from negprompt_cli.errors import UsageError, first_fault
-from negprompt_cli.wording import percent, some_of
+from negprompt_cli.wording import Cell, Span, cell, percent, some_of
 
 AVERAGE = "average"
 """The name of the row that holds the means over the OOD sets."""
@@ -92,6 +92,46 @@ class Fpr(_Part):
     ood_positive: float
 
 
+class Gap(_Part):
+    """A figure minus the baseline's, with its interval; `p` of no difference where the method gives one."""
+
+    difference: float
+    low: float
+    high: float
+    p: float | None = None
+
+    def text(self) -> str:
+        """`+1.2 [0.3, 2.1]`, in points of per cent."""
+        return f"{100 * self.difference:+.1f} [{percent(self.low)}, {percent(self.high)}]"
+
+    def p_text(self) -> str:
+        """The p-value with three decimals; a dash where there is none."""
+        if self.p is None:
+            return "-"
+        return "< 0.001" if self.p < 0.001 else f"{self.p:.3f}"
+
+
+class Versus(_Part):
+    """A score against the best baseline on the same images, with intervals of the level `level` over images."""
+
+    baseline: str
+    level: float
+    auroc: Gap
+    fpr95_id_positive: Gap
+    fpr95_ood_positive: Gap
+
+
+class OfTemplate(_Part):
+    """The figures of a zero-shot score with one template."""
+
+    template: str
+    ood: str
+    score: str
+    auroc: float
+    fpr95_id_positive: float
+    fpr95_ood_positive: float
+
+
 class _Cell(_Part):
     ood: str
     images: int
@@ -102,7 +142,7 @@ class Row(OodMetrics, _Cell):
     """One score on one OOD set, or the means over the sets.
 
     `fpr`: by recall. `std`: standard deviation of each metric over seeds, None for a single seed. `ci`: bootstrap
-    interval of each metric, of the level `ci_level`.
+    interval of each metric, of the level `ci_level`. `versus`: the paired difference from the best baseline.
     """
 
     oscr: float
@@ -110,6 +150,7 @@ class Row(OodMetrics, _Cell):
     ci: dict[str, tuple[float, float]] | None = None
     ci_level: float | None = None
     std: dict[str, float | None] | None = None
+    versus: Versus | None = None
 
     def figure(self, metric: str) -> float | None:
         """A metric by its name in `METRICS`."""
@@ -125,19 +166,22 @@ class Row(OodMetrics, _Cell):
             fpr: which of the two conventions of FPR95.
             intervals: whether intervals are shown, which take much room.
         """
-        parts = []
-        for metric in ("auroc", fpr):
-            low, high = ((intervals and self.ci) or {}).get(metric, (None, None))
-            interval = "" if low is None else f" [{percent(low)}, {percent(high)}]"
-            mark = BELOW_CHANCE if metric == "auroc" and self.auroc < 0.5 else ""
-            parts.append(percent(self.figure(metric), (self.std or {}).get(metric)) + mark + interval)
-        return " / ".join(parts)
+        return " / ".join(self.figure_text(metric, intervals=intervals) for metric in ("auroc", fpr))
+
+    def figure_text(self, metric: str, *, intervals: bool = True) -> str:
+        """A metric in per cent, with its deviation where it varies over seeds, or its interval where there is one."""
+        low, high = ((intervals and self.ci) or {}).get(metric, (None, None))
+        interval = "" if low is None else f" [{percent(low)}, {percent(high)}]"
+        mark = BELOW_CHANCE if metric == "auroc" and self.auroc < 0.5 else ""
+        # What is the same for every seed has no deviation to show.
+        return percent(self.figure(metric), (self.std or {}).get(metric) or None) + mark + interval
 
 
 class EvaluationDocument(_Part):
     """One evaluation, of one artifact or of one artifact per seed.
 
-    `skipped`: broken images by OOD set. `options`: constants of the scores that were computed.
+    `skipped`: broken images by OOD set. `options`: constants of the scores that were computed. `left_out`: scores that were
+    asked for but cannot be computed here, with the reason. `templates`: zero-shot scores with other templates.
     """
 
     schema_: str = Field(alias="schema")
@@ -154,7 +198,9 @@ class EvaluationDocument(_Part):
     device: str | None = None
     versions: dict[str, str] = {}
     decisions: tuple[dict[str, Any], ...] = ()
+    left_out: dict[str, str] = {}
     rows: tuple[Row, ...]
+    templates: tuple[OfTemplate, ...] = ()
     seeds: tuple[SeedFacts, ...] = ()
 
     @property
@@ -197,12 +243,99 @@ class EvaluationDocument(_Part):
         """The row of a score and an OOD set (or 'average'), if there is one."""
         return next((row for row in self.rows if row.score == score and row.ood == ood), None)
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
+    def table(self) -> tuple[list[str], list[list[Cell]]]:
         """AUROC / FPR95 with ID positive as header and rows: a row per score, a column per OOD set and their average."""
         sets = [*self.ood_names, AVERAGE]
-        rows = [[self.row(score, name) for name in sets] for score in self.scores]
-        texts = [["-" if row is None else row.text() for row in cells] for cells in rows]
-        return ["score", *sets], [[score, *cells] for score, cells in zip(self.scores, texts, strict=True)]
+        lines = [[self.row(score, name) for name in sets] for score in self.scores]
+        figures = figure_cells(lines)
+        return ["score", *sets], [[cell(score), *cells] for score, cells in zip(self.scores, figures, strict=True)]
+
+    def differences(self) -> tuple[str, list[str], list[list[Cell]]] | None:
+        """The paired differences from the best baseline as title, header and rows; None where there are none.
+
+        A row per score that was compared, over all OOD sets where there are several.
+        """
+        ood = AVERAGE if len(self.ood_names) > 1 else self.ood_names[0]
+        found = [(row, row.versus) for row in self.rows if row.ood == ood and row.versus is not None]
+        if not found:
+            return None
+        first = found[0][1]
+        title = (
+            f"Difference from {first.baseline}, the best baseline here, on the same images, in points, with "
+            f"{100 * first.level:g} % intervals by DeLong (AUROC) and paired bootstrap (FPR95)"
+        )
+        rows = [
+            [
+                cell(text)
+                for text in (row.score, versus.auroc.text(), versus.auroc.p_text(), versus.fpr95_id_positive.text())
+            ]
+            for row, versus in found
+        ]
+        return title, ["score", "AUROC", "p", "FPR95 (ID positive)"], rows
+
+    def template_spread(self) -> tuple[str, list[str], list[list[Cell]]] | None:
+        """Lowest to highest figures of zero-shot scores over the templates as title, header and rows, or None."""
+        if not self.templates:
+            return None
+        count = len({one.template for one in self.templates})
+        sets = list(dict.fromkeys(one.ood for one in self.templates))
+        rows = []
+        for score in dict.fromkeys(one.score for one in self.templates):
+            texts = []
+            for ood in sets:
+                mine = [one for one in self.templates if (one.score, one.ood) == (score, ood)]
+                ranges = ([one.auroc for one in mine], [one.fpr95_id_positive for one in mine])
+                texts.append(" / ".join(f"{percent(min(r))} to {percent(max(r))}" for r in ranges))
+            rows.append([cell(text) for text in (score, *texts)])
+        title = f"Over {count} templates, lowest to highest AUROC / FPR95 (ID positive), per cent"
+        return title, ["score", *sets], rows
+
+
+def figure_cells(
+    lines: Sequence[Sequence[Row | None]],
+    *,
+    fpr: str = "fpr95_id_positive",
+    intervals: bool = True,
+    contest: Sequence[bool] | None = None,
+) -> list[list[Cell]]:
+    """Lines of a table as cells `AUROC / FPR95` of three spans; the best of each column are strong, as far as is shown.
+
+    Args:
+        lines: the rows by OOD set, None where there is no figure.
+        fpr: which of the two conventions of FPR95.
+        intervals: whether intervals are shown.
+        contest: which lines can be the best; None for all. A single one is not.
+    """
+    taking_part = [i for i in range(len(lines)) if contest is None or contest[i]]
+
+    def best(column: int, metric: str, choose: Callable[[Iterable[float]], float]) -> float | None:
+        rows = [lines[i][column] for i in taking_part]
+        figures = [_shown(row, metric) for row in rows if row is not None]
+        return choose(figures) if len(figures) > 1 else None
+
+    made: list[list[Cell]] = [[] for _ in lines]
+    for column in range(len(lines[0]) if lines else 0):
+        highest, lowest = best(column, "auroc", max), best(column, fpr, min)
+        for i, line in enumerate(lines):
+            row = line[column]
+            if row is None:
+                made[i].append(cell("-"))
+                continue
+            auroc, share = (row.figure_text(metric, intervals=intervals) for metric in ("auroc", fpr))
+            inside = i in taking_part
+            made[i].append(
+                (
+                    Span(auroc, inside and _shown(row, "auroc") == highest),
+                    Span(" / "),
+                    Span(share, inside and _shown(row, fpr) == lowest),
+                )
+            )
+    return made
+
+
+def _shown(row: Row, metric: str) -> float:
+    """A metric in per cent as far as tables show it."""
+    return round(100 * (row.figure(metric) or 0.0), 1)
 
 
 def below_chance(rows: Iterable[Row]) -> Decision | None:

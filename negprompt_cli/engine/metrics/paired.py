@@ -56,19 +56,20 @@ def paired_differences(
     generator: np.random.Generator,
     n: int = 1000,
     level: float = 0.95,
-) -> dict[str, dict[str, Difference]]:
+) -> dict[str, list[dict[str, Difference]]]:
     """Compare every detector with one of them.
 
     Args:
         detectors: by name one or several judgements of the same images in the same order, such as those of several seeds,
-            whose metrics are averaged; metrics are averaged over the OOD sets too.
+            whose metrics are averaged.
         baseline: the name that the others are compared with.
         generator: the source of randomness of the bootstrap.
         n: number of resamples, at least 1.
         level: confidence level in (0, 1).
 
     Returns:
-        For each other name the differences of `auroc`, `fpr95_id_positive` and `fpr95_ood_positive` from the baseline's.
+        For each other name S + 1 times the differences of `auroc`, `fpr95_id_positive` and `fpr95_ood_positive` from the
+        baseline's: on each OOD set, and at last of their means over the sets.
 
     Raises:
         ValueError: `n` or `level` out of range, scores that are NaN, infinite or missing, other numbers of images, or fewer
@@ -86,14 +87,20 @@ def paired_differences(
             checked_scores(scores, "OOD")
     samples = _fpr95_samples(detectors, generator, n)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    found: dict[str, dict[str, Difference]] = {}
+    sets = range(len(everyone[0].ood_scores))
+    found: dict[str, list[dict[str, Difference]]] = {}
     for name in detectors:
-        if name != baseline:
-            found[name] = {"auroc": delong_difference(detectors[name], detectors[baseline], level=level)}
+        if name == baseline:
+            continue
+        found[name] = []
+        for chosen in (*([s] for s in sets), list(sets)):
+            pair = [[_on(one, chosen) for one in detectors[which]] for which in (name, baseline)]
+            differences = {"auroc": delong_difference(*pair, level=level)}
             for metric, values in samples.items():
-                gaps = values[name] - values[baseline]
+                gaps = (values[name] - values[baseline])[chosen].mean(axis=0)
                 low, high = np.quantile(gaps[1:], tails)
-                found[name][metric] = Difference(float(gaps[0]), float(low), float(high))
+                differences[metric] = Difference(float(gaps[0]), float(low), float(high))
+            found[name].append(differences)
     return found
 
 
@@ -119,11 +126,14 @@ def delong_difference(ones: Sequence[Judged], others: Sequence[Judged], *, level
     # Equal detectors leave rounding errors alone.
     error = float(np.sqrt(variance)) if variance > 1e-24 else 0.0
     margin = float(ndtri((1 + level) / 2)) * error
-    if error:
-        p = float(2 * ndtr(-abs(value) / error))
-    else:
-        p = 1.0 if abs(value) < 1e-12 else None
+    # Without any variance a test says nothing, unless there is no difference either.
+    certain = 1.0 if abs(value) < 1e-12 else None
+    p = float(2 * ndtr(-abs(value) / error)) if error else certain
     return Difference(value, value - margin, value + margin, p)
+
+
+def _on(judged: Judged, sets: Sequence[int]) -> Judged:
+    return Judged(judged.id_scores, tuple(judged.ood_scores[s] for s in sets))
 
 
 def _placements(id_scores: FloatArray, ood_scores: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -140,21 +150,22 @@ def _placements(id_scores: FloatArray, ood_scores: FloatArray) -> tuple[FloatArr
 def _fpr95_samples(
     detectors: Mapping[str, Sequence[Judged]], generator: np.random.Generator, n: int
 ) -> dict[str, dict[str, FloatArray]]:
-    """By convention and name (1 + n,) FPR95, means over detectors and sets: of the images themselves, then of resamples."""
+    """By convention and name (S, 1 + n) FPR95, means over detectors: of the images themselves, then of resamples."""
     first = next(iter(detectors.values()))[0]
     metrics = ("fpr95_id_positive", "fpr95_ood_positive")
-    samples = {metric: {name: np.zeros(1 + n) for name in detectors} for metric in metrics}
+    samples = {metric: {name: np.zeros((len(first.ood_scores), 1 + n)) for name in detectors} for metric in metrics}
     for i in range(1 + n):
-        drawn = [np.arange(len(s)) if i == 0 else _draw(generator, len(s)) for s in (first.id_scores, *first.ood_scores)]
+        drawn = [
+            np.arange(len(s)) if i == 0 else _draw(generator, len(s)) for s in (first.id_scores, *first.ood_scores)
+        ]
         for name, judged in detectors.items():
             for one in judged:
                 own = one.id_scores[drawn[0]]
-                share = 1 / (len(judged) * len(one.ood_scores))
                 threshold = _accepting(own)
-                for scores, chosen in zip(one.ood_scores, drawn[1:], strict=True):
+                for s, (scores, chosen) in enumerate(zip(one.ood_scores, drawn[1:], strict=True)):
                     others = scores[chosen]
-                    samples[metrics[0]][name][i] += share * np.mean(others >= threshold)
-                    samples[metrics[1]][name][i] += share * np.mean(-own >= _accepting(-others))
+                    samples[metrics[0]][name][s, i] += np.mean(others >= threshold) / len(judged)
+                    samples[metrics[1]][name][s, i] += np.mean(-own >= _accepting(-others)) / len(judged)
     return samples
 
 

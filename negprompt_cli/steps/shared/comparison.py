@@ -2,14 +2,15 @@
 
 import csv
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from negprompt_cli import schemas
-from negprompt_cli.data.results.evaluations import AVERAGE, Row
+from negprompt_cli.data.results.evaluations import AVERAGE, Row, figure_cells
 from negprompt_cli.data.studies.published import Figure
 from negprompt_cli.engine.metrics.detection import METRICS
-from negprompt_cli.wording import percent
+from negprompt_cli.wording import Cell, Span, cell, percent
 
 FprConvention = Literal["id-positive", "ood-positive"]
 FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
@@ -17,11 +18,14 @@ FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_posit
 
 @dataclass(frozen=True)
 class Line:
-    """One score of one run: its figures by OOD set."""
+    """One score of one run, or of several runs that have the same figures: its figures by OOD set.
+
+    `facts`: what differs between the runs, a dash where several runs share the line.
+    """
 
     run: str
     score: str
-    accuracy: float
+    accuracy: float | None
     accuracy_std: float | None
     facts: dict[str, str]
     cells: dict[str, Row]
@@ -32,7 +36,7 @@ class Comparison:
     """Evaluations on the same ID images.
 
     `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
-    `differing`: names of facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
+    `differing`: by run the facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
     know.
     """
 
@@ -43,44 +47,99 @@ class Comparison:
     sets: tuple[str, ...]
     lines: tuple[Line, ...]
     shared: dict[str, str]
-    differing: tuple[str, ...]
+    differing: dict[str, dict[str, str]]
     published: tuple[Figure, ...]
     sources: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
 
+    @property
+    def differing_names(self) -> list[str]:
+        """Names of the facts that differ."""
+        return list(next(iter(self.differing.values())))
+
+    @property
+    def fpr_key(self) -> str:
+        """The metric that FPR95 is, in the convention shown."""
+        return FPR_KEYS[self.fpr]
+
 
 def caption(comparison: Comparison) -> str:
-    """What the table is of, in one line: data, metric and convention, and what holds for all rows."""
+    """What the table is of: data, metric and convention, and what holds for all rows, in whole sentences."""
     which = "ID" if comparison.fpr == "id-positive" else "OOD"
     shared = ", ".join(f"{key} {value}" for key, value in comparison.shared.items() if value != "-")
+    single = f" Run {next(iter(comparison.differing))}." if len(comparison.differing) == 1 else ""
     return (
-        f"ID {comparison.id_name} ({comparison.id_images} images, {comparison.id_classes} classes). AUROC / FPR95 with "
-        f"{which} positive, per cent. {shared}"
-    ).rstrip()
+        f"OOD detection with {comparison.id_name} as ID ({comparison.id_images} images, {comparison.id_classes} classes): "
+        f"AUROC / FPR95 with {which} positive, per cent.{single}" + (f" All rows: {shared}." if shared else "")
+    )
 
 
-def table_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of the table: run, score, what differs, ID accuracy, and AUROC / FPR95 per OOD set."""
-    header = ["run", "score", *comparison.differing, "ID acc.", *comparison.sets]
-    rows = []
-    for line in comparison.lines:
-        found = [line.cells.get(name) for name in comparison.sets]
-        cells = ["-" if row is None else row.text(FPR_KEYS[comparison.fpr], intervals=False) for row in found]
-        accuracy = percent(line.accuracy, line.accuracy_std)
-        rows.append([line.run, line.score, *line.facts.values(), accuracy, *cells])
-    blank = ["-"] * (len(header) - 3)
+def differences(comparison: Comparison) -> list[str]:
+    """What differs between the runs, a line for each run."""
+    named = {run: [f"{k} {v}" for k, v in facts.items()] for run, facts in comparison.differing.items()}
+    return [f"{run}: {', '.join(facts)}" for run, facts in named.items() if facts]
+
+
+def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[str], list[list[Cell]], int]:
+    """The header, the rows, and how many columns name a row; the others are AUROC / FPR95 of an OOD set.
+
+    The best of our own figures are strong; published ones have other weights and take no part.
+
+    Args:
+        comparison: what to show.
+        facts: whether columns say what differs between the runs.
+    """
+    several = len(comparison.differing) > 1
+    names = comparison.differing_names if facts else []
+    header = [*(["run"] if several else []), "score", *names, "ID acc.", *comparison.sets]
+    mine = [[line.cells.get(name) for name in comparison.sets] for line in comparison.lines]
+    figures = figure_cells(mine, fpr=comparison.fpr_key, intervals=False)
+    rows: list[list[Cell]] = []
+    for line, cells in zip(comparison.lines, figures, strict=True):
+        labels = [*([line.run] if several else []), line.score, *(line.facts[name] for name in names)]
+        accuracy = percent(line.accuracy, line.accuracy_std or None)
+        rows.append([*map(cell, (*labels, accuracy)), *cells])
+    blank = [cell("-")] * (len(names) + 1 + max(0, len(comparison.sets) - 1))
     for figure in comparison.published:
-        fpr = percent(figure.fpr95 if comparison.fpr == "id-positive" else None)
-        rows.append([f"published [{figure.mark}]", figure.method, *blank, f"{percent(figure.auroc)} / {fpr}"])
-    return header, rows
+        auroc, fpr = percent(figure.auroc), percent(figure.fpr95 if comparison.fpr == "id-positive" else None)
+        named = [f"published [{figure.mark}]", figure.method] if several else [f"{figure.method} [{figure.mark}]"]
+        rows.append([*map(cell, named), *blank, (Span(auroc), Span(" / "), Span(fpr))])
+    return header, rows, len(header) - len(comparison.sets)
+
+
+def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
+    """The paired differences from each run's best baseline as title, header and rows; None where no run has them."""
+    ood = comparison.sets[-1] if comparison.sets[-1] == AVERAGE else None
+    found = [
+        (line, name, row.versus)
+        for line in comparison.lines
+        for name, row in line.cells.items()
+        if row.versus is not None and ood in (None, name)
+    ]
+    if not found:
+        return None
+    several, sets = len(comparison.differing) > 1, ood is None
+    header = [*(["run"] if several else []), "score", *(["OOD set"] if sets else []), "against", "AUROC", "p", "FPR95"]
+    rows = []
+    for line, name, versus in found:
+        gap = getattr(versus, comparison.fpr_key)
+        labels = [*([line.run] if several else []), line.score, *([name] if sets else []), versus.baseline]
+        rows.append([cell(text) for text in (*labels, versus.auroc.text(), versus.auroc.p_text(), gap.text())])
+    title = (
+        "Difference from the run's best baseline on the same images, in points, with "
+        f"{100 * found[0][2].level:g} % intervals by DeLong (AUROC) and paired bootstrap (FPR95)"
+    )
+    return title, header, rows
 
 
 def to_csv(comparison: Comparison) -> str:
     """One line per run, score and OOD set with every metric as a fraction, and published figures behind."""
     buffer = io.StringIO()
-    facts = [*comparison.shared, *comparison.differing]
+    facts = [*comparison.shared, *comparison.differing_names]
+    gaps = ["auroc", *FPR_KEYS.values()]
+    versus = ["baseline", *(f"{metric}_{part}" for metric in gaps for part in ("difference", "low", "high")), "auroc_p"]
     columns = ["run", "score", "ood", "images", "id", "accuracy", *facts, *METRICS, *(f"{m}_std" for m in METRICS)]
-    writer = csv.DictWriter(buffer, [*columns, "source", "evidence"], lineterminator="\n", restval="")
+    writer = csv.DictWriter(buffer, [*columns, *versus, "source", "evidence"], lineterminator="\n", restval="")
     writer.writeheader()
     for line in comparison.lines:
         for name in comparison.sets:
@@ -91,7 +150,13 @@ def to_csv(comparison: Comparison) -> str:
             spread = {f"{key}_std": value for key, value in (row.std or {}).items()}
             place = {"run": line.run, "score": line.score, "ood": name, "images": row.images}
             own = {"id": comparison.id_name, "accuracy": line.accuracy, **comparison.shared, **line.facts}
-            writer.writerow({**place, **own, **figures, **spread})
+            compared: dict[str, Any] = {}
+            if row.versus is not None:
+                compared = {"baseline": row.versus.baseline, "auroc_p": row.versus.auroc.p}
+                for metric in gaps:
+                    gap = getattr(row.versus, metric)
+                    compared |= {f"{metric}_{part}": getattr(gap, part) for part in ("difference", "low", "high")}
+            writer.writerow({**place, **own, **figures, **spread, **compared})
     for figure in comparison.published:
         writer.writerow(
             {
@@ -110,31 +175,59 @@ def to_csv(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """A Markdown table with its caption above and its notes below."""
-    header, rows = table_cells(comparison)
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in escaped) for i in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in escaped]
+    header, rows, _ = figures_table(comparison)
+
+    def escaped(text: str) -> str:
+        return text.replace("|", "\\|")
+
+    body = [[_joined(spans, escaped, "**{}**") for spans in row] for row in rows]
+    table = [[escaped(name) for name in header], *body]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in table]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n\n".join([caption(comparison), "\n".join(lines), *remarks(comparison)]) + "\n"
 
 
 def to_latex(comparison: Comparison) -> str:
-    """A LaTeX table for the booktabs package."""
-    header, rows = table_cells(comparison)
-    facts = 2 + len(comparison.differing)
-    body = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in rows]
+    r"""A LaTeX table with caption and label for the packages booktabs and graphicx: two columns for each OOD set.
+
+    It is as wide as the text at most; published figures stand below a line of their own.
+    """
+    header, rows, labels = figures_table(comparison)
+    sets = header[labels:]
+    above = [""] * labels + [rf"\multicolumn{{2}}{{c}}{{{_latex(name)}}}" for name in sets]
+    rules = "".join(rf"\cmidrule(lr){{{labels + 1 + 2 * i}-{labels + 2 + 2 * i}}}" for i in range(len(sets)))
+    below = [_latex(name) for name in header[:labels]] + [r"AUROC $\uparrow$ & FPR95 $\downarrow$"] * len(sets)
+
+    def line(row: Sequence[Cell]) -> str:
+        names = [_joined(spans, _latex, r"\textbf{{{}}}") for spans in row[:labels]]
+        # AUROC, the slash between, and FPR95; or a dash alone.
+        halves = [(spans[:1], spans[-1:]) for spans in row[labels:]]
+        figures = [_joined(half, _latex, r"\textbf{{{}}}") for pair in halves for half in pair]
+        return " & ".join([*names, *figures]) + r" \\"
+
+    ours = len(comparison.lines)
+    body = [line(row) for row in rows[:ours]]
+    if rows[ours:]:
+        body += [r"\midrule", *(line(row) for row in rows[ours:])]
+    said = _latex(" ".join([caption(comparison), *remarks(comparison)]))
     return "\n".join(
         [
-            r"\begin{table}",
-            rf"\caption{{{_latex(' '.join([caption(comparison), *remarks(comparison)]))}}}",
+            r"% In the preamble: \usepackage{booktabs,graphicx}",
+            r"\begin{table}[t]",
             r"\centering",
-            rf"\begin{{tabular}}{{{'l' * facts}{'r' * (len(header) - facts)}}}",
+            rf"\caption{{{said}}}",
+            rf"\label{{tab:ood-{_label(comparison.id_name)}}}",
+            r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{'l' * (labels - 1)}r{'rr' * len(sets)}}}",
             r"\toprule",
-            " & ".join(_latex(cell) for cell in header) + r" \\",
+            " & ".join(above) + r" \\",
+            rules,
+            " & ".join(below) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]
@@ -172,7 +265,17 @@ def remarks(comparison: Comparison) -> list[str]:
     return [*comparison.notes, *(["Published: " + "; ".join(sources) + "."] if sources else [])]
 
 
+def _joined(spans: Cell, escape: Callable[[str], str], strong: str) -> str:
+    """The spans of a cell as one text, with `strong` around those that are."""
+    return "".join(strong.format(escape(text)) if is_strong else escape(text) for text, is_strong in spans)
+
+
 def _latex(text: str) -> str:
     special = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
-    special |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "…": r"\ldots{}"}
+    special |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "…": r"\ldots{}", "$": r"\$"}
     return "".join(special.get(character, character) for character in text)
+
+
+def _label(name: str) -> str:
+    """A name as part of a LaTeX label: letters and digits, others as dashes."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)

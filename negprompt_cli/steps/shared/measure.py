@@ -1,12 +1,13 @@
 """Scores of an artifact on ID and OOD images, before any metric is taken: what evaluations and reports start from."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from negprompt_cli.data.encoding.features import EncodedSet
 from negprompt_cli.data.results.artifacts import Prompts, check_model
@@ -19,19 +20,21 @@ from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.local_scores import local_scores, require_local_features
+from negprompt_cli.steps.shared.possible_scores import ALL, possible_scores
 from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
-from negprompt_cli.steps.shared.templates import template_texts
+from negprompt_cli.steps.shared.templates import template_list, template_texts
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An image set with its scores."""
+    """An image set with its scores, and those of zero-shot scores with other templates."""
 
     encoded: EncodedSet
     table: ScoreTable
+    by_template: Mapping[str, ScoreTable] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -41,13 +44,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of an artifact on ID and OOD images, before any metric is taken."""
+    """Scores of an artifact on ID and OOD images, before any metric is taken.
+
+    `left_out`: scores that cannot be computed, with the reason, where all were asked for.
+    """
 
     prompts: Prompts
     bank: ScoreInputs
     id_set: Scored
     ood_sets: tuple[Scored, ...]
     scores: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -86,8 +93,10 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     config = bench.config
     names = tuple(dict.fromkeys(config.evaluate.scores))
     for name in names:
-        find_score(name)
+        if name != ALL:
+            find_score(name)
     template_texts(config.evaluate.template)
+    templates = template_list(config.evaluate.templates) if config.evaluate.templates else []
     specs = ood_specs(bench)
     _ = bench.compute
     # Everything that is missing is reported at once, not one run at a time.
@@ -97,6 +106,9 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
         *(partial(bench.image_set, spec, "ood") for spec in specs),
     )
     prompts = artifact.prompts
+    left_out: dict[str, str] = {}
+    if ALL in names:
+        names, left_out = possible_scores(bench, prompts)
     if prompts.negative is None and "negprompt" in names:
         raise UsageError(
             f"{artifact.path} holds positive prompts only, and the score negprompt needs negatives.",
@@ -122,11 +134,12 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
         require_local_features(bench, local)
     bank = make_score_inputs(bench, prompts, names)
     check_scores(names, bank, has_local_features=True)
-    id_set = _score(bench, id_images, bank, names, keep_features=keep_features)
+    spread = _Spread(bench, prompts, names, templates)
+    id_set = _score(bench, id_images, bank, names, spread, keep_features=keep_features)
     if (id_set.encoded.labels < 0).any():
         raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
-    ood_sets = tuple(_score(bench, images, bank, names, keep_features=keep_features) for images in ood_images)
-    return Measured(prompts, bank, id_set, ood_sets, names)
+    ood_sets = tuple(_score(bench, images, bank, names, spread, keep_features=keep_features) for images in ood_images)
+    return Measured(prompts, bank, id_set, ood_sets, names, left_out)
 
 
 def _tell_overlap(bench: Workbench, id_images: ImageSet, ood_images: Sequence[ImageSet]) -> None:
@@ -160,8 +173,37 @@ def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[st
     return tuple(name for name in names if name not in constant)
 
 
+class _Spread:
+    """Zero-shot scores with templates one by one, each encoded once.
+
+    Raises:
+        UsageError: templates were asked for, and no score compares with zero-shot prompts alone.
+    """
+
+    def __init__(self, bench: Workbench, prompts: Prompts, names: Sequence[str], templates: Sequence[str]) -> None:
+        # The words of a score would have to be chosen anew for each template.
+        self._names = [n for n in names if {"zero_shot"} == set(find_score(n).requires)]
+        if templates and not self._names:
+            raise UsageError(
+                f"None of the scores {', '.join(names)} uses zero-shot prompts, so other templates change nothing.",
+                remedy="zero-shot-scores",
+            )
+        self._settings = bench.config.evaluate
+        self._banks = {t: make_score_inputs(bench, prompts, self._names, template=t) for t in templates}
+
+    def tables(self, features: Tensor) -> dict[str, ScoreTable]:
+        """The scores of images by template."""
+        settings = self._settings
+        return {
+            template: compute_scores(
+                features, bank, self._names, temperature=settings.temperature, options=score_options(settings)
+            )
+            for template, bank in self._banks.items()
+        }
+
+
 def _score(
-    bench: Workbench, images: ImageSet, bank: ScoreInputs, names: Sequence[str], *, keep_features: bool
+    bench: Workbench, images: ImageSet, bank: ScoreInputs, names: Sequence[str], spread: _Spread, *, keep_features: bool
 ) -> Scored:
     settings = bench.config.evaluate
     local = [name for name in names if "local_features" in find_score(name).requires]
@@ -184,7 +226,10 @@ def _score(
         )
         merged = {**table.scores, **more}
         table = replace(table, scores={name: merged[name] for name in names})
-    return Scored(encoded if keep_features else replace(encoded, features=encoded.features[:0].clone()), table)
+    by_template = spread.tables(encoded.features.to(bench.clip.device))
+    if not keep_features:
+        encoded = replace(encoded, features=encoded.features[:0].clone())
+    return Scored(encoded, table, by_template)
 
 
 def _refuse_same_names(sets: Sequence[ImageSet]) -> None:

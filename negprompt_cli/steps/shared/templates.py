@@ -4,15 +4,20 @@ An ensemble's feature of a class is the mean of its L2-normalised prompt feature
 evaluation. The ensembles are open_clip's lists: the 80 templates made for ImageNet, and the 7 chosen from them.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from negprompt_cli.data.files.textfile import read_text
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError, did_you_mean
 
 ENSEMBLES = {"openai-80": "OPENAI_IMAGENET_TEMPLATES", "openai-7": "SIMPLE_IMAGENET_TEMPLATES"}
 """Names of ensembles, and of open_clip's lists that they refer to."""
+MAX_BYTES = 1 << 20
+"""Largest file of templates."""
 
 
 def template_texts(template: str) -> list[str]:
@@ -31,6 +36,29 @@ def template_texts(template: str) -> list[str]:
     import open_clip
 
     return [make("{}") for make in getattr(open_clip, ENSEMBLES[template])]
+
+
+def template_list(source: str) -> list[str]:
+    """Templates to try one by one: those of an ensemble, or the lines of a file (# comments), each with {} for the name.
+
+    Raises:
+        UsageError: neither an ensemble nor a file, a line without {}, or no line at all.
+    """
+    if source in ENSEMBLES:
+        return template_texts(source)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"There is no file {source} with one template per line, and no ensemble of that name."
+            f"{did_you_mean(source, ENSEMBLES)}"
+        )
+    lines = [line.strip() for line in read_text(path, most=MAX_BYTES, what="a list of templates").splitlines()]
+    texts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if bad := [text for text in texts if "{}" not in text]:
+        raise UsageError(f"{source}: the template '{bad[0]}' has no {{}} for the class name.")
+    if not texts:
+        raise UsageError(f"{source}: there is no template in it.")
+    return texts
 
 
 def encode_zero_shot(clip: Clip, names: list[str], template: str, *, budget: int) -> Tensor:

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from negprompt_cli.data.results.artifacts import Prompts
-from negprompt_cli.data.sets.imagesets import files_digest
+from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.training_data import find_training_images
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
-def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Features (T, F) and labels (T,) of the artifact's training images, on the model's device.
-
-    Warns where the images are not the ones the artifact was trained with.
+def training_images(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> tuple[Workbench, ImageSet]:
+    """The artifact's training images, not encoded yet, and the workbench that found them.
 
     Args:
         bench: model and configuration.
@@ -38,7 +36,7 @@ def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str])
         recorded.model_copy(update={"data": data, "model": bench.config.model, "compute": bench.config.compute})
     )
     try:
-        images = find_training_images(other, None if prompts.kind == "transferred" else prompts.classes)
+        return other, find_training_images(other, None if prompts.kind == "transferred" else prompts.classes)
     except UsageError as error:
         raise UsageError(
             f"{', '.join(scores)}: these scores need the images that the artifact was trained with, which cannot be found: "
@@ -46,6 +44,16 @@ def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str])
             remedy="training-images",
             names=",".join(scores),
         ) from error
+
+
+def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Features (T, F) and labels (T,) of the artifact's training images, on the model's device.
+
+    Warns where the images are not the ones the artifact was trained with. Arguments and errors are those of
+    `training_images`.
+    """
+    recorded = prompts.config
+    other, images = training_images(bench, prompts, scores)
     encoded = other.encode(images)
     digest = files_digest(encoded.images.paths, encoded.images.root)
     if prompts.training and prompts.training[-1].files_sha256 != digest:

@@ -1,0 +1,71 @@
+"""The scores of an evaluation against its best baseline, on the same images.
+
+A baseline is a score that needs no negative prompts. The best one is that with the highest mean AUROC over these very test
+images, so the choice favours the baseline and never the score that is compared with it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from negprompt_cli.config import Config
+from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, Gap, Row, Versus
+from negprompt_cli.engine.metrics.paired import Difference, Judged, paired_differences
+from negprompt_cli.engine.scores import find_score
+from negprompt_cli.steps.shared.measure import Measured
+
+
+def with_differences(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
+    """The document with the paired difference of every row from the best baseline, where there is one to compare with.
+
+    Args:
+        document: an evaluation, of one artifact or of one per seed.
+        measured: the scores behind it, by seed.
+        config: how many resamples, the level, and the seed of the resamples.
+    """
+    baseline = best_baseline(document)
+    sizes = [len(measured[0].id_set.encoded), *(len(s.encoded) for s in measured[0].ood_sets)]
+    if baseline is None or len(document.scores) < 2 or min(sizes) < 2:
+        return document
+    settings = config.evaluate
+    found = paired_differences(
+        {score: _judged(measured, score) for score in document.scores},
+        baseline,
+        generator=np.random.default_rng(config.seed),
+        n=settings.resamples,
+        level=settings.level,
+    )
+    versus = {
+        (score, ood): Versus(
+            baseline=baseline, level=settings.level, **{metric: _gap(gap) for metric, gap in gaps.items()}
+        )
+        for score, by_set in found.items()
+        for ood, gaps in zip((*document.ood_names, AVERAGE), by_set, strict=True)
+    }
+
+    def compared(row: Row) -> Row:
+        mine = versus.get((row.score, row.ood))
+        return row if mine is None else row.model_copy(update={"versus": mine})
+
+    return document.model_copy(update={"rows": tuple(map(compared, document.rows))})
+
+
+def best_baseline(document: EvaluationDocument) -> str | None:
+    """The score without negatives whose mean AUROC over the OOD sets is highest, the first of equals."""
+    means = {
+        row.score: row.auroc
+        for row in document.rows
+        if row.ood == AVERAGE and "negatives" not in find_score(row.score).requires
+    }
+    return max(means, key=lambda score: means[score], default=None)
+
+
+def _judged(measured: Sequence[Measured], score: str) -> list[Judged]:
+    """A score's judgements by seed; one where all seeds say the same, as zero-shot scores do."""
+    judged = [Judged(m.id_set.table.scores[score], tuple(s.table.scores[score] for s in m.ood_sets)) for m in measured]
+    parts = [np.concatenate([one.id_scores, *one.ood_scores]) for one in judged]
+    return judged[:1] if all(np.array_equal(part, parts[0]) for part in parts) else judged
+
+
+def _gap(difference: Difference) -> Gap:
+    return Gap(difference=difference.value, low=difference.low, high=difference.high, p=difference.p)
