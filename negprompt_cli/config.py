@@ -189,8 +189,9 @@ class EvaluateConfig(_Section):
     a file with one template per line, whose templates are tried one by one for the spread of zero-shot scores. `words`: file
     of negative words for neglabel, WordNet's nouns without one; the `word_count` words farthest from the class names are
     kept, in `word_groups` groups. `next_classes`: N of logit-gap, null for a fifth of the classes. `neighbours`: k of knn.
-    `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether intervals at `level` are
-    bootstrapped from `resamples` resamples of the images, and scores compared with the best baseline on the same images.
+    `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 % at
+    which FPR is given. `ci`: whether intervals at `level` are bootstrapped from `resamples` resamples of the images, and
+    scores compared with the best baseline on the same images.
     """
 
     ood: tuple[str, ...] = ()

@@ -149,7 +149,7 @@ def test_a_wrong_choice_names_the_right_ones(words: tuple[str, ...], said: str) 
 def test_the_shell_completes_names() -> None:
     assert "imagenet" in completion.sets("imagen")
     assert completion.sets("sun,dt") == ["sun,dtd"]
-    assert completion.scores("negprompt,mcm-") == ["negprompt,mcm-zero-shot"]
+    assert completion.scores("negprompt,mcm-z") == ["negprompt,mcm-zero-shot"]
     assert completion.presets("pa") == ["paper"]
     assert completion.devices("cu") == ["cuda"]
 
