@@ -71,6 +71,7 @@ def fit(
         talk.say(f"Lowest held-out accuracy by class: {some_of(named)}.")
     if made.calibration:
         print_calibration(talk.say, made.calibration)
+    talk.say(f"Look at the classes, at images that look mislabelled and at what the threshold rejects: {result.page}")
     # Artifacts know their model, so the command needs no --model.
     talk.say(f"Now score other images:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
     talk.result(
@@ -78,6 +79,7 @@ def fit(
         {
             "schema": schemas.FIT,
             "path": str(result.path),
+            "report": str(result.page),
             "sha256": made.sha256,
             "weights_sha256": made.model.weights_sha256,
             "versions": dict(made.written_with),

@@ -31,6 +31,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix of k classes: counts by own class and predicted class, and the share of each in its row."""
+
+    title: str
+    names: list[str]
+    counts: list[list[int]]
+    shares: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Number:
     """A number at the top of a page: what it is, its text, and smaller text behind it. A script finds it by `key`."""
 

@@ -11,11 +11,12 @@ from typing import Any
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
-from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE
+from negprompt_cli.data.results.runs import NEGATIVE, PAGE, POSITIVE
 from negprompt_cli.data.sets.imagesets import NothingHeldOut
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.fit_page import write_fit_page
 from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.thresholds import (
@@ -36,12 +37,13 @@ from negprompt_cli.steps.train_positive import run_train_positive
 class Fitted:
     """What a fit made: the artifact, with a threshold unless there were too few held-out images.
 
-    `held_out`: how well it classifies those.
+    `held_out`: how well it classifies those. `page`: shows them.
     """
 
     path: Path
     prompts: Prompts
     held_out: HeldOut
+    page: Path
 
 
 def run_fit(
@@ -75,7 +77,9 @@ def run_fit(
         made = calibrate_prompts(bench, prompts, options)
         with claimed(negative):
             prompts = save_prompts(replace(prompts, calibration=made), negative)
-    return Fitted(negative, prompts, held_out_accuracy(bench, prompts))
+    held_out, page = held_out_accuracy(bench, prompts), folder / PAGE
+    write_fit_page(bench, prompts, page)
+    return Fitted(negative, prompts, held_out, page)
 
 
 def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import Page, data_of
 from PIL import Image, ImageDraw
 from scoring_world import make_prompts, run, write_images, write_photos
 
@@ -88,6 +89,18 @@ def test_held_out_accuracy_is_that_of_evaluation_and_weak_classes_are_named(clip
     assert all(c["images"] == 7 for c in held["classes"].values())
     # Green rectangles cannot be both; whichever loses is weak, and taken for the other.
     (weak,) = [d["facts"]["classes"] for d in document["decisions"] if d["kind"] == "weak-classes"]
+    # The page says the same of the classes, and shows held-out and training images with their own class.
+    text = Path(document["report"]).read_text()
+    words = " ".join(Page(text).text)
+    rows, classes = data_of(text)["rows"], data_of(text)["classes"]
+    assert f"{100 * held['accuracy']:.1f} % of 21 held-out images" in words
+    for own in held["classes"].values():
+        assert f"{100 * own['correct'] / 7:.1f}" in words
+    taken = sum(own["images"] - own["correct"] for own in held["classes"].values())
+    assert len(rows) == 21
+    assert taken == sum(Path(row[0]).parent.name != classes[row[1]][0] for row in rows)
+    assert "Images that look mislabelled" in words
+    assert "Training images least like their classes" in words
     assert set(weak) <= {"green_square", "blue_triangle"}
     loser = "blue_triangle" if "blue_triangle" in weak else "green_square"
     assert weak[loser]["taken_for"] in {"green_square", "blue_triangle"} - {loser}

@@ -5,6 +5,8 @@ from pathlib import Path
 POSITIVE = "positive.safetensors"
 NEGATIVE = "negative.safetensors"
 EVALUATION = "evaluation.json"
+PAGE = "report.html"
+"""The page of a fit."""
 ZERO_SHOT = "zero-shot"
 """In the place of a positive artifact: positives that are not trained."""
 

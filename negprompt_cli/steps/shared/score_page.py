@@ -7,7 +7,7 @@ of some of those thumbnails. Counts under the moved threshold are those of all i
 
 import heapq
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -156,8 +156,10 @@ def write_score_page(path: Path, rows: PageRows, judged: Judged, *, title: str, 
     atomic_write_text(path, render("score", title=title, **page_values(rows, judged, rules)))
 
 
-def page_values(rows: PageRows, judged: Judged, rules: PixelsConfig) -> dict[str, Any]:
-    """What the template `score` shows, apart from its title."""
+def page_values(
+    rows: PageRows, judged: Judged, rules: PixelsConfig, *, own: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What the template `score` shows, apart from its title; `own`: names of images' own classes by path, if known."""
     scores, labels, verdicts = np.array(rows.scores), np.array(rows.labels), np.array(rows.verdicts)
     threshold, single = _threshold(scores, verdicts, judged.threshold)
     decided = bool((verdicts != UNDECIDED).any())
@@ -185,7 +187,7 @@ def page_values(rows: PageRows, judged: Judged, rules: PixelsConfig) -> dict[str
         "histogram": draw(bins, counts, alt=alt, held=held, decided=decided),
         "numbers": _numbers(len(scores), ood, decided, named, held_out, threshold),
         "choices": _choices(rows, labels),
-        "galleries": _galleries(rows, kept, others, rules),
+        "galleries": _galleries(rows, kept, others, rules, own or {}),
         "note": _note(len(scores), len(kept), len(others), single),
         "data": {
             "edges": bins.edges.tolist(),
@@ -293,7 +295,9 @@ def _choices(rows: PageRows, labels: npt.NDArray[np.int32]) -> list[tuple[int, s
     return sorted(named, key=lambda choice: choice[1])
 
 
-def _galleries(rows: PageRows, kept: list[Row], others: list[Row], rules: PixelsConfig) -> list[Gallery]:
+def _galleries(
+    rows: PageRows, kept: list[Row], others: list[Row], rules: PixelsConfig, own: Mapping[str, str]
+) -> list[Gallery]:
     """The most suspicious images, and a sample of the others where those are not all."""
     shown = list(enumerate(kept[:SHOWN]))
     more = [(len(kept) + i, row) for i, row in enumerate(others)]
@@ -301,7 +305,9 @@ def _galleries(rows: PageRows, kept: list[Row], others: list[Row], rules: Pixels
         rest = range(SHOWN, len(kept))
         more = [(i, kept[i]) for i in sorted(Random(0).sample(rest, min(SAMPLE, len(rest))))]
     jpegs = thumbnails([Path(row.path) for _, row in [*shown, *more]], rules)
-    cards = [_card(index, row, jpeg) for (index, row), jpeg in zip([*shown, *more], jpegs, strict=True)]
+    cards = [
+        _card(index, row, jpeg, own.get(row.path)) for (index, row), jpeg in zip([*shown, *more], jpegs, strict=True)
+    ]
     first = f"The {len(shown)} images with the lowest scores of {len(rows.scores)}." if more else ""
     made = [Gallery("Most suspicious first", first, cards[: len(shown)])]
     if more:
@@ -310,9 +316,10 @@ def _galleries(rows: PageRows, kept: list[Row], others: list[Row], rules: Pixels
     return made
 
 
-def _card(index: int, row: Row, jpeg: bytes | None) -> Thumbnail:
-    """A thumbnail with its verdict, class, score, p-value and nearest negative."""
-    lines = [f"score {row.score:.4g}"]
+def _card(index: int, row: Row, jpeg: bytes | None, own: str | None) -> Thumbnail:
+    """A thumbnail with its verdict, class, own class where that is another, score, p-value and nearest negative."""
+    lines = [] if own in (None, row.prediction_name) else [f"labelled {own}"]
+    lines.append(f"score {row.score:.4g}")
     if row.p_value is not None:
         lines.append(f"p-value {row.p_value:.2g}")
     if row.nearest_negative is not None and row.negative_similarity is not None:

@@ -1,0 +1,192 @@
+"""The page of a fit: what was learned about the user's own images, before any other image is scored.
+
+Held-out images have not been trained on, so their accuracy, confusions and scores are those of new images of the same kind.
+The threshold was chosen on these same images: the share it rejects is by design, and its interval says what is known of new
+images. Doubtful labels are looked for among training and held-out images (see `engine.label_doubts`); prompts have seen
+the labels of the training images, and the page says so of each image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from negprompt_cli.data.encoding.features import EncodedSet
+from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.results.rowfile import Row
+from negprompt_cli.data.sets.imagesets import match_classes
+from negprompt_cli.engine.label_doubts import Doubt, label_doubts
+from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail, render
+from negprompt_cli.report.thumbnails import thumbnails
+from negprompt_cli.steps.shared.class_tables import TALL_ROWS, confusions, interval
+from negprompt_cli.steps.shared.score_page import Judged, PageRows, page_values
+from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
+from negprompt_cli.steps.shared.thresholds import held_out_images
+from negprompt_cli.steps.shared.training_data import find_training_images
+from negprompt_cli.steps.shared.workbench import Workbench
+from negprompt_cli.wording import percent
+
+DOUBTS = 48
+"""Doubtful labels that are shown."""
+HEADINGS = ("Held-out images, most suspicious first", "Other held-out images")
+FOREIGN = 24
+"""Training images with the lowest scores that are shown."""
+
+
+def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
+    """Write the page of prompts that were fitted to the configured ID data; features are taken from their cache.
+
+    Raises:
+        UsageError: the data are not there, or their classes do not match.
+        NegPromptError: an image is broken, or the page cannot be written.
+    """
+    held = bench.encode(match_classes(held_out_images(bench), prompts.classes))
+    trained = bench.encode(find_training_images(bench, prompts.classes))
+    scorer = make_scorer(bench, prompts)
+    rows, seen = _rows(scorer, held), _rows(scorer, trained)
+    names, rules = prompts.names, bench.config.model.pixels
+    labels = held.labels.numpy()
+    keys = {c.key: i for i, c in enumerate(prompts.classes)}
+    predictions = np.array([keys[row.prediction or ""] for row in rows], dtype=np.int64)
+    correct = predictions == labels
+    accepted = np.array([not row.is_ood for row in rows]) if scorer.threshold is not None else None
+    doubts = _doubts(scorer, held, trained)
+    collected = PageRows()
+    collected.write(rows)
+    own = {row.path: names[label] for row, label in zip(rows, labels.tolist(), strict=True)}
+    facts = [
+        ("training images", str(len(trained))),
+        ("held-out images", str(len(held))),
+        ("negatives per class", str(prompts.negatives_per_class)),
+        ("model", str(prompts.model)),
+        ("prompts", f"sha256 {prompts.sha256}"),
+    ]
+    judged = Judged(scorer.choice.name, scorer.threshold, facts=facts, limited=bench.config.data.limit is not None)
+    values = page_values(collected, judged, rules, own=own)
+    values |= {
+        "title": f"Detector fitted to {held.images.name}",
+        "galleries": [
+            replace(gallery, title=title) for gallery, title in zip(values["galleries"], HEADINGS, strict=False)
+        ],
+        "answer": _answer(correct, accepted, len(doubts)),
+        "summary": _summary(correct, accepted, prompts),
+        "classes": _class_table(labels, predictions, accepted, names),
+        "confusions": confusions(labels, predictions, names),
+        "doubts": _doubt_gallery(doubts, [held, trained], names, bench),
+        "foreign": _foreign_gallery(seen, trained, names, bench),
+    }
+    atomic_write_text(path, render("fit", **values))
+
+
+def _rows(scorer: Scorer, encoded: EncodedSet) -> list[Row]:
+    """Rows of encoded images; without p-values, which compare with the held-out images themselves."""
+    verdicts = replace(scorer.verdicts, calibration_scores=None)
+    return verdicts.rows(list(encoded.images.paths), [None] * len(encoded), scorer.judge(encoded.features))
+
+
+def _doubts(scorer: Scorer, held: EncodedSet, trained: EncodedSet) -> list[Doubt]:
+    """Doubtful labels among held-out and training images, which are numbered one after the other."""
+    features = torch.cat([held.features, trained.features])
+    positives = scorer.bank.positives.cpu().float()
+    return label_doubts(features, torch.cat([held.labels, trained.labels]), positives)
+
+
+def _answer(correct: np.ndarray, accepted: np.ndarray | None, doubts: int) -> list[str]:
+    """The answer in sentences."""
+    count, share = len(correct), float(correct.mean())
+    sentences = [
+        f"{percent(share)} % of {count} held-out images are recognised as their class"
+        + (
+            "; there are too few of them for a threshold."
+            if accepted is None
+            else f", and the threshold accepts {percent(float(accepted.mean()))} % of them as ID."
+        )
+    ]
+    if doubts:
+        sentences.append(
+            f"{doubts} {'image looks' if doubts == 1 else 'images look'} mislabelled: check "
+            f"{'it' if doubts == 1 else 'them'} below, and fit again after a correction."
+        )
+    return sentences
+
+
+def _summary(correct: np.ndarray, accepted: np.ndarray | None, prompts: Prompts) -> list[Number]:
+    """Accuracy and acceptance with their intervals."""
+    share = float(correct.mean())
+    numbers = [Number("held-out images recognised", f"{percent(share)} %", interval(share, len(correct)))]
+    if accepted is not None:
+        kept = float(accepted.mean())
+        numbers.append(Number("held-out images accepted as ID", f"{percent(kept)} %", interval(kept, len(accepted))))
+    numbers.append(Number("recognised in training", f"{percent(prompts.training[-1].accuracy)} %"))
+    return numbers
+
+
+def _class_table(
+    labels: np.ndarray, predictions: np.ndarray, accepted: np.ndarray | None, names: Sequence[str]
+) -> Table:
+    """A row per class, the least recognised first."""
+    rows = []
+    for label in np.unique(labels).tolist():
+        mine = labels == label
+        share = float((predictions[mine] == label).mean())
+        wrong = np.bincount(predictions[mine & (predictions != label)], minlength=len(names))
+        taken = f"{names[int(wrong.argmax())]} ({wrong.max()})" if wrong.any() else "-"
+        kept = [] if accepted is None else [percent(float(accepted[mine].mean()))]
+        size = int(mine.sum())
+        rows.append((share, [names[label], taken, str(size), percent(share), interval(share, size), *kept]))
+    header = ["class", "most often taken for", "images", "recognised", "95 % interval"]
+    cells = [row for _, row in sorted(rows, key=lambda row: row[0])]
+    note = "Held-out images. Shares in per cent."
+    header += [] if accepted is None else ["accepted"]
+    return Table("Classes", header, cells, note, names=2, tall=len(cells) > TALL_ROWS)
+
+
+def _doubt_gallery(doubts: list[Doubt], sets: Sequence[EncodedSet], names: Sequence[str], bench: Workbench) -> Gallery:
+    """Images whose labels are doubtful."""
+    held = len(sets[0])
+    shown = doubts[:DOUBTS]
+    found = [(sets[0], d.image, d) if d.image < held else (sets[1], d.image - held, d) for d in shown]
+    paths = [encoded.images.paths[place] for encoded, place, _ in found]
+    cards = []
+    for (encoded, place, doubt), path, jpeg in zip(
+        found, paths, thumbnails(paths, bench.config.model.pixels), strict=True
+    ):
+        lines = [
+            f"looks like: {names[doubt.suggested]}",
+            f"as do {doubt.agreeing} of its {doubt.neighbours} nearest images",
+            "held-out image" if encoded is sets[0] else "training image",
+            path.name,
+        ]
+        cards.append(Thumbnail(jpeg, f"labelled {names[int(encoded.labels[place])]}", lines, path=str(path)))
+    left = len(doubts) - len(cards)
+    note = (
+        "Both witnesses contradict the folder of the image: the nearest prompt, and most of the nearest other images among "
+        "all images of the folder. The prompts have not seen held-out images; they were trained on the labels of training "
+        "images and contradict them all the same." + (f" {left} more are not shown." if left else "")
+    )
+    return Gallery("Images that look mislabelled", note if doubts else "None was found.", cards)
+
+
+def _foreign_gallery(rows: list[Row], trained: EncodedSet, names: Sequence[str], bench: Workbench) -> Gallery:
+    """Training images with the lowest scores."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i].score or 0.0)[:FOREIGN]
+    paths = [Path(rows[i].path) for i in order]
+    cards = [
+        Thumbnail(
+            jpeg,
+            f"labelled {names[int(trained.labels[i])]}",
+            [f"looks like: {rows[i].prediction_name}", f"score {rows[i].score:.4g}", path.name],
+            badge="" if rows[i].is_ood is None else "OOD" if rows[i].is_ood else "ID",
+            path=str(path),
+        )
+        for i, path, jpeg in zip(order, paths, thumbnails(paths, bench.config.model.pixels), strict=True)
+    ]
+    rejected = sum(bool(row.is_ood) for row in rows)
+    note = (
+        f"The {len(cards)} training images with the lowest scores. The prompts were trained on them, so they score higher "
+        f"than new images would; the threshold rejects {rejected} of {len(rows)} all the same."
+    )
+    return Gallery("Training images least like their classes", note, cards)
