@@ -317,7 +317,7 @@ def calibrate(
         The same detector with a threshold.
 
     Raises:
-        UsageError: too few images; says how many would do.
+        UsageError: too few images; says how many are needed.
         BrokenImage: an image cannot be read.
     """
     from negprompt_cli.data.encoding.images import BrokenImage

@@ -87,7 +87,7 @@ def test_calibrate_leaves_the_detector_alone(clip: Clip, photos: Path, pixels: T
     assert made is not None and (made.images, made.accepted) == (42, 34)
     scores = negprompt.score_features(by_features, detector.encoder(pixels)).scores
     assert int((scores >= by_features.threshold).sum()) == 34
-    with pytest.raises(UsageError, match="20 would do"):
+    with pytest.raises(UsageError, match="at least 20 are needed"):
         negprompt.calibrate(detector, detector.encoder(pixels[:19]))
 
 

@@ -188,7 +188,7 @@ def run_extend(
     """Add the classes of images to an artifact, choose its threshold anew, and write `out`.
 
     The score stays the one that the artifact is calibrated for, with the same acceptance. With too few held-out images the
-    artifact is made without a threshold, and the number that would do is said.
+    artifact has no threshold, and a message says how many are needed.
 
     Args:
         bench: the configuration; its data are those that the artifact was trained with.

@@ -81,9 +81,9 @@ def test_enough_images_keep_the_interval_from_twice_the_rejections():
 
 
 def test_too_few_images_are_refused_with_the_number_that_would_do():
-    with pytest.raises(UsageError, match="20 would do"):
+    with pytest.raises(UsageError, match="at least 20 are needed"):
         choose_threshold(np.arange(19))
-    with pytest.raises(UsageError, match=r"19 do for an acceptance of 0\.9"):
+    with pytest.raises(UsageError, match=r"With 19 the highest possible acceptance is 0\.9"):
         choose_threshold(np.arange(19))
 
 

@@ -51,7 +51,7 @@ def test_too_few_images_for_a_threshold_still_make_a_detector(clip: Clip, photos
     document = json.loads(done.stdout)
     assert document["calibration"] is None
     assert document["limited"] is True
-    assert "20 would do" in done.stderr
+    assert "at least 20 are needed" in done.stderr
     (told,) = [d for d in document["decisions"] if d["kind"] == "self-check"]
     assert "No self-check of the score: 3 classes" in told["message"]
     assert document["training"]["self_check"] is None

@@ -205,7 +205,7 @@ def test_signals_keep_the_last_epoch_and_print_the_command_that_goes_on(
     assert arguments[-1] == "--resume"
     code, again = world.finish(arguments)
     assert code == 0, again
-    assert f"going on after epoch {epochs} of {LONG_EPOCHS}" in again
+    assert f"resuming after epoch {epochs} of {LONG_EPOCHS}" in again
     assert files(run) == whole[0]
 
 
@@ -216,7 +216,7 @@ def test_a_failure_keeps_the_last_epoch_too(
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7, NegPromptError)
         assert run_here(*command).exit_code == 1
-    assert "going on after epoch 6 of 8" in run_here(*command, "--resume").stderr
+    assert "resuming after epoch 6 of 8" in run_here(*command, "--resume").stderr
     assert files(run) == {n: b for n, b in short.items() if n.startswith("positive")}
 
 
@@ -268,7 +268,7 @@ def test_the_command_that_goes_on_in_several_processes() -> None:
 def test_resumed_training_is_the_whole_one(world: World, short: dict[str, bytes], interrupted: Path) -> None:
     result = run_here(*world.command("train-negative", interrupted, *SHORT), "--resume")
     assert result.exit_code == 0, result.output
-    assert "going on after epoch 4 of 8" in result.stderr
+    assert "resuming after epoch 4 of 8" in result.stderr
     assert files(interrupted) == short
 
 
@@ -318,7 +318,7 @@ def test_several_seeds_go_on_with_the_one_that_was_interrupted(
     result = run_here(*command, "--resume")
     assert result.exit_code == 0, result.output
     assert result.stderr.count("finished already") == 1
-    assert "going on after epoch 3 of 8" in result.stderr
+    assert "resuming after epoch 3 of 8" in result.stderr
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 

@@ -68,7 +68,7 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
     try:
         keys = image_keys(images.paths)
     except OSError as error:
-        raise NegPromptError(f"{error.filename} is gone since the folder was listed. Run again.") from error
+        raise NegPromptError(f"{error.filename} was removed after the folder was listed. Run again.") from error
     store = feature_store(clip, options.decoder, progress) if options.cache else None
     found, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
     todo = np.flatnonzero(~known)

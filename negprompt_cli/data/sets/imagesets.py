@@ -142,8 +142,8 @@ def load_image_set(
     if source.halve:
         part = "training" if role == "train" else "evaluation"
         said = (
-            f"{parsed.base} has no separate training and evaluation images: each class is split half and half (always "
-            f"the same way); the {part} half has {len(paths)} images."
+            f"{parsed.base} has no separate training and evaluation images, so each class is split in half, "
+            f"deterministically. The {part} half has {len(paths)} images."
         )
         facts = {"spec": parsed.text, "role": role, "images": len(paths), "share": 0.5, "seed": SPLIT_SEED}
         decisions.append(Decision("split", said, facts))

@@ -226,7 +226,7 @@ def open_splits(
     halved = halved and not (splits.counterpart and role == "train")
     if chosen is None or (halved and (splits.counterpart or not halve)):
         wanted = "train/ to train on" if role == "train" else "val/ or test/ to evaluate on"
-        beside = f" The parent folder has it: give {splits.root.parent}." if splits.counterpart else ""
+        beside = f" It is beside this folder: give {splits.root.parent}." if splits.counterpart else ""
         raise UsageError(f"{splits.root} has no {wanted}.{beside}")
     folder = step_into(chosen)
     images, folders, others = list_entries(folder)

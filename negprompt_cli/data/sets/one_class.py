@@ -32,7 +32,7 @@ def one_class(images: ImageSet, role: Literal["train", "eval"]) -> ImageSet:
         raise NothingHeldOut(f"{images.spec} has one image, so nothing is held out. Add images.")
     purpose = "training" if role == "train" else "evaluation"
     said = (
-        f"{images.spec} has no class folders: its images are one class, {label.name!r}, split half and half "
+        f"{images.spec} has no class folders: its images are one class, {label.name!r}, split in half "
         f"(deterministically); the {purpose} half has {len(part)} images."
     )
     facts = {"spec": images.spec, "role": role, "images": len(part), "share": 0.5, "seed": SPLIT_SEED, "class": key}

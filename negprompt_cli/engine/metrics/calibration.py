@@ -61,9 +61,9 @@ def choose_threshold(scores: npt.ArrayLike, *, acceptance: float = 0.95, confide
     n = len(values)
     if n < needed:
         raise UsageError(
-            f"{n} held-out ID images cannot tell a threshold that accepts {acceptance:.4g} of ID images from one that "
-            f"accepts all of them: {needed} would do"
-            + (f", and {n} do for an acceptance of {_reachable(n):g}." if n >= 2 else ".")
+            f"{n} held-out ID images are too few for a threshold that accepts a share of {acceptance:.4g} of ID images: "
+            f"at least {needed} are needed"
+            + (f". With {n} the highest possible acceptance is {_reachable(n):g}." if n >= 2 else ".")
         )
     value = accepting_threshold(values, acceptance)
     accepted = int((values >= value).sum())

@@ -147,7 +147,7 @@ class Resumable:
         if state.contexts.shape != start.shape:
             raise DamagedCheckpoint(f"{self._path} holds contexts of another shape than this training's. Remove it.")
         last = state.history[-1]
-        self._progress.say(f"going on after epoch {last.epoch} of {last.epochs} from {self._path}")
+        self._progress.say(f"resuming after epoch {last.epoch} of {last.epochs} from {self._path}")
         return state
 
     def keep(self, state: State) -> None:

@@ -202,7 +202,7 @@ def require_enough(images: int, options: CalibrateOptions, spec: str) -> None:
     """Stop before any image is read where there are too few.
 
     Raises:
-        UsageError: too few; says how many would do.
+        UsageError: too few; says how many are needed.
     """
     needed = images_needed(options.acceptance)
     if images < needed:
@@ -219,7 +219,8 @@ def enough_for_threshold(bench: Workbench, held_out: int, options: CalibrateOpti
     if held_out < needed:
         said = (
             f"No threshold: {held_out} held-out ID images are too few for an acceptance of {100 * options.acceptance:g} %, "
-            f"{needed} would do. Scores and classes can be had all the same; with more images run `negprompt calibrate`."
+            f"at least {needed} are needed. Scores and classes work without a threshold. With more images, run "
+            f"`negprompt calibrate`."
         )
         facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
         bench.decide(Decision("threshold", said, facts, warning=True))

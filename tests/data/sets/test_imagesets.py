@@ -60,7 +60,7 @@ def test_without_splits_classes_are_halved_and_it_is_said(tmp_path: Path) -> Non
     assert np.bincount(val.labels, minlength=3).tolist() == [0, 2, 2]
     assert not set(train.paths) & set(val.paths)
     assert set(train.paths) | set(val.paths) == set(everything.paths)
-    assert any("half and half" in note for note in map(str, train.decisions))
+    assert any("split in half" in note for note in map(str, train.decisions))
     assert train.halved
     assert val.halved
     assert not everything.halved

@@ -74,7 +74,7 @@ def test_a_list_without_splits_is_halved(tmp_path: Path) -> None:
     assert np.bincount(train.labels).tolist() == np.bincount(val.labels).tolist() == [2, 2]
     assert not set(train.paths) & set(val.paths)
     assert len(load(file, "ood")) == 8
-    assert any("half and half" in note for note in map(str, train.decisions))
+    assert any("split in half" in note for note in map(str, train.decisions))
 
 
 def test_a_list_of_both_splits_serves_each_role_with_its_own(tmp_path: Path) -> None:
