@@ -186,12 +186,12 @@ class EvaluateConfig(_Section):
 
     `scores`: 'all' means all that can be computed. `temperature`: tau of the softmax scores, on cosines. `template`: the
     zero-shot prompt with {} for the name, or the name of an ensemble ('openai-80', 'openai-7'). `templates`: an ensemble, or
-    a file with one template per line, whose templates are tried one by one for the spread of zero-shot scores. `words`: file
-    of negative words for neglabel, WordNet's nouns without one; the `word_count` words farthest from the class names are
-    kept, in `word_groups` groups. `next_classes`: N of logit-gap, null for a fifth of the classes. `neighbours`: k of knn.
-    `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of gl-mcm's patches. `recalls`: recalls besides 95 % at
-    which FPR is given. `ci`: whether intervals at `level` are bootstrapped from `resamples` resamples of the images, and
-    scores compared with the best baseline on the same images.
+    a file with one template per line, whose templates are tried one by one for the spread of zero-shot scores. `words`,
+    `adjectives`: files of words for the forms of neglabel and for csp, WordNet's nouns and adjectives without one;
+    `word_count` of them are chosen and put into `word_groups` groups at random. `next_classes`: N of logit-gap, null for a
+    fifth of the classes. `neighbours`: k of knn. `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of
+    gl-mcm's patches. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether intervals at `level` are
+    bootstrapped from `resamples` resamples of the images, and scores compared with the best baseline on the same images.
     """
 
     ood: tuple[str, ...] = ()
@@ -200,6 +200,7 @@ class EvaluateConfig(_Section):
     template: str = "a photo of a {}."
     templates: str | None = None
     words: str | None = None
+    adjectives: str | None = None
     word_count: Annotated[int, Field(ge=1)] = 10_000
     word_groups: Annotated[int, Field(ge=1)] = 1
     next_classes: Annotated[int, Field(ge=1)] | None = None

@@ -59,7 +59,7 @@ class EvaluateOptions:
         str | None,
         option(
             "--negative-words",
-            help="Negative words of the score neglabel, one per line (default: WordNet).",
+            help="Negative words of neglabel and csp, one per line (default: WordNet's nouns).",
             key="evaluate.words",
             metavar="FILE",
         ),
@@ -110,6 +110,10 @@ def evaluate(
         Path | None,
         option("--save-scores", help="File for the scores of every image: .csv, .jsonl or .parquet.", metavar="FILE"),
     ] = None,
+    words_out: Annotated[
+        Path | None,
+        option("--words-out", help="CSV file for the negative words that were chosen.", metavar="FILE"),
+    ] = None,
     out: Annotated[Path | None, option("--out", help="Result (default <run>/evaluation.json).")] = None,
 ) -> None:
     """Measure how well prompts tell ID images from OOD images.
@@ -134,12 +138,15 @@ def evaluate(
     from negprompt_cli.steps.shared.artifact_file import seed_artifacts
     from negprompt_cli.steps.shared.score_file import check_score_file
     from negprompt_cli.steps.shared.score_file import save_scores as write_scores
+    from negprompt_cli.steps.shared.words_file import check_words_file, save_words
 
     if save_scores:
         check_score_file(save_scores, overwrite=common.overwrite)
     each = seed_artifacts(folder, many or (), NEGATIVE)
     source = each[many[0]] if many else common.artifact(asked, prompts, NEGATIVE)
     config = source.configure(asked, "model")
+    if words_out:
+        check_words_file(words_out, config.evaluate.scores, overwrite=common.overwrite)
     start_processes(config)
     result: Evaluation | SeedsEvaluation
     if many:
@@ -151,6 +158,9 @@ def evaluate(
     if save_scores:
         write_scores(save_scores, measured)
         talk.say(f"scores of every image: {save_scores}")
+    if words_out:
+        save_words(words_out, measured)
+        talk.say(f"negative words: {words_out}")
     print_evaluation(talk, result)
     talk.result(result.path, result.document.document())
 

@@ -73,7 +73,11 @@ REMEDIES = {
     ),
     "old-classes": "Name the data of the old classes with --data, or give --images a folder that has all classes.",
     "training-images": "\nLeave out {names} with --scores, or name the data folder with --data-root.",
-    "negative-words": "Or give a list of negative words, one per line, with --negative-words FILE.",
+    "negative-words": (
+        "Or give a list of negative words, one per line, with --negative-words FILE (for csp also one of adjectives, with "
+        "--set evaluate.adjectives=FILE)."
+    ),
+    "word-scores": "Pass --scores with neglabel, neglabel-images, neglabel-filtered or csp.",
     "ood": "Pass --ood, for example --ood inaturalist,sun,places,dtd or --ood path/to/images.",
     "leave-out-share": "Choose another --share, or a data set with more classes.",
     "leave-out-kinds": "Remove the image, or leave {kind} out of --kinds.",

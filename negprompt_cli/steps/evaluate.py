@@ -203,8 +203,10 @@ def _used_options(settings: EvaluateConfig, scores: Sequence[str]) -> dict[str, 
     """The constants of those scores that were computed."""
     needs = {need for name in scores for need in find_score(name).requires}
     used: dict[str, Any] = {}
-    if "words" in needs:
+    if needs & {"words", "words_by_images", "words_filtered", "csp_words"}:
         used |= {name: getattr(settings, name) for name in ("words", "word_count", "word_groups")}
+    if "csp_words" in needs:
+        used["adjectives"] = settings.adjectives
     if "logit-gap" in scores:
         used["next_classes"] = settings.next_classes
     if "knn" in scores:

@@ -68,6 +68,9 @@ def test_with_everything_given_all_scores_pass():
         torch.eye(3),
         1.0,
         words=torch.eye(3),
+        words_by_images=torch.eye(3),
+        words_filtered=torch.eye(3),
+        csp_words=torch.eye(3),
         train_features=torch.eye(3),
         train_labels=torch.arange(3),
     )

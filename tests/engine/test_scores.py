@@ -40,6 +40,9 @@ def _bank(dtype=torch.float32, **changes) -> ScoreInputs:
         "zero_shot": _unit(CLASSES, DIMENSION, seed=3),
         "logit_scale": 100.0,
         "words": _unit(WORDS, DIMENSION, seed=4),
+        "words_by_images": _unit(WORDS + 1, DIMENSION, seed=24),
+        "words_filtered": _unit(WORDS + 2, DIMENSION, seed=25),
+        "csp_words": _unit(WORDS + 3, DIMENSION, seed=26),
         "train_features": _unit(TRAIN, DIMENSION, seed=5),
         # Labels need not be 0..C-1.
         "train_labels": torch.arange(TRAIN) % CLASSES * 3 + 2,
@@ -85,14 +88,18 @@ def _gl_mcm(f, local, bank, tau, options) -> float:
     return _mcm(f, bank.positives, tau) + options.local_weight * max(_mcm(r, bank.positives, tau) for r in local)
 
 
-def _neglabel(f, local, bank, tau, options) -> float:
-    positives = [_dot(z, f) / tau for z in bank.zero_shot]
-    length = len(bank.words) // options.word_groups
-    shares = []
-    for g in range(options.word_groups):
-        words = [_dot(w, f) / tau for w in bank.words[g * length : (g + 1) * length]]
-        shares.append(math.exp(_log_sum(positives) - _log_sum(positives + words)))
-    return statistics.fmean(shares)
+def _neglabel(group: str):
+    def score(f, local, bank, tau, options) -> float:
+        positives = [bank.logit_scale * _dot(z, f) for z in bank.zero_shot]
+        words = getattr(bank, group)
+        length = len(words) // options.word_groups
+        shares = []
+        for g in range(options.word_groups):
+            negatives = [bank.logit_scale * _dot(w, f) for w in words[g * length : (g + 1) * length]]
+            shares.append(math.exp(_log_sum(positives) - _log_sum(positives + negatives)))
+        return statistics.fmean(shares)
+
+    return score
 
 
 def _knn(f, local, bank, tau, options) -> float:
@@ -157,7 +164,10 @@ REFERENCES = {
     "logit-gap": _logit_gap,
     "logit-gap-fit": _logit_gap_fit,
     "gl-mcm": _gl_mcm,
-    "neglabel": _neglabel,
+    "neglabel": _neglabel("words"),
+    "neglabel-images": _neglabel("words_by_images"),
+    "neglabel-filtered": _neglabel("words_filtered"),
+    "csp": _neglabel("csp_words"),
     "knn": _knn,
     "mahalanobis": lambda f, local, bank, tau, options: -min(_distances(f, bank, options)[0]),
     "mahalanobis-relative": _mahalanobis_relative,

@@ -1,8 +1,5 @@
 """Evaluation: what the scores are fed with, against slow references, and the document."""
 
-import sys
-import types
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +15,6 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.evaluate import evaluation_document, run_evaluate
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import measure
-from negprompt_cli.steps.shared.negative_words import mine, negative_words
 from negprompt_cli.steps.shared.templates import encode_zero_shot, template_texts
 
 
@@ -75,49 +71,6 @@ def test_an_ensemble_is_the_normalised_mean_of_its_normalised_prompts(tiny_clip)
 def test_a_template_without_a_gap_offers_the_ensembles():
     with pytest.raises(UsageError, match="openai-80"):
         template_texts("openai-8")
-
-
-def test_mining_keeps_the_words_farthest_from_all_classes():
-    generator = torch.Generator().manual_seed(0)
-    words = F.normalize(torch.randn(30, 8, generator=generator), dim=1)
-    classes = F.normalize(torch.randn(6, 8, generator=generator), dim=1)
-    distances = [float(np.percentile([-float(w @ c) for c in classes], 5)) for w in words]
-    expected = sorted(range(30), key=lambda i: -distances[i])[:10]
-    assert mine(words, classes, 10).tolist() == expected
-    assert len(mine(words, classes, 99)) == 30
-
-
-def test_class_names_are_no_negative_words(world, tmp_path):
-    (tmp_path / "words.txt").write_text("# words\nCat\nocean\n\nred  Fox\nhammer\n")
-    measured = measure(world.bench(scores=("neglabel",), words=str(tmp_path / "words.txt")), world.artifact)
-    assert measured.bank.words.shape[0] == 2
-    (tmp_path / "own.txt").write_text("cat\ndog\n")
-    with pytest.raises(UsageError, match="ID class names"):
-        measure(world.bench(scores=("neglabel",), words=str(tmp_path / "own.txt")), world.artifact)
-
-
-def test_words_come_from_a_file_or_from_wordnet(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match=r"none\.txt"):
-        negative_words(tmp_path / "none.txt")
-    monkeypatch.setitem(sys.modules, "nltk", None)
-    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
-    with pytest.raises(UsageError, match="needs negative words"):
-        negative_words(None)
-
-    def synset(*lemmas):
-        return types.SimpleNamespace(lemma_names=lambda: list(lemmas))
-
-    wordnet = types.SimpleNamespace(all_synsets=lambda kind: [synset("steel_drum", "pan"), synset("pan")])
-    monkeypatch.setitem(sys.modules, "nltk.corpus", types.SimpleNamespace(wordnet=wordnet))
-    assert negative_words(None) == ["pan", "steel drum"]
-
-    def missing(kind):
-        raise LookupError("no corpus")
-
-    gone = types.SimpleNamespace(wordnet=types.SimpleNamespace(all_synsets=missing))
-    monkeypatch.setitem(sys.modules, "nltk.corpus", gone)
-    with pytest.raises(UsageError, match=r"nltk\.downloader wordnet"):
-        negative_words(None)
 
 
 def test_local_features_are_the_last_block_with_attention_to_oneself_only(tiny_clip):

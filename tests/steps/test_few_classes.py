@@ -29,6 +29,9 @@ def test_the_named_scores_are_those_that_are_the_same_for_every_image(classes: i
         unit(classes, 8, seed=3),
         20.0,
         words=unit(10, 8, seed=4),
+        words_by_images=unit(10, 8, seed=7),
+        words_filtered=unit(10, 8, seed=8),
+        csp_words=unit(10, 8, seed=9),
         train_features=unit(40, 8, seed=5),
         train_labels=torch.arange(40) % classes,
     )

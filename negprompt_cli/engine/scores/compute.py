@@ -60,7 +60,7 @@ def compute_scores(
         features: (N, D) L2-normalised image features; N may be 0.
         bank: prompts and training features to compare with.
         names: scores of the catalogue; predictions come with any, or none.
-        temperature: tau of the softmax scores (negprompt, mcm, entropy, gl-mcm, neglabel), on cosines.
+        temperature: tau of the softmax scores (negprompt, mcm, entropy, gl-mcm), on cosines.
         options: constants of single scores; None is the defaults.
         block_bytes: memory for the cosines of one block; temporary copies come to about as much again. None is 4 MiB on
             a CPU, which fits its caches, and 256 MiB on an accelerator. Scores do not depend on it beyond rounding.

@@ -1,10 +1,17 @@
 """NegLabel: the share of the zero-shot positives in a softmax over positives and many negative words.
 
-    S(f) = mean_g sum_i exp(<Z_i,f>/tau) / (sum_i exp(<Z_i,f>/tau) + sum_{w in group g} exp(<w,f>/tau))
+    S(f) = mean_g sum_i exp(s <Z_i,f>) / (sum_i exp(s <Z_i,f>) + sum_{w in group g} exp(s <w,f>))
 
-Jiang et al., "Negative label guided OOD detection with pretrained vision-language models", ICLR 2024. Groups are runs of
-equal length in the order of the words, which the caller shuffles if need be; words left over are dropped, as in the
-official code. Left out: choosing the words (the paper's NegMining). In (0, 1).
+Jiang et al., "Negative label guided OOD detection with pretrained vision-language models", ICLR 2024, at CLIP's own logit
+scale s (the paper's temperature 0.01 is that of OpenAI's models). Groups are runs of equal length in the order of the words,
+which the caller shuffles if need be; words left over are dropped, as in the official code. In (0, 1).
+
+The words are chosen beforehand (`word_choice`), and each choice is a score of its own:
+
+    neglabel            far from the class names, as in the paper
+    neglabel-images     far from what ID images look like: InterNeg, CVPR 2026
+    neglabel-filtered   far from the class names, without names of things and subclasses of ID classes: NegRefine (Ansari et
+                        al., ICCV 2025) with WordNet in place of a language model, and without its score for image pairs
 """
 
 from torch import Tensor
@@ -14,13 +21,36 @@ from negprompt_cli.errors import UsageError
 
 
 def neglabel(block: ImageBlock) -> Tensor:
-    """Return (B,) scores of the block's images."""
-    inverse, groups = 1 / block.setup.temperature, block.setup.options.word_groups
-    cosines = block.cosines("words")
+    """Return (B,) scores of the block's images, words far from the class names."""
+    return share_of_names(block, "words")
+
+
+def neglabel_images(block: ImageBlock) -> Tensor:
+    """Return (B,) scores of the block's images, words far from ID images."""
+    return share_of_names(block, "words_by_images")
+
+
+def neglabel_filtered(block: ImageBlock) -> Tensor:
+    """Return (B,) scores of the block's images, words filtered by WordNet."""
+    return share_of_names(block, "words_filtered")
+
+
+def share_of_names(block: ImageBlock, group: str) -> Tensor:
+    """Return (B,): mean over groups of words of the share that the zero-shot positives have of the softmax.
+
+    Args:
+        block: the images.
+        group: the words, by the field of `ScoreInputs`.
+
+    Raises:
+        UsageError: there are fewer words than groups.
+    """
+    scale, groups = block.setup.bank.logit_scale, block.setup.options.word_groups
+    cosines = block.cosines(group)
     length = cosines.shape[1] // groups
     if length == 0:
-        raise UsageError(f"neglabel cannot split {cosines.shape[1]} words into {groups} groups: lower word_groups.")
+        raise UsageError(f"{cosines.shape[1]} negative words cannot make {groups} groups: lower word_groups.")
     grouped = cosines[:, : groups * length].unflatten(1, (groups, length))
-    negatives = log_sum_exp(grouped, inverse, highest=grouped.amax(dim=-1), exact=block.setup.exact)
-    positives = block.log_sum_exp("zero_shot", inverse)[:, None]
+    negatives = log_sum_exp(grouped, scale, highest=grouped.amax(dim=-1), exact=block.setup.exact)
+    positives = block.log_sum_exp("zero_shot", scale)[:, None]
     return (positives - negatives).sigmoid().mean(dim=1)

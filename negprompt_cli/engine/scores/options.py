@@ -9,7 +9,7 @@ class ScoreOptions:
 
     Attributes:
         next_classes: N of `logit-gap`, how many cosines the highest is compared with; None is a fifth of the classes.
-        word_groups: into how many groups of equal size `neglabel` splits its words; 1 is no grouping.
+        word_groups: into how many groups of equal size scores with negative words split them; 1 is no grouping.
         neighbours: k of `knn`, for few-shot training features; the paper takes 50 to 1000 for full training sets.
         shrinkage: in [0, 1], how far `mahalanobis` and `mahalanobis-relative` pull the covariance towards a multiple of
             the identity; None is the optimal value of Ledoit and Wolf (2004) for the training features.

@@ -62,6 +62,7 @@ _MAX_LOGIT = "Hendrycks et al., Scaling out-of-distribution detection for real-w
 _MAX_LOGIT_URL = "https://arxiv.org/abs/1911.11132"
 _LOGIT_GAP = "Liang et al., Revisiting logit distributions for reliable out-of-distribution detection, NeurIPS 2025"
 _LOGIT_GAP_URL = "https://arxiv.org/abs/2510.20134"
+_NEGLABEL = "mean_g sum_i exp(s <Z_i,f>) / (sum_i exp(s <Z_i,f>) + sum over {} in group g of exp(s <w,f>))"
 
 SCORES: Mapping[str, Score] = MappingProxyType(
     {
@@ -180,13 +181,43 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             ),
             Score(
                 name="neglabel",
-                title="zero-shot positives against negative words",
-                formula="mean_g sum_i exp(<Z_i,f>/tau) / (sum_i exp(<Z_i,f>/tau) + sum_{w in group g} exp(<w,f>/tau))",
+                title="zero-shot positives against words far from their names",
+                formula=_NEGLABEL.format("w"),
                 paper="Jiang et al., Negative label guided OOD detection with pretrained vision-language models, "
                 "ICLR 2024",
                 url="https://openreview.net/forum?id=xUO1HXz4an",
                 requires=("zero_shot", "words"),
                 function="neglabel:neglabel",
+            ),
+            Score(
+                name="neglabel-images",
+                title="zero-shot positives against words far from ID images",
+                formula=_NEGLABEL.format("w far from ID images"),
+                paper="Xu et al., Mind the way you select negative texts: pursuing the distance consistency in OOD "
+                "detection with VLMs, CVPR 2026",
+                url="https://github.com/ZhikangXu0112/InterNeg",
+                requires=("zero_shot", "words_by_images"),
+                function="neglabel:neglabel_images",
+            ),
+            Score(
+                name="neglabel-filtered",
+                title="zero-shot positives against words without things and subclasses",
+                formula=_NEGLABEL.format("w no name of a thing and no subclass"),
+                paper="Ansari et al., NegRefine: refining negative label-based zero-shot OOD detection, ICCV 2025, with "
+                "WordNet in place of its language model",
+                url="https://arxiv.org/abs/2507.09795",
+                requires=("zero_shot", "words_filtered"),
+                function="neglabel:neglabel_filtered",
+            ),
+            Score(
+                name="csp",
+                title="zero-shot positives against nouns and phrases of adjective and superclass",
+                formula=_NEGLABEL.format("noun or phrase w"),
+                paper="Chen et al., Conjugated semantic pool improves OOD detection with pre-trained vision-language "
+                "models, NeurIPS 2024",
+                url="https://arxiv.org/abs/2410.08611",
+                requires=("zero_shot", "csp_words"),
+                function="csp:csp",
             ),
             Score(
                 name="knn",
@@ -227,6 +258,9 @@ _MEANING: Mapping[str, str] = MappingProxyType(
         "negatives": "negative prompts",
         "zero_shot": "zero-shot prompts",
         "words": "negative words",
+        "words_by_images": "negative words chosen by ID images",
+        "words_filtered": "negative words filtered by WordNet",
+        "csp_words": "nouns and phrases",
         "train_features": "features of ID training images",
         "train_labels": "labels of ID training images",
         "local_features": "local (patch) features",

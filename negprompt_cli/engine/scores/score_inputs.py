@@ -19,7 +19,10 @@ class ScoreInputs:
         negatives: (K, p, D) features of the negative prompts, or None.
         zero_shot: (K, D) features of the zero-shot prompts of the same classes, or None.
         logit_scale: s, the exponentiated logit scale of the model.
-        words: (W, D) features of the negative words of NegLabel, or None.
+        words: (W, D) features of negative words far from the class names, or None.
+        words_by_images: (W, D) features of negative words far from ID images, or None.
+        words_filtered: (W, D) features of negative words that are neither names of things nor subclasses, or None.
+        csp_words: (W, D) features of nouns and of phrases of adjective and superclass, or None.
         train_features: (T, D) image features of the ID training set, or None.
         train_labels: (T,) their integer labels, or None.
         id_statistics: how ID images compare with these prompts, for the default form of `negprompt`; None for the paper's.
@@ -33,6 +36,9 @@ class ScoreInputs:
     zero_shot: Tensor | None
     logit_scale: float
     words: Tensor | None = None
+    words_by_images: Tensor | None = None
+    words_filtered: Tensor | None = None
+    csp_words: Tensor | None = None
     train_features: Tensor | None = None
     train_labels: Tensor | None = None
     id_statistics: IdStatistics | None = None
@@ -46,6 +52,9 @@ class ScoreInputs:
             "negatives": (k, None, d),
             "zero_shot": (k, d),
             "words": (None, d),
+            "words_by_images": (None, d),
+            "words_filtered": (None, d),
+            "csp_words": (None, d),
             "train_features": (None, d),
         }
         for name, shape in expected.items():

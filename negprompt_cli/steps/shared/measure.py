@@ -20,6 +20,7 @@ from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.local_scores import local_scores, require_local_features
+from negprompt_cli.steps.shared.negative_words import ChosenWords
 from negprompt_cli.steps.shared.possible_scores import ALL, possible_scores
 from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
@@ -44,7 +45,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of an artifact on ID and OOD images, before any metric is taken.
+    """Scores of an artifact on ID and OOD images, before any metric is taken, and the negative words behind them.
 
     `left_out`: scores that cannot be computed, with the reason, where all were asked for.
     """
@@ -55,6 +56,7 @@ class Measured:
     ood_sets: tuple[Scored, ...]
     scores: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    words: tuple[ChosenWords, ...] = ()
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -132,14 +134,15 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     local = [name for name in names if "local_features" in find_score(name).requires]
     if local:
         require_local_features(bench, local)
-    bank = make_score_inputs(bench, prompts, names)
+    words: list[ChosenWords] = []
+    bank = make_score_inputs(bench, prompts, names, on_words=words.append)
     check_scores(names, bank, has_local_features=True)
     spread = _Spread(bench, prompts, names, templates)
     id_set = _score(bench, id_images, bank, names, spread, keep_features=keep_features)
     if (id_set.encoded.labels < 0).any():
         raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
     ood_sets = tuple(_score(bench, images, bank, names, spread, keep_features=keep_features) for images in ood_images)
-    return Measured(prompts, bank, id_set, ood_sets, names, left_out)
+    return Measured(prompts, bank, id_set, ood_sets, names, left_out, tuple(words))
 
 
 def _tell_overlap(bench: Workbench, id_images: ImageSet, ood_images: Sequence[ImageSet]) -> None:

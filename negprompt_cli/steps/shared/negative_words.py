@@ -1,83 +1,169 @@
-"""The negative words of NegLabel: read from a list or taken from WordNet, and chosen far from the class names.
+"""The negative words of the scores that compare with words: where they come from, which are chosen, and their features.
 
-Jiang et al., "Negative label guided OOD detection with pretrained vision-language models", ICLR 2024, section 3.2
-(NegMining): the distance of a word from the ID classes is the 5 % percentile of its negative cosines with them, and the
-words farthest away are kept. Leaves out: the paper's adjectives and its templates of their own; the zero-shot template
-serves words and classes alike.
+A choice is named by the field of `ScoreInputs` that it fills:
+
+    words             the farthest from the class names (NegMining)
+    words_by_images   the farthest from ID training images (InterNeg)
+    words_filtered    the farthest from the class names, after words that only name single things, ID classes and their
+                      subclasses are left out by WordNet (NegRefine without a language model)
+    csp_words         the farthest nouns, and the farthest phrases of an adjective and a superclass, as many of each as their
+                      shares of all (CSP)
+
+`engine/scores/word_choice` has the distances. ID class names are never among the words. Left out: the papers' templates of
+their own for nouns and adjectives; the zero-shot template serves words and classes alike.
 """
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.sets import wordnet
 from negprompt_cli.data.sets.class_list import novel_names, read_class_list
 from negprompt_cli.data.sets.matching import fold
+from negprompt_cli.engine.scores.csp import SUPERCLASSES
+from negprompt_cli.engine.scores.word_choice import farthest, image_distances, name_distances
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.workbench import Workbench
 
-PERCENTILE = 0.05
-"""Eta of the paper: low, so that one class name near a word is enough to call the word near."""
+CHOICES = ("words", "words_by_images", "words_filtered", "csp_words")
 
 
-def negative_words(file: Path | None) -> list[str]:
-    """The words of a list (one per line, # comments), or without one the nouns of nltk's WordNet.
+@dataclass(frozen=True, eq=False)
+class ChosenWords:
+    """Words of one choice with their distances, the higher the farther from ID, and their features (W, F)."""
 
-    Raises:
-        UsageError: the file is missing, not text or empty; nltk or its WordNet is not installed.
-    """
-    if file is None:
-        return _wordnet_nouns()
-    return [c.name for c in novel_names(read_class_list(file)).classes]
+    choice: str
+    words: tuple[str, ...]
+    distances: tuple[float, ...]
+    features: Tensor
 
 
-def mine(words: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Choose the words farthest from all classes.
+def choose_words(
+    bench: Workbench,
+    prompts: Prompts,
+    classes: Tensor,
+    choices: Iterable[str],
+    *,
+    images: tuple[Tensor, Tensor] | None = None,
+) -> list[ChosenWords]:
+    """Choose negative words.
 
     Args:
-        words: (W, F) L2-normalised features.
-        classes: (K, F) L2-normalised features of the ID class names.
-        count: how many to keep; all are kept where there are no more.
-
-    Returns:
-        (min(count, W),) indices, the farthest first.
-    """
-    parts = [torch.quantile(-(part @ classes.T), PERCENTILE, dim=1) for part in words.split(4096)]
-    return torch.cat(parts).argsort(descending=True, stable=True)[:count]
-
-
-def encode_negative_words(bench: Workbench, names: list[str], classes: Tensor) -> Tensor:
-    """Features (W', F) of the negative words for ID classes `names` with zero-shot features `classes` (K, F).
+        bench: model and configuration.
+        prompts: the artifact whose classes are ID.
+        classes: (K, F) zero-shot features of the class names.
+        choices: which of `CHOICES`.
+        images: features (T, F) and labels (T,) of the training images, for words_by_images.
 
     Raises:
-        UsageError: no words (see `negative_words`), or none besides the class names themselves.
+        UsageError: no words, all of them are ID class names, or none is left of them; WordNet is needed and not there.
     """
-    settings = bench.config.evaluate
-    known = {fold(name) for name in names}
-    words = negative_words(Path(settings.words) if settings.words else None)
-    others = [word for word in words if fold(word) not in known]
-    if not others:
-        raise UsageError("All negative words are ID class names.", remedy="negative-words")
-    features = encode_zero_shot(bench.clip, others, settings.template, budget=bench.budget)
-    kept = mine(features, classes, settings.word_count)
-    bench.progress.say(f"negative words: {len(kept)} of {len(words)}, farthest from the class names")
-    return features[kept]
+    pool = _Pool(bench, prompts)
+    count = bench.config.evaluate.word_count
+    made = []
+    for choice in choices:
+        if choice == "words":
+            found = pool.nouns.farthest(classes, count)
+        elif choice == "words_filtered":
+            found = pool.filtered().farthest(classes, count)
+        elif choice == "csp_words":
+            found = _share(pool.nouns, pool.phrases(), classes, count)
+        else:
+            if images is None or prompts.kind == "transferred":
+                raise UsageError(
+                    "Negative words can be chosen by ID images only where prompts were trained on images of their classes."
+                )
+            found = pool.nouns.chosen(image_distances(pool.nouns.features, classes, *images), count)
+        words, distances, features = found
+        if not words:
+            raise UsageError(
+                f"No negative word is left of {len(pool.nouns.texts)} ({choice}).", remedy="negative-words"
+            )
+        bench.progress.say(f"negative words: {len(words)} of {len(pool.nouns.texts)} ({choice})")
+        order = list(range(len(words)))
+        if bench.config.evaluate.word_groups > 1:
+            # Groups are runs of words, which are in the order of their distance until here.
+            order = torch.randperm(len(words), generator=torch.Generator().manual_seed(bench.config.seed)).tolist()
+        made.append(
+            ChosenWords(
+                choice, tuple(words[i] for i in order), tuple(float(distances[i]) for i in order), features[order]
+            )
+        )
+    return made
 
 
-def _wordnet_nouns() -> list[str]:
-    try:
-        from nltk.corpus import wordnet
+_Found = tuple[list[str], Tensor, Tensor]
+"""Words, their distances (W,) and their features (W, F)."""
 
-        nouns = {lemma.replace("_", " ") for synset in wordnet.all_synsets("n") for lemma in synset.lemma_names()}
-    except ImportError:
-        raise UsageError(
-            "The score neglabel needs negative words. Without a list they are WordNet's nouns, which need nltk: "
-            "`pip install nltk`, then `python -m nltk.downloader wordnet`.",
-            remedy="negative-words",
-        ) from None
-    except LookupError:
-        raise UsageError(
-            "nltk is installed, but not its WordNet: run `python -m nltk.downloader wordnet`.", remedy="negative-words"
-        ) from None
-    return sorted(nouns)
+
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """Texts with their features (W, F)."""
+
+    texts: list[str]
+    features: Tensor
+
+    def farthest(self, classes: Tensor, count: int) -> _Found:
+        """The `count` texts farthest from the class names."""
+        return self.chosen(name_distances(self.features, classes), count)
+
+    def chosen(self, distances: Tensor, count: int) -> _Found:
+        """The `count` texts of the highest distances (W,)."""
+        kept = farthest(distances, count)
+        return [self.texts[i] for i in kept.tolist()], distances[kept], self.features[kept]
+
+
+class _Pool:
+    """The texts that there are, without the ID class names; each kind is read and encoded when it is first asked for."""
+
+    def __init__(self, bench: Workbench, prompts: Prompts) -> None:
+        self._bench, self._classes, self._settings = bench, prompts.classes, bench.config.evaluate
+
+    @cached_property
+    def nouns(self) -> _Texts:
+        known = {fold(label.name) for label in self._classes}
+        words = [word for word in _listed(self._settings.words, wordnet.nouns) if fold(word) not in known]
+        if not words:
+            raise UsageError("All negative words are ID class names.", remedy="negative-words")
+        return self._encoded(words)
+
+    def filtered(self) -> _Texts:
+        """The nouns without names of single things and without ID classes and their subclasses."""
+        things, subclasses = wordnet.things_and_subclasses(self.nouns.texts, self._classes)
+        self._bench.progress.say(
+            f"negative words left out by WordNet: {len(things)} name single things, {len(subclasses)} ID classes"
+        )
+        kept = [i for i, word in enumerate(self.nouns.texts) if word not in things and word not in subclasses]
+        return _Texts([self.nouns.texts[i] for i in kept], self.nouns.features[kept])
+
+    def phrases(self) -> _Texts:
+        """Every adjective in front of a superclass drawn for it."""
+        adjectives = _listed(self._settings.adjectives, wordnet.adjectives)
+        generator = torch.Generator().manual_seed(self._bench.config.seed)
+        drawn = torch.randint(len(SUPERCLASSES), (len(adjectives),), generator=generator).tolist()
+        return self._encoded([f"{word} {SUPERCLASSES[i]}" for word, i in zip(adjectives, drawn, strict=True)])
+
+    def _encoded(self, texts: list[str]) -> _Texts:
+        return _Texts(texts, self._bench.encode_texts(texts, self._settings.template))
+
+
+def _share(nouns: _Texts, phrases: _Texts, classes: Tensor, count: int) -> _Found:
+    """The farthest of both kinds, as many of each as their share of all texts."""
+    first = round(count * len(nouns.texts) / (len(nouns.texts) + len(phrases.texts)))
+    words, distances, features = nouns.farthest(classes, first)
+    more, their, added = phrases.farthest(classes, count - first)
+    return words + more, torch.cat([distances, their]), torch.cat([features, added])
+
+
+def _listed(file: str | None, otherwise: Callable[[], list[str]]) -> list[str]:
+    """The words of a file, one per line, or where there is none those of `otherwise`.
+
+    Raises:
+        UsageError: the file is missing, not text or empty; or as `otherwise`.
+    """
+    return otherwise() if file is None else [c.name for c in novel_names(read_class_list(Path(file))).classes]

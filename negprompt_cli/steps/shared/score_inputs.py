@@ -1,7 +1,8 @@
 """What scores compare with: an artifact's prompts encoded, and training images or words where a score asks for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -10,14 +11,19 @@ from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.engine.scores import ScoreOptions, find_score
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.negative_words import encode_negative_words
+from negprompt_cli.steps.shared.negative_words import CHOICES, ChosenWords, choose_words
 from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.training_sample import training_features
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
 def make_score_inputs(
-    bench: Workbench, prompts: Prompts, scores: Sequence[str], *, template: str | None = None
+    bench: Workbench,
+    prompts: Prompts,
+    scores: Sequence[str],
+    *,
+    template: str | None = None,
+    on_words: Callable[[ChosenWords], None] | None = None,
 ) -> ScoreInputs:
     """Encode an artifact's prompts, and whatever else the scores asked for compare with.
 
@@ -26,6 +32,7 @@ def make_score_inputs(
         prompts: an artifact of the model.
         scores: names of the scores.
         template: the zero-shot template; None for the configured one.
+        on_words: told of each choice of negative words.
 
     Raises:
         UsageError: a score needs words or training images that are not there.
@@ -49,12 +56,17 @@ def make_score_inputs(
     if "zero_shot" in needs:
         template = template or bench.config.evaluate.template
         bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))
-    if "words" in needs and bank.zero_shot is not None:
-        bank = replace(bank, words=encode_negative_words(bench, prompts.names, bank.zero_shot))
-    if "train_features" in needs:
-        asking = [name for name in scores if "train_features" in find_score(name).requires]
-        features, labels = training_features(bench, prompts, asking)
-        bank = replace(bank, train_features=features, train_labels=labels)
+    asking = [name for name in scores if {"train_features", "words_by_images"} & set(find_score(name).requires)]
+    images = training_features(bench, prompts, asking) if asking else None
+    if images and "train_features" in needs:
+        bank = replace(bank, train_features=images[0], train_labels=images[1])
+    wanted = [choice for choice in CHOICES if choice in needs]
+    if wanted and bank.zero_shot is not None:
+        for chosen in choose_words(bench, prompts, bank.zero_shot, wanted, images=images):
+            features: dict[str, Any] = {chosen.choice: chosen.features}
+            bank = replace(bank, **features)
+            if on_words:
+                on_words(chosen)
     return bank
 
 

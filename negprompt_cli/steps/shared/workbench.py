@@ -1,12 +1,14 @@
 """What every step needs and should make only once: devices, the model, image sets and their features."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from negprompt_cli.config import Config, PixelsConfig, parse_bytes
 from negprompt_cli.data.encoding.decoders import pixel_rules
@@ -22,6 +24,7 @@ from negprompt_cli.engine.parallel.rank_calls import current_team
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.templates import encode_zero_shot
 
 MAX_AUTO_BYTES = 3 << 30
 """Most that 'auto' allows for text activations on a CPU: those of 1000 classes x 2 on a ViT-B/16, none computed twice."""
@@ -90,6 +93,7 @@ class Workbench:
         self._remember = remember
         self._sets: dict[tuple[Spec, Role], ImageSet] = {}
         self._encoded: dict[int, tuple[ImageSet, EncodedSet]] = {}
+        self._texts: dict[tuple[str, ...], Tensor] = {}
 
     def with_config(self, config: Config) -> "Workbench":
         """A workbench for another configuration, which shares device and model where both configurations name the same.
@@ -184,6 +188,20 @@ class Workbench:
         if encoded.skipped:
             return self._encode(images)
         return replace(encoded, images=images, labels=torch.from_numpy(images.labels.copy()))
+
+    def encode_texts(self, names: Sequence[str], template: str) -> Tensor:
+        """Features (W, F) of words in a template or an ensemble, for scores that compare with very many.
+
+        Raises:
+            UsageError: as `encode_zero_shot`.
+        """
+        key = (template, *names)
+        found = self._texts.get(key)
+        if found is None:
+            found = encode_zero_shot(self.clip, list(names), template, budget=self.budget)
+            if self._remember:
+                self._texts[key] = found
+        return found
 
     def _encode(self, images: ImageSet) -> EncodedSet:
         asked, data = self.config.compute, self.config.data

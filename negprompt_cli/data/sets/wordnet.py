@@ -1,0 +1,100 @@
+"""WordNet's words, read by nltk from the data that it downloads; none of it is part of this package.
+
+Names of single things (Tokyo, Beethoven) are synsets that WordNet calls instances of others. A subclass of a class is any
+synset below it. Classes with a wnid are that synset; others are every noun synset of their name, so that all that the name
+can mean counts.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.data.sets.matching import fold
+from negprompt_cli.errors import UsageError
+
+Made = TypeVar("Made")
+
+NOUN = "n"
+ADJECTIVE = "a"
+
+
+def nouns() -> list[str]:
+    """All nouns, sorted.
+
+    Raises:
+        UsageError: nltk or its WordNet is not installed.
+    """
+    return _lemmas(NOUN)
+
+
+def adjectives() -> list[str]:
+    """All adjectives, sorted; raises what `nouns` raises."""
+    return _lemmas(ADJECTIVE)
+
+
+def things_and_subclasses(words: Sequence[str], classes: Iterable[ClassLabel]) -> tuple[set[str], set[str]]:
+    """Which words only name single things, and which name an ID class or a subclass of one; others are of neither.
+
+    Args:
+        words: any words; those that WordNet does not have are of neither kind.
+        classes: the ID classes.
+
+    Raises:
+        UsageError: as `nouns`.
+    """
+    return _with_wordnet(lambda wordnet: _sort_out(words, classes, wordnet))
+
+
+def _sort_out(words: Sequence[str], classes: Iterable[ClassLabel], wordnet: Any) -> tuple[set[str], set[str]]:
+    below = [synset for label in classes for synset in _synsets(label, wordnet)]
+    seen = set(below)
+    while below:
+        synset = below.pop()
+        new = [s for s in (*synset.hyponyms(), *synset.instance_hyponyms()) if s not in seen]
+        seen.update(new)
+        below += new
+    subclasses = {_words(lemma) for synset in seen for lemma in synset.lemma_names()}
+    things: set[str] = set()
+    kinds: set[str] = set()
+    for synset in wordnet.all_synsets(NOUN):
+        (things if synset.instance_hypernyms() else kinds).update(map(_words, synset.lemma_names()))
+    single = things - kinds
+    folded = {fold(word) for word in subclasses}
+    return {word for word in words if word in single}, {word for word in words if fold(word) in folded}
+
+
+def _synsets(label: ClassLabel, wordnet: Any) -> list[Any]:
+    if label.wnid is not None:
+        with warnings.catch_warnings():
+            # Another version of WordNet has other offsets; nltk warns and gives None.
+            warnings.simplefilter("ignore")
+            found = wordnet.synset_from_pos_and_offset(NOUN, int(label.wnid[1:]))
+        if found is not None:
+            return [found]
+    return list(wordnet.synsets(label.name.replace(" ", "_"), NOUN))
+
+
+def _lemmas(kind: str) -> list[str]:
+    found = _with_wordnet(lambda w: {_words(lemma) for s in w.all_synsets(kind) for lemma in s.lemma_names()})
+    return sorted(found)
+
+
+def _words(lemma: str) -> str:
+    return lemma.replace("_", " ")
+
+
+def _with_wordnet(use: Callable[[Any], Made]) -> Made:
+    """What `use` makes of nltk's WordNet; raises UsageError where it is not there."""
+    try:
+        from nltk.corpus import wordnet
+
+        return use(wordnet)
+    except ImportError:
+        raise UsageError(
+            "WordNet needs nltk: `pip install nltk`, then `python -m nltk.downloader wordnet`.", remedy="negative-words"
+        ) from None
+    except LookupError:
+        raise UsageError(
+            "nltk is installed, but not its WordNet: run `python -m nltk.downloader wordnet`.", remedy="negative-words"
+        ) from None

@@ -1,0 +1,168 @@
+"""Negative words of an evaluation: where they come from, the four choices, and the file of chosen words."""
+
+import csv
+import sys
+import types
+
+import pytest
+import torch
+from evaluation_world import World, make_world
+
+from negprompt_cli.data.sets import wordnet
+from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.engine.scores.csp import SUPERCLASSES
+from negprompt_cli.engine.scores.word_choice import farthest, image_distances, name_distances
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.measure import measure
+from negprompt_cli.steps.shared.templates import encode_zero_shot
+from negprompt_cli.steps.shared.words_file import check_words_file, save_words
+
+TEMPLATE = "a photo of a {}."
+
+
+class Synset:
+    """A synset of the small WordNet below."""
+
+    def __init__(self, *lemmas: str, above: "Synset | None" = None, instance: bool = False, kind: str = "n") -> None:
+        self.lemmas, self.kind, self.below, self.instances = lemmas, kind, [], []
+        self.above_instance = [above] if above and instance else []
+        if above:
+            (above.instances if instance else above.below).append(self)
+
+    def lemma_names(self) -> list[str]:
+        return list(self.lemmas)
+
+    def hyponyms(self) -> list["Synset"]:
+        return self.below
+
+    def instance_hyponyms(self) -> list["Synset"]:
+        return self.instances
+
+    def instance_hypernyms(self) -> list["Synset"]:
+        return self.above_instance
+
+
+ANIMAL = Synset("animal", "beast")
+CAT = Synset("cat", "true_cat", above=ANIMAL)
+TABBY = Synset("tabby", "queen", above=CAT)
+FELIX = Synset("Felix", above=TABBY, instance=True)
+RULER = Synset("queen")
+CITY = Synset("city")
+TOKYO = Synset("Tokyo", above=CITY, instance=True)
+PHOENIX = Synset("Phoenix", above=CITY, instance=True)
+BIRD = Synset("Phoenix", above=ANIMAL)
+SPOTTED = Synset("spotted", "polka-dotted", kind="a")
+SYNSETS = (ANIMAL, CAT, TABBY, FELIX, RULER, CITY, TOKYO, PHOENIX, BIRD, SPOTTED)
+
+
+@pytest.fixture
+def small_wordnet(monkeypatch) -> None:
+    offsets = {("n", 2121620): CAT}
+    fake = types.SimpleNamespace(
+        all_synsets=lambda kind: [s for s in SYNSETS if s.kind == kind],
+        synsets=lambda name, kind: [s for s in SYNSETS if s.kind == kind and name in s.lemmas],
+        synset_from_pos_and_offset=lambda kind, offset: offsets.get((kind, offset)),
+    )
+    monkeypatch.setitem(sys.modules, "nltk.corpus", types.SimpleNamespace(wordnet=fake))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_clip) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), tiny_clip)
+
+
+def test_wordnet_s_words_are_sorted_and_have_spaces(small_wordnet):
+    expected = ["Felix", "Phoenix", "Tokyo", "animal", "beast", "cat", "city", "queen", "tabby", "true cat"]
+    assert wordnet.nouns() == expected
+    assert wordnet.adjectives() == ["polka-dotted", "spotted"]
+
+
+@pytest.mark.parametrize("wnid", ["n02121620", None, "n00000001"])
+def test_things_and_subclasses_of_classes_are_told(small_wordnet, wnid):
+    things, subclasses = wordnet.things_and_subclasses([*wordnet.nouns(), "gadget"], [ClassLabel("x", "cat", wnid)])
+    # A name that is a kind as well, such as the bird, is no name of a single thing; Felix is below cat.
+    assert things == {"Felix", "Tokyo"}
+    assert subclasses == {"cat", "true cat", "tabby", "queen", "Felix"}
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    with pytest.raises(UsageError, match="needs nltk"):
+        wordnet.nouns()
+
+    def missing(kind):
+        raise LookupError("no corpus")
+
+    gone = types.SimpleNamespace(wordnet=types.SimpleNamespace(all_synsets=missing))
+    monkeypatch.setitem(sys.modules, "nltk.corpus", gone)
+    with pytest.raises(UsageError, match=r"nltk\.downloader wordnet"):
+        wordnet.adjectives()
+
+
+def test_the_four_choices_equal_slow_ones_and_are_written(small_wordnet, world, tmp_path):
+    words = tmp_path / "words.txt"
+    more = ["anchor", "bridge", "candle", "engine", "fern", "glove", "igloo", "jacket", "kettle", "ladder"]
+    words.write_text("# words\nCat\nocean\n\nred  Fox\nhammer\nTokyo\ntabby\nsteel drum\n" + "\n".join(more))
+    (tmp_path / "adjectives.txt").write_text("dotted\nstriped\nwet\n")
+    scores = ("neglabel", "neglabel-images", "neglabel-filtered", "csp", "mcm")
+    settings = {"words": str(words), "adjectives": str(tmp_path / "adjectives.txt"), "word_count": 4}
+    measured = measure(world.bench(scores=scores, **settings), world.artifact)
+    chosen = {one.choice: one for one in measured.words}
+
+    def encode(texts):
+        return encode_zero_shot(world.clip, texts, TEMPLATE, budget=1 << 28)
+
+    # ID class names are no negative words.
+    pool = ["ocean", "hammer", "Tokyo", "tabby", "steel drum", *more]
+    classes = encode(["cat", "dog", "red fox"])
+    distances = name_distances(encode(pool), classes).tolist()
+    expected = sorted(pool, key=lambda w: -distances[pool.index(w)])[:4]
+    assert list(chosen["words"].words) == expected
+    assert chosen["words"].distances == pytest.approx([distances[pool.index(w)] for w in expected], abs=1e-6)
+    torch.testing.assert_close(measured.bank.words, encode(expected), atol=1e-6, rtol=1e-5)
+
+    rest = sorted(set(pool) - {"Tokyo", "tabby"}, key=lambda w: -distances[pool.index(w)])
+    assert list(chosen["words_filtered"].words) == rest[:4]
+
+    bench = world.bench(scores=("knn",))
+    bank = measure(bench, world.artifact).bank
+    by_images = image_distances(encode(pool), classes, bank.train_features, bank.train_labels)
+    assert list(chosen["words_by_images"].words) == [pool[i] for i in farthest(by_images, 4).tolist()]
+
+    # Fifteen nouns and three phrases: three of the four chosen are nouns.
+    *three, phrase = chosen["csp_words"].words
+    assert three == expected[:3]
+    assert phrase.split()[0] in ("dotted", "striped", "wet") and phrase.split()[1] in SUPERCLASSES
+
+    check_words_file(tmp_path / "out.csv", scores, overwrite=False)
+    save_words(tmp_path / "out.csv", [measured])
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines()))
+    assert [row["word"] for row in rows if row["score"] == "neglabel"] == expected
+    assert {row["score"] for row in rows} == set(scores) - {"mcm"}
+    assert {row["seed"] for row in rows} == {"0"}
+    assert float(rows[0]["distance"]) == pytest.approx(chosen["words"].distances[0])
+    with pytest.raises(UsageError, match="exists"):
+        check_words_file(tmp_path / "out.csv", scores, overwrite=False)
+    with pytest.raises(UsageError, match="chooses negative words"):
+        check_words_file(tmp_path / "other.csv", ["mcm"], overwrite=False)
+
+
+def test_groups_are_drawn_from_the_same_words(world, tmp_path):
+    (tmp_path / "words.txt").write_text("\n".join(f"thing {i}" for i in range(12)))
+    plain, grouped = (
+        measure(world.bench(scores=("neglabel",), words=str(tmp_path / "words.txt"), word_groups=g), world.artifact)
+        for g in (1, 3)
+    )
+    assert set(plain.words[0].words) == set(grouped.words[0].words)
+    assert plain.words[0].words != grouped.words[0].words
+    by_word = dict(zip(plain.words[0].words, plain.words[0].distances, strict=True))
+    assert grouped.words[0].distances == pytest.approx([by_word[w] for w in grouped.words[0].words])
+
+
+def test_words_that_cannot_be_used_are_refused(world, tmp_path):
+    (tmp_path / "own.txt").write_text("cat\ndog\n")
+    with pytest.raises(UsageError, match="ID class names"):
+        measure(world.bench(scores=("neglabel",), words=str(tmp_path / "own.txt")), world.artifact)
+    with pytest.raises(UsageError, match=r"none\.txt"):
+        measure(world.bench(scores=("neglabel",), words=str(tmp_path / "none.txt")), world.artifact)
