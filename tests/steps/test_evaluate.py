@@ -1,5 +1,7 @@
 """Evaluation: what the scores are fed with, against slow references, and the document."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch

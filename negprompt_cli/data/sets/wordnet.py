@@ -19,6 +19,15 @@ NOUN = "n"
 ADJECTIVE = "a"
 
 
+def require() -> None:
+    """Stop where there is no WordNet; reads its first entries only.
+
+    Raises:
+        UsageError: nltk or its WordNet is not installed.
+    """
+    _with_wordnet(lambda wordnet: next(iter(wordnet.all_synsets(NOUN)), None))
+
+
 def nouns() -> list[str]:
     """All nouns, sorted.
 

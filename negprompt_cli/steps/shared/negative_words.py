@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.data.sets import wordnet
 from negprompt_cli.data.sets.class_list import novel_names, read_class_list
@@ -64,9 +65,11 @@ def choose_words(
         UsageError: no words, all of them are ID class names, or none is left of them; WordNet is needed and not there.
     """
     pool = _Pool(bench, prompts)
-    count = bench.config.evaluate.word_count
+    settings = bench.config.evaluate
+    count = settings.word_count
     made = []
     for choice in choices:
+        check_choice(settings, prompts, choice)
         if choice == "words":
             found = pool.nouns.farthest(classes, count)
         elif choice == "words_filtered":
@@ -74,10 +77,8 @@ def choose_words(
         elif choice == "csp_words":
             found = _share(pool.nouns, pool.phrases(), classes, count)
         else:
-            if images is None or prompts.kind == "transferred":
-                raise UsageError(
-                    "Negative words can be chosen by ID images only where prompts were trained on images of their classes."
-                )
+            if images is None:
+                raise ValueError("words_by_images needs images")
             found = pool.nouns.chosen(image_distances(pool.nouns.features, classes, *images), count)
         words, distances, features = found
         if not words:
@@ -86,7 +87,7 @@ def choose_words(
             )
         bench.progress.say(f"negative words: {len(words)} of {len(pool.nouns.texts)} ({choice})")
         order = list(range(len(words)))
-        if bench.config.evaluate.word_groups > 1:
+        if settings.word_groups > 1:
             # Groups are runs of words, which are in the order of their distance until here.
             order = torch.randperm(len(words), generator=torch.Generator().manual_seed(bench.config.seed)).tolist()
         made.append(
@@ -95,6 +96,27 @@ def choose_words(
             )
         )
     return made
+
+
+def check_choice(settings: EvaluateConfig, prompts: Prompts, choice: str) -> None:
+    """Stop where words of a choice cannot be had, before anything is encoded; training images are not looked for.
+
+    Raises:
+        UsageError: a file is missing, not text or empty; WordNet is needed and not there; or the prompts are transferred and
+            the choice is by ID images.
+    """
+    files = [settings.words, settings.adjectives] if choice == "csp_words" else [settings.words]
+    for file in files:
+        if file is None:
+            wordnet.require()
+        else:
+            read_class_list(Path(file))
+    if choice == "words_filtered":
+        wordnet.require()
+    if choice == "words_by_images" and prompts.kind == "transferred":
+        raise UsageError(
+            "Negative words are chosen by images of the prompts' own classes, and the prompts are transferred."
+        )
 
 
 _Found = tuple[list[str], Tensor, Tensor]

@@ -1,14 +1,14 @@
 """Which of all scores can be computed here, and why the others cannot: what the name `all` stands for."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.local_features import why_no_local_features
 from negprompt_cli.engine.scores import find_score, score_names
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.negative_words import negative_words
+from negprompt_cli.steps.shared.negative_words import CHOICES, check_choice
 from negprompt_cli.steps.shared.training_sample import training_images
 from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -47,9 +47,9 @@ def _no_negatives(bench: Workbench, prompts: Prompts) -> str | None:
     return "the artifact holds positive prompts only" if prompts.negative is None else None
 
 
-def _no_words(bench: Workbench, prompts: Prompts) -> str | None:
-    words = bench.config.evaluate.words
-    return _refusal(lambda: negative_words(Path(words) if words else None))
+def _no_words(choice: str, bench: Workbench, prompts: Prompts) -> str | None:
+    reason = _refusal(lambda: check_choice(bench.config.evaluate, prompts, choice))
+    return _no_training_images(bench, prompts) if reason is None and choice == "words_by_images" else reason
 
 
 def _no_training_images(bench: Workbench, prompts: Prompts) -> str | None:
@@ -73,7 +73,7 @@ def _refusal(look: Callable[[], object]) -> str | None:
 
 _WHY_NOT: Mapping[str, Callable[[Workbench, Prompts], str | None]] = {
     "negatives": _no_negatives,
-    "words": _no_words,
+    **{choice: partial(_no_words, choice) for choice in CHOICES},
     "train_features": _no_training_images,
     "local_features": _no_local_features,
 }
