@@ -108,6 +108,6 @@ def export(
             "path": str(path),
             "format": form.value,
             "difference": result.difference,
-            **{key: value for key, value in result.metadata.items() if key not in ("schema", "classes")},
+            **result.metadata.model_dump(mode="json", exclude={"classes", "calibration_scores"}),
         },
     )

@@ -29,6 +29,8 @@ def explain(error: Exception) -> str | None:
             f"A process that decodes images was killed ({what}); the system does so when memory, or shared memory in a "
             "container, runs out. Pass fewer --workers (0 for none). Image features encoded so far are in the cache."
         )
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("negprompt_cli"):
+        return f"This needs the package {error.name}, which is not installed here. `pip install negprompt` installs it."
     if isinstance(error, UnicodeEncodeError):
         shown = ascii(error.object[:200])
         if error.encoding.startswith("utf"):

@@ -22,7 +22,7 @@ import typer
 from negprompt_cli.cli.error_exit import complain
 from negprompt_cli.cli.faults import explain
 from negprompt_cli.cli.remedies import full_message
-from negprompt_cli.engine.parallel.ranks import Ranks, ranks_from_environment
+from negprompt_cli.engine.parallel.ranks import Ranks, ranks_from_environment, usable_cores
 from negprompt_cli.errors import NegPromptError
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def _lead(ranks: Ranks, command: Callable[[], None]) -> int:
 
 def _launch(processes: int, arguments: list[str]) -> int:
     """Run the command in processes of this machine; its exit code."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run

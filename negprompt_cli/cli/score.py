@@ -21,11 +21,11 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
-    from negprompt_cli.config import Config
+    from negprompt_cli.config import Asked, Config
     from negprompt_cli.data.results.rowfile import Sink
     from negprompt_cli.steps.score import ScoreSummary
     from negprompt_cli.steps.shared.score_page import PageRows
-    from negprompt_cli.steps.shared.verdicts import Verdicts
+    from negprompt_cli.steps.shared.verdicts import Judge, Verdicts
 
 EXAMPLES = (
     "negprompt score --prompts runs/photos/negative.safetensors new",
@@ -72,7 +72,8 @@ def score(
         typer.Argument(help="Images, folders, lists, quoted globs, or - for a list on stdin.", metavar="PATHS..."),
     ],
     prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
+        Path | None,
+        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors) or exported .onnx file."),
     ] = None,
     classes: Annotated[
         Path | None, option("--classes", help="Class names instead of an artifact: text, CSV, JSON or YAML.")
@@ -126,7 +127,6 @@ def score(
         form_of,
         row_file,
     )
-    from negprompt_cli.data.sets.class_list import novel_names, read_class_list
     from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths, stdin_names
     from negprompt_cli.steps.score import (
@@ -137,8 +137,6 @@ def score(
         require_threshold,
         run_score,
     )
-    from negprompt_cli.steps.shared.scorer import ArtifactJudge, make_scorer, named_prompts, open_prompts
-    from negprompt_cli.steps.shared.workbench import Workbench
 
     chosen = form_of(out, form.value if form else None)
     if out:
@@ -151,19 +149,8 @@ def score(
         check_sorting(sort_into, paths, append=append)
     for decision in check_paths(paths):
         talk.decide(decision)
-    names = novel_names(read_class_list(classes)) if classes else None
     asked = common.asked()
-    artifact = common.artifact(asked, prompts, NEGATIVE)
-    config = asked.config() if names else artifact.configure(asked, "model")
-    start_processes(config)
-    bench = Workbench(config, talk)
-    scorer = make_scorer(
-        bench,
-        named_prompts(bench, names) if names else open_prompts(bench, artifact),
-        score=score_name,
-        threshold=threshold,
-    )
-    judge = ArtifactJudge(bench, scorer)
+    config, judge = _detector(common, asked, talk, prompts, classes, score_name, threshold)
     verdicts = judge.verdicts
     if fail_on_ood and fdr is None:
         require_threshold(verdicts, "--fail-on-ood")
@@ -254,6 +241,44 @@ def _write_page(
     write_score_page(path, rows, judged, title=title, rules=config.model.pixels)
 
 
+def _detector(
+    common: Common,
+    asked: "Asked",
+    talk: Talk,
+    prompts: Path | None,
+    classes: Path | None,
+    score_name: str | None,
+    threshold: float | None,
+) -> "tuple[Config, Judge]":
+    """What judges the images, and the configuration: an exported file alone, or prompts with their model.
+
+    Raises:
+        UsageError: it is missing or unsound, or cannot do what is asked.
+    """
+    if prompts is not None and prompts.suffix.lower() == ".onnx":
+        from negprompt_cli.data.results.exported import open_exported
+        from negprompt_cli.steps.shared.exported import exported_model, make_exported_judge
+
+        detector = open_exported(prompts)
+        config = asked.config({"model": exported_model(detector.metadata).model_dump()})
+        judge = make_exported_judge(detector, config, score=score_name, threshold=threshold)
+        talk.say(f"model: {detector.metadata.model} in {prompts}, run by onnxruntime in {judge.threads} threads")
+        for decision in judge.decisions:
+            talk.decide(decision)
+        return config, judge
+    from negprompt_cli.data.sets.class_list import novel_names, read_class_list
+    from negprompt_cli.steps.shared.scorer import ArtifactJudge, make_scorer, named_prompts, open_prompts
+    from negprompt_cli.steps.shared.workbench import Workbench
+
+    names = novel_names(read_class_list(classes)) if classes else None
+    artifact = common.artifact(asked, prompts, NEGATIVE)
+    config = asked.config() if names else artifact.configure(asked, "model")
+    start_processes(config)
+    bench = Workbench(config, talk)
+    found = named_prompts(bench, names) if names else open_prompts(bench, artifact)
+    return config, ArtifactJudge(bench, make_scorer(bench, found, score=score_name, threshold=threshold))
+
+
 def _tell_unjudged(talk: Talk, summary: "ScoreSummary", unreadable: int) -> None:
     """Say how many images have no verdict, and where to look."""
     count = summary.broken + unreadable
@@ -342,7 +367,7 @@ def _document(
         "limited": limited,
         "prompts_sha256": verdicts.prompts_sha256 or None,
         "weights_sha256": verdicts.weights_sha256,
-        "versions": versions(),
+        "versions": versions(exported=verdicts.exported),
         "score": verdicts.score,
         "threshold": verdicts.threshold,
         "images": summary.images,

@@ -16,6 +16,9 @@ from negprompt_cli.engine.scores import SCORES, find_score
 from negprompt_cli.errors import UsageError, did_you_mean
 
 PROMPT_FIELDS = frozenset({"positives", "negatives", "zero_shot"})
+INPUT, OUTPUTS, NEGATIVE_OUTPUTS = "pixels", ("probabilities", "score", "is_ood"), ("negative", "negative_similarity")
+"""Names of the input and the outputs of exported files; those of the second group are there with negative prompts.
+`negative` counts over all classes: number n of class i is i * p + n, with p negatives per class."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,11 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["negprompt"])
 how = about["preprocessing"]
+height, width = how["size"]
 if (how["pixels"]["alpha"], how["pixels"]["orientation"]) != ("drop", "ignore"):
     sys.exit(f"This example does not read images by the model's rules, {how['pixels']}: use `negprompt score`.")
-height, width = how["size"]
+if how["resize_mode"] == "longest" or height != width:
+    sys.exit("This example does not resize images as the model needs them: use `negprompt score`.")
 filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 refused = 0
 for path in sys.argv[2:]:
@@ -40,7 +42,7 @@ for path in sys.argv[2:]:
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     image = image.crop((left, top, left + width, top + height))
     pixels = (np.asarray(image, np.float32) / 255 - np.float32(how["mean"])) / np.float32(how["std"])
-    probabilities, score, is_ood = session.run(None, {"pixels": pixels.transpose(2, 0, 1)[None]})
+    probabilities, score, is_ood, *_ = session.run(None, {"pixels": pixels.transpose(2, 0, 1)[None]})
     name = about["classes"][int(probabilities[0].argmax())]["name"]
     sys.stdout.write(f"{path}\t{name}\t{probabilities[0].max():.4f}\t{score[0]:.6g}\t{'OOD' if is_ood[0] else 'ID'}\n")
 sys.exit(1 if refused else 0)

@@ -1,37 +1,35 @@
 """Export: the detector as one ONNX file or as a torch.export program, checked against PyTorch before it is there.
 
-One file takes preprocessed pixels (B, 3, H, W) with any B and gives class probabilities (B, K), ID scores (B,) and is_ood
-(B,). Its metadata (one JSON text under "negprompt") say how pixels are made, the class names, score and threshold. The
-written file is run beside the model on the same random pixels, one image and several, and refused where they differ.
+What a file takes, gives and says about itself is in `data.results.exported`, which reads ONNX files. The written file is run
+beside the model on the same random pixels, one image and several, and refused where they differ.
 
 Leaves out: resizing and decoding, which the file only describes.
 """
 
 import copy
 import importlib
-import json
 import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from negprompt_cli import schemas
 from negprompt_cli.data.encoding.decoders import pixel_rules
+from negprompt_cli.data.encoding.preprocessing import Preprocessing
 from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.data.results.exported import KEY, ExportedModel, ExportMetadata
 from negprompt_cli.data.results.provenance import versions
-from negprompt_cli.engine.detector_module import INPUT, OUTPUTS, DetectorModule
+from negprompt_cli.engine.detector_module import DetectorModule
+from negprompt_cli.engine.judgement import INPUT, NEGATIVE_OUTPUTS, OUTPUTS
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.steps.shared.scorer import Scorer
 
-KEY = "negprompt"
-"""The place of the metadata in a file."""
 TOLERANCE = 1e-4
 """Most that an output may differ from PyTorch's, as a share of its largest value."""
 HALF_TOLERANCE = 5e-2
@@ -54,27 +52,36 @@ class Exported:
     path: Path
     format: str
     difference: float
-    metadata: dict[str, Any]
+    metadata: ExportMetadata
 
 
-def export_metadata(scorer: Scorer, *, half: bool) -> dict[str, Any]:
-    """What a user of the file must know, as JSON values."""
-    return {
-        "schema": schemas.EXPORT,
-        "versions": versions(),
-        "model": asdict(scorer.prompts.model),
-        "prompts_sha256": scorer.prompts.sha256,
-        "preprocessing": preprocessing_of(scorer),
-        "classes": [asdict(c) for c in scorer.prompts.classes],
-        "score": scorer.choice.name,
-        "temperature": scorer.choice.temperature,
-        "threshold": scorer.threshold,
-        "weights": "float16" if half else "float32",
-    }
+def export_metadata(scorer: Scorer, *, half: bool) -> ExportMetadata:
+    """What a user of the file must know.
+
+    Raises:
+        UsageError: the model does not say how its images are preprocessed.
+    """
+    prompts, verdicts, model = scorer.prompts, scorer.verdicts, scorer.prompts.model
+    scores = verdicts.calibration_scores
+    return ExportMetadata(
+        versions=versions(),
+        model=ExportedModel(name=model.name, pretrained=model.pretrained, weights_sha256=model.weights_sha256),
+        prompts_sha256=prompts.sha256,
+        preprocessing=preprocessing_of(scorer),
+        classes=prompts.classes,
+        negatives=prompts.negatives_per_class,
+        score=scorer.choice.name,
+        temperature=scorer.choice.temperature,
+        threshold=verdicts.threshold,
+        by_class={prompts.classes[label].key: value for label, value in verdicts.by_class.items()},
+        calibrated_for=verdicts.calibrated_for,
+        calibration_scores=None if scores is None else tuple(scores.tolist()),
+        weights="float16" if half else "float32",
+    )
 
 
-def preprocessing_of(scorer: Scorer) -> dict[str, Any]:
-    """How an RGB image becomes pixels: size (h, w), resize mode, interpolation, mean and std per channel.
+def preprocessing_of(scorer: Scorer) -> Preprocessing:
+    """How an RGB image becomes pixels.
 
     Raises:
         UsageError: the model does not say.
@@ -87,17 +94,19 @@ def preprocessing_of(scorer: Scorer) -> dict[str, Any]:
             f"{scorer.clip.identity} does not say how its images are preprocessed, so it cannot be exported."
         )
     config = PreprocessCfg(**given)
-    height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
-    return {
-        "size": [height, width],
-        "resize_mode": config.resize_mode,
-        "interpolation": config.interpolation,
-        "fill_color": config.fill_color,
-        "pixels": pixel_rules(scorer.clip).model_dump(),
-        "mean": list(config.mean),
-        "std": list(config.std),
-        "layout": "RGB in [0, 1], (pixel - mean) / std per channel, (batch, 3, height, width) float32",
-    }
+    size = (config.size, config.size) if isinstance(config.size, int) else (config.size[0], config.size[1])
+    return Preprocessing.model_validate(
+        {
+            "size": size,
+            "resize_mode": config.resize_mode,
+            # open_clip takes bicubic for what is drawn at random in training.
+            "interpolation": "bilinear" if config.interpolation == "bilinear" else "bicubic",
+            "fill_color": config.fill_color,
+            "pixels": pixel_rules(scorer.clip),
+            "mean": config.mean,
+            "std": config.std,
+        }
+    )
 
 
 def detector_module(scorer: Scorer) -> DetectorModule:
@@ -109,6 +118,7 @@ def detector_module(scorer: Scorer) -> DetectorModule:
         score=scorer.choice.name,
         temperature=scorer.choice.temperature,
         threshold=scorer.threshold,
+        by_class=scorer.verdicts.by_class,
     ).eval()
 
 
@@ -129,7 +139,7 @@ def run_export(scorer: Scorer, out: Path, *, form: str, half: bool = False) -> E
         raise UsageError("Weights in float16 are for the format onnx.", remedy="fp16")
     metadata = export_metadata(scorer, half=half)
     module = detector_module(scorer)
-    height, width = metadata["preprocessing"]["size"]
+    height, width = metadata.preprocessing.size
     with atomic_path(out) as temporary:
         write, load = {"onnx": (write_onnx, load_onnx), "pt2": (write_pt2, load_pt2)}[form]
         # Two images, because a batch of one would be taken for a constant.
@@ -159,7 +169,7 @@ def check_export(run: Run, reference: DetectorModule, size: tuple[int, int]) -> 
     return worst
 
 
-def write_onnx(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any], path: Path) -> None:
+def write_onnx(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata, path: Path) -> None:
     """Write one ONNX file, weights inside, first dimension free.
 
     Raises:
@@ -174,7 +184,7 @@ def write_onnx(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any],
                 module,
                 (pixels,),
                 input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                output_names=[*OUTPUTS, *(NEGATIVE_OUTPUTS if metadata.negatives else ())],
                 dynamic_shapes={INPUT: {0: torch.export.Dim("batch", max=MAX_BATCH)}},
                 opset_version=OPSET,
                 dynamo=True,
@@ -185,9 +195,9 @@ def write_onnx(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any],
     if program is None:
         raise NegPromptError("The ONNX exporter returned nothing.")
     proto = program.model_proto
-    if metadata["weights"] == "float16":
+    if metadata.weights == "float16":
         _halve_weights(proto, onnx)
-    onnx.helper.set_model_props(proto, {KEY: json.dumps(metadata, ensure_ascii=False)})
+    onnx.helper.set_model_props(proto, {KEY: metadata.text()})
     onnx.save(proto, path)
 
 
@@ -223,7 +233,7 @@ def load_onnx(path: Path) -> Run:
     return lambda pixels: tuple(torch.from_numpy(a) for a in session.run(None, {INPUT: pixels.numpy()}))
 
 
-def write_pt2(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any], path: Path) -> None:
+def write_pt2(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata, path: Path) -> None:
     """Write a torch.export program, first dimension free, metadata as the extra file "negprompt".
 
     Raises:
@@ -233,7 +243,7 @@ def write_pt2(module: DetectorModule, pixels: Tensor, metadata: dict[str, Any], 
         try:
             batch = torch.export.Dim("batch", max=MAX_BATCH)
             program = torch.export.export(module, (pixels,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
-            torch.export.save(program, path, extra_files={KEY: json.dumps(metadata, ensure_ascii=False)})
+            torch.export.save(program, path, extra_files={KEY: metadata.text()})
         except Exception as error:  # as for ONNX
             raise NegPromptError(f"The model cannot be exported: {_first_line(error)}") from error
 

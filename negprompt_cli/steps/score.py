@@ -66,7 +66,7 @@ def require_threshold(verdicts: Verdicts, what: str) -> None:
         other = f" (it is calibrated for {known})" if known else ""
         raise UsageError(
             f"{what} needs a threshold, and the prompts have none for the score {verdicts.score}{other}.",
-            remedy="calibrate-or-threshold",
+            remedy="calibrate-export" if verdicts.exported else "calibrate-or-threshold",
         )
 
 
@@ -189,7 +189,7 @@ def require_calibration(verdicts: Verdicts, what: str) -> tuple[npt.NDArray[np.f
         raise UsageError(
             f"{what[0].upper()}{what[1:]} compares with held-out ID images, and the prompts are not calibrated for the "
             f"score {verdicts.score}{other}.",
-            remedy="calibrate",
+            remedy="calibrate-export" if verdicts.exported else "calibrate",
         )
     return verdicts.calibration_scores, verdicts.threshold
 

@@ -1,7 +1,11 @@
-"""Exported files against PyTorch and against `negprompt score`, and the example that needs none of this package."""
+"""Exported files against PyTorch, `negprompt score` with one against the same with its artifact, and the example.
+
+Neither that command nor the example needs torch; the example needs none of this package either.
+"""
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,9 +20,10 @@ from PIL import Image
 from scoring_world import NAMES, bench_of, calibrated, make_prompts, run, write_artifact, write_images
 
 import negprompt_cli
+from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.engine.judgement import prompt_scores
+from negprompt_cli.engine.judgement import NEGATIVE_OUTPUTS, OUTPUTS, prompt_scores
 from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import NegPromptError
 from negprompt_cli.steps import export as steps
@@ -26,6 +31,11 @@ from negprompt_cli.steps.export import check_export, detector_module, load_onnx,
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
 
 EXAMPLE = Path(negprompt_cli.__file__).parent / "examples/score_onnx.py"
+NOT_NEEDED = (
+    *("torch", "torchvision", "open_clip", "timm", "safetensors", "huggingface_hub", "sklearn", "scipy", "matplotlib"),
+    *("onnx", "onnxscript", "pandas", "pyarrow"),
+)
+"""Libraries without which an exported detector scores images."""
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +49,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def artifact(clip: Clip, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Calibrated between the photos' scores."""
+    """Calibrated between the photos' scores, one class on its own."""
     prompts = make_prompts(clip)
     features = torch.stack([clip.preprocess(open_rgb(p)) for p in photos])
-    scores = np.sort(make_scorer(bench_of(clip), prompts).judge(clip.encode_images(features)).scores)
-    folder = tmp_path_factory.mktemp("artifact")
-    return write_artifact(calibrated(prompts, float(scores[2:4].mean())), folder / "negative.safetensors")
+    judged = make_scorer(bench_of(clip), prompts).judge(clip.encode_images(features))
+    scores = np.sort(judged.scores)
+    made = calibrated(prompts, float(scores[2:4].mean()))
+    assert made.calibration is not None
+    own = {prompts.classes[int(judged.predictions[judged.scores.argsort()[3]])].key: float(scores[3:5].mean())}
+    wide = tuple(np.linspace(scores[0] - 0.1, scores[-1] + 0.1, 100).tolist())
+    made = replace(made, calibration=made.calibration.model_copy(update={"by_class": own, "scores": wide}))
+    return write_artifact(made, tmp_path_factory.mktemp("artifact") / "negative.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +159,11 @@ def test_any_batch_size_and_metadata(onnx_file: Path, clip: Clip):
     about = json.loads(session.get_modelmeta().custom_metadata_map["negprompt"])
     assert [c["name"] for c in about["classes"]] == ["red circle", "green square", "blue triangle"]
     assert about["model"]["weights_sha256"] == clip.identity.weights_sha256
-    assert [o.name for o in session.get_outputs()] == ["probabilities", "score", "is_ood"]
+    assert [o.name for o in session.get_outputs()] == [*OUTPUTS, *NEGATIVE_OUTPUTS]
     height, width = about["preprocessing"]["size"]
     pixels = np.random.default_rng(0).standard_normal((7, 3, height, width)).astype(np.float32)
     whole = session.run(None, {"pixels": pixels})
-    assert [output.shape for output in whole] == [(7, 3), (7,), (7,)]
+    assert [output.shape for output in whole] == [(7, 3), (7,), (7,), (7,), (7,)]
     assert whole[2].dtype == np.bool_
     np.testing.assert_allclose(whole[0].sum(axis=1), 1, atol=1e-5)
     single = [session.run(None, {"pixels": pixels[i : i + 1]}) for i in range(7)]
@@ -165,7 +180,7 @@ def test_torch_export_agrees(artifact: Path, photos: list[Path], clip: Clip):
     program: Any = torch.export.load(path, extra_files=extra)
     assert json.loads(extra["negprompt"])["score"] == "negprompt"
     pixels = torch.stack([clip.preprocess(open_rgb(p)) for p in photos])
-    _, scores, is_ood = program.module()(pixels)
+    _, scores, is_ood, *_ = program.module()(pixels)
     rows = scored(artifact, photos)
     assert scores.tolist() == pytest.approx([float(r["score"]) for r in rows], rel=1e-5)
     assert is_ood.tolist() == [r["is_ood"] == "true" for r in rows]
@@ -197,7 +212,7 @@ def test_the_module_computes_every_score_of_prompts(clip: Clip, name: str):
     scorer = make_scorer(bench_of(clip), make_prompts(clip), score=name, threshold=0.0)
     module = detector_module(scorer)
     pixels = torch.randn(4, 3, *pixel_size(scorer), generator=torch.Generator().manual_seed(0))
-    probabilities, scores, is_ood = module(pixels)
+    probabilities, scores, is_ood, *_ = module(pixels)
     verdicts = scorer.judge(clip.encode_images(pixels))
     assert scores.tolist() == pytest.approx(verdicts.scores.tolist(), rel=1e-5)
     assert probabilities.max(dim=1).values.tolist() == pytest.approx(verdicts.probabilities.tolist(), rel=1e-4)
@@ -205,8 +220,7 @@ def test_the_module_computes_every_score_of_prompts(clip: Clip, name: str):
 
 
 def pixel_size(scorer: Scorer) -> tuple[int, int]:
-    height, width = steps.preprocessing_of(scorer)["size"]
-    return height, width
+    return steps.preprocessing_of(scorer).size
 
 
 def test_a_file_that_disagrees_is_not_written(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -246,15 +260,6 @@ def test_half_precision_is_half_the_size(
     assert scores.tolist() == pytest.approx([float(r["score"]) for r in scored(artifact, photos)], rel=1e-2)
 
 
-def test_without_a_threshold_nothing_is_ood(clip: Clip, tmp_path: Path):
-    path = write_artifact(make_prompts(clip), tmp_path / "plain.safetensors")
-    done = run("export", "--prompts", path, "--format", "pt2", "--device", "cpu")
-    assert "no threshold" in done.stderr
-    module = torch.export.load(tmp_path / "plain.pt2").module()
-    size = pixel_size(make_scorer(bench_of(clip), make_prompts(clip)))
-    assert not module(torch.randn(3, 3, *size))[2].any()
-
-
 def test_a_missing_library_is_named(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     result = run("export", "--prompts", artifact, "--out", tmp_path / "m.onnx")
@@ -266,3 +271,145 @@ def test_a_model_that_hides_its_preprocessing_is_refused(tiny_clip: Clip, tokeni
     scorer = make_scorer(bench_of(tiny_clip), replace(make_prompts(tiny_clip)))
     with pytest.raises(NegPromptError, match="preprocessed"):
         steps.export_metadata(scorer, half=False)
+
+
+@pytest.fixture(scope="module")
+def delivery(photos: list[Path]) -> list[Path]:
+    """The photos and a broken file among them."""
+    broken = photos[0].with_name("broken.png")
+    broken.write_bytes(b"no image")
+    return [*photos[:2], broken, *photos[2:]]
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+def same_rows(ours: list[dict[str, str]], theirs: list[dict[str, str]]) -> None:
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for column, value in other.items():
+            if column in ("score", "probability", "negative_similarity") and value:
+                assert float(one[column]) == pytest.approx(float(value), abs=1e-3), column
+            else:
+                assert one[column] == value, column
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--threshold", -1000),
+        ("--fdr", 0.6),
+        ("--limit", 4),
+        ("--fail-on-ood",),
+        ("--image-batch", 2),
+    ],
+)
+def test_the_rows_are_those_of_the_artifact(
+    artifact: Path, onnx_file: Path, delivery: list[Path], more: tuple[Any, ...]
+) -> None:
+    ours = run("score", *delivery, "--prompts", onnx_file, *more)
+    theirs = run("score", *delivery, "--prompts", artifact, "--device", "cpu", *more)
+    assert ours.exit_code == theirs.exit_code, ours.output
+    same_rows(rows_of(ours.stdout), rows_of(theirs.stdout))
+    if not more:
+        assert {row["is_ood"] for row in rows_of(ours.stdout)} == {"true", "false", ""}
+    # What is said of the images is the same, but for how long they took.
+    said = [[line for line in done.stderr.splitlines() if "OOD" in line or "judged" in line] for done in (ours, theirs)]
+    assert said[0] == said[1]
+
+
+def test_a_whole_delivery_is_sorted_judged_and_gone_on_with(
+    artifact: Path, onnx_file: Path, delivery: list[Path], tmp_path: Path
+) -> None:
+    def deliver(prompts: Path, place: Path) -> tuple[dict[str, Any], set[str]]:
+        common = ("score", *delivery, "--prompts", prompts, "--out", place / "rows.jsonl", "--sort-into", place / "in")
+        assert run(*common, "--limit", 3).exit_code == 0
+        done = run(*common, "--append", "--batch-verdict", "--fail-on-shift", "--json")
+        assert done.exit_code in (0, 5), done.output
+        document = json.loads(done.stdout)
+        return document | {"exit_code": done.exit_code}, {
+            str(p.relative_to(place)) for p in (place / "in").rglob("*.png")
+        }
+
+    ours, theirs = deliver(onnx_file, tmp_path / "ours"), deliver(artifact, tmp_path / "theirs")
+    assert ours[1] == theirs[1] and len(ours[1]) == len(delivery) - 1
+    assert ours[0]["versions"]["onnxruntime"] and "torch" not in ours[0]["versions"]
+    for name in theirs[0].keys() - {"path", "versions", "decisions", "delivery"}:
+        assert ours[0][name] == theirs[0][name], name
+    assert ours[0]["delivery"] == pytest.approx(theirs[0]["delivery"], abs=1e-6)
+
+
+def test_a_broken_image_stops_it_on_request(onnx_file: Path, delivery: list[Path]) -> None:
+    done = run("score", *delivery, "--prompts", onnx_file, "--on-error", "stop")
+    assert done.exit_code == 1 and "broken.png" in done.stderr
+
+
+def test_it_needs_neither_torch_nor_most_other_libraries(onnx_file: Path, delivery: list[Path]) -> None:
+    program = (
+        f"import sys\nsys.modules.update(dict.fromkeys({NOT_NEEDED!r}))\nfrom negprompt_cli.cli import main\nmain()"
+    )
+    line = [sys.executable, "-c", program, "score", *delivery, "--prompts", onnx_file, "--limit", "2", "-q"]
+    done = subprocess.run(
+        line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(done.stdout)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (("--score", "max-logit"), "--score"),
+        (("--model", "RN50"), "--model"),
+        (("--device", "cuda"), "--device"),
+        (("--precision", "bf16"), "--precision"),
+        (("--decoder", "torchcodec"), "--decoder"),
+        (("--gpus", 2), "--gpus"),
+        (("--threshold", "nan"), "finite"),
+        (("--classes", "names.txt"), "--classes"),
+    ],
+)
+def test_what_the_file_cannot_do_is_refused_by_name(
+    onnx_file: Path, delivery: list[Path], line: tuple[Any, ...], named: str
+) -> None:
+    done = run("score", *delivery, "--prompts", onnx_file, *line)
+    assert done.exit_code == 2 and not done.stdout
+    assert named in done.stderr
+
+
+def test_files_that_are_no_detectors_are_refused(onnx_file: Path, delivery: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "noise.onnx").write_bytes(os.urandom(500))
+    import onnx
+
+    model = onnx.load(onnx_file)
+    [entry] = model.metadata_props
+    document = json.loads(entry.value)
+    for name, changed in {
+        "foreign.onnx": {"schema": "negprompt/export/99"},
+        "short.onnx": {k: v for k, v in document.items() if k != "negatives"},
+        "list.onnx": [],
+    }.items():
+        entry.value = json.dumps(changed)
+        onnx.save(model, tmp_path / name)
+    for name in ("noise.onnx", "foreign.onnx", "short.onnx", "list.onnx", "missing.onnx"):
+        done = run("score", *delivery, "--prompts", tmp_path / name)
+        assert done.exit_code == 2 and name in done.stderr and "negprompt export" in done.stderr, done.output
+
+
+def test_without_a_threshold_none_is_called_ood(clip: Clip, delivery: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="ONNX export needs the extra 'export'")
+    told = make_prompts(clip, negatives=0)
+    model = told.config.model.model_copy(update={"pixels": PixelsConfig(alpha="white")})
+    told = replace(told, config=told.config.model_copy(update={"model": model}))
+    path = write_artifact(told, tmp_path / "plain.safetensors")
+    assert "no threshold" in run("export", "--prompts", path, "--device", "cpu").stderr
+    file = path.with_suffix(".onnx")
+    done = run("score", *delivery, "--prompts", file)
+    assert "No threshold for mcm" in done.stderr and "images are read by model.pixels: alpha white" in done.stderr
+    same_rows(rows_of(done.stdout), rows_of(run("score", *delivery, "--prompts", path, "--device", "cpu").stdout))
+    assert not load_onnx(file)(torch.randn(3, 3, *pixel_size(make_scorer(bench_of(clip), told))))[2].any()
+    refused = run("score", *delivery, "--prompts", file, "--fail-on-ood")
+    assert refused.exit_code == 2 and "export it again" in refused.stderr

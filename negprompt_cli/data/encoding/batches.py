@@ -8,7 +8,6 @@ memory a batch is halved. Leaves out: which batches (the caller's), and other pr
 """
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections import deque
@@ -28,7 +27,7 @@ from negprompt_cli.choices import Decoder
 from negprompt_cli.data.encoding.decoders import pixel_reader
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.engine.parallel.ranks import ranks_from_environment
+from negprompt_cli.engine.parallel.ranks import ranks_from_environment, usable_cores
 
 IMAGES_PER_BATCH: Mapping[str, Mapping[str, int]] = {
     "features": {"cpu": 16, "mps": 64, "cuda": 256},
@@ -124,8 +123,7 @@ def run_batches(
 
 def worker_count() -> int:
     """Decoding processes worth starting for this process: its share of the machine's cores, less one, 1 to 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // ranks_from_environment().local_size - 1))
+    return max(1, min(16, usable_cores() // ranks_from_environment().local_size - 1))
 
 
 @dataclass

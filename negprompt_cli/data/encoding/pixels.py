@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from negprompt_cli.config import PixelsConfig
+from negprompt_cli.decisions import Decision
 
 EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
@@ -55,6 +56,15 @@ _DEEP_COLOUR = re.compile(r"^(?!BGR).*;16[BLNR]?$")
 
 class DoubtfulValues(ValueError):
     """The values of an image do not fit their type; the message has their range and what to set."""
+
+
+def rules_decisions(rules: PixelsConfig) -> tuple[Decision, ...]:
+    """What a user must be told of the rules by which images are read: nothing of the usual ones."""
+    if rules == PixelsConfig():
+        return ()
+    chosen = rules.model_dump(exclude_defaults=True)
+    named = ", ".join(f"{key} {value}" for key, value in chosen.items())
+    return (Decision("values-scaled", f"images are read by model.pixels: {named}", chosen),)
 
 
 def to_rgb(image: Image.Image, rules: PixelsConfig) -> Image.Image:

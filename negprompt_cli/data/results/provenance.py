@@ -6,26 +6,39 @@ Only what decides the bits of a result: no time, no user, no path, so that the s
 import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from negprompt_cli._version import __version__
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of the libraries that compute: what the bits of a result depend on."""
+
+def versions(*, exported: bool = False) -> dict[str, str]:
+    """Versions of this package, of Python and of the libraries that compute: what the bits of a result depend on.
+
+    Args:
+        exported: whether an exported file computes, which onnxruntime runs.
+    """
+    if exported:
+        libraries = {"onnxruntime": _version("onnxruntime"), "pillow": _version("pillow")}
+    else:
+        import torch
+
+        libraries = {"torch": torch.__version__, "open_clip": _version("open_clip_torch")}
     return {
         "negprompt": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "open_clip": _version("open_clip_torch"),
+        **libraries,
         "numpy": _version("numpy"),
     }
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     """The processor as far as it decides the bits: a GPU's name, or a CPU's kind, vector instructions and threads."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = f"{device.type} {platform.machine()}"
@@ -34,7 +47,7 @@ def device_name(device: torch.device) -> str:
     return f"{name} {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
 
 
-def features_digest(features: Tensor, labels: Tensor) -> str:
+def features_digest(features: "Tensor", labels: "Tensor") -> str:
     """sha256 over image features (N, F) as float32 and labels (N,) as int64, in their order.
 
     It follows the content of the images, the model and the arithmetic: one changed pixel, weight or rounding changes it.

@@ -1,4 +1,4 @@
-"""Which process of a job this one is, as torchrun says in the environment.
+"""Which process of a job this one is, as torchrun says in the environment, and which cores there are.
 
 Only torchrun's own processes count: cluster software sets RANK and WORLD_SIZE for reasons of its own. Importing this
 needs no torch. Leaves out: how the processes talk (see `rank_calls`).
@@ -40,3 +40,8 @@ def ranks_from_environment(variables: Mapping[str, str] = os.environ) -> Ranks:
         return ALONE
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return Ranks(*(int(variables[name]) for name in names))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

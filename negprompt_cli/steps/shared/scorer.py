@@ -29,7 +29,7 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs
 from negprompt_cli.steps.shared.starts import zero_shot_positive
-from negprompt_cli.steps.shared.verdicts import Verdicts
+from negprompt_cli.steps.shared.verdicts import Verdicts, one_class_decisions
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -156,9 +156,8 @@ def make_scorer(
         why = "there are no negative prompts" if prompts.negative is None else "the prompts are not calibrated"
         facts = {"score": choice.name, "negatives": prompts.negatives_per_class, "calibrated": False}
         bench.decide(Decision("score", f"The score is {choice.name}, because {why}.", facts))
-    if len(prompts.classes) == 1:
-        said = "There is one class, so every image is predicted as it with probability 1; the score tells images apart."
-        bench.decide(Decision("few-classes", said, {"classes": 1}))
+    for decision in one_class_decisions(prompts.classes):
+        bench.decide(decision)
     verdicts = calibrated_verdicts(prompts, choice.name).with_threshold(threshold)
     bank = make_score_inputs(bench, prompts, [choice.name], template=choice.template)
     return Scorer(bench.clip, prompts, bank, choice, verdicts)

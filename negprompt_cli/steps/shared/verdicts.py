@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.engine.metrics.conformal import p_values
 from negprompt_cli.errors import UsageError
@@ -27,6 +28,7 @@ class Verdicts:
     thresholds of predicted classes that have one of their own. `calibration_scores`: (n,) ascending scores of the held-out
     ID images, None where the score is not the calibrated one. `calibrated_for`: the score that the prompts are calibrated
     for, if any. `prompts_sha256`, `weights_sha256`: digests of the artifact (empty where there is none) and of the weights.
+    `exported`: whether all this is fixed in an exported file.
     """
 
     classes: tuple[ClassLabel, ...]
@@ -37,6 +39,7 @@ class Verdicts:
     calibrated_for: str | None = None
     prompts_sha256: str = ""
     weights_sha256: str = ""
+    exported: bool = False
 
     def with_threshold(self, threshold: float | None) -> "Verdicts":
         """The same with a threshold of one's own for all classes; None changes nothing.
@@ -92,6 +95,14 @@ class Verdicts:
             nearest_negative=nearest,
             negative_similarity=similarity,
         )
+
+
+def one_class_decisions(classes: Sequence[ClassLabel]) -> tuple[Decision, ...]:
+    """What a user must be told of predictions where there is one class."""
+    if len(classes) > 1:
+        return ()
+    said = "There is one class, so every image is predicted as it with probability 1; the score tells images apart."
+    return (Decision("few-classes", said, {"classes": 1}),)
 
 
 class Judge(Protocol):

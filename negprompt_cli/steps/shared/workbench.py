@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from negprompt_cli.config import Config, PixelsConfig, parse_bytes
+from negprompt_cli.config import Config, parse_bytes
 from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.encoding.pixels import rules_decisions
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
 from negprompt_cli.data.sets.imagesets import ImageSet, Role, load_image_set
 from negprompt_cli.data.sets.spec import Spec, parse_spec
@@ -122,11 +123,8 @@ class Workbench:
             UsageError: unknown model, tag or folder.
             NegPromptError: the weights cannot be had.
         """
-        rules = pixel_rules(self._machine.clip)
-        if rules != PixelsConfig():
-            chosen = rules.model_dump(exclude_defaults=True)
-            named = ", ".join(f"{key} {value}" for key, value in chosen.items())
-            self.decide(Decision("values-scaled", f"images are read by model.pixels: {named}", chosen))
+        for decision in rules_decisions(pixel_rules(self._machine.clip)):
+            self.decide(decision)
         return self._machine.clip
 
     @property

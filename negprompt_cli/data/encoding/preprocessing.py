@@ -1,0 +1,82 @@
+"""A model's preprocessing without torch: what open_clip's transform makes of an RGB image, with PIL and numpy alone.
+
+`open_clip.transform.image_transform` (inference) resizes with PIL and cuts or pads to the model's size; the same calls are
+made here, so that pixels are the same bit for bit. Leaves out: reading files (`images`).
+"""
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from negprompt_cli.config import PixelsConfig
+
+Channel = tuple[float, float, float]
+
+
+class Preprocessing(BaseModel):
+    """How an RGB image becomes pixels; call it with one.
+
+    `size`: (height, width). `resize_mode`: "shortest" scales the shorter side and cuts the middle out, "longest" scales the
+    longer side and pads with the grey `fill_color`, "squash" stretches. `mean` and `std`: per channel, on values in [0, 1].
+    `pixels`: the rules by which files become RGB. `layout`: the same in words, for a reader of an exported file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    resize_mode: Literal["shortest", "longest", "squash"]
+    interpolation: Literal["bicubic", "bilinear"]
+    fill_color: Annotated[int, Field(ge=0, le=255)]
+    pixels: PixelsConfig
+    mean: Channel
+    std: Channel
+    layout: str = "RGB in [0, 1], (pixel - mean) / std per channel, (batch, 3, height, width) float32"
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Make (3, height, width) of an RGB image."""
+        values = np.asarray(self.fit(image))
+        return np.stack([table[values[..., channel]] for channel, table in enumerate(self._tables)])
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Resize an image and cut or pad it to the model's size."""
+        height, width = self.size
+        bilinear = self.interpolation == "bilinear"
+        if self.resize_mode == "squash":
+            return image.resize((width, height), _FILTERS[bilinear])
+        if self.resize_mode == "shortest" and height == width:
+            short, long = sorted(image.size)
+            scaled = int(height * long / short)
+            size = (height, scaled) if image.width <= image.height else (scaled, height)
+        else:
+            # open_clip leaves the filter of the shorter side at its default where the size is no square.
+            bilinear &= self.resize_mode == "longest"
+            ratios = (image.height / height, image.width / width)
+            ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
+            size = (round(image.width / ratio), round(image.height / ratio))
+        fill = self.fill_color if self.resize_mode == "longest" else 0
+        return _middle(image.resize(size, _FILTERS[bilinear]), (width, height), fill)
+
+    @cached_property
+    def _tables(self) -> NDArray[np.float32]:
+        """(3, 256) what becomes of each value of each channel."""
+        values = np.arange(256, dtype=np.float32) / np.float32(255)
+        mean, std = np.array([self.mean, self.std], dtype=np.float32)[..., None]
+        tables: NDArray[np.float32] = (values - mean) / std
+        return tables
+
+
+_FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)
+
+
+def _middle(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
+    """The middle of an image, (width, height) large; a side that is too short is padded first."""
+    width, height = max(size[0], image.width), max(size[1], image.height)
+    if (width, height) != image.size:
+        padded = Image.new("RGB", (width, height), (fill, fill, fill))
+        padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        image = padded
+    left, top = round((width - size[0]) / 2), round((height - size[1]) / 2)
+    return image.crop((left, top, left + size[0], top + size[1]))

@@ -1,0 +1,140 @@
+"""Detectors exported as ONNX: the metadata they carry, and opening them with onnxruntime. No torch.
+
+A file takes preprocessed pixels (B, 3, H, W) with any B and gives class probabilities (B, K), ID scores (B,) and is_ood
+(B,), and with negative prompts the nearest of them and its cosine, (B,) each. Its metadata, one JSON text under `KEY`, say
+everything else that judging images needs, so that the file alone is enough.
+"""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from negprompt_cli import schemas
+from negprompt_cli.data.encoding.preprocessing import Preprocessing
+from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.engine.judgement import INPUT, NEGATIVE_OUTPUTS, OUTPUTS, Judgements
+from negprompt_cli.errors import UsageError, first_fault
+
+KEY = "negprompt"
+"""Where the metadata are in a file."""
+SUFFIX = ".onnx"
+
+
+class ExportedModel(BaseModel):
+    """The CLIP whose image encoder is in the file; `weights_sha256` is the digest of its weights."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    pretrained: str | None
+    weights_sha256: str
+
+    def __str__(self) -> str:
+        tag = f" {self.pretrained}" if self.pretrained else ""
+        return f"{self.name}{tag} (weights {self.weights_sha256[:12]})"
+
+
+class ExportMetadata(BaseModel):
+    """What a file says about itself.
+
+    `versions`: what it was made with. `prompts_sha256`: digest of the artifact. `negatives`: per class. `temperature`: tau
+    of the score, on cosines. `threshold`, `by_class` (by class key) and `calibration_scores` (ascending) are there where the
+    score has a threshold; `calibrated_for` is the score that the artifact was calibrated for. `weights`: the type in which
+    weights are stored; all is computed in float32.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    versions: dict[str, str]
+    model: ExportedModel
+    prompts_sha256: str
+    preprocessing: Preprocessing
+    classes: tuple[ClassLabel, ...] = Field(min_length=1)
+    negatives: int
+    score: str
+    temperature: float
+    threshold: float | None
+    by_class: dict[str, float]
+    calibrated_for: str | None
+    calibration_scores: tuple[float, ...] | None
+    weights: Literal["float32", "float16"]
+
+    def text(self) -> str:
+        """The metadata as a file has them."""
+        return json.dumps({"schema": schemas.EXPORT, **self.model_dump(mode="json")}, ensure_ascii=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedDetector:
+    """A file that is open; `run` takes named inputs and gives all outputs by name."""
+
+    path: Path
+    metadata: ExportMetadata
+    run: Callable[[dict[str, Any]], dict[str, NDArray[Any]]]
+
+    def judge(self, pixels: NDArray[np.float32]) -> Judgements:
+        """Judge (B, 3, H, W) preprocessed images; may be called from several threads at once."""
+        found = self.run({INPUT: pixels})
+        probabilities = found["probabilities"]
+        pairs = similarities = None
+        if self.metadata.negatives:
+            place, similarity = (found[name] for name in NEGATIVE_OUTPUTS)
+            pairs = np.stack(np.divmod(place, self.metadata.negatives), axis=1)
+            similarities = similarity.astype(np.float64)
+        return Judgements(
+            probabilities.argmax(axis=1),
+            probabilities.max(axis=1).astype(np.float64),
+            found["score"].astype(np.float64),
+            pairs,
+            similarities,
+        )
+
+
+def open_exported(path: Path) -> ExportedDetector:
+    """Open a file with onnxruntime on the CPU, each call on one thread.
+
+    Raises:
+        UsageError: it is missing, onnxruntime is not installed, or it is no detector that this package exported.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.", remedy="export")
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+    except ImportError:
+        raise UsageError(f"{path} is run by onnxruntime, which is not installed: `pip install onnxruntime`.") from None
+    options = onnxruntime.SessionOptions()
+    # Images are shared out among threads, which needs fewer of them to wait for each other than sharing out each product.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map.get(KEY, "{}")
+    except Exception as error:  # onnxruntime has a class of errors for each of its status codes
+        raise UsageError(
+            f"{path} is not a readable ONNX file ({str(error).splitlines()[0]}).", remedy="export"
+        ) from None
+    try:
+        found = json.loads(text)
+        if found.get("schema") != schemas.EXPORT:
+            raise ValueError("no such schema")
+        metadata = ExportMetadata.model_validate(found)
+    except ValidationError as error:
+        raise UsageError(
+            f"{path} lacks what this version wants of an exported detector ({first_fault(error)}).", remedy="export"
+        ) from None
+    except (ValueError, AttributeError):
+        raise UsageError(f"{path} is no detector that this version exported.", remedy="export") from None
+    names = [output.name for output in session.get_outputs()]
+    if missing := {*OUTPUTS, *(NEGATIVE_OUTPUTS if metadata.negatives else ())} - set(names):
+        raise UsageError(f"{path} has no output {sorted(missing)[0]}.", remedy="export")
+    return ExportedDetector(path, metadata, partial(_run, session, names))
+
+
+def _run(session: Any, names: list[str], inputs: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    return dict(zip(names, session.run(names, inputs), strict=True))

@@ -1,0 +1,138 @@
+"""Judging image files with an exported detector: decoded and computed in threads, in order, without torch.
+
+Each thread decodes a few images and computes them, one call of onnxruntime on one core, so that decoding and computing
+overlap by themselves. The first images are taken one by one, so that rows come soon.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negprompt_cli.config import Config, ModelConfig, PixelsConfig
+from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
+from negprompt_cli.data.encoding.pixels import rules_decisions
+from negprompt_cli.data.results.exported import ExportedDetector, ExportMetadata
+from negprompt_cli.data.results.rowfile import Row
+from negprompt_cli.decisions import Decision
+from negprompt_cli.engine.parallel.ranks import ranks_from_environment, usable_cores
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.verdicts import Verdicts, one_class_decisions
+
+IMAGES_PER_CALL = 8
+"""Enough that the cost of a call does not show, and few enough that rows come soon."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedJudge:
+    """Judges image files with a detector. `rules`: how files become RGB; `threads`, `images_per_call`: at least 1."""
+
+    detector: ExportedDetector
+    verdicts: Verdicts
+    rules: PixelsConfig
+    threads: int
+    images_per_call: int
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What a user must be told."""
+        return (*rules_decisions(self.rules), *one_class_decisions(self.verdicts.classes))
+
+    def stream(self, paths: Iterable[Path]) -> Generator[list[Row], None, None]:
+        """Rows about images, a few at a time as they are listed, in their order."""
+        source = iter(paths)
+        waiting: deque[Future[list[Row]]] = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                for number in itertools.count():
+                    share = list(itertools.islice(source, 1 if number < self.threads else self.images_per_call))
+                    if not share:
+                        break
+                    waiting.append(pool.submit(self._rows, share))
+                    if len(waiting) > 2 * self.threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                # Whoever stops early does not wait for what is no longer wanted.
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _rows(self, paths: Sequence[Path]) -> list[Row]:
+        pixels: list[NDArray[np.float32]] = []
+        errors: list[str | None] = []
+        for path in paths:
+            try:
+                pixels.append(self.detector.metadata.preprocessing(open_rgb(path, self.rules)))
+                errors.append(None)
+            except BrokenImage as error:
+                errors.append(str(error))
+        judged = self.detector.judge(np.stack(pixels)) if pixels else None
+        return self.verdicts.rows(paths, errors, judged)
+
+
+def exported_model(metadata: ExportMetadata) -> ModelConfig:
+    """The model of a file, and how images are read for it, as a configuration has it."""
+    return ModelConfig(
+        name=metadata.model.name, pretrained=metadata.model.pretrained, pixels=metadata.preprocessing.pixels
+    )
+
+
+def make_exported_judge(
+    detector: ExportedDetector, config: Config, *, score: str | None = None, threshold: float | None = None
+) -> ExportedJudge:
+    """Make a detector judge as a configuration wants it.
+
+    Args:
+        detector: the open file.
+        config: gives the rules of reading images, threads (`compute.workers`) and images per call (`compute.image_batch`).
+        score: a score by name; only the file's own can be had.
+        threshold: an own threshold; None for the file's.
+
+    Raises:
+        UsageError: something is asked for that the file cannot do: another score, model, device, precision or decoder, or
+            several processes.
+    """
+    metadata, compute = detector.metadata, config.compute
+    _check(detector, config, score)
+    by_key = {label.key: i for i, label in enumerate(metadata.classes)}
+    scores = metadata.calibration_scores
+    verdicts = Verdicts(
+        metadata.classes,
+        metadata.score,
+        metadata.threshold,
+        {by_key[key]: value for key, value in metadata.by_class.items() if key in by_key},
+        None if scores is None else np.array(scores),
+        metadata.calibrated_for,
+        metadata.prompts_sha256,
+        metadata.model.weights_sha256,
+        exported=True,
+    )
+    return ExportedJudge(
+        detector,
+        verdicts.with_threshold(threshold),
+        config.model.pixels,
+        usable_cores() if compute.workers < 0 else max(1, compute.workers),
+        compute.image_batch or IMAGES_PER_CALL,
+    )
+
+
+def _check(detector: ExportedDetector, config: Config, score: str | None) -> None:
+    path, metadata, compute = detector.path, detector.metadata, config.compute
+    named, own = (config.model.name, config.model.pretrained), (metadata.model.name, metadata.model.pretrained)
+    if named != own:
+        raise UsageError(f"{path} holds the image encoder of {metadata.model}, and no other.", remedy="exported-model")
+    if score not in (None, metadata.score):
+        raise UsageError(f"{path} computes the score {metadata.score}, and no other.", remedy="exported-score")
+    if compute.device not in ("auto", "cpu"):
+        raise UsageError(f"{path} is run by onnxruntime on the CPU, not on {compute.device}.", remedy="exported-device")
+    if compute.precision not in ("auto", "fp32"):
+        raise UsageError(f"{path} computes in fp32, not in {compute.precision}.", remedy="exported-precision")
+    if config.data.decoder != "pil":
+        raise UsageError(f"With {path} images are decoded by PIL, not by {config.data.decoder}.", remedy="decoder-pil")
+    if (compute.gpus or 1) > 1 or ranks_from_environment().several:
+        raise UsageError(f"{path} is run in one process, which uses all its cores.", remedy="one-process")
