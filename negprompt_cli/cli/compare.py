@@ -72,8 +72,9 @@ def compare(
     else:
         columns, rows, names = texts.figures_table(comparison, facts=False)
         text = table_text(texts.caption(comparison), columns, rows, labels=names)
-        if (gaps := texts.gaps_table(comparison)) is not None:
-            text += "\n" + table_text(*gaps)
+        for more in (texts.gaps_table(comparison), texts.published_table(comparison)):
+            text += "" if more is None else "\n" + table_text(*more)
+        text += "\n"
         for remark in (*texts.differences(comparison), *texts.remarks(comparison)):
             text += f"{hanging('', remark)}\n"
     if out:

@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from negprompt_cli.wording import Cell, cell, plain
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
+    from rich.table import Table
 
 PLAIN_SECONDS = 10.0
 """How often a task adds a line to a log that is not a terminal."""
@@ -172,31 +174,23 @@ def table_text(
         rows: the cells; columns after the first are aligned to the right where they hold numbers.
         labels: how many columns name the rows; None for a table that is not to be drawn in parts.
     """
-    from rich.console import Console
-
     terminal = sys.stdout.isatty()
     room = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if terminal else PLAIN_WIDTH
-    wide = Console(width=10_000)
     cells = [[cell(value) if isinstance(value, str) else value for value in row] for row in rows]
-
-    def drawn(chosen: Sequence[int]) -> tuple[Any, int]:
-        table = _table([columns[i] for i in chosen], [[row[i] for i in chosen] for row in cells])
-        return table, wide.measure(table).minimum
-
     naming = list(range(len(columns) if labels is None else labels))
+
+    def fits(chosen: Sequence[int]) -> bool:
+        least = [_widths(columns[i], [row[i] for row in cells])[0] for i in chosen]
+        return sum(least) + _gap() * (len(least) - 1) <= room
+
     parts: list[list[int]] = [list(naming)]
     for i in range(len(naming), len(columns)):
-        if len(parts[-1]) > len(naming) and drawn([*parts[-1], i])[1] > room:
+        if len(parts[-1]) > len(naming) and not fits([*parts[-1], i]):
             parts.append(list(naming))
         parts[-1].append(i)
-    buffer = io.StringIO()
-    for number, part in enumerate(parts):
-        table, least = drawn(part)
-        print("" if number == 0 else "\n", end="", file=buffer)
-        Console(file=buffer, width=max(room, least), force_terminal=terminal).print(table)
-    body = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+    drawn = [_drawn([columns[i] for i in p], [[row[i] for i in p] for row in cells], room, terminal) for p in parts]
     heading = textwrap.fill(title, room, break_long_words=False, break_on_hyphens=False)
-    return f"{heading}\n{body}\n" if title else f"{body}\n"
+    return (f"{heading}\n" if title else "") + "\n".join(drawn)
 
 
 def hanging(prefix: str, text: str) -> str:
@@ -212,21 +206,59 @@ def hanging(prefix: str, text: str) -> str:
     return wrapped or prefix.rstrip()
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Any:
-    from rich import box
-    from rich.cells import cell_len
-    from rich.table import Table
+def _drawn(columns: Sequence[str], rows: Sequence[Sequence[Cell]], room: int, terminal: bool) -> str:
+    """A table that fits the room, or is as wide as its longest words need."""
+    from rich.console import Console
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    ranges = [_widths(column, [row[i] for row in rows]) for i, column in enumerate(columns)]
+    widths = [most for _, most in ranges]
+    room -= _gap() * (len(widths) - 1)
+    while sum(widths) > room and (wrapping := [i for i, width in enumerate(widths) if width > ranges[i][0]]):
+        widths[max(wrapping, key=lambda i: widths[i])] -= 1
+    table = _empty_table()
     for i, column in enumerate(columns):
-        texts = [plain(row[i]) for row in rows]
-        numeric = bool(rows) and all(map(_numeric, texts))
-        widest = max(map(cell_len, texts), default=0) if numeric else None
-        table.add_column(Text(column), justify="right" if i and numeric else "left", min_width=widest)
+        right = i > 0 and _figures([row[i] for row in rows])
+        table.add_column(Text(column), justify="right" if right else "left", width=widths[i])
     for row in rows:
         table.add_row(*(Text.assemble(*((text, "bold" if strong else "") for text, strong in spans)) for spans in row))
-    return table
+    buffer = io.StringIO()
+    Console(file=buffer, width=10_000, force_terminal=terminal).print(table)
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+def _empty_table() -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+@lru_cache(maxsize=1)
+def _gap() -> int:
+    """How many columns of a terminal are between two columns of a table, which is up to the version of rich."""
+    from rich.console import Console
+
+    table = _empty_table()
+    table.add_column("a")
+    table.add_column("b")
+    return Console(width=80).measure(table).maximum - 2
+
+
+def _widths(heading: str, cells: Sequence[Cell]) -> tuple[int, int]:
+    """The least and the greatest width of a column: figures keep to one line, other texts wrap between words."""
+    from rich.cells import cell_len
+
+    texts = [plain(spans) for spans in cells]
+    whole = max(map(cell_len, texts), default=0)
+    words = max((cell_len(word) for text in texts for word in text.split()), default=0)
+    least = max(whole if _figures(cells) else words, *map(cell_len, heading.split()), 1)
+    return least, max(whole, cell_len(heading), 1)
+
+
+def _figures(cells: Sequence[Cell]) -> bool:
+    """Whether a column holds figures only."""
+    return bool(cells) and all(_numeric(plain(spans)) for spans in cells)
 
 
 def _numeric(text: str) -> bool:

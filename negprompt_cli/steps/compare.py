@@ -18,7 +18,7 @@ from negprompt_cli.data.results.evaluations import (
     load_evaluation,
 )
 from negprompt_cli.data.results.runs import EVALUATION
-from negprompt_cli.data.studies.published import Figure, published
+from negprompt_cli.data.studies.published import MARKS, Figure, published
 from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.steps.shared.comparison import Comparison, FprConvention, Line
@@ -67,7 +67,7 @@ def compare_runs(
         notes.append(told.message)
     figures: tuple[Figure, ...] = ()
     if with_published:
-        figures, said = _published(documents[0], same_sets, fpr)
+        figures, said = _published(documents, same_sets, fpr)
         notes += said
     first = documents[0].id
     return Comparison(
@@ -202,16 +202,29 @@ def _differ(one: str | None, two: str | None) -> bool:
 
 
 def _published(
-    document: EvaluationDocument, same_sets: bool, fpr: FprConvention
+    documents: Sequence[EvaluationDocument], same_sets: bool, fpr: FprConvention
 ) -> tuple[tuple[Figure, ...], list[str]]:
-    facts = published()
-    name = facts.benchmark_of(document.id.name, document.ood_names) if same_sets else None
+    """The published figures that may be put beside, and what must be known of them, or why there are none."""
+    facts, first = published(), documents[0]
+    names = facts.benchmarks_of(first.id.name, first.ood_names) if same_sets else []
+    if not names:
+        single = [b for b in facts.benchmarks.values() if len(b.id) == 1]
+        known = dict.fromkeys(f"{', '.join(b.id)} against {', '.join(b.ood)}" for b in single)
+        return (), [f"No published figures for these ID and OOD sets. There are figures for {'; '.join(known)}."]
+    models = {document.model.name for document in documents}
+    name = next((n for n in names if all(facts.fits(n, model) for model in models)), None)
     if name is None:
-        known = "; ".join(
-            f"{', '.join(b.id)} against {', '.join(b.ood)}" for b in facts.benchmarks.values() if len(b.id) == 1
-        )
-        return (), [f"No published figures for these ID and OOD sets. There are figures for {known}."]
-    notes = ["Published figures are means over the OOD sets, FPR95 with ID positive; their evidence marks are given."]
+        theirs = " or ".join(facts.benchmarks[n].backbone for n in names)
+        return (), [
+            f"No published figures are put beside: they are of {theirs}, the runs of {', '.join(sorted(models))}."
+        ]
+    figures = tuple(facts.of(name))
+    marks = "; ".join(f"{mark}: {said}" for mark, said in MARKS.items() if mark in {f.mark for f in figures})
+    notes = [
+        f"Published figures are means over the OOD sets, with weights that differ between papers. Evidence: {marks}."
+    ]
+    if any(f.needs == "test stream" for f in figures):
+        notes.append("Methods that need the test stream learn from the very images they judge, OOD images included.")
     if fpr != "id-positive":
-        notes.append("Their FPR95 is left out: it is of the other convention.")
-    return tuple(facts.of(name)), notes
+        notes.append("Papers give FPR95 with ID positive; with OOD positive it is known where it was recomputed.")
+    return figures, notes

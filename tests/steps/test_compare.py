@@ -10,10 +10,17 @@ from typer.testing import CliRunner
 
 from negprompt_cli.cli.app import app
 from negprompt_cli.data.results.evaluations import load_evaluation, save_evaluation
-from negprompt_cli.data.studies.published import Benchmark, Figure, Published, published
+from negprompt_cli.data.studies.published import MARKS, Benchmark, Figure, Published, published
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.compare import compare_runs, run_labels
-from negprompt_cli.steps.shared.comparison import figures_table, gaps_table, to_csv, to_latex, to_markdown
+from negprompt_cli.steps.shared.comparison import (
+    figures_table,
+    gaps_table,
+    published_table,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from negprompt_cli.wording import texts
 
 FOUR = ("inaturalist", "sun", "places", "dtd")
@@ -67,7 +74,7 @@ def test_what_is_the_same_in_all_runs_is_one_line_and_the_best_are_strong(save):
     a, b = save("a", document(0.91234, 1, 0.7)), save("b", document(0.85, 2, 0.8))
     comparison = compare_runs([a, b])
     header, rows, names = figures_table(comparison)
-    assert header[:names] == ["run", "score", "seeds", "ID acc."]
+    assert header[:names] == ["run", "score", "seeds"]
     assert texts(rows)[0] == ["all runs", "mcm-zero-shot", "-", "-", "80.0 / 20.0", "80.0 / 20.0"]
     assert [row[:2] for row in texts(rows)[1:]] == [["a", "negprompt"], ["b", "negprompt"]]
     assert [[span.text for span in spans if span.strong] for row in rows for spans in row[-2:]] == [
@@ -192,7 +199,7 @@ def test_markdown_and_latex_escape_what_they_must(save):
         assert word in latex
 
 
-def test_published_figures_stand_beside_the_benchmark_they_belong_to(save):
+def test_published_figures_are_beside_the_benchmark_and_architecture_they_belong_to(save):
     theirs = save("a", _document(id_name="imagenet", oods=FOUR))
     comparison = compare_runs([theirs], with_published=True)
     assert {f.method: (f.fpr95, f.auroc, f.mark) for f in comparison.published}["NegPrompt"] == (
@@ -200,24 +207,36 @@ def test_published_figures_stand_beside_the_benchmark_they_belong_to(save):
         0.9481,
         "quoted",
     )
-    _, rows = table_cells(comparison)
-    assert rows[-1][0] == "AdaNeg (test-time) [unverified]"
+    _, header, rows = published_table(comparison)
+    assert header == ["method", "AUROC / FPR95", "needs", "evidence", "source"]
+    shown = {row[0]: row[1:4] for row in texts(rows)}
+    assert shown["MCM"] == ["90.7 / 43.1", "nothing", "recomputed"]
+    assert shown["TANL"] == ["- / 9.8", "test stream", "notes"]
     assert "Li et al., CVPR 2024" in to_markdown(comparison)
+    latex = to_latex(comparison)
+    assert latex.index(r"\midrule", latex.index("mcm")) < latex.index("TANL [notes] & - ")
     other = compare_runs([save("b", _document())], with_published=True)
     assert other.published == ()
     assert "No published figures" in other.notes[0]
     swapped = compare_runs([theirs], with_published=True, fpr="ood-positive")
-    assert table_cells(swapped)[1][-1][-1].endswith("/ -")
+    shown = {row[0]: row[1] for row in texts(published_table(swapped)[2])}
+    assert (shown["MCM"], shown["NegPrompt"]) == ("90.7 / 37.2", "94.8 / -")
+    # Another architecture has figures of its own, or none.
+    large = _document(id_name="imagenet", oods=FOUR, model__name="ViT-L-14-quickgelu")
+    assert compare_runs([save("c", large)], with_published=True).published[0].fpr95 == 0.3718
+    none = compare_runs([theirs, save("c", large)], with_published=True)
+    assert none.published == () and "ViT-B-16 or ViT-L-14" in none.notes[0]
 
 
 def test_the_shipped_figures_are_sound_and_unknown_benchmarks_are_not():
     facts = published()
-    assert {f.mark for f in facts.figures} <= {"quoted", "unverified"}
-    assert facts.benchmark_of("imagenet", list(reversed(FOUR))) == "conventional"
-    assert facts.benchmark_of("imagenet", ["sun"]) is None
-    figure = Figure(benchmark="moon", method="x", auroc=0.5, fpr95=0.5, mark="quoted", source="y")
+    assert {f.mark for f in facts.figures} <= set(MARKS)
+    assert facts.benchmarks_of("imagenet", list(reversed(FOUR))) == ["conventional", "conventional-large"]
+    assert facts.benchmarks_of("imagenet", ["sun"]) == []
+    figure = Figure(benchmark="moon", method="x", fpr95=0.5, needs="nothing", mark="quoted", source="y")
+    earth = Benchmark(title="", id=("a",), ood=("b",), backbone="RN50")
     with pytest.raises(ValueError, match="moon"):
-        Published(benchmarks={"earth": Benchmark(title="", id=("a",), ood=("b",))}, figures=(figure,))
+        Published(benchmarks={"earth": earth}, figures=(figure,))
 
 
 def test_labels_are_as_short_as_they_can_be(tmp_path):

@@ -8,6 +8,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Mark = Literal["recomputed", "repository", "quoted", "notes", "unverified"]
+MARKS: dict[Mark, str] = {
+    "recomputed": "computed with this package's metrics from per-image scores that the authors published",
+    "repository": "read in the authors' repository",
+    "quoted": "quoted by other papers or by several independent notes, not read in the paper itself",
+    "notes": "from one reader's notes on the paper",
+    "unverified": "passed on without its place in the paper",
+}
+"""Marks of evidence, the strongest first, and what each means. None of the figures was read in the paper itself."""
 
 
 class _Fact(BaseModel):
@@ -15,23 +24,37 @@ class _Fact(BaseModel):
 
 
 class Benchmark(_Fact):
-    """What figures belong to: ID sets and OOD sets by catalogue name; several ID sets are averaged over."""
+    """What figures belong to: ID and OOD sets by catalogue name, several ID sets being averaged over, and an architecture.
+
+    `backbone`: open_clip's name of it; weights differ between papers.
+    """
 
     title: str
     id: tuple[str, ...]
     ood: tuple[str, ...]
+    backbone: str
 
 
 class Figure(_Fact):
-    """One method's published result: AUROC and FPR95 with ID positive, fractions."""
+    """One method's published result, a mean over the benchmark's OOD sets; fractions.
+
+    `fpr95`: with ID positive. `fpr95_ood_positive`: with OOD positive, where it is known. `needs`: what the method learns
+    from; those that learn from the test stream are another task. `mark`: the evidence, as `MARKS` says.
+    """
 
     benchmark: str
     method: str
-    auroc: Fraction
+    auroc: Fraction | None = None
     fpr95: Fraction
-    mark: Literal["code", "quoted", "unverified"]
+    fpr95_ood_positive: Fraction | None = None
+    needs: Literal["nothing", "ID images", "other data", "test stream"]
+    mark: Mark
     source: str
     note: str | None = None
+
+    def fpr(self, metric: str) -> float | None:
+        """FPR95 by its name among the metrics, in either convention."""
+        return self.fpr95 if metric == "fpr95_id_positive" else self.fpr95_ood_positive
 
 
 class Published(_Fact):
@@ -51,12 +74,13 @@ class Published(_Fact):
         """The figures of a benchmark, in order."""
         return [f for f in self.figures if f.benchmark == benchmark]
 
-    def benchmark_of(self, id_name: str, ood_names: list[str]) -> str | None:
-        """The single-ID benchmark that an evaluation is: the same ID set and the same OOD sets in any order, or None."""
-        for name, benchmark in self.benchmarks.items():
-            if benchmark.id == (id_name,) and set(benchmark.ood) == set(ood_names):
-                return name
-        return None
+    def benchmarks_of(self, id_name: str, ood_names: list[str]) -> list[str]:
+        """The single-ID benchmarks that an evaluation is: the same ID set and the same OOD sets in any order."""
+        return [name for name, b in self.benchmarks.items() if b.id == (id_name,) and set(b.ood) == set(ood_names)]
+
+    def fits(self, benchmark: str, model: str) -> bool:
+        """Whether figures of a benchmark are of the architecture of an open_clip model, whatever its weights."""
+        return model.removesuffix("-quickgelu") == self.benchmarks[benchmark].backbone
 
 
 @lru_cache(maxsize=1)

@@ -66,7 +66,7 @@ class Comparison:
 def caption(comparison: Comparison) -> str:
     """What the table is of: data, metric and convention, and what holds for all rows, in whole sentences."""
     which = "ID" if comparison.fpr == "id-positive" else "OOD"
-    shared = ", ".join(f"{key} {value}" for key, value in comparison.shared.items() if value != "-")
+    shared = ", ".join(f"{key} {_quoted(value)}" for key, value in comparison.shared.items() if value != "-")
     single = f" Run {next(iter(comparison.differing))}." if len(comparison.differing) == 1 else ""
     return (
         f"OOD detection with {comparison.id_name} as ID ({comparison.id_images} images, {comparison.id_classes} classes): "
@@ -81,9 +81,9 @@ def differences(comparison: Comparison) -> list[str]:
 
 
 def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[str], list[list[Cell]], int]:
-    """The header, the rows, and how many columns name a row; the others are AUROC / FPR95 of an OOD set.
+    """The header, the rows, and how many columns name a row; AUROC / FPR95 of the OOD sets are the last columns.
 
-    The best of our own figures are strong; published ones have other weights and take no part.
+    The best of each column are strong.
 
     Args:
         comparison: what to show.
@@ -91,20 +91,34 @@ def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[s
     """
     several = len(comparison.differing) > 1
     names = comparison.differing_names if facts else []
-    header = [*(["run"] if several else []), "score", *names, "ID acc.", *comparison.sets]
+    labels = [*(["run"] if several else []), "score", *names]
     mine = [[line.cells.get(name) for name in comparison.sets] for line in comparison.lines]
     figures = figure_cells(mine, fpr=comparison.fpr_key, intervals=False)
     rows: list[list[Cell]] = []
     for line, cells in zip(comparison.lines, figures, strict=True):
-        labels = [*([line.run] if several else []), line.score, *(line.facts[name] for name in names)]
-        accuracy = percent(line.accuracy, line.accuracy_std or None)
-        rows.append([*map(cell, (*labels, accuracy)), *cells])
-    blank = [cell("-")] * (len(names) + 1 + max(0, len(comparison.sets) - 1))
-    for figure in comparison.published:
-        auroc, fpr = percent(figure.auroc), percent(figure.fpr95 if comparison.fpr == "id-positive" else None)
-        named = [f"published [{figure.mark}]", figure.method] if several else [f"{figure.method} [{figure.mark}]"]
-        rows.append([*map(cell, named), *blank, (Span(auroc), Span(" / "), Span(fpr))])
-    return header, rows, len(header) - len(comparison.sets)
+        named = [*([line.run] if several else []), line.score, *(line.facts[name] for name in names)]
+        rows.append([*map(cell, (*named, percent(line.accuracy, line.accuracy_std or None))), *cells])
+    return [*labels, "ID acc.", *comparison.sets], rows, len(labels)
+
+
+def published_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
+    """The published figures as title, header and rows; None where there are none."""
+    if not comparison.published:
+        return None
+    rows = [
+        [cell(f.method), _published_figures(comparison, f), cell(f.needs), cell(f.mark), cell(f.source)]
+        for f in comparison.published
+    ]
+    return "Published for these sets", ["method", "AUROC / FPR95", "needs", "evidence", "source"], rows
+
+
+def _published_figures(comparison: Comparison, figure: Figure) -> Cell:
+    return Span(percent(figure.auroc)), Span(" / "), Span(percent(figure.fpr(comparison.fpr_key)))
+
+
+def _quoted(text: str) -> str:
+    """A value as part of a sentence."""
+    return f'"{text}"' if "{}" in text else text
 
 
 def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
@@ -166,6 +180,7 @@ def to_csv(comparison: Comparison) -> str:
                 "id": comparison.id_name,
                 "auroc": figure.auroc,
                 "fpr95_id_positive": figure.fpr95,
+                "fpr95_ood_positive": figure.fpr95_ood_positive,
                 "source": figure.source,
                 "evidence": figure.mark,
             }
@@ -174,26 +189,34 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """A Markdown table with its caption above and its notes below."""
+    """Markdown tables, the first with its caption above, and notes below."""
     header, rows, _ = figures_table(comparison)
+    parts = [caption(comparison), _markdown(header, rows)]
+    for more in (gaps_table(comparison), published_table(comparison)):
+        if more is not None:
+            title, header, rows = more
+            parts += [f"{title}:", _markdown(header, rows)]
+    return "\n\n".join([*parts, *remarks(comparison)]) + "\n"
 
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     def escaped(text: str) -> str:
         return text.replace("|", "\\|")
 
-    body = [[_joined(spans, escaped, "**{}**") for spans in row] for row in rows]
-    table = [[escaped(name) for name in header], *body]
+    table = [list(map(escaped, header)), *([_joined(spans, escaped, "**{}**") for spans in row] for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in table]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n\n".join([caption(comparison), "\n".join(lines), *remarks(comparison)]) + "\n"
+    return "\n".join(lines)
 
 
 def to_latex(comparison: Comparison) -> str:
     r"""A LaTeX table with caption and label for the packages booktabs and graphicx: two columns for each OOD set.
 
-    It is as wide as the text at most; published figures stand below a line of their own.
+    It is as wide as the text at most. Published figures are below a rule of their own, notes below the table.
     """
     header, rows, labels = figures_table(comparison)
+    labels += 1  # ID accuracy, which is one column
     sets = header[labels:]
     above = [""] * labels + [rf"\multicolumn{{2}}{{c}}{{{_latex(name)}}}" for name in sets]
     rules = "".join(rf"\cmidrule(lr){{{labels + 1 + 2 * i}-{labels + 2 + 2 * i}}}" for i in range(len(sets)))
@@ -202,21 +225,25 @@ def to_latex(comparison: Comparison) -> str:
     def line(row: Sequence[Cell]) -> str:
         names = [_joined(spans, _latex, r"\textbf{{{}}}") for spans in row[:labels]]
         # AUROC, the slash between, and FPR95; or a dash alone.
-        halves = [(spans[:1], spans[-1:]) for spans in row[labels:]]
-        figures = [_joined(half, _latex, r"\textbf{{{}}}") for pair in halves for half in pair]
-        return " & ".join([*names, *figures]) + r" \\"
+        halves = [half for spans in row[labels:] for half in (spans[:1], spans[-1:])]
+        return " & ".join([*names, *(_joined(half, _latex, r"\textbf{{{}}}") for half in halves)]) + r" \\"
 
-    ours = len(comparison.lines)
-    body = [line(row) for row in rows[:ours]]
-    if rows[ours:]:
-        body += [r"\midrule", *(line(row) for row in rows[ours:])]
-    said = _latex(" ".join([caption(comparison), *remarks(comparison)]))
+    body = [line(row) for row in rows]
+    if comparison.published:
+        blank = [cell("-")] * (len(header) - 2)
+        theirs = [
+            [cell(f"{f.method} [{f.mark}]"), *blank, _published_figures(comparison, f)] for f in comparison.published
+        ]
+        body += [r"\midrule", *map(line, theirs)]
+    notes = [
+        rf"\par\smallskip{{\footnotesize {_latex(' '.join(found))}\par}}" for found in [remarks(comparison)] if found
+    ]
     return "\n".join(
         [
             r"% In the preamble: \usepackage{booktabs,graphicx}",
             r"\begin{table}[t]",
             r"\centering",
-            rf"\caption{{{said}}}",
+            rf"\caption{{{_latex(caption(comparison))}}}",
             rf"\label{{tab:ood-{_label(comparison.id_name)}}}",
             r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{'l' * (labels - 1)}r{'rr' * len(sets)}}}",
@@ -228,6 +255,7 @@ def to_latex(comparison: Comparison) -> str:
             *body,
             r"\bottomrule",
             r"\end{tabular}}",
+            *notes,
             r"\end{table}",
             "",
         ]
@@ -260,9 +288,9 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """The text below the table: notes, and the sources of published figures."""
-    sources = dict.fromkeys(f"{f.method}: {f.source}{f' ({f.note})' if f.note else ''}" for f in comparison.published)
-    return [*comparison.notes, *(["Published: " + "; ".join(sources) + "."] if sources else [])]
+    """The text below the table: notes, and what must be known of published figures."""
+    said = dict.fromkeys(f"{f.method}: {f.note}." for f in comparison.published if f.note)
+    return [*comparison.notes, *([f"Published: {' '.join(said)}"] if said else [])]
 
 
 def _joined(spans: Cell, escape: Callable[[str], str], strong: str) -> str:
