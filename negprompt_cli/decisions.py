@@ -21,6 +21,7 @@ Kind = Literal[
     "images-not-judged",
     "values-scaled",
     "sampled",
+    "corrected",
     "limited",
     "score",
     "score-below-chance",
@@ -52,6 +53,7 @@ Kind = Literal[
     images-not-judged        images that cannot be read, which have no verdict
     values-scaled            pixel values that were scaled to the usual range
     sampled                  images or classes drawn from more of them, or fewer than asked for
+    corrected                images that a person moved to another class, which are trained on
     limited                  a trial on part of the images (--limit)
     score                    which ID score is used, where none was asked for
     score-below-chance       a score puts OOD images above ID images (AUROC below 0.5)

@@ -1,23 +1,27 @@
 """`negprompt fit`: from a folder of images by class to a detector."""
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from negprompt_cli import schemas
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.calibrate import print_calibration
+from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Shots, option
 from negprompt_cli.cli.training import ResumeOption, resumable
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent, some_of
 
+if TYPE_CHECKING:
+    from negprompt_cli.steps.shared.correction_effect import Corrected
+
 EXAMPLES = (
-    "negprompt fit photos",
     "negprompt fit photos --run runs/photos --acceptance 0.99",
     "negprompt fit photos --run runs/photos --resume",
+    "negprompt fit photos --run runs/corrected --corrections sorted",
 )
 
 
@@ -38,6 +42,10 @@ def fit(
     by_class: Annotated[
         bool, option("--by-class", help="Also choose a threshold for each class with enough images.")
     ] = False,
+    corrections: Annotated[
+        str | None,
+        option("--corrections", help="Folder of score --sort-into in which images were moved by hand.", metavar="DIR"),
+    ] = None,
     resume: ResumeOption = False,
 ) -> None:
     """Learn a detector from a folder of images sorted by class.
@@ -48,7 +56,7 @@ def fit(
     talk = common.talk()
     if folder is not None and common.data is not None:
         raise UsageError("The folder and --data are the same thing; give one of them.")
-    given = {"data.spec": folder, "data.shots": shots}
+    given = {"data.spec": folder, "data.shots": shots, "data.corrections": corrections}
     asked = common.asked({key: value for key, value in given.items() if value is not None})
     config = asked.config()
     start_processes(config)
@@ -69,6 +77,8 @@ def fit(
     if len(lowest) > 1:
         named = [f"{key} {percent(one.correct / one.images, decimals=0)} %" for key, one in lowest]
         talk.say(f"Lowest held-out accuracy by class: {some_of(named)}.")
+    if result.corrected:
+        _tell_corrected(talk, result.corrected)
     if made.calibration:
         print_calibration(talk.say, made.calibration)
     talk.say(f"Look at the classes, at images that look mislabelled and at what the threshold rejects: {result.page}")
@@ -88,5 +98,18 @@ def fit(
             "training": last.model_dump(),
             "held_out": held.document(),
             "calibration": made.calibration.model_dump() if made.calibration else None,
+            "corrections": result.corrected.document() if result.corrected else None,
         },
     )
+
+
+def _tell_corrected(talk: Talk, found: "Corrected") -> None:
+    """What corrections changed, in sentences."""
+    before = f"{found.held_out_before.shares()} before; " if found.held_out_before else ""
+    talk.say(f"The same {found.held_out_after.images} held-out images: {before}{found.held_out_after.shares()} now.")
+    if found.corrected_after:
+        before = f"{found.corrected_before.shares()} before; " if found.corrected_before else ""
+        talk.say(
+            f"The {found.images} corrected images, which are training images now: {before}{found.corrected_after.shares()} "
+            "now."
+        )

@@ -77,6 +77,7 @@ REMEDIES = {
         "Select the classes that match with '#', rename them with --class-names, or give the prompts these classes with "
         "`negprompt transfer`."
     ),
+    "new-class": "To add the class to a detector: negprompt transfer --extend --images {folder}.",
     "old-classes": "Name the data of the old classes with --data, or give --images a folder that has all classes.",
     "training-images": "\nLeave out {names} with --scores, or name the data folder with --data-root.",
     "negative-words": (

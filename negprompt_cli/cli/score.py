@@ -175,7 +175,9 @@ def score(
             page or file.sink,
             limit=config.data.limit,
             known=file.known,
-            sorting=Sorting(sort_into, copy) if sort_into else None,
+            sorting=Sorting(sort_into, copy, None if names else (artifact.path, verdicts.prompts_sha256))
+            if sort_into
+            else None,
             # Unless it is asked to stop, a broken image is a row.
             stop_on_error=asked.given("data.on_error") == "stop",
             fdr=fdr,

@@ -16,6 +16,12 @@ from negprompt_cli.data.sets.imagesets import NothingHeldOut
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.correction_effect import (
+    Corrected,
+    compare_corrected,
+    corrected_images,
+    earlier_detector,
+)
 from negprompt_cli.steps.shared.fit_page import write_fit_page
 from negprompt_cli.steps.shared.learning import learn_negative, learn_positive
 from negprompt_cli.steps.shared.outputs import refuse_existing
@@ -27,7 +33,7 @@ from negprompt_cli.steps.shared.thresholds import (
     held_out_accuracy,
     held_out_images,
 )
-from negprompt_cli.steps.shared.training_data import positive_data
+from negprompt_cli.steps.shared.training_data import find_training_images, positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
 from negprompt_cli.steps.train_positive import run_train_positive
@@ -37,13 +43,14 @@ from negprompt_cli.steps.train_positive import run_train_positive
 class Fitted:
     """What a fit made: the artifact, with a threshold unless there were too few held-out images.
 
-    `held_out`: how well it classifies those. `page`: shows them.
+    `held_out`: how well it classifies those. `page`: shows them. `corrected`: what corrections changed, where there are some.
     """
 
     path: Path
     prompts: Prompts
     held_out: HeldOut
     page: Path
+    corrected: Corrected | None = None
 
 
 def run_fit(
@@ -70,6 +77,9 @@ def run_fit(
         refuse_existing(path, overwrite=overwrite or resume)
     bench = bench or Workbench(config, progress)
     calibrated = enough_held_out(bench, options)
+    corrections = config.data.corrections is not None
+    # Looked at before training, which may replace it.
+    earlier = earlier_detector(bench, negative) if corrections else None
     more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume, "bench": bench}
     run_train_positive(config, positive, **more)
     prompts = run_train_negative(config, negative, positive=ArtifactFile(positive), **more).prompts
@@ -77,9 +87,13 @@ def run_fit(
         made = calibrate_prompts(bench, prompts, options)
         with claimed(negative):
             prompts = save_prompts(replace(prompts, calibration=made), negative)
+    corrected = None
+    if corrections:
+        images = corrected_images(bench, find_training_images(bench))
+        corrected = compare_corrected(bench, earlier, prompts, images)
     held_out, page = held_out_accuracy(bench, prompts), folder / PAGE
     write_fit_page(bench, prompts, page)
-    return Fitted(negative, prompts, held_out, page)
+    return Fitted(negative, prompts, held_out, page, corrected)
 
 
 def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink, Totals
-from negprompt_cli.data.results.sorting import sort_image
+from negprompt_cli.data.results.sorting import sort_rows
 from negprompt_cli.engine.metrics.conformal import BatchVerdict, batch_verdict
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Task
@@ -29,10 +29,14 @@ NAMED = 20
 
 @dataclass(frozen=True)
 class Sorting:
-    """Where judged images are put: links, or copies, in `into`/id/<class> and `into`/ood."""
+    """Where judged images are put: links, or copies, in `into`/id/<class> and `into`/ood.
+
+    `detector`: path and sha256 of what judges them, for the record; None where it has no file.
+    """
 
     into: Path
     copy: bool
+    detector: tuple[Path, str] | None = None
 
 
 @dataclass
@@ -113,7 +117,7 @@ def run_score(
         judged = _judged(stream, task, stop_on_error=stop_on_error)
         for rows in judged if fdr is None else selected(judged, fdr):
             if sorting:
-                _sort(rows, sorting)
+                sort_rows(rows, sorting.into, copy=sorting.copy, detector=sorting.detector)
             sink.write(rows)
             for row in rows:
                 _count(row, summary)
@@ -220,11 +224,3 @@ def _count(row: Row, summary: ScoreSummary) -> None:
         summary.ood += 1
     else:
         summary.by_class[row.prediction] = summary.by_class.get(row.prediction, 0) + 1
-
-
-def _sort(rows: list[Row], sorting: Sorting) -> None:
-    for row in rows:
-        if row.prediction is not None:
-            sort_image(
-                Path(row.path), sorting.into, prediction=row.prediction, is_ood=bool(row.is_ood), copy=sorting.copy
-            )

@@ -1,18 +1,58 @@
 """Putting judged images into folders: id/<class>/ and ood/, as links or copies; the images themselves are not touched.
 
 Class folders are named by class keys, made safe as names of folders. Where another image of the same name is there already,
-the name gets eight digits of the path's digest, so that sorting the same images again changes nothing.
+the name gets eight digits of the path's digest, so that sorting the same images again changes nothing. What was put where
+is recorded, so that a person can move images and be understood (`corrections`).
 """
 
 import hashlib
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from negprompt_cli.data.files.atomic import atomic_path
+from negprompt_cli.data.files.digest import file_sha256
+from negprompt_cli.data.results.corrections import SortedImage, record_sorted
+from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.filekinds import reason_for
 from negprompt_cli.errors import NegPromptError
+
+
+def sort_rows(rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Path, str] | None) -> None:
+    """Put the images of rows that have a prediction where they belong, and record it.
+
+    Args:
+        rows: about image files.
+        into: folder that holds id/, ood/ and the record.
+        copy: as for `sort_image`.
+        detector: path and sha256 of what predicted, or None where it has no file.
+
+    Raises:
+        NegPromptError: the file system refuses.
+    """
+    judged = [(Path(row.path), row.prediction, bool(row.is_ood)) for row in rows if row.prediction is not None]
+    path, digest = detector or ("", "")
+    record = []
+    for image, prediction, is_ood in judged:
+        try:
+            own = file_sha256(image)
+        except OSError as error:
+            raise NegPromptError(f"Cannot read {image}: {error.strerror or error}.") from error
+        folder = "ood" if is_ood else f"id/{folder_name(prediction)}"
+        record.append(
+            SortedImage(
+                folder=folder,
+                sha256=own,
+                path=str(image.absolute()),
+                detector=str(Path(path).absolute()) if path else "",
+                detector_sha256=digest,
+            )
+        )
+    record_sorted(into, record)
+    for image, prediction, is_ood in judged:
+        sort_image(image, into, prediction=prediction, is_ood=is_ood, copy=copy)
 
 
 def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: bool) -> Path:

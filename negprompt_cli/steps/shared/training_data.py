@@ -12,6 +12,7 @@ from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.corrected import with_corrections
 from negprompt_cli.steps.shared.learning import TrainingData
 from negprompt_cli.steps.shared.starts import start_context, zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -19,7 +20,7 @@ from negprompt_cli.wording import some_of
 
 
 def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None = None) -> ImageSet:
-    """Resolve the configured ID data, its training classes and shots; opens no image.
+    """Resolve the configured ID data, its training classes, shots and corrections; opens no image.
 
     Args:
         bench: the workbench.
@@ -53,7 +54,7 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
             said = f"classes with fewer images than {data.shots} shots, all used: {shown}"
             bench.decide(Decision("sampled", said, {"shots": data.shots, "short": dict(sample.short)}, warning=True))
         images = images.take(sample.indices)
-    return images
+    return with_corrections(bench, images)
 
 
 def positive_data(bench: Workbench) -> TrainingData:

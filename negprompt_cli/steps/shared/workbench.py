@@ -16,8 +16,9 @@ from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, enco
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.pixels import rules_decisions
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
+from negprompt_cli.data.results.corrections import Corrections, find_corrections
 from negprompt_cli.data.sets.imagesets import ImageSet, Role, load_image_set
-from negprompt_cli.data.sets.spec import Spec, parse_spec
+from negprompt_cli.data.sets.spec import Spec, parse_spec, user_path
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import Compute, choose_compute
@@ -146,6 +147,12 @@ class Workbench:
             UsageError: no SPEC.
         """
         return parse_spec(self.config.data.spec)
+
+    @cached_property
+    def corrections(self) -> Corrections | None:
+        """What a person changed in the configured folder of sorted images, if any; raises as `find_corrections`."""
+        named = self.config.data.corrections
+        return None if named is None else find_corrections(user_path(named))
 
     def id_images(self, role: Literal["train", "eval"]) -> ImageSet:
         """The configured ID images, as `image_set`."""

@@ -1,0 +1,93 @@
+"""What corrections of a person changed: the detector from before and its successor, on the same images."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from negprompt_cli.data.results.artifacts import Prompts, check_model, load_prompts
+from negprompt_cli.data.sets.imagesets import ImageSet, class_places
+from negprompt_cli.decisions import Decision
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.outcomes import Outcome, outcome
+from negprompt_cli.steps.shared.scorer import make_scorer
+from negprompt_cli.steps.shared.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What corrections changed, on the same held-out images and on the corrected ones, which are training images now.
+
+    `images`: how many were trained on. `detector`: the file that made the predictions. The figures before are None where
+    that file is gone.
+    """
+
+    images: int
+    detector: str | None
+    held_out_before: Outcome | None
+    held_out_after: Outcome
+    corrected_before: Outcome | None
+    corrected_after: Outcome | None
+
+    def document(self) -> dict[str, Any]:
+        """The record in a JSON document."""
+        return asdict(self)
+
+
+def corrected_images(bench: Workbench, images: ImageSet) -> ImageSet:
+    """The corrected images among training images that `with_corrections` made."""
+    own = set(bench.corrections.images()) if bench.corrections else set()
+    chosen = [i for i, path in enumerate(images.paths) if path.absolute() in own]
+    return images.take(np.array(chosen, dtype=np.int64))
+
+
+def earlier_detector(bench: Workbench, out: Path) -> tuple[Path, Prompts] | None:
+    """The detector whose predictions were corrected, or else the one that `out` holds now; None where there is neither."""
+    sorted_by = bench.corrections.detector if bench.corrections else None
+    for path, digest in ([sorted_by] if sorted_by else []) + [(out, "")]:
+        try:
+            prompts = load_prompts(path)
+            check_model(prompts, bench.clip.identity, bench.clip.plan.width, path)
+        except UsageError:
+            continue
+        if digest in ("", prompts.sha256):
+            return path, prompts
+    said = "The detector whose predictions were corrected is gone, so there are no figures from before the corrections."
+    bench.decide(Decision("other", said, {"detector": str(sorted_by[0]) if sorted_by else None}))
+    return None
+
+
+def compare_corrected(
+    bench: Workbench, earlier: tuple[Path, Prompts] | None, prompts: Prompts, corrected: ImageSet
+) -> Corrected:
+    """What a detector and its successor make of the same held-out images and of corrected ones.
+
+    Args:
+        bench: its data have the held-out images.
+        earlier: the detector from before, with its file.
+        prompts: the one that learned from the corrections.
+        corrected: the images that it learned from.
+    """
+
+    def judged(by: Prompts, images: ImageSet) -> Outcome | None:
+        if not len(images):
+            return None
+        encoded = bench.encode(images)
+        places = class_places(images.classes, by.classes)
+        labels = places[encoded.labels.numpy()]
+        scorer = make_scorer(bench, by)
+        return outcome(scorer, scorer.judge(encoded.features), labels, np.ones(len(labels), dtype=bool))
+
+    held_out = bench.id_images("eval")
+    after = judged(prompts, held_out)
+    assert after is not None
+    path, before = earlier or (None, None)
+    return Corrected(
+        images=len(corrected),
+        detector=str(path) if path else None,
+        held_out_before=judged(before, held_out) if before else None,
+        held_out_after=after,
+        corrected_before=judged(before, corrected) if before else None,
+        corrected_after=judged(prompts, corrected),
+    )
