@@ -158,6 +158,10 @@ def score(
         require_calibration(verdicts, "a selection with a false discovery rate")
     if batch_verdict or fail_on_shift:
         require_calibration(verdicts, "a verdict on the whole delivery")
+    sorting = None
+    if sort_into:
+        file_of = None if classes else prompts or common.run_folder(asked) / NEGATIVE
+        sorting = Sorting(sort_into, copy, (file_of, verdicts.prompts_sha256) if file_of else None)
     left_out = LeftOut()
     started = time.monotonic()
     rows = (
@@ -175,9 +179,7 @@ def score(
             page or file.sink,
             limit=config.data.limit,
             known=file.known,
-            sorting=Sorting(sort_into, copy, None if names else (artifact.path, verdicts.prompts_sha256))
-            if sort_into
-            else None,
+            sorting=sorting,
             # Unless it is asked to stop, a broken image is a row.
             stop_on_error=asked.given("data.on_error") == "stop",
             fdr=fdr,

@@ -43,7 +43,8 @@ from negprompt_cli.steps.train_positive import run_train_positive
 class Fitted:
     """What a fit made: the artifact, with a threshold unless there were too few held-out images.
 
-    `held_out`: how well it classifies those. `page`: shows them. `corrected`: what corrections changed, where there are some.
+    `held_out`: how well it classifies those. `page`: shows them. `corrected`: what corrections changed,
+    where there are some.
     """
 
     path: Path
