@@ -16,6 +16,7 @@ SWEEP = "negprompt/sweep/1"
 
 # Documents on standard output, with --json.
 CACHE = "negprompt/cache/1"
+CITATION = "negprompt/citation/1"
 CALIBRATION = "negprompt/calibration/1"
 COMPARISON = "negprompt/comparison/1"
 DATA = "negprompt/data/1"

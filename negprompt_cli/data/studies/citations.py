@@ -1,0 +1,11 @@
+"""BibTeX of the paper and of this software: `citations.bib`, with the version filled in."""
+
+from importlib import resources
+
+from negprompt_cli._version import __version__
+
+
+def bibtex() -> str:
+    """The entries `li2024negprompt` and `negprompt`."""
+    text = (resources.files(__package__) / "citations.bib").read_text(encoding="utf-8")
+    return text.replace("{VERSION}", f"{{{__version__}}}")
