@@ -194,6 +194,8 @@ class EvaluateConfig(_Section):
     fifth of the classes. `neighbours`: k of knn. `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of
     gl-mcm's patches. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether intervals at `level` are
     bootstrapped from `resamples` resamples of the images, and scores compared with the best baseline on the same images.
+    `test_time`: scores that learn from the images they test, by name; none by default. `stream_orders`: seeds of the orders
+    in which they see them.
     """
 
     ood: tuple[str, ...] = ()
@@ -210,6 +212,8 @@ class EvaluateConfig(_Section):
     shrinkage: Annotated[float, Field(ge=0, le=1)] | None = None
     local_weight: Annotated[float, Field(ge=0)] = 1.0
     recalls: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    test_time: tuple[str, ...] = ()
+    stream_orders: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     ci: bool = False
     resamples: Annotated[int, Field(ge=1)] = 1000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95

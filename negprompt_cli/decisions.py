@@ -26,6 +26,7 @@ Kind = Literal[
     "score",
     "score-below-chance",
     "scores-left-out",
+    "test-time",
     "threshold",
     "threshold-dropped",
     "few-classes",
@@ -58,6 +59,7 @@ Kind = Literal[
     score                    which ID score is used, where none was asked for
     score-below-chance       a score puts OOD images above ID images (AUROC below 0.5)
     scores-left-out          scores that cannot be computed here, where all were asked for
+    test-time                scores that learn from the test images
     threshold                which threshold is used, or why there is none
     threshold-dropped        a threshold that no longer applies was left out of an artifact
     few-classes              what one or two classes mean for scores

@@ -12,6 +12,7 @@ from negprompt_cli.cli.seeds import SeedsOption, parse_seeds
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.engine.scores import score_names
+from negprompt_cli.engine.test_time import TEST_TIME_SCORES
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
 
@@ -97,6 +98,20 @@ def evaluate(
             help=f"Scores, separated by commas, or all that can be computed: all, {', '.join(score_names())}.",
         ),
     ] = None,
+    test_time: Annotated[
+        str | None,
+        option(
+            "--test-time",
+            help=f"Also scores that learn from the test images, of: {', '.join(TEST_TIME_SCORES)}. They are reported apart.",
+            metavar="NAMES",
+        ),
+    ] = None,
+    stream_order: Annotated[
+        str | None,
+        option(
+            "--stream-order", help="Seeds of the orders of the stream for --test-time (default 0,1,2).", metavar="SEEDS"
+        ),
+    ] = None,
     recalls: Annotated[
         str | None,
         option("--recalls", help="Further recalls at which FPR is given, e.g. 0.9,0.99."),
@@ -127,6 +142,10 @@ def evaluate(
         lists["evaluate.ood"] = [ood]
     if scores is not None:
         lists["evaluate.scores"] = [s.strip() for s in scores.split(",") if s.strip()]
+    if test_time is not None:
+        lists["evaluate.test_time"] = [s.strip() for s in test_time.split(",") if s.strip()]
+    if stream_order is not None:
+        lists["evaluate.stream_orders"] = [s.strip() for s in stream_order.split(",") if s.strip()]
     if recalls is not None:
         lists["evaluate.recalls"] = _numbers(recalls)
     many = parse_seeds(seeds, common, prompts=prompts)
@@ -170,7 +189,7 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
     document = result.document
     columns, rows = document.table()
     talk.table(f"AUROC / FPR95 (ID positive), per cent{document.spread}", columns, rows, labels=1)
-    for more in (document.differences(), document.template_spread()):
+    for more in (document.differences(), document.template_spread(), document.test_time_table()):
         if more is not None:
             talk.line("")
             talk.table(*more, labels=1)

@@ -23,8 +23,10 @@ from negprompt_cli.data.results.evaluations import (
     OodFacts,
     PromptFacts,
     Row,
+    StreamRow,
     average_over_sets,
     below_chance,
+    over_orders,
     save_evaluation,
 )
 from negprompt_cli.data.results.provenance import device_name, versions
@@ -39,6 +41,7 @@ from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import making, write_config
 from negprompt_cli.steps.shared.paired import with_differences
+from negprompt_cli.steps.shared.test_time import StreamScores
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -129,7 +132,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
         skipped={s.name: s.encoded.skipped for s in measured.ood_sets if s.encoded.skipped},
         temperature=config.evaluate.temperature,
         template=config.evaluate.template,
-        options=_used_options(config.evaluate, measured.scores),
+        options=_used_options(config.evaluate, [*measured.scores, *(["neglabel"] if measured.test_time else [])]),
         precision=str(bench.compute.dtype).removeprefix("torch."),
         device=device_name(bench.compute.device),
         versions=versions(),
@@ -137,6 +140,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
         left_out=dict(measured.left_out),
         rows=tuple(rows),
         templates=tuple(template_figures(measured)),
+        test_time=tuple(_stream_rows(measured)),
     )
     return with_differences(document, [measured], config) if config.evaluate.ci else document
 
@@ -161,6 +165,23 @@ def template_figures(measured: Measured) -> Iterator[OfTemplate]:
                     fpr95_id_positive=id_positive,
                     fpr95_ood_positive=ood_positive,
                 )
+
+
+def _stream_rows(measured: Measured) -> Iterator[StreamRow]:
+    """Test-time scores, by score and OOD set and with their own averages: each order of the stream has its own figures."""
+    for name in dict.fromkeys(one.score for one in measured.test_time):
+        mine = [one for one in measured.test_time if one.score == name]
+        orders = list(dict.fromkeys(one.order for one in mine))
+        rows = {(one.ood, one.order): _stream_figures(measured, one) for one in mine}
+        sets = list(dict.fromkeys(one.ood for one in mine))
+        for ood in sets:
+            yield over_orders([rows[ood, order] for order in orders], orders)
+        yield over_orders([average_over_sets([rows[ood, order] for ood in sets]) for order in orders], orders)
+
+
+def _stream_figures(measured: Measured, one: StreamScores) -> Row:
+    figures = metrics_of(acceptance_curve(one.id_scores, one.ood_scores, measured.correct)).model_dump()
+    return Row.model_validate({"ood": one.ood, "images": len(one.ood_scores), "score": one.score, **figures})
 
 
 def _row(config: Config, measured: Measured, name: str, ood: Scored) -> Row:

@@ -4,15 +4,22 @@ import csv
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from evaluation_world import World, make_world
+from recorder import Recorder
+from sklearn.metrics import roc_auc_score
 
+from negprompt_cli.data.results.evaluations import average_over_seeds, load_evaluation, save_evaluation
 from negprompt_cli.data.sets import wordnet
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.scores.csp import SUPERCLASSES
 from negprompt_cli.engine.scores.word_choice import farthest, image_distances, name_distances
+from negprompt_cli.engine.test_time import find_test_time_score
+from negprompt_cli.engine.test_time.stream import Stream
 from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.evaluate import evaluation_document
 from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.words_file import check_words_file, save_words
@@ -166,3 +173,53 @@ def test_words_that_cannot_be_used_are_refused(world, tmp_path):
         measure(world.bench(scores=("neglabel",), words=str(tmp_path / "own.txt")), world.artifact)
     with pytest.raises(UsageError, match=r"none\.txt"):
         measure(world.bench(scores=("neglabel",), words=str(tmp_path / "none.txt")), world.artifact)
+
+
+def test_test_time_scores_are_reported_apart_with_their_dependence_on_the_order(world, tmp_path):
+    (tmp_path / "words.txt").write_text("\n".join(f"thing {i}" for i in range(12)))
+    settings = {"words": str(tmp_path / "words.txt"), "test_time": ("adaneg", "tanl"), "stream_orders": (0, 5)}
+    progress = Recorder()
+    bench = world.bench(progress, scores=("mcm",), **settings)
+    measured = measure(bench, world.artifact, keep_features=False)
+    assert [(one.score, one.order) for one in measured.test_time] == [
+        ("adaneg", 0),
+        ("tanl", 0),
+        ("adaneg", 5),
+        ("tanl", 5),
+    ]
+    assert any("learn from the test images" in text for text in progress.warned)
+    assert len(measured.id_set.encoded.features) == 0
+    document = evaluation_document(bench, measured, world.prompts)
+    assert {row.score for row in document.rows} == {"mcm"}
+    assert [(row.score, row.ood) for row in document.test_time] == [
+        (score, ood) for score in ("adaneg", "tanl") for ood in ("noise", "average")
+    ]
+    row = document.test_time[0]
+    aurocs = [
+        roc_auc_score(np.repeat([1, 0], [len(o.id_scores), len(o.ood_scores)]), np.r_[o.id_scores, o.ood_scores])
+        for o in measured.test_time
+        if o.score == "adaneg"
+    ]
+    assert row.auroc == pytest.approx(np.mean(aurocs))
+    assert row.order_std["auroc"] == pytest.approx(np.std(aurocs, ddof=1))
+    assert row.document()["sees_test_stream"] is True and row.orders == (0, 5)
+    path = tmp_path / "evaluation.json"
+    save_evaluation(path, document)
+    assert load_evaluation(path).test_time == document.test_time
+    mean = average_over_seeds([document, document])
+    assert mean.test_time[0].auroc == pytest.approx(row.auroc)
+    assert mean.test_time[0].order_std == pytest.approx(row.order_std)
+    assert "adaneg" in [line[0][0].text for line in document.test_time_table()[2]]
+    # An image's scores are in the order of the images, whatever the order of the stream.
+    stream = Stream(
+        torch.cat([bench.encode(s.encoded.images).features for s in (measured.id_set, *measured.ood_sets)])[
+            order := torch.randperm(22, generator=torch.Generator().manual_seed(5))
+        ],
+        measured.bank.zero_shot,
+        measured.bank.words,
+        measured.bank.logit_scale,
+    )
+    expected = torch.empty(22, dtype=torch.float64)
+    expected[order] = find_test_time_score("adaneg").load()(stream)
+    np.testing.assert_allclose(measured.test_time[2].id_scores, expected[:15], rtol=1e-6)
+    assert measure(world.bench(scores=("mcm",)), world.artifact).test_time == ()

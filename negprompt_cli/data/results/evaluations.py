@@ -6,9 +6,9 @@ that say which class is positive.
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -177,11 +177,31 @@ class Row(OodMetrics, _Cell):
         return percent(self.figure(metric), (self.std or {}).get(metric) or None) + mark + interval
 
 
+class StreamRow(Row):
+    """A test-time score on one OOD set: means over random orders of the test stream, with their deviation.
+
+    `order_std`: standard deviation of each metric over `orders`, the seeds of the orders; None for a single order.
+    """
+
+    sees_test_stream: Literal[True] = True
+    orders: tuple[int, ...]
+    order_std: dict[str, float | None]
+
+    def order_text(self) -> str:
+        """`AUROC / FPR95` (ID positive) in per cent, each with its deviation over orders."""
+        parts = (percent(self.figure(m), self.order_std.get(m)) for m in ("auroc", "fpr95_id_positive"))
+        return " / ".join(parts)
+
+
+SomeRow = TypeVar("SomeRow", bound=Row)
+
+
 class EvaluationDocument(_Part):
     """One evaluation, of one artifact or of one artifact per seed.
 
     `skipped`: broken images by OOD set. `options`: constants of the scores that were computed. `left_out`: scores that were
     asked for but cannot be computed here, with the reason. `templates`: zero-shot scores with other templates.
+    `test_time`: scores that learn from the test images, apart from all others.
     """
 
     schema_: str = Field(alias="schema")
@@ -201,6 +221,7 @@ class EvaluationDocument(_Part):
     left_out: dict[str, str] = {}
     rows: tuple[Row, ...]
     templates: tuple[OfTemplate, ...] = ()
+    test_time: tuple[StreamRow, ...] = ()
     seeds: tuple[SeedFacts, ...] = ()
 
     @property
@@ -272,6 +293,23 @@ class EvaluationDocument(_Part):
             for row, versus in found
         ]
         return title, ["score", "AUROC", "p", "FPR95 (ID positive)"], rows
+
+    def test_time_table(self) -> tuple[str, list[str], list[list[Cell]]] | None:
+        """Test-time scores as title, header and rows, a row per score; None where there are none."""
+        if not self.test_time:
+            return None
+        sets = list(dict.fromkeys(row.ood for row in self.test_time))
+        texts = {(row.score, row.ood): row.order_text() for row in self.test_time}
+        rows = [
+            [cell(score), *(cell(texts[score, ood]) for ood in sets)]
+            for score in dict.fromkeys(row.score for row in self.test_time)
+        ]
+        count = len(self.test_time[0].orders)
+        title = (
+            "Test-time scores, which learn from the test images and are not comparable with those above: AUROC / FPR95 (ID "
+            f"positive), per cent, mean ± standard deviation over {count} orders of the stream"
+        )
+        return title, ["score", *sets], rows
 
     def template_spread(self) -> tuple[str, list[str], list[list[Cell]]] | None:
         """Lowest to highest figures of zero-shot scores over the templates as title, header and rows, or None."""
@@ -368,12 +406,11 @@ def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDoc
         n - 1; None for one seed), and `seeds` lists what was averaged over. It is limited where any of them is.
     """
     first = documents[0]
-    columns = [{(row.score, row.ood): row for row in document.rows} for document in documents]
-    rows = []
-    for row in first.rows:
-        cells = [column[row.score, row.ood] for column in columns]
-        deviations = {metric: _deviation([cell.figure(metric) for cell in cells]) for metric in METRICS}
-        rows.append(_mean_row(cells, ood=row.ood, images=row.images, std=deviations))
+    rows = [_over_seeds(cells) for cells in _by_cell([document.rows for document in documents])]
+    streams = []
+    for cells in _by_cell([document.test_time for document in documents]):
+        deviations = {m: _mean([cell.order_std[m] for cell in cells]) for m in METRICS}
+        streams.append(_stream_row(_over_seeds(cells), cells[0].orders, deviations))
     accuracies = [document.id.accuracy for document in documents]
     spread = {"accuracy": statistics.fmean(accuracies), "accuracy_std": _deviation(accuracies)}
     return first.model_copy(
@@ -386,8 +423,20 @@ def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDoc
                 for d in documents
             ),
             "rows": tuple(rows),
+            "test_time": tuple(streams),
         }
     )
+
+
+def over_orders(rows: Sequence[Row], orders: Sequence[int]) -> StreamRow:
+    """The row of a test-time score: means of its rows over orders of the stream, with their deviations.
+
+    Args:
+        rows: of one score and OOD set, by order.
+        orders: the seeds of the orders.
+    """
+    mean = _mean_row(rows, ood=rows[0].ood, images=rows[0].images)
+    return _stream_row(mean, orders, {m: _deviation([row.figure(m) for row in rows]) for m in METRICS})
 
 
 def save_evaluation(path: Path, document: EvaluationDocument) -> None:
@@ -433,6 +482,22 @@ def load_evaluation(path: Path) -> EvaluationDocument:
         return EvaluationDocument.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{path} is not a sound evaluation: {first_fault(error)}.") from None
+
+
+def _stream_row(row: Row, orders: Sequence[int], deviations: Mapping[str, float | None]) -> StreamRow:
+    more = {"sees_test_stream": True, "orders": tuple(orders), "order_std": dict(deviations)}
+    return StreamRow.model_validate({**row.document(), **more})
+
+
+def _by_cell(columns: Sequence[Sequence[SomeRow]]) -> list[list[SomeRow]]:
+    """The rows of the same score and OOD set in every column, in the order of the first."""
+    found = [{(row.score, row.ood): row for row in column} for column in columns]
+    return [[column[key] for column in found] for key in found[0]]
+
+
+def _over_seeds(cells: Sequence[Row]) -> Row:
+    deviations = {metric: _deviation([cell.figure(metric) for cell in cells]) for metric in METRICS}
+    return _mean_row(cells, ood=cells[0].ood, images=cells[0].images, std=deviations)
 
 
 def _mean_row(cells: Sequence[Row], *, ood: str, images: int, **more: Any) -> Row:

@@ -17,6 +17,7 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.scores import check_scores, constant_scores, find_score
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.engine.test_time import find_test_time_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.local_scores import local_scores, require_local_features
@@ -25,6 +26,7 @@ from negprompt_cli.steps.shared.possible_scores import ALL, possible_scores
 from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.score_inputs import make_score_inputs, score_options
 from negprompt_cli.steps.shared.templates import template_list, template_texts
+from negprompt_cli.steps.shared.test_time import StreamScores, stream_scores
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
 
@@ -42,12 +44,17 @@ class Scored:
         """Short name of the set."""
         return self.encoded.images.name
 
+    def without_features(self) -> "Scored":
+        """The same without the features of its images, which take most of the memory."""
+        return replace(self, encoded=replace(self.encoded, features=self.encoded.features[:0].clone()))
+
 
 @dataclass(frozen=True)
 class Measured:
     """Scores of an artifact on ID and OOD images, before any metric is taken, and the negative words behind them.
 
-    `left_out`: scores that cannot be computed, with the reason, where all were asked for.
+    `left_out`: scores that cannot be computed, with the reason, where all were asked for. `test_time`: scores that learn
+    from the images they test, by OOD set, score and order of the stream.
     """
 
     prompts: Prompts
@@ -57,6 +64,7 @@ class Measured:
     scores: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     words: tuple[ChosenWords, ...] = ()
+    test_time: tuple[StreamScores, ...] = ()
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -97,6 +105,8 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     for name in names:
         if name != ALL:
             find_score(name)
+    for name in config.evaluate.test_time:
+        find_test_time_score(name)
     template_texts(config.evaluate.template)
     templates = template_list(config.evaluate.templates) if config.evaluate.templates else []
     specs = ood_specs(bench)
@@ -135,14 +145,22 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     if local:
         require_local_features(bench, local)
     words: list[ChosenWords] = []
-    bank = make_score_inputs(bench, prompts, names, on_words=words.append)
+    # Streams are compared with what neglabel is compared with.
+    needed = [*names, *(["neglabel"] if config.evaluate.test_time else [])]
+    bank = make_score_inputs(bench, prompts, needed, on_words=words.append)
     check_scores(names, bank, has_local_features=True)
     spread = _Spread(bench, prompts, names, templates)
-    id_set = _score(bench, id_images, bank, names, spread, keep_features=keep_features)
+    id_set = _score(bench, id_images, bank, names, spread)
     if (id_set.encoded.labels < 0).any():
         raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
-    ood_sets = tuple(_score(bench, images, bank, names, spread, keep_features=keep_features) for images in ood_images)
-    return Measured(prompts, bank, id_set, ood_sets, names, left_out, tuple(words))
+    ood_sets: list[Scored] = []
+    streams: list[StreamScores] = []
+    for images in ood_images:
+        scored = _score(bench, images, bank, names, spread)
+        streams += stream_scores(bench, bank, id_set.encoded, scored.encoded)
+        ood_sets.append(scored if keep_features else scored.without_features())
+    id_set = id_set if keep_features else id_set.without_features()
+    return Measured(prompts, bank, id_set, tuple(ood_sets), names, left_out, tuple(words), tuple(streams))
 
 
 def _tell_overlap(bench: Workbench, id_images: ImageSet, ood_images: Sequence[ImageSet]) -> None:
@@ -205,9 +223,7 @@ class _Spread:
         }
 
 
-def _score(
-    bench: Workbench, images: ImageSet, bank: ScoreInputs, names: Sequence[str], spread: _Spread, *, keep_features: bool
-) -> Scored:
+def _score(bench: Workbench, images: ImageSet, bank: ScoreInputs, names: Sequence[str], spread: _Spread) -> Scored:
     settings = bench.config.evaluate
     local = [name for name in names if "local_features" in find_score(name).requires]
     encoded = bench.encode(images)
@@ -230,8 +246,6 @@ def _score(
         merged = {**table.scores, **more}
         table = replace(table, scores={name: merged[name] for name in names})
     by_template = spread.tables(encoded.features.to(bench.clip.device))
-    if not keep_features:
-        encoded = replace(encoded, features=encoded.features[:0].clone())
     return Scored(encoded, table, by_template)
 
 

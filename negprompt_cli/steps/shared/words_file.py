@@ -9,6 +9,7 @@ from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.possible_scores import ALL
 
 COLUMNS = ("score", "seed", "word", "distance")
 
@@ -19,7 +20,7 @@ def check_words_file(path: Path, scores: Sequence[str], *, overwrite: bool) -> N
     Raises:
         UsageError: no score chooses words, or the file exists and `overwrite` is false.
     """
-    if not any(_choices(name) for name in scores):
+    if ALL not in scores and not any(_choices(name) for name in scores):
         raise UsageError("No score that is asked for chooses negative words.", remedy="word-scores")
     refuse_existing(path, overwrite=overwrite)
 
@@ -32,7 +33,8 @@ def save_words(path: Path, measured: Sequence[Measured]) -> None:
     """
     lines = [csv_line(COLUMNS)]
     for one in measured:
-        names = {choice: name for name in one.scores for choice in _choices(name)}
+        # Test-time scores have the words of neglabel.
+        names = {choice: name for name in ("neglabel", *one.scores) for choice in _choices(name)}
         for chosen in one.words:
             rows = zip(chosen.words, chosen.distances, strict=True)
             lines += [csv_line((names[chosen.choice], one.prompts.config.seed, *row)) for row in rows]

@@ -1,0 +1,67 @@
+"""Test-time scores of an evaluation: ID and OOD images of one set as a stream, in several random orders.
+
+Each OOD set has a stream of its own, all ID images and all of its images, so that no score has seen another set. Nothing is
+known of an image's part in it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from negprompt_cli.data.encoding.features import EncodedSet
+from negprompt_cli.decisions import Decision
+from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.engine.test_time import find_test_time_score
+from negprompt_cli.engine.test_time.stream import Stream
+from negprompt_cli.steps.shared.workbench import Workbench
+
+
+@dataclass(frozen=True, eq=False)
+class StreamScores:
+    """A test-time score on one order of a stream, higher = more ID.
+
+    `id_scores` (N,) and `ood_scores` (M,) are in the order of the image sets; `order` is the seed of the stream's order.
+    """
+
+    score: str
+    ood: str
+    order: int
+    id_scores: npt.NDArray[np.float64]
+    ood_scores: npt.NDArray[np.float64]
+
+
+def stream_scores(bench: Workbench, bank: ScoreInputs, known: EncodedSet, foreign: EncodedSet) -> list[StreamScores]:
+    """Score a stream of ID and OOD images in every order that is asked for; nothing where no score is asked for.
+
+    Args:
+        bench: model and configuration.
+        bank: with zero-shot features and words.
+        known: ID images.
+        foreign: OOD images.
+    """
+    settings = bench.config.evaluate
+    if not settings.test_time:
+        return []
+    if bank.zero_shot is None or bank.words is None:
+        raise ValueError("test-time scores need zero-shot features and words")
+    said = (
+        f"{', '.join(settings.test_time)}: these scores learn from the test images, OOD images among them. They are not "
+        "comparable with scores that see one image at a time, and their figures depend on the stream."
+    )
+    bench.decide(Decision("test-time", said, {"scores": list(settings.test_time)}, warning=True))
+    features = torch.cat([known.features, foreign.features]).float()
+    made = []
+    for seed in dict.fromkeys(settings.stream_orders):
+        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
+        # An image at a time keeps no accelerator busy.
+        stream = Stream(features[order], bank.zero_shot.float().cpu(), bank.words.float().cpu(), bank.logit_scale)
+        for name in settings.test_time:
+            scores = torch.empty(len(features), dtype=torch.float64)
+            with torch.no_grad():
+                scores[order] = find_test_time_score(name).load()(stream)
+            split = len(known)
+            made.append(StreamScores(name, foreign.images.name, seed, scores[:split].numpy(), scores[split:].numpy()))
+            bench.progress.say(f"{name} on a stream with {foreign.images.name}, order {seed}")
+    return made
