@@ -37,6 +37,7 @@ import negprompt_cli
 from negprompt_cli.config import load_config
 from negprompt_cli.data.encoding.cache_folder import list_stores
 from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
+from negprompt_cli.data.files import tars
 from negprompt_cli.data.files.textfile import MAX_YAML_BYTES, MAX_YAML_DEPTH, parse_yaml, read_text
 from negprompt_cli.data.prepare import archives
 from negprompt_cli.data.prepare.archives import unpack
@@ -496,7 +497,7 @@ def test_a_header_longer_than_any_is_not_read_into_memory(kind: bytes, tmp_path:
 def test_bombs_are_refused_before_anything_is_written(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "HARMLESS", 8 * MEBI)
+    monkeypatch.setattr(tars, "HARMLESS", 8 * MEBI)
     buffer = io.BytesIO()
     if kind == "zip":
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

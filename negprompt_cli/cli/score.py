@@ -69,7 +69,10 @@ def score(
     common: Annotated[Common, Without("class_names", "catalogue", "verbose")],
     paths: Annotated[
         list[str],
-        typer.Argument(help="Images, folders, lists, quoted globs, or - for a list on stdin.", metavar="PATHS..."),
+        typer.Argument(
+            help="Images, folders, lists, tar or Parquet files, hf:NAME, globs, or - for a list on stdin.",
+            metavar="PATHS...",
+        ),
     ],
     prompts: Annotated[
         Path | None,

@@ -19,7 +19,7 @@ from negprompt_cli.choices import Decoder
 from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.images import open_image, open_rgb, quiet
 from negprompt_cli.data.encoding.pixels import orientation, to_rgb
-from negprompt_cli.data.sets.torchsets import is_item
+from negprompt_cli.data.sets.packed import is_item
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from negprompt_cli import schemas
 from negprompt_cli.data.encoding.cache_folder import VARIABLE, cache_folder
 from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
-from negprompt_cli.data.sets.torchsets import stored_in
+from negprompt_cli.data.sets.packed import stored_in
 from negprompt_cli.errors import NegPromptError
 from negprompt_cli.progress import Progress
 

@@ -9,21 +9,22 @@
   pixels).
 """
 
+import io
 import logging
-import os
 import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock
 
 from PIL import Image, UnidentifiedImageError
 
 from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.pixels import DoubtfulValues, to_rgb
+from negprompt_cli.data.sets import torchsets
 from negprompt_cli.data.sets.filekinds import disguise, readable_formats, unreadable_kind
-from negprompt_cli.data.sets.torchsets import is_item, open_item
+from negprompt_cli.data.sets.packed import item_content
 from negprompt_cli.errors import NegPromptError
 
 # PIL logs what it also raises; without a handler Python would write it to stderr.
@@ -45,7 +46,7 @@ def open_rgb(path: Path, rules: PixelsConfig = PixelsConfig()) -> Image.Image:  
     """Read an image as 8-bit RGB; the file is closed again.
 
     Args:
-        path: an image file, or an image inside a torchvision set (`torchsets`).
+        path: an image file, or an image inside a file that holds many (`packed`).
         rules: how its values become RGB (`pixels`).
 
     Raises:
@@ -64,8 +65,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         DoubtfulImage, BrokenImage: as `open_rgb`.
     """
     try:
-        if is_item(path):
-            yield open_item(path)
+        if torchsets.is_item(path):
+            yield torchsets.open_item(path)
         else:
             with quiet, open_image(path) as image:
                 yield image
@@ -80,21 +81,24 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image file without decoding it: formats that PIL decodes itself, in regular files.
+    """Open an image without decoding it: formats that PIL decodes itself, in regular files or inside a file that holds many.
 
     Raises:
         OSError: missing, not a regular file, not an image of one of these formats, or the preview in a camera's raw file.
         Exception: what PIL raises on damaged headers.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    inside = item_content(path)
+    source: Path | io.BytesIO = path if inside is None else io.BytesIO(inside[0])
+    suffix = path.suffix if inside is None else PurePath(inside[1]).suffix
+    if inside is None and not stat.S_ISREG(path.stat().st_mode):
         # Reading a pipe would wait for a writer, reading some devices would never end.
         raise OSError("it is not a regular file")
-    image = Image.open(path, formats=readable_formats(path.suffix))
+    image = Image.open(source, formats=readable_formats(suffix))
     if max(image.size) > MOST_NARROW * min(image.size):
         width, height = image.size
         image.close()
         raise OSError(f"it has {width} x {height} pixels, too narrow to be cut to a square; crop it")
-    kind = unreadable_kind(path.suffix)
+    kind = unreadable_kind(suffix)
     if kind is not None and kind.preview and image.format == "TIFF":
         image.close()
         raise OSError(f"it is of kind {kind.kind}, of which only a small preview can be read; {kind.help}")
@@ -133,14 +137,26 @@ def _reason(path: Path, error: Exception) -> str:
         if path.is_symlink():
             return f"it is a link to {path.readlink()}, which does not exist. Fetch that file (`git annex get`, `dvc pull`)"
         return "there is no such file. Replace or remove it"
-    if os.path.isfile(path) and os.path.getsize(path) == 0:  # noqa: PTH113, PTH202 - a name may be too long for Path
+    start = _start(path)
+    if start == b"":
         return "the file is empty. Replace or remove it"
     if isinstance(error, UnidentifiedImageError):
-        with path.open("rb") as file:
-            found = disguise(file.read(200))
-        if found is not None:
+        if (found := disguise(start or b"")) is not None:
             return f"it is not an image of a known format, but {found[0]}; {found[1]}"
         if (kind := unreadable_kind(path.suffix)) is not None:
             return f"it is of kind {kind.kind}, which is not decoded here; {kind.help}"
         return "it is not an image of a known format. Replace or remove it"
     return f"{(str(error) or type(error).__name__).rstrip('.')}. Replace or remove it"
+
+
+def _start(path: Path) -> bytes | None:
+    """The first bytes of a file that cannot be read as an image; None where they cannot be had."""
+    try:
+        if (inside := item_content(path)) is not None:
+            return inside[0][:200]
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with path.open("rb") as file:
+            return file.read(200)
+    except (OSError, ValueError):
+        return None

@@ -7,48 +7,30 @@ beside the target and renamed at the end, so the target appears complete or not 
 the archive are ignored. What systems put into archives (`filekinds`: __MACOSX, ._photo.jpg, .DS_Store) is not unpacked.
 """
 
-import bz2
-import gzip
-import io
-import lzma
 import shutil
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from negprompt_cli.data.files.tars import DAMAGED, each_member, most_bytes, open_tar
 from negprompt_cli.data.sets.filekinds import system_name, system_part
 from negprompt_cli.errors import NegPromptError
 from negprompt_cli.progress import Progress
 
 _BLOCK = 1 << 20
-_DAMAGED = (
-    tarfile.TarError,
+_DAMAGED: tuple[type[Exception], ...] = (
+    *DAMAGED,
     zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
     RuntimeError,  # an encrypted member, or a compression that zipfile does not know
-    # What the libraries let through where a header is no header.
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    struct.error,
 )
 _SPARE = 64 << 20
 """Bytes of disk space that are left free."""
 MAX_MEMBERS = 4_000_000
-MAX_RATIO, HARMLESS = 100, 1 << 30
-"""An archive may unfold to so many times its size, or to so many bytes, whichever is more."""
-_MAX_READ = 16 << 20
-"""Most that is read at once. tarfile reads an extended header whole, however long the archive says it is."""
 _MAX_NAME = 4096
 
 
@@ -74,16 +56,16 @@ class _Tar:
         self._path = path
 
     def members(self) -> list[_Member]:
-        with _open_tar(self._path) as tar:
-            members = _listed(self._path, (_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in _each(tar)))
+        with open_tar(self._path) as tar:
+            members = _listed(self._path, (_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in each_member(tar)))
             # gzip's own checksum is after the last member and is only looked at when that is read.
             while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
                 pass
             return members
 
     def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
-        with _open_tar(self._path) as tar:
-            for member in _each(tar):
+        with open_tar(self._path) as tar:
+            for member in each_member(tar):
                 if member.isfile() and (source := tar.extractfile(member)) is not None:
                     yield member.name, source
 
@@ -105,62 +87,9 @@ class _Zip:
                         yield member.filename, source
 
 
-class _Gentle(io.RawIOBase):
-    """A decompressed stream that refuses to be read a lot at once, or beyond `most` bytes."""
-
-    def __init__(self, stream: io.BufferedIOBase, most: int) -> None:
-        self._stream, self._most = stream, most
-
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes."""
-        if not 0 <= size <= _MAX_READ:
-            raise tarfile.ReadError("a header claims to be longer than any is")
-        data = self._stream.read(size)
-        if self._stream.tell() > self._most:
-            raise tarfile.ReadError(f"it unfolds to more than {self._most / 2**30:.0f} GiB, as no image set does")
-        return data
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move as the stream does."""
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Where the stream is."""
-        return self._stream.tell()
-
-
-_COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
-    b"\x1f\x8b": gzip.GzipFile,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-}
-
-
-@contextmanager
-def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar file of any compression, read gently."""
-    with path.open("rb") as file:
-        start = file.read(6)
-        opener = next((o for magic, o in _COMPRESSIONS.items() if start.startswith(magic)), None)
-        file.seek(0)
-        with opener(path) if opener else nullcontext(file) as stream:
-            yield tarfile.open(fileobj=_Gentle(stream, _most_bytes(path)), mode="r:")  # noqa: SIM115 - the stream is closed
-
-
-def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file, which it does not keep in memory meanwhile."""
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]
-        yield member
-
-
-def _most_bytes(archive: Path) -> int:
-    return max(HARMLESS, MAX_RATIO * archive.stat().st_size)
-
-
 def _listed(archive: Path, members: Iterable[_Member]) -> list[_Member]:
     """Members as a list, if there are not too many and the files are not too large together."""
-    most = _most_bytes(archive)
+    most = most_bytes(archive)
     listed: list[_Member] = []
     size = 0
     for member in members:
@@ -232,7 +161,7 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
 def _open(archive: Path) -> _Archive:
     if zipfile.is_zipfile(archive):
         return _Zip(archive)
-    with suppress(*_DAMAGED, OSError), _open_tar(archive):
+    with suppress(*_DAMAGED, OSError), open_tar(archive):
         return _Tar(archive)
     raise NegPromptError(f"{archive} is neither a tar nor a zip archive. Remove it and download again.")
 

@@ -29,8 +29,8 @@ from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
 from negprompt_cli.data.sets.matching import fold
+from negprompt_cli.data.sets.packed import is_item
 from negprompt_cli.data.sets.spec import Spec, parse_spec
-from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress

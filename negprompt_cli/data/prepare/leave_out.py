@@ -36,8 +36,8 @@ from negprompt_cli.data.prepare.textures import draw_texture
 from negprompt_cli.data.results.sorting import folder_name
 from negprompt_cli.data.sets.filekinds import is_image_name
 from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
+from negprompt_cli.data.sets.packed import is_item
 from negprompt_cli.data.sets.sampling import Indices, class_generator
-from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.errors import NegPromptError, UsageError, did_you_mean
 from negprompt_cli.progress import Progress, Task
 from negprompt_cli.wording import some_of

@@ -2,7 +2,8 @@
 
 Class folders are named by class keys, made safe as names of folders. Where another image of the same name is there already,
 the name gets eight digits of the path's digest, so that sorting the same images again changes nothing. What was put where
-is recorded, so that a person can move images and be understood (`corrections`).
+is recorded, so that a person can move images and be understood (`corrections`). An image inside a file that holds many
+(`packed`) cannot be linked to, so it is always copied.
 """
 
 import hashlib
@@ -10,13 +11,17 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePath
 
-from negprompt_cli.data.files.atomic import atomic_path
+from PIL import Image
+
+from negprompt_cli.data.files.atomic import atomic_path, atomic_write_bytes
 from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.results.corrections import SortedImage, record_sorted
 from negprompt_cli.data.results.rowfile import Row
-from negprompt_cli.data.sets.filekinds import reason_for
+from negprompt_cli.data.sets.filekinds import is_image_name, reason_for
+from negprompt_cli.data.sets.packed import item_content
 from negprompt_cli.errors import NegPromptError
 
 
@@ -37,7 +42,8 @@ def sort_rows(rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Pa
     record = []
     for image, prediction, is_ood in judged:
         try:
-            own = file_sha256(image)
+            inside = item_content(image)
+            own = file_sha256(image) if inside is None else hashlib.sha256(inside[0]).hexdigest()
         except OSError as error:
             raise NegPromptError(f"Cannot read {image}: {error.strerror or error}.") from error
         folder = "ood" if is_ood else f"id/{folder_name(prediction)}"
@@ -70,15 +76,19 @@ def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: b
     """
     folder = into / "ood" if is_ood else into / "id" / folder_name(prediction)
     source = path.absolute()
-    place = folder / path.name
     try:
+        content = item_content(path)
+        name = path.name if content is None else _file_name(path, *content)
+        place = folder / name
         folder.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(place) and not _same(place, source):
             digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
-            place = folder / f"{path.stem}-{digest}{path.suffix}"
+            place = place.with_stem(f"{place.stem}-{digest}")
         if os.path.lexists(place):
             return place
-        if copy:
+        if content is not None:
+            atomic_write_bytes(place, content[0])
+        elif copy:
             with atomic_path(place) as temporary:
                 shutil.copy2(source, temporary)
         else:
@@ -88,6 +98,17 @@ def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: b
             f"Cannot put {path} into {folder}: {error.strerror or error}. Choose another folder.", remedy="copy"
         ) from error
     return place
+
+
+def _file_name(path: Path, data: bytes, name: str) -> str:
+    """The name of a file for an image inside another: rows have numbers, whose suffix the name or the content tells."""
+    if is_image_name(path.name):
+        return path.name
+    suffix = PurePath(name).suffix
+    if not suffix:
+        with Image.open(BytesIO(data)) as image:
+            suffix = {"JPEG": ".jpg", "TIFF": ".tif"}.get(str(image.format), f".{str(image.format).lower()}")
+    return f"{path.name}{suffix}"
 
 
 def folder_name(key: str) -> str:
@@ -100,5 +121,7 @@ def folder_name(key: str) -> str:
 def _same(place: Path, source: Path) -> bool:
     if place.is_symlink():
         return place.readlink() == source
+    if (content := item_content(source)) is not None:
+        return place.read_bytes() == content[0]
     there, here = place.stat(), source.stat()
     return (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns)

@@ -147,7 +147,7 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
         if _CONTROL.search(text):
             raise UsageError(f"{where} is not a list of images: it holds NUL and other control characters.")
         names = [name.strip("\n") for name in text.split("\0")]
-        return _told(ImageList(where, "paths with NUL between them", [Line(name) for name in names if name]))
+        return told(ImageList(where, "paths with NUL between them", [Line(name) for name in names if name]))
     # Only a line feed ends a line: the other separators that Unicode knows can occur in file names.
     lines = [line for line in (line.strip() for line in text.split("\n")) if line and not line.startswith("#")]
     if lines and re.fullmatch(r"sep=.", lines[0]):  # for Excel alone
@@ -155,10 +155,10 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
     if not lines:
         raise UsageError(f"{where} lists no image. Write {FORMS}.")
     if suffix in (".json", ".jsonl", ".ndjson") or (lines[0][0] in "{[" and not is_image_name(lines[0])):
-        return _told(_Json(where).read(text, lines))
+        return told(_Json(where).read(text, lines))
     if suffix in (".yaml", ".yml", ".xml", ".html") or lines[0][0] == "<":
         raise _refuse(where, "It is no list of lines, table or JSON.")
-    return _told(_table(text, where, lines) or _lines(lines, where, table=suffix in (".csv", ".tsv")))
+    return told(_table(text, where, lines) or _lines(lines, where, table=suffix in (".csv", ".tsv")))
 
 
 @cache
@@ -177,6 +177,44 @@ def _path_and_rest(separator: str) -> re.Pattern[str]:
 @cache
 def _suffixes() -> str:
     return "|".join(re.escape(suffix) for suffix in sorted(image_suffixes(), key=len, reverse=True))
+
+
+def label_column(columns: Sequence[str]) -> str | None:
+    """The column that has the classes, by the names that are known for it."""
+    plain = {_plain(name): name for name in reversed(columns)}
+    return next((plain[name] for name in _LABELS if name in plain), None)
+
+
+def labelled(value: Any, where: str) -> tuple[int | None, str] | None:
+    """The class that a cell or a field holds: a number, a name, or an object with fields of the known names.
+
+    Args:
+        value: as JSON or a table has it.
+        where: what messages call it.
+
+    Returns:
+        The class's number and its name, as far as they are known; None where there is no class.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, Mapping):
+        fields = {_plain(str(key)): entry for key, entry in value.items()}
+        found = [labelled(fields[name], where) for name in _LABELS if name != "name" and fields.get(name) is not None]
+        number = next((one[0] for one in found if one and one[0] is not None), None)
+        name = next((one[1] for one in found if one and one[1]), "")
+        return None if number is None and not name else (number, name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UsageError(f"{where} has {str(value)[:100]} where a class should be: a number or a name.")
+    text = str(value).strip()
+    whole = _LABEL.fullmatch(text)
+    return (int(whole[1]), "") if whole else (None, text)
 
 
 def parse_line(line: str) -> Line:
@@ -399,13 +437,13 @@ class _Json:
             if lines and all(is_image_name(line.path) for line in lines):
                 return self._made("JSON index {class: [paths]}", lines)
         if all(is_image_name(key) for key in value):
-            return self._made("JSON index {path: label}", [self._labelled(k, v, None) for k, v in value.items()])
+            return self._made("JSON index {path: label}", [self._line(k, v, None) for k, v in value.items()])
         shown = ", ".join(repr(key[:40]) for key in list(value)[:3])
         raise _refuse(self.where, f"Its JSON has the keys {shown}, which is no form of image list known here.")
 
     def _fiftyone(self, value: Mapping[str, Any]) -> ImageList:
         """FiftyOneImageClassificationDataset: {"classes": [...] or null, "labels": {path without suffix: label}}."""
-        lines = self._named([self._labelled(path, target, None) for path, target in value["labels"].items()], value)
+        lines = self._named([self._line(path, target, None) for path, target in value["labels"].items()], value)
         if not lines:
             raise UsageError(f"{self.where} lists no image.")
         if all(line.label is None and not line.name for line in lines):
@@ -439,7 +477,7 @@ class _Json:
             if isinstance(item, str):
                 yield Line(item, part=part)
             elif isinstance(item, list) and 2 <= len(item) <= 3 and isinstance(item[0], str):
-                line = self._labelled(item[0], item[1], part)
+                line = self._line(item[0], item[1], part)
                 third = item[2] if len(item) == 3 else ""
                 if not isinstance(third, str) or (third and line.name):
                     raise _refuse(self.where, f"It has {json.dumps(item)[:100]} where [path, label, name] should be.")
@@ -447,7 +485,7 @@ class _Json:
             else:
                 raise _refuse(self.where, f"It has {json.dumps(item)[:100]} where a path or [path, label] should be.")
 
-    def _labelled(self, path: str, target: Any, part: Part | None) -> Line:
+    def _line(self, path: str, target: Any, part: Part | None) -> Line:
         text = self._text(target)
         found = _LABEL.fullmatch(text)
         return Line(path, int(found[1]), part=part) if found else Line(path, name=text, part=part)
@@ -478,7 +516,7 @@ class _Json:
         return value.strip() if isinstance(value, str) else str(value)
 
 
-def _told(listed: ImageList) -> ImageList:
+def told(listed: ImageList) -> ImageList:
     """The list with what a person should know of how it was read."""
     lines = listed.lines
     web = next((line.path for line in lines if re.match(r"(https?|s3|gs|data):", line.path)), None)

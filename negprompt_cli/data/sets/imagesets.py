@@ -23,9 +23,9 @@ from negprompt_cli.data.sets.imagepaths import ImagePaths
 from negprompt_cli.data.sets.layouts import Role, Source, found_instead
 from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.naming import name_numbered, read_class_names
+from negprompt_cli.data.sets.packed import container_size, is_item
 from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
 from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, split_specs
-from negprompt_cli.data.sets.torchsets import is_item
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.wording import some_of
@@ -331,7 +331,8 @@ def class_places(given: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> 
 def files_digest(paths: Iterable[Path], root: Path) -> str:
     """sha256 over the relative path and size of files, in their order: names a list of images without reading them.
 
-    Images inside a torchvision set count with size 0: the library checks the set itself.
+    Images inside a file that holds many count with the size of that file; those of datasets that a library reads with 0,
+    because it checks them itself.
 
     Raises:
         NegPromptError: a file that is not there.
@@ -342,7 +343,7 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
     for path in paths:
         text = str(path)
         try:
-            size = 0 if is_item(path) else os.stat(text).st_size  # noqa: PTH116
+            size = container_size(path) if is_item(path) else os.stat(text).st_size  # noqa: PTH116
         except OSError as error:
             raise NegPromptError(f"Cannot read {path}: {error.strerror or error}.") from error
         relative = text.removeprefix(above).replace(os.sep, "/")

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -20,9 +21,9 @@ from negprompt_cli.data.sets.image_list import FORMS, ImageList, Line, portable,
 from negprompt_cli.data.sets.layouts import Role, Source
 from negprompt_cli.data.sets.matching import Known, clean, fold
 from negprompt_cli.data.sets.naming import names_by_label
+from negprompt_cli.data.sets.packed import PACKED_SUFFIXES, item_exists
 from negprompt_cli.data.sets.parts import Part, part_named
 from negprompt_cli.data.sets.spec import exists
-from negprompt_cli.data.sets.torchsets import item_exists
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
@@ -59,16 +60,43 @@ def list_source(
             labels that nothing names, or an image with two classes.
     """
     listed = read_image_list(file)
+    place = partial(place_images, listed, data_root=data_root, prefixes=prefixes, root=root)
+    return listed_source(listed, role, place, kind=list_part(file), class_names=class_names)
+
+
+def listed_source(
+    listed: ImageList,
+    role: Role,
+    place: "Callable[[Sequence[Line]], tuple[Path, list[Line], list[Decision]]]",
+    *,
+    kind: Literal["train", "eval"] | None = None,
+    class_names: Path | None = None,
+    layout: str = "",
+) -> Source:
+    """The source of `role` from a list of images, wherever the list comes from; see `list_source`.
+
+    Args:
+        listed: the images with their classes and parts.
+        role: what the images are for.
+        place: finds the folder that paths start from, and the paths as they are there, as `place_images` does.
+        kind: the role that the list is for, where it is for one only.
+        class_names: a file of class names.
+        layout: what people are told of where the images are; by default that they are in a list.
+
+    Raises:
+        UsageError: as `list_source`.
+    """
+    file = Path(listed.source)
     decisions = list(listed.decisions)
     left_out = LeftOut()
     chosen = list(_of_role(listed, role, left_out))
     if not chosen:
         raise UsageError(f"{file} lists no image for {role}: all {len(listed.lines)} labels are those of OOD images.")
-    chosen, apart, said = _part_of_role(listed, chosen, role)
+    chosen, apart, said = _part_of_role(listed, chosen, role, kind)
     decisions += said
-    folder, chosen, said = place_images(listed, chosen, data_root=data_root, prefixes=prefixes, root=root)
+    folder, chosen, said = place(chosen)
     decisions += said
-    layout = f"list {file} of images below {folder}"
+    layout = layout or f"list {file} of images below {folder}"
     count = len(listed.lines) - sum(left_out.counts.values())
     if len(chosen) < count:
         text = f"{file} lists {count} images; {len(chosen)} are for {role}"
@@ -85,7 +113,7 @@ def list_source(
             "classes in a file.",
             remedy="class-names",
         )
-    halve = role != "ood" and not apart and list_part(file) is None
+    halve = role != "ood" and not apart and kind is None
     if keyed is None:
         paths = sorted({line.path for line in chosen})
         why = f"{file} has no class labels"
@@ -260,7 +288,7 @@ def _tag(line: Line) -> int | str | None:
 
 def _key_labels(file: Path, lines: Sequence[Line], class_names: Path | None) -> _Keyed | None:
     """Key the classes of `lines`; None where nothing tells the classes apart or nothing names them."""
-    parents = [PurePosixPath(line.path).parent.name for line in lines]
+    parents = [_class_folder(line.path) for line in lines]
     tags = [_tag(line) for line in lines]
     _check_names(file, lines)
     given = {parent: _spoken(line.name) for parent, line in zip(parents, lines, strict=True) if line.name}
@@ -297,6 +325,12 @@ def _key_labels(file: Path, lines: Sequence[Line], class_names: Path | None) -> 
         names = {key: _spoken(line.name) for key, line in zip(keys, lines, strict=True)}
         return _Keyed(keys, "label number", names)
     return None
+
+
+def _class_folder(path: str) -> str:
+    """The folder that an image is in; nothing where that is a file that holds many images."""
+    name = PurePosixPath(path).parent.name
+    return "" if name.lower().endswith(PACKED_SUFFIXES) else name
 
 
 def _by_name(file: Path, names: Sequence[str], parents: Sequence[str]) -> _Keyed:
@@ -368,7 +402,9 @@ def _of_role(listed: ImageList, role: Role, left_out: LeftOut) -> Iterator[Line]
             yield line
 
 
-def _part_of_role(listed: ImageList, lines: list[Line], role: Role) -> tuple[list[Line], bool, list[Decision]]:
+def _part_of_role(
+    listed: ImageList, lines: list[Line], role: Role, kind: Literal["train", "eval"] | None
+) -> tuple[list[Line], bool, list[Decision]]:
     """The lines for `role` where parts are told apart, whether they are, and what is to be said of it.
 
     Parts are those that the list names, else the folders train and val (or test) that images are in. CoOp's split files are
@@ -380,7 +416,6 @@ def _part_of_role(listed: ImageList, lines: list[Line], role: Role) -> tuple[lis
     file = Path(listed.source)
     parts: list[Part | None] = [line.part for line in lines]
     if not any(parts):
-        kind = list_part(file)
         if kind is not None and role in ("train", "eval") and role != kind:
             words = "training" if kind == "train" else "evaluation"
             raise UsageError(

@@ -5,8 +5,10 @@ first, then those of each subfolder, by name. A glob (`**` goes into subfolders)
 is, whatever its suffix. Files and folders that systems make (`filekinds`: @eaDir, Thumbs.db, ._photo.jpg) are left out and
 counted where a folder, a glob or a list names them, and among several arguments, because a shell puts all names of a folder
 there for `*`. A file that is a list by its suffix, and no image by its content, means the images it lists, in any form
-that `image_list` reads; paths start from its own folder, the folders above it or the working folder. Names of one folder, of
-one glob or of one list are all that is held at a time.
+that `image_list` reads; paths start from its own folder, the folders above it or the working folder. A file that holds many
+images (`packed`: tar, Parquet) stands for them wherever it is named, a pattern in braces for such files, hf:NAME for a
+Hugging Face dataset, and a folder with nothing but such files for those. Names of one folder, of one glob or of one list are
+all that is held at a time.
 
 A list on standard input has a name per line, or NUL between the names as `find -print0` writes them. Names that are not
 there are tried without quotes, with slashes for backslashes, and without a label after them.
@@ -24,9 +26,11 @@ from typing import BinaryIO
 from PIL import Image
 
 from negprompt_cli.data.sets.filekinds import LeftOut, readable_formats, system_name, system_part
+from negprompt_cli.data.sets.hub_images import PREFIX, is_saved
 from negprompt_cli.data.sets.image_list import LIST_SUFFIXES, parse_line, portable, read_image_list
 from negprompt_cli.data.sets.imglist import place_images
 from negprompt_cli.data.sets.layouts import found_instead, list_entries
+from negprompt_cli.data.sets.packed import expanded, images_in, images_of_dataset, is_packed_file, packed_files
 from negprompt_cli.data.sets.spec import exists
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -52,6 +56,9 @@ def check_paths(arguments: Sequence[str]) -> tuple[Decision, ...]:
         if argument == STDIN:
             if list(arguments).count(STDIN) > 1:
                 raise UsageError("Standard input (-) can be read only once.")
+        elif (images := _packed(argument, left_out := LeftOut())) is not None:
+            if next(images, None) is None:
+                raise UsageError(f"No images in {argument}.{found_instead(left_out)}")
         elif Path(argument).is_dir():
             left_out = LeftOut()
             if not _systems(argument, arguments) and next(_walk(Path(argument), (), left_out), None) is None:
@@ -80,6 +87,8 @@ def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut
             yield from _no_systems((_mended(name) for line in lines if (name := line.rstrip("\r\n"))), left_out)
         elif pattern := _systems(argument, arguments):
             left_out.add("system", pattern, argument)
+        elif (images := _packed(argument, left_out)) is not None:
+            yield from images
         elif path.is_dir():
             yield from _walk(path, (), left_out)
         elif _is_list(path):
@@ -147,12 +156,25 @@ def _systems(argument: str, arguments: Sequence[str]) -> str:
     return system_name(path.name, folder=path.is_dir()) if len(arguments) > 1 else ""
 
 
+def _packed(argument: str, left_out: LeftOut) -> Iterator[Path] | None:
+    """The images of files or of a dataset that hold many; None where the argument names something else."""
+    path = Path(argument)
+    if argument.startswith(PREFIX) and not exists(path):
+        return images_of_dataset(argument)
+    if path.is_dir() and is_saved(path):
+        return images_of_dataset(f"{PREFIX}{argument}")
+    files = packed_files(path) if path.is_dir() else [path] if is_packed_file(path) else expanded(argument)
+    return (image for file in files for image in images_in(file, left_out)) if files else None
+
+
 def _no_systems(names: Iterable[str], left_out: LeftOut) -> Iterator[Path]:
     for name in names:
         if pattern := system_part(name.replace(os.sep, "/")):
             left_out.add("system", pattern, name)
+        elif is_packed_file(path := Path(name)):
+            yield from images_in(path, left_out)
         else:
-            yield Path(name)
+            yield path
 
 
 def _matches(pattern: str) -> Iterator[str]:

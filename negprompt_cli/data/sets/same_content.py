@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negprompt_cli.data.files.digest import file_sha256
-from negprompt_cli.data.sets.torchsets import is_item
+from negprompt_cli.data.sets.packed import is_item
 from negprompt_cli.errors import NegPromptError
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from negprompt_cli.data.sets.catalogue import Catalogue, Entry, Layout
 from negprompt_cli.data.sets.classnames import imagenet_wnids
 from negprompt_cli.data.sets.filekinds import is_image_name
+from negprompt_cli.data.sets.hub_images import PREFIX, is_saved
 from negprompt_cli.data.sets.imglist import list_source
 from negprompt_cli.data.sets.layouts import Role, Source, Splits, find_splits, list_entries, open_splits
+from negprompt_cli.data.sets.packed import expanded, is_packed_file, packed_files
+from negprompt_cli.data.sets.packed_source import dataset_source, packed_source
 from negprompt_cli.data.sets.parts import part_named
 from negprompt_cli.data.sets.spec import Spec, exists, parse_ranges, user_path
 from negprompt_cli.data.sets.torchsets import torchvision_root, torchvision_source
@@ -41,6 +44,8 @@ def find_source(
     spec: Spec, role: Role, data_root: Path, sets: Catalogue, class_names: Path | None
 ) -> tuple[Source, str, Path]:
     """Find what the base of `spec` names: its source, a short name, and the folder or file that was meant."""
+    if spec.base.startswith(PREFIX) and not exists(Path(spec.base)):
+        return dataset_source(spec.base, role, class_names=class_names), short_name(spec), Path(spec.base)
     path = user_path(spec.base)
     tried = [path] if path.is_absolute() else [path, data_root / path]
     found = next((candidate for candidate in tried if exists(candidate)), None)
@@ -56,6 +61,10 @@ def find_source(
                 f"{error}\nThe folder {found.absolute()} has none of these layouts. To take it as it is, give that path."
             ) from error
         return source, short_name(replace(spec, base=name)), source.root
+    files = [] if found else next((files for one in tried if (files := expanded(str(one)))), [])
+    if files:
+        source = packed_source(spec.base, files, role, class_names=class_names)
+        return source, short_name(spec), files[0].parent
     if found is None:
         places = " and ".join(str(candidate) for candidate in tried)
         raise UsageError(
@@ -66,6 +75,10 @@ def find_source(
     if found.is_dir() and (found / "data").is_dir() and (found / _FIFTYONE).is_file():
         source = list_source(found / _FIFTYONE, role, data_root=data_root, class_names=class_names)
         return source, short_name(spec, found), found
+    if found.is_dir() and is_saved(found):
+        return dataset_source(f"{PREFIX}{found}", role, class_names=class_names), short_name(spec, found), found
+    if files := [found] if is_packed_file(found) else packed_files(found) if found.is_dir() else []:
+        return packed_source(spec.base, files, role, class_names=class_names), short_name(spec, found), found
     if found.is_dir():
         splits = find_splits(found)
         return open_splits(splits, role), short_name(spec, found), found
@@ -79,8 +92,10 @@ def find_source(
 
 def short_name(spec: Spec, found: Path | None = None) -> str:
     """A short name for run folders and result rows: the catalogue's or that of the path found, and the selector."""
-    base = spec.base if found is None else found.stem if found.is_file() else path_name(found)
-    return base + spec.label
+    if found is None:
+        plain = re.sub(r"[^\w.+-]+", "_", spec.base.rpartition("/")[2].removeprefix(PREFIX))
+        return (plain or "data") + spec.label
+    return (found.stem if found.is_file() else path_name(found)) + spec.label
 
 
 def path_name(path: Path) -> str:

@@ -83,7 +83,8 @@ def split_specs(text: str) -> list[Spec]:
         UsageError: the list holds no SPEC, or something that is none.
     """
     specs: list[Spec] = []
-    for item in (part.strip() for part in text.split(",")):
+    # A comma between braces belongs to a pattern of files.
+    for item in (part.strip() for part in re.split(r",(?![^{}]*\})", text)):
         if not item:
             continue
         if specs and _RANGE.fullmatch(item) and specs[-1].by_index:

@@ -1,0 +1,150 @@
+"""Images of Hugging Face datasets, through the library `datasets` (extra `datasets`): rows by number, from its own files.
+
+`hf:NAME` is a dataset of the hub, which the library downloads to its cache, or a local folder: one that `save_to_disk`
+wrote, or any that the library loads. `hf:NAME:SPLIT` is one of its splits. Images are the column of type Image called image
+or img, else the first one; classes are the column of type ClassLabel, else one that has a name as lists of images use it.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from negprompt_cli.data.sets.image_list import label_column, labelled
+from negprompt_cli.data.sets.parquet_images import content
+from negprompt_cli.errors import UsageError
+
+PREFIX = "hf:"
+_SAVED = ("dataset_dict.json", "state.json")
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
+def taken_apart(text: str) -> tuple[str, str | None]:
+    """`hf:NAME[:SPLIT]` as a name and a split.
+
+    Raises:
+        UsageError: there is no name.
+    """
+    name, colon, split = text.removeprefix(PREFIX).partition(":")
+    if not name or (colon and not split):
+        raise UsageError(f"{text}: write hf:NAME or hf:NAME:SPLIT, for example hf:beans:test.")
+    return name, split or None
+
+
+def splits(name: str) -> tuple[str, ...]:
+    """The splits of a dataset; one that was saved without them has the split "train", as the library calls it.
+
+    Raises:
+        UsageError: the library is missing, or there is no such dataset.
+    """
+    return tuple(_loaded(name))
+
+
+def rows(name: str, split: str) -> int:
+    """How many rows a split has.
+
+    Raises:
+        UsageError: as `splits`, or it has no such split.
+    """
+    return len(_split(name, split))
+
+
+def classes(name: str, split: str) -> Iterator[tuple[int | None, str]]:
+    """The class of each row, by number or by name; numbers of a ClassLabel have its names.
+
+    Raises:
+        UsageError: as `rows`.
+    """
+    found = _split(name, split)
+    kinds = {column: type(kind).__name__ for column, kind in found.features.items()}
+    known = [column for column, kind in kinds.items() if kind == "ClassLabel"]
+    plain = [
+        column for column, kind in found.features.items() if getattr(kind, "dtype", "") in ("string", "int64", "int32")
+    ]
+    column = label_column(known) or (known[0] if known else label_column(plain))
+    if column is None:
+        yield from [(None, "")] * len(found)
+        return
+    names = getattr(found.features[column], "names", ())
+    for value in found.select_columns([column])[column]:
+        number, text = labelled(value, f"{PREFIX}{name}") or (None, "")
+        yield number, names[number] if number is not None and 0 <= number < len(names) else text
+
+
+def read(name: str, split: str, row: int) -> tuple[bytes, str]:
+    """The content of the image in a row, and its file's name where that is known.
+
+    Raises:
+        OSError: there is no such row or no image in it.
+    """
+    try:
+        images = _images(name, split)
+    except UsageError as error:
+        raise OSError(str(error)) from error
+    if not 0 <= row < len(images):
+        raise OSError(f"the split has {len(images)} rows only")
+    value = images[row]
+    return content(next(iter(value.values())), Path())
+
+
+def stored_in(name: str, split: str) -> Path:
+    """The file on disk that a split is read from, the first of several.
+
+    Raises:
+        FileNotFoundError: it is in memory only.
+    """
+    try:
+        files = _split(name, split).cache_files
+    except UsageError as error:
+        raise FileNotFoundError(str(error)) from error
+    if not files:
+        raise FileNotFoundError(f"{name} is in memory only")
+    return Path(files[0]["filename"])
+
+
+def _split(name: str, split: str) -> Any:
+    loaded = _loaded(name)
+    if split not in loaded:
+        raise UsageError(f"{PREFIX}{name} has no split {split!r}. It has {', '.join(loaded)}.")
+    return loaded[split]
+
+
+@lru_cache(maxsize=8)
+def _images(name: str, split: str) -> Any:
+    """The column of images of a split, not decoded."""
+    import datasets
+
+    found = _split(name, split)
+    columns = [column for column, kind in found.features.items() if isinstance(kind, datasets.Image)]
+    if not columns:
+        raise UsageError(f"{PREFIX}{name} has no column of type Image. Its columns are {', '.join(found.features)}.")
+    image = next((column for column in columns if column.lower() in ("image", "img")), columns[0])
+    return found.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str) -> dict[str, Any]:
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(
+            f"{PREFIX}{name}: Hugging Face datasets need the library `datasets`. Run `pip install 'negprompt[datasets]'`."
+        ) from None
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    folder = Path(name)
+    try:
+        found = datasets.load_from_disk(name) if is_saved(folder) else datasets.load_dataset(name)
+    except Exception as error:  # the library, the hub and the network raise anything
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UsageError(
+            f"{PREFIX}{name} cannot be loaded ({type(error).__name__}: {reason[:300]}). Check the name, or give a local "
+            "folder. Without a network the dataset has to be in the library's cache."
+        ) from error
+    if isinstance(found, datasets.Dataset):
+        return {str(found.split or "train"): found}
+    return {str(split): data for split, data in found.items()}

@@ -1,0 +1,234 @@
+"""Images in tar files, WebDataset's shards among them: found by reading headers, read where they are, never unpacked.
+
+A member is an image by its name, as a file in a folder is. In WebDataset's shards the files of one sample follow each other
+and have one key, their name up to its first dot: `000001.jpg`, `000001.cls`. A sample's class is in `.cls` (a number or a
+name) or in a field of `.json`; an image of a second kind in it (`000001.seg.png`) is no image of the set. Of a tar file that
+is read only 32 bytes per image are kept, its place; a compressed one has to be unfolded from its beginning to every place,
+so images are best asked for in their order.
+"""
+
+import hashlib
+import json
+import tarfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BufferedIOBase
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negprompt_cli.data.files.tars import DAMAGED, check_end, decompressor, each_member, open_tar
+from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for, system_part
+from negprompt_cli.data.sets.image_list import labelled
+from negprompt_cli.errors import UsageError
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+"""Suffixes of tar files that are read."""
+_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED, OSError)
+MOST_BYTES = 1 << 30
+"""Largest image."""
+_MOST_LABEL = 1 << 20
+"""Largest .cls or .json of a sample."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a tar file: its name there (POSIX text), and its class by number or by name where that is known."""
+
+    name: str
+    label: int | None = None
+    class_name: str = ""
+
+
+@dataclass
+class _Member:
+    name: str
+    label: bytes | None = None
+
+
+def samples(shard: Path, left_out: LeftOut, *, labels: bool) -> Iterator[Sample]:
+    """The images of a tar file, in its order, as its headers are read.
+
+    Args:
+        shard: the file.
+        left_out: what is no image is counted here.
+        labels: whether the classes that samples have in .cls and .json are read.
+
+    Raises:
+        UsageError: it cannot be read, is damaged, or a class in it is none.
+    """
+    try:
+        with open_tar(shard) as tar:
+            group: list[_Member] = []
+            key = ""
+            for member in each_member(tar):
+                name = _name(member)
+                if not name or member.isdir():
+                    continue
+                if _key(name) != key:
+                    yield from _sample(shard, group, left_out)
+                    group, key = [], _key(name)
+                group.append(_Member(name, _label(tar, member) if labels else None))
+            yield from _sample(shard, group, left_out)
+            check_end(tar)
+    except _UNREADABLE as error:
+        raise unreadable(shard, error) from error
+
+
+def unreadable(shard: Path, error: Exception) -> UsageError:
+    """What is said of a tar file that cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return UsageError(
+        f"{shard} cannot be read as a tar file ({reason}). It may be cut short: copy or download it again."
+    )
+
+
+def read(shard: Path, name: str) -> bytes:
+    """The content of an image.
+
+    Raises:
+        OSError: there is no such member, or it cannot be read.
+    """
+    stat = shard.stat()
+    try:
+        index = _index(shard, stat.st_size, stat.st_mtime_ns)
+        offset, size = index.place(name)
+        if size > MOST_BYTES:
+            raise OSError(f"it has {size} bytes, more than any image that is read")
+        opener = decompressor(shard)
+        if opener is None:
+            with shard.open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        else:
+            data = _unfold(shard, stat.st_size, stat.st_mtime_ns, offset, size)
+    except DAMAGED as error:
+        raise OSError(str(error) or type(error).__name__) from error
+    if len(data) < size:
+        raise OSError("the tar file ends within it")
+    return data
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    """The name of a plain file in a tar file; nothing for what is none, or would be outside of it."""
+    parts = PurePosixPath(member.name).parts
+    if not (member.isdir() or (member.isreg() and not member.issparse())) or ".." in parts:
+        return ""
+    return PurePosixPath(*(part for part in parts if part != "/")).as_posix()
+
+
+def _key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base[:1] + base[1:].partition(".")[0]
+
+
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    if not member.name.endswith((".cls", ".json")) or member.size > _MOST_LABEL:
+        return None
+    content = tar.extractfile(member)
+    return None if content is None else content.read(member.size)
+
+
+def _sample(shard: Path, group: list[_Member], left_out: LeftOut) -> Iterator[Sample]:
+    """The images among the members of one key, with the class that the others name."""
+    images = [member.name for member in group if is_image_name(PurePosixPath(member.name).name)]
+    plain = [name for name in images if PurePosixPath(name).name[1:].count(".") == 1]
+    label, class_name = _class(shard, group)
+    for member in group:
+        name = member.name
+        if pattern := system_part(name):
+            left_out.add("system", pattern, f"{shard}/{name}")
+        elif name not in images:
+            reason, what = reason_for(PurePosixPath(name).name, folder=False) or ("other", "")
+            sibling = images and what in (".cls", ".json", ".txt")
+            left_out.add("beside" if sibling else reason, what, f"{shard}/{name}")
+        elif plain and name not in plain and len(group) > len(images):
+            left_out.add("twin", PurePosixPath(name).suffix.lower(), f"{shard}/{name}")
+        else:
+            yield Sample(name, label, class_name)
+
+
+def _class(shard: Path, group: list[_Member]) -> tuple[int | None, str]:
+    number, name = None, ""
+    for member in group:
+        if member.label is None:
+            continue
+        text = member.label.decode("utf-8", "replace").strip()
+        value: Any = text
+        if member.name.endswith(".json"):
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                raise UsageError(f"{shard}: {member.name} is not readable as JSON.") from None
+        found = labelled(value, f"{shard}: {member.name}")
+        if found is not None:
+            number, name = found[0] if number is None else number, name or found[1]
+    return number, name
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where the images of a tar file are: digests of their names (n,), sorted, with offset and size (n,) in bytes."""
+
+    digests: NDArray[np.bytes_]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Offset and size of a member; of the last one of that name, as tar has it.
+
+        Raises:
+            OSError: there is none.
+        """
+        wanted = np.frombuffer(_digest(name), dtype="S16")[0]
+        i = int(np.searchsorted(self.digests, wanted, side="right")) - 1
+        if i < 0 or self.digests[i] != wanted:
+            raise OSError("the tar file has no such member")
+        return int(self.offsets[i]), int(self.sizes[i])
+
+
+@lru_cache(maxsize=64)
+def _index(shard: Path, size: int, changed: int) -> _Index:
+    digests, places = bytearray(), array("q")
+    with open_tar(shard) as tar:
+        for member in each_member(tar):
+            name = _name(member)
+            if name and not member.isdir() and is_image_name(PurePosixPath(name).name):
+                digests += _digest(name)
+                places.extend((member.offset_data, member.size))
+    keys = np.frombuffer(bytes(digests), dtype="S16")
+    order = np.argsort(keys, kind="stable")
+    table = np.frombuffer(places.tobytes(), dtype=np.int64).reshape(-1, 2)[order]
+    return _Index(keys[order], table[:, 0], table[:, 1])
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+_unfolding = Lock()
+
+
+def _unfold(shard: Path, size: int, changed: int, offset: int, length: int) -> bytes:
+    """Bytes of a compressed tar file; going on from where the last ones were is quick, going back begins anew."""
+    with _unfolding:
+        stream = _stream(shard, size, changed)
+        try:
+            stream.seek(offset)
+            return stream.read(length)
+        except BaseException:
+            _stream.cache_clear()
+            raise
+
+
+@lru_cache(maxsize=1)
+def _stream(shard: Path, size: int, changed: int) -> BufferedIOBase:
+    opener = decompressor(shard)
+    if opener is None:
+        raise OSError("it is not compressed any more")
+    return opener(shard)
