@@ -22,7 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision
 from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
-from negprompt_cli.loss_presets import LOSS_PRESETS, LossName, LossPreset, ScoreForm
+from negprompt_cli.loss_presets import (
+    LOSS_PRESETS,
+    POSITIVE_PRESETS,
+    LossName,
+    LossPreset,
+    PositiveLossName,
+    ScoreForm,
+)
 
 SHOWN_PROBLEMS = 20
 """Most wrong keys that one message names."""
@@ -130,13 +137,24 @@ class ScheduleConfig(_Section):
 class PositiveConfig(_Section):
     """Stage 1.
 
-    `anchor` weighs the distance of the positive prompts from those of `context.words` (KgCoOp), in units of the model's
-    logit scale; 0 is CoOp.
+    `loss` is the preset of the weights that follow, 'kgcoop', 'coop' or 'fa', each by preset if not given. `anchor` weighs
+    the distance of the positive prompts from those of `context.words`, in units of the model's logit scale. `forced`: how
+    often each of those is among the classes that an image's own prompt must beat.
     """
 
     context: ContextConfig = ContextConfig()
-    anchor: Annotated[float, Field(ge=0)] = 0.3
+    loss: PositiveLossName = "kgcoop"
+    anchor: Annotated[float, Field(ge=0)] = POSITIVE_PRESETS["kgcoop"].anchor
+    forced: Annotated[int, Field(ge=0)] = POSITIVE_PRESETS["kgcoop"].forced
     schedule: ScheduleConfig = ScheduleConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_weights(cls, values: Any) -> Any:
+        name = values.get("loss") if isinstance(values, dict) else None
+        if isinstance(name, str) and (preset := POSITIVE_PRESETS.get(name)):
+            return {"anchor": preset.anchor, "forced": preset.forced, **values}
+        return values
 
 
 def _preset(loss: Any) -> LossPreset | None:

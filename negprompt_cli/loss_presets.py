@@ -1,4 +1,12 @@
-"""The presets of stage 2's loss, by name; `engine/losses` has their terms. Imports no torch.
+"""The presets of both stages' losses, by name; `engine/losses` has their terms. Imports no torch.
+
+Stage 1, whose terms are cross-entropy, the distance from plain word prompts, and copies of these in the denominator:
+
+kgcoop       the package's own: anchored to the word prompts (KgCoOp, CVPR 2023)
+coop         cross-entropy alone (CoOp, IJCV 2022), as in the paper
+fa           frozen word prompts in the denominator, which the learned ones must beat (FA, ICCV 2025)
+
+Stage 2:
 
 separation   the package's own, with the default score
 quoted       as independent notes quote the paper's equations 4 to 7, with the paper's score
@@ -10,9 +18,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+PositiveLossName = Literal["kgcoop", "coop", "fa"]
 LossName = Literal["separation", "quoted", "official"]
 ScoreForm = Literal["standardised", "paper"]
 """Forms of the score negprompt: statistics in units of ID images, or the paper's formula (`engine/scores/mcm_extended`)."""
+
+
+@dataclass(frozen=True)
+class PositivePreset:
+    """Weight `anchor` of the distance from the word prompts, and how often these are in the denominator (`forced`)."""
+
+    anchor: float
+    forced: int
+
+
+POSITIVE_PRESETS: Mapping[str, PositivePreset] = MappingProxyType(
+    {
+        "kgcoop": PositivePreset(anchor=0.3, forced=0),
+        "coop": PositivePreset(anchor=0.0, forced=0),
+        "fa": PositivePreset(anchor=0.0, forced=3),
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Presets for stage 2, L = NIS + beta * NPD + gamma * NND + contrast * L_class, th
 Leaves out: anything that looks at OOD images.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +31,19 @@ Terms = dict[str, Tensor]
 def positive_loss(f: Tensor, labels: Tensor, positives: Tensor, scale: float) -> Tensor:
     """Cross-entropy of softmax(s * f P^T) against ID labels (B,): stage 1, CoOp's equation 3."""
     return F.cross_entropy(scale * f @ positives.T, labels)
+
+
+def forced_loss(f: Tensor, labels: Tensor, positives: Tensor, anchors: Tensor, scale: float, copies: int) -> Tensor:
+    """Cross-entropy of ID labels (B,) in softmax(s * f [P, A, ..., A]^T), A (k, F) the frozen prompts of plain words.
+
+    FA ("Forced prompt learning of vision-language models for out-of-distribution detection", ICCV 2025), whose code has 3
+    copies of A: an image's learned prompt must beat the plain prompt of its own class too, so it takes on more than the name
+    says.
+    """
+    own = scale * f @ positives.T
+    plain = (scale * f @ anchors.T).logsumexp(1) + math.log(copies)
+    every = torch.logaddexp(own.logsumexp(1), plain)
+    return (every - own.gather(1, labels[:, None])[:, 0]).mean()
 
 
 def anchor_distance(positives: Tensor, anchors: Tensor) -> Tensor:

@@ -170,6 +170,19 @@ def test_large_scales_and_identical_negatives_stay_finite(name: str) -> None:
     assert torch.isfinite(negatives.grad).all()
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_forced_prompts_must_beat_copies_of_the_word_prompts(copies: int):
+    anchors = torch.nn.functional.normalize(torch.flip(POSITIVES, [1]), dim=-1)
+    total = 0.0
+    for f, label in zip(IMAGES, LABELS.tolist(), strict=True):
+        own = [math.exp(SCALE * float(p @ f)) for p in POSITIVES]
+        plain = [math.exp(SCALE * float(a @ f)) for a in anchors]
+        total -= math.log(own[label] / (sum(own) + copies * sum(plain))) / len(IMAGES)
+    assert float(losses.forced_loss(IMAGES, LABELS, POSITIVES, anchors, SCALE, copies)) == pytest.approx(total)
+    positives = POSITIVES.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: losses.forced_loss(IMAGES, LABELS, p, anchors, SCALE, copies), positives)
+
+
 def test_anchor_distance_is_the_mean_squared_distance_to_the_word_prompts():
     anchors = torch.nn.functional.normalize(torch.flip(POSITIVES, [1]), dim=-1)
     slow = 0.0

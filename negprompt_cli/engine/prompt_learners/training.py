@@ -25,7 +25,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.losses import NegativeLoss, Terms, anchor_distance, positive_loss
+from negprompt_cli.engine.losses import NegativeLoss, Terms, anchor_distance, forced_loss, positive_loss
 from negprompt_cli.engine.prompt_learners.lbfgs import Memory, Point, descend
 from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
 from negprompt_cli.errors import NegPromptError
@@ -199,21 +199,28 @@ class Trained:
     outcome: Outcome
 
 
-def positive_objective(*, scale: float, anchors: Tensor | None = None, anchor_weight: float = 0.0) -> Objective:
-    """Stage 1's: cross-entropy (CoOp), and the distance of prompts to those of plain words (KgCoOp).
+def positive_objective(
+    *, scale: float, anchors: Tensor | None = None, anchor_weight: float = 0.0, forced: int = 0
+) -> Objective:
+    """Stage 1's: cross-entropy (CoOp), among plain word prompts too (FA), and the distance to these (KgCoOp).
 
     Args:
         scale: CLIP's logit scale.
         anchors: (K, F) features of plain word prompts, L2-normalised, or None.
         anchor_weight: weight of the distance to them in units of the scale, at least 0. The cross-entropy's slope grows with
             the scale; in its units one weight does the same for every model.
+        forced: how often each anchor is among the classes of the cross-entropy; 0 without anchors.
     """
 
     def objective(batch: Features, prompts: Tensor, classes: Tensor | slice) -> Terms:
-        loss = positive_loss(batch.images, batch.labels, prompts[0], scale)
         if anchors is None:
-            return {"loss": loss}
-        distance = anchor_distance(prompts[0], anchors[classes])
+            return {"loss": positive_loss(batch.images, batch.labels, prompts[0], scale)}
+        plain = anchors[classes]
+        if forced:
+            loss = forced_loss(batch.images, batch.labels, prompts[0], plain, scale, forced)
+        else:
+            loss = positive_loss(batch.images, batch.labels, prompts[0], scale)
+        distance = anchor_distance(prompts[0], plain)
         return {"loss": loss + anchor_weight * scale * distance, "cross-entropy": loss, "anchor": distance}
 
     return objective

@@ -166,7 +166,9 @@ def learn_positive(
     start = start_context(clip, config, len(data.classes))
     encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=budget, notice=progress.warn)
     anchors = word_anchors(clip, config, data.names, budget=budget)
-    objective = positive_objective(scale=clip.logit_scale, anchors=anchors, anchor_weight=settings.anchor)
+    objective = positive_objective(
+        scale=clip.logit_scale, anchors=anchors, anchor_weight=settings.anchor, forced=settings.forced
+    )
     stage = _Stage("positive", settings.schedule, start, encoder, objective)
     trained = _train(stage, clip, data, config.seed, progress, keeper)
     prompts = Prompts(

@@ -37,9 +37,9 @@ def start_context(clip: Clip, config: Config, classes: int) -> Tensor:
 
 
 def word_anchors(clip: Clip, config: Config, names: Sequence[str], *, budget: int) -> Tensor | None:
-    """Features (K, F) of the configured words in front of K names, or None where nothing is anchored to them."""
+    """Features (K, F) of the configured words in front of K names, or None where the loss does not look at them."""
     settings = config.positive
-    if not settings.anchor:
+    if not settings.anchor and not settings.forced:
         return None
     return clip.encode_template(names, template=f"{settings.context.words} {{}}.", budget=budget)
 
