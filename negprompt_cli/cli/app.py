@@ -35,7 +35,7 @@ PANELS = {
         "sweep": "Run a grid of settings over ID problems and seeds.",
         "compare": "Merge evaluations on the same images into one table.",
         "cite": "Print BibTeX, and the sentence a paper needs for a result.",
-        "reproduce": "Repeat an experiment of the paper and compare figures.",
+        "reproduce": "Repeat an experiment of the field and compare figures.",
         "inspect": "Show what an artifact holds, and which words are nearest.",
         "verify": "Check whether an artifact could be made again.",
         "import": "Convert a CoOp, LoCoOp or official NegPrompt checkpoint.",

@@ -1,5 +1,6 @@
-"""`negprompt reproduce`: the paper's experiments from end to end."""
+"""`negprompt reproduce`: the experiments of the paper and of the field from end to end."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.console import Talk
+from negprompt_cli import schemas
+from negprompt_cli.cli.console import Talk, hanging
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Without, option
 from negprompt_cli.errors import NegPromptError
@@ -15,10 +17,12 @@ from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.config import Config
+    from negprompt_cli.data.studies.experiments import Experiment
     from negprompt_cli.steps.reproduce import Planned, Reproduction
 
 EXAMPLES = (
-    "negprompt reproduce conventional --dry-run",
+    "negprompt reproduce",
+    "negprompt reproduce openood --dry-run",
     "negprompt reproduce hard --data-root /data --device cuda",
 )
 
@@ -26,21 +30,30 @@ EXAMPLES = (
 def reproduce(
     common: Annotated[Common, Without("data")],
     experiment: Annotated[
-        str, typer.Argument(help="conventional, hard or open-vocabulary.", metavar="EXPERIMENT", show_default=False)
-    ],
-    dry_run: Annotated[bool, option("--dry-run", help="Print the commands and the data they need, and stop.")] = False,
+        str | None,
+        typer.Argument(
+            help="Its name; without one the experiments are listed.", metavar="[EXPERIMENT]", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Print the commands, the data they need and estimates, and stop.")
+    ] = False,
     experiments: Annotated[
         Path | None,
         option("--experiments", help="YAML file with experiments of your own data.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Repeat an experiment of the paper and compare figures.
+    """Repeat an experiment of the field and compare figures.
 
-    Work that is finished is skipped, so an interrupted run resumes where it stopped.
+    Experiments: the paper's three, OpenOOD's near and far OOD sets, and OOD sets without ImageNet objects. Work that is
+    finished is skipped, so an interrupted run resumes where it stopped.
     """
     talk = common.talk()
-    from negprompt_cli.data.studies.experiments import load_experiment
+    from negprompt_cli.data.studies.experiments import load_experiment, load_experiments
 
+    if experiment is None:
+        _list(load_experiments(experiments), talk)
+        return
     found = load_experiment(experiment, experiments)
     run = common.run or Path("runs") / f"reproduce-{experiment}"
     from negprompt_cli.config import load_config
@@ -54,7 +67,7 @@ def reproduce(
     from negprompt_cli.steps.reproduce import plan_experiment, run_reproduce
 
     if dry_run:
-        _print_plan(plan_experiment(found, run, configure), talk)
+        _print_plan(found, plan_experiment(found, run, configure), talk)
         return
     start_processes(configure(None, {}))
     result = run_reproduce(experiment, found, run, configure=configure, overwrite=common.overwrite, progress=talk)
@@ -62,27 +75,80 @@ def reproduce(
     talk.result(result.path, result.document)
 
 
-def _print_plan(planned: "list[Planned]", talk: Talk) -> None:
-    """The commands on stdout, as a script whose comments say which data are there."""
+def _list(experiments: "Mapping[str, Experiment]", talk: Talk) -> None:
+    """The experiments with their data."""
+    if talk.as_json:
+        listed = [{"name": name, **found.model_dump(mode="json")} for name, found in experiments.items()]
+        talk.document({"schema": schemas.EXPERIMENTS, "experiments": listed})
+        return
+    rows = []
+    for name, found in experiments.items():
+        tasks = [task for benchmark in found.benchmarks for task in benchmark.tasks if not benchmark.optional]
+        ids = ", ".join(dict.fromkeys(task.id for task in tasks))
+        rows.append([name, found.title, ids, ", ".join(dict.fromkeys(name for task in tasks for name in task.ood))])
+    talk.table("Experiments", ["name", "what", "ID", "OOD"], rows)
+
+
+def _print_plan(experiment: "Experiment", planned: "list[Planned]", talk: Talk) -> None:
+    """The plan on stdout, as a script: its comments say which data are there and what it takes."""
     from negprompt_cli.progress import Silent
-    from negprompt_cli.steps.reproduce import needed_data
+    from negprompt_cli.steps.reproduce import estimates, needed_data, task_data
+    from negprompt_cli.steps.shared.estimates import notes_of
     from negprompt_cli.steps.shared.workbench import Workbench
 
-    bench = Workbench(planned[0].jobs[0].config, Silent())
-    lines, missing = [], 0
+    config = planned[0].jobs[0].config
+    bench = Workbench(config, Silent())
+    absent: dict[str, NegPromptError] = {}
+    lines = [f"# {experiment.title}", *([f"# {experiment.note}"] if experiment.note else []), "", "# Data"]
+    required = {spec.text for one in planned if not one.benchmark.optional for spec, _ in task_data(one.task)}
     for spec, role in needed_data(planned):
         try:
             images = bench.image_set(spec, role)
             lines.append(f"# {role:<5} {spec.text}: {len(images)} images ({images.layout})")
         except NegPromptError as error:
-            missing += 1
-            lines.append(f"# {role:<5} {spec.text}: MISSING. {str(error).splitlines()[0].removesuffix(' Tried:')}")
-    typer.echo("\n".join(["# Data", *lines, "", "# Commands", *(j.command() for one in planned for j in one.jobs)]))
-    if missing:
+            absent[spec.text] = error
+            kind = "MISSING" if spec.text in required else "missing, optional"
+            lines.append(f"# {role:<5} {spec.text}: {kind}. {str(error).splitlines()[0].removesuffix(' Tried:')}")
+    lines += [
+        f"# note on {name}: {' '.join(note.split())}" for name, note in notes_of(needed_data(planned), config).items()
+    ]
+    lines += ["", "# Estimates; nothing is measured here", *(f"# {line}" for line in estimates(planned, bench))]
+    downloads = {}
+    if absent:
+        lines += ["", "# What is missing"]
+        for error in absent.values():
+            found = _download(error)
+            if found is not None:
+                downloads[found["name"]] = shlex.join(
+                    ["negprompt", "data", "download", str(found["name"]), "--data-root", str(found["data_root"])]
+                )
+        lines += downloads.values()
+        # Of sets that are cut out of one whole, the places and the advice are the same.
+        by_hand: dict[str, list[str]] = {}
+        for name, error in absent.items():
+            if _download(error) is None:
+                by_hand.setdefault("\n".join(str(error).splitlines()[1:]), []).append(name)
+        for advice, names in by_hand.items():
+            lines += [f"# {', '.join(names)}, looked for in", *(f"#   {line.strip()}" for line in advice.splitlines())]
+    lines += ["", "# Commands"]
+    for one in planned:
+        out = one.benchmark.optional and any(spec.text in absent for spec, _ in task_data(one.task))
+        lines += [f"# left out without {one.task.id}: {job.command()}" if out else job.command() for job in one.jobs]
+    typer.echo("\n".join(lines))
+    needed = sorted(required & absent.keys())
+    if needed:
         talk.warn(
-            f"{missing} data sets are missing; `negprompt data ls` says where they come from, "
-            "`negprompt data check NAME` where they were looked for."
+            f"{len(needed)} data sets are missing: {', '.join(needed)}. `negprompt data ls` says where they come from."
         )
+
+
+def _download(error: BaseException | None) -> "Mapping[str, object] | None":
+    """The facts of the download that would help with an error, or None."""
+    while isinstance(error, NegPromptError):
+        if error.remedy == "data-download":
+            return error.facts
+        error = error.__cause__
+    return None
 
 
 def _print_figures(talk: Talk, result: "Reproduction") -> None:
@@ -98,5 +164,8 @@ def _print_figures(talk: Talk, result: "Reproduction") -> None:
             row += [f"{percent(f.auroc)} / {percent(f.fpr95)}", beside, percent(f.accuracy)]
         rows.append(row)
     talk.table(f"{result.document['title']}: AUROC / FPR95 (ID positive), per cent", columns, rows, labels=1)
+    for text in (result.document["note"], *(f"{k}: {v}" for k, v in result.document["data_notes"].items())):
+        if text:
+            talk.line(hanging("", " ".join(text.split())))
     if result.document["limited"]:
         talk.warn("LIMITED: a trial, not figures to quote or to hold against published ones.")

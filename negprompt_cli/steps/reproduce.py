@@ -28,13 +28,14 @@ from negprompt_cli.data.results.runs import POSITIVE, ZERO_SHOT, default_run_fol
 from negprompt_cli.data.sets.class_list import novel_names, read_class_list
 from negprompt_cli.data.sets.layouts import Role
 from negprompt_cli.data.sets.spec import Spec, parse_spec, split_specs
-from negprompt_cli.data.studies.experiments import Experiment, ExperimentBenchmark, ExperimentTask
+from negprompt_cli.data.studies.experiments import EvaluationTask, Experiment, ExperimentBenchmark
 from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError
 from negprompt_cli.loss_presets import LOSS_PRESETS
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import run_evaluate
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.estimates import Training, data_sizes, estimate_lines, notes_of, training
 from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -95,7 +96,7 @@ class Planned:
     """A task of a benchmark with its jobs, and the evaluation of each loss preset."""
 
     benchmark: ExperimentBenchmark
-    task: ExperimentTask
+    task: EvaluationTask
     jobs: tuple[Job, ...]
     evaluations: dict[str, Path]
 
@@ -122,19 +123,45 @@ class Reproduction:
 
 
 def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> list[Planned]:
-    """The jobs of an experiment, in order; nothing is opened.
+    """The jobs of an experiment, in order; nothing is opened. What several tasks learn on the same data is learned once.
 
     Args:
         experiment: what to do.
         run: the folder for everything.
         configure: gives the configuration of a preset with keys set.
     """
-    planned = []
+    planned: list[Planned] = []
+    learned: dict[str, _Learned] = {}
     for b, benchmark in enumerate(experiment.benchmarks, start=1):
         for t, task in enumerate(benchmark.tasks, start=1):
             folder = run / f"{b}.{t}-{file_name(default_run_folder(task.id).name)}"
-            planned.append(_plan_task(experiment, benchmark, task, folder, configure))
+            first = task.learned_on not in learned
+            if first:
+                learned[task.learned_on] = _plan_learning(experiment, task.learned_on, folder, configure)
+            prompts = learned[task.learned_on]
+            evaluations, scoring = _plan_scoring(task, folder, prompts.prompts, configure)
+            # Each preset is evaluated as soon as it is learned.
+            jobs = [*prompts.common, *(job for p in PRESETS for job in (*prompts.jobs[p], scoring[p]))]
+            planned.append(Planned(benchmark, task, tuple(jobs) if first else tuple(scoring.values()), evaluations))
     return planned
+
+
+def present(planned: Sequence[Planned], bench: Workbench) -> list[Planned]:
+    """What remains where optional tasks whose data are not there are left out; tells of these.
+
+    A task that learns what later ones use is not optional.
+    """
+    kept = []
+    for one in planned:
+        try:
+            if one.benchmark.optional:
+                together(*(partial(bench.image_set, spec, role) for spec, role in task_data(one.task)))
+        except UsageError as error:
+            reason = str(error).splitlines()[0].removesuffix(" Tried:")
+            bench.progress.say(f"left out, its data are not here: {one.benchmark.name}. {reason}")
+            continue
+        kept.append(one)
+    return kept
 
 
 def check_data(planned: Sequence[Planned], bench: Workbench) -> None:
@@ -151,10 +178,13 @@ def needed_data(planned: Sequence[Planned]) -> list[tuple[Spec, Role]]:
     return list(dict.fromkeys(need for one in planned for need in task_data(one.task)))
 
 
-def task_data(task: ExperimentTask) -> list[tuple[Spec, Role]]:
+def task_data(task: EvaluationTask) -> list[tuple[Spec, Role]]:
     """The data sets that a task needs, each with its role."""
-    own = parse_spec(task.id)
-    return [(own, "train"), (own, "eval"), *((spec, "ood") for text in task.ood for spec in split_specs(text))]
+    return [
+        (parse_spec(task.learned_on), "train"),
+        (parse_spec(task.id), "eval"),
+        *((spec, "ood") for text in task.ood for spec in split_specs(text)),
+    ]
 
 
 def run_reproduce(
@@ -176,6 +206,7 @@ def run_reproduce(
     """
     planned = plan_experiment(experiment, run, configure)
     bench = Workbench(planned[0].jobs[0].config, progress)
+    planned = present(planned, bench)
     check_data(planned, bench)
     for one in planned:
         for job in one.jobs:
@@ -194,6 +225,8 @@ def run_reproduce(
         "model": planned[0].jobs[0].config.model.model_dump(),
         "seed": planned[0].jobs[0].config.seed,
         "fpr95": "ID positive",
+        "note": experiment.note,
+        "data_notes": notes_of(needed_data(planned), planned[0].jobs[0].config),
         "evaluations": [str(path) for one in planned for path in one.evaluations.values()],
         "sources": {
             str(path): found[preset].provenance
@@ -273,28 +306,59 @@ def class_list(artifact: Path) -> Path:
     return artifact.with_name("classes.txt")
 
 
-def _plan_task(
-    experiment: Experiment, benchmark: ExperimentBenchmark, task: ExperimentTask, folder: Path, configure: Configure
-) -> Planned:
-    whole = {"data.spec": task.id}
+@dataclass(frozen=True)
+class _Learned:
+    """What is learned on one data set: jobs for all loss presets, those of each, and the prompts to evaluate."""
+
+    common: tuple[Job, ...]
+    jobs: dict[str, tuple[Job, ...]]
+    prompts: dict[str, Path]
+
+
+def _plan_learning(experiment: Experiment, spec: str, folder: Path, configure: Configure) -> _Learned:
+    whole = {"data.spec": spec}
     # The paper's stage 1 is CoOp, which anchors nothing.
     trained = {**whole, "data.train_classes": experiment.train_classes, "positive.anchor": 0.0}
     positive = folder / POSITIVE
-    jobs = [Job("train-positive", positive, configure(None, trained))]
+    common = [Job("train-positive", positive, configure(None, trained))]
     if experiment.train_classes != "all":
-        jobs.append(Job("data classes", class_list(positive), configure(None, whole)))
-    evaluations = {}
+        common.append(Job("data classes", class_list(positive), configure(None, whole)))
+    jobs, prompts = {}, {}
     for preset in PRESETS:
-        prompts = folder / f"negative-{preset}.safetensors"
-        jobs.append(Job("train-negative", prompts, configure(preset, trained), positive))
+        prompts[preset] = folder / f"negative-{preset}.safetensors"
+        mine = [Job("train-negative", prompts[preset], configure(preset, trained), positive)]
         if experiment.train_classes != "all":
-            jobs.append(Job("transfer", folder / f"transfer-{preset}.safetensors", configure(None, whole), prompts))
-            prompts = jobs[-1].out
+            learned, prompts[preset] = prompts[preset], folder / f"transfer-{preset}.safetensors"
+            mine.append(Job("transfer", prompts[preset], configure(None, whole), learned))
+        jobs[preset] = tuple(mine)
+    return _Learned(tuple(common), jobs, prompts)
+
+
+def _plan_scoring(
+    task: EvaluationTask, folder: Path, prompts: Mapping[str, Path], configure: Configure
+) -> tuple[dict[str, Path], dict[str, Job]]:
+    """The evaluation of each loss preset, and the job that makes it."""
+    evaluations, jobs = {}, {}
+    for preset in PRESETS:
         scores = ["negprompt", *(BASELINES.values() if preset == PRESETS[0] else ())]
-        asked = {**whole, "evaluate.ood": list(task.ood), "evaluate.scores": scores}
+        asked = {"data.spec": task.id, "evaluate.ood": list(task.ood), "evaluate.scores": scores}
         evaluations[preset] = folder / f"evaluation-{preset}.json"
-        jobs.append(Job("evaluate", evaluations[preset], configure(None, asked), prompts))
-    return Planned(benchmark, task, tuple(jobs), evaluations)
+        jobs[preset] = Job("evaluate", evaluations[preset], configure(None, asked), prompts[preset])
+    return evaluations, jobs
+
+
+def estimates(planned: Sequence[Planned], bench: Workbench) -> list[str]:
+    """What the jobs take in disk space and time, as lines of text; nothing is measured."""
+    needs = needed_data(planned)
+    sizes = data_sizes(needs, bench)
+    trainings: list[Training | None] = []
+    for job in (job for one in planned for job in one.jobs):
+        config, name = job.config, f"{job.out.parent.name}/{job.out.name}"
+        if job.kind == "train-positive":
+            trainings.append(training(name, config, config.positive.schedule, 1, sizes))
+        elif job.kind == "train-negative":
+            trainings.append(training(name, config, config.negative.schedule, config.negative.count, sizes))
+    return estimate_lines(needs, sizes, trainings, planned[0].jobs[0].config)
 
 
 def _figures(
@@ -305,7 +369,11 @@ def _figures(
     methods |= {f"negprompt {preset}": (preset, "negprompt") for preset in PRESETS}
     for benchmark in experiment.benchmarks:
         mine = [d for one, d in zip(planned, documents, strict=True) if one.benchmark is benchmark]
-        known = {figure.method: figure for figure in published().of(benchmark.figures or "")}
+        if not mine:  # left out
+            continue
+        model = planned[0].jobs[0].config.model.name
+        fitting = benchmark.figures is not None and published().fits(benchmark.figures, model)
+        known = {figure.method: figure for figure in published().of(benchmark.figures or "") if fitting}
         for method, (preset, score) in methods.items():
             rows = [row for d in mine if (row := d[preset].row(score, AVERAGE)) is not None]
             yield MethodFigures(

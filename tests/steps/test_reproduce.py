@@ -48,6 +48,33 @@ def test_each_experiment_is_a_chain_per_task(tmp_path, name, tasks, kinds):
     assert len(set(outs)) == len(outs)
 
 
+def test_what_several_benchmarks_share_is_learned_once(tmp_path):
+    planned = plan_experiment(load_experiment("openood"), tmp_path, _configure)
+    first, *others = planned
+    assert [job.kind for job in first.jobs] == ["train-positive", *["train-negative", "evaluate"] * 3]
+    learned = {job.out for job in first.jobs if job.kind == "train-negative"}
+    assert {job.config.data.spec for job in first.jobs if job.kind != "evaluate"} == {"imagenet"}
+    for one in others:
+        assert [job.kind for job in one.jobs] == ["evaluate"] * 3
+        assert {job.source for job in one.jobs} == learned
+        assert {job.config.data.spec for job in one.jobs} == {one.task.id}
+    assert [(spec.text, role) for spec, role in needed_data(planned[:2])] == [
+        ("imagenet", "train"),
+        ("imagenet-openood", "eval"),
+        *((name, "ood") for name in ("ssb-hard", "ninco", "inaturalist", "textures", "openimage-o")),
+    ]
+    outs = [job.out for one in planned for job in one.jobs]
+    assert len(set(outs)) == len(outs)
+
+
+def test_the_experiments_are_listed():
+    plain = CliRunner().invoke(app, ["reproduce"])
+    assert plain.exit_code == 0
+    listed = json.loads(CliRunner().invoke(app, ["reproduce", "--json"]).stdout)["experiments"]
+    assert [one["name"] for one in listed] == ["conventional", "hard", "open-vocabulary", "openood", "clean"]
+    assert all(one["name"] in plain.stdout for one in listed)
+
+
 def test_only_training_is_confined_to_a_part_of_the_classes(tmp_path):
     planned = plan_experiment(load_experiment("open-vocabulary"), tmp_path, _configure)
     parts = {(job.kind, job.config.data.train_classes) for one in planned for job in one.jobs}
@@ -99,6 +126,9 @@ def test_unknown_experiments_and_broken_files_name_the_fix(tmp_path):
     )
     with pytest.raises(UsageError, match="Nobody"):
         load_experiment("mine", file)
+    file.write_text("mine: {title: x, benchmarks: [{name: y, optional: true, tasks: [{id: a, ood: [b]}]}]}")
+    with pytest.raises(UsageError, match="first to learn on a"):
+        load_experiment("mine", file)
     with pytest.raises(UsageError, match="cannot be read"):
         load_experiment("mine", tmp_path / "none.yaml")
 
@@ -115,14 +145,32 @@ def test_a_dry_run_prints_commands_and_missing_data_and_does_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("experiment", ["conventional", "hard", "open-vocabulary"])
+def test_a_dry_run_says_what_to_fetch_what_to_know_and_what_it_takes(tmp_path):
+    result = CliRunner().invoke(app, ["reproduce", "openood", "--dry-run", "--data-root", str(tmp_path)])
+    lines = result.stdout.splitlines()
+    assert f"negprompt data download ninco --data-root {tmp_path}" in lines
+    assert f"#   {tmp_path}/images_largescale/ssb_hard (OpenOOD)" in lines
+    assert not any(line.startswith("negprompt evaluate --data imagenet-v2") for line in lines)
+    assert sum(line.startswith("# left out without imagenet-v2: negprompt evaluate") for line in lines) == 6
+    # 16 images of each class, the published counts of the others; 110 kB, and 2 kB in the cache, for each.
+    evaluated = 45000 + 49000 + 5879 + 10000 + 5160 + 17632 + 10000 + 30000
+    assert any(f"for {1281167 + evaluated} images" in line and "159.9 GB" in line for line in lines)
+    assert any(line.startswith(f"# images to encode: {16000 + evaluated}, not counting imagenet-c") for line in lines)
+    assert any("negative-separation" in line and "100 steps of 2000 prompts, 83 min" in line for line in lines)
+    told = CliRunner().invoke(app, ["reproduce", "clean", "--dry-run", "--data-root", str(tmp_path)]).stdout
+    assert told.count("negprompt data download ninco") == 1
+    told = CliRunner().invoke(app, ["reproduce", "conventional", "--dry-run", "--data-root", str(tmp_path)]).stdout
+    assert "# note on sun: NegRefine (Ansari et al., ICCV 2025) reports that 26.2 %" in told
+
+
+@pytest.mark.parametrize("experiment", ["conventional", "hard", "open-vocabulary", "openood", "clean"])
 def test_every_file_of_a_printed_command_is_made_by_one_before_it(tmp_path, experiment):
     arguments = ["reproduce", experiment, "--dry-run", "--data-root", str(tmp_path), "--run", str(tmp_path / "run")]
     result = CliRunner().invoke(app, arguments)
     assert not any(line.rstrip().endswith(":") for line in result.stdout.splitlines())
     made = {"zero-shot"}
     for line in result.stdout.splitlines():
-        if line.startswith("negprompt "):
+        if line.startswith("negprompt ") and not line.startswith("negprompt data download"):
             words = shlex.split(line)
             values = {w: words[i + 1] for i, w in enumerate(words) if w.startswith("--")}
             assert {values[option] for option in ("--prompts", "--positive", "--classes") if option in values} <= made
@@ -145,7 +193,15 @@ def test_every_experiment_runs_end_to_end_on_a_stand_in_and_is_not_run_twice(tmp
     near = {"id": f"{easy}#4-7", "ood": [f"{easy}#8-9"]}
     published = {"negprompt separation": "NegPrompt"}
     stand_ins = {
-        "conventional": {"title": "stand-in", "benchmarks": [{"name": "four", "tasks": [task]}]},
+        "conventional": {
+            "title": "stand-in",
+            "note": "What to know.",
+            "benchmarks": [
+                {"name": "four", "tasks": [task]},
+                {"name": "again", "tasks": [{**near, "id": task["id"], "train": task["id"]}]},
+                {"name": "gone", "optional": True, "tasks": [{**near, "id": "imagenet-v2", "train": task["id"]}]},
+            ],
+        },
         "hard": {
             "title": "stand-in",
             "benchmarks": [{"name": "hard", "tasks": [task, near], "figures": "hard", "published": published}],
@@ -166,16 +222,22 @@ def test_every_experiment_runs_end_to_end_on_a_stand_in_and_is_not_run_twice(tmp
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.stderr
         document = json.loads(result.stdout)
-        assert [row["method"] for row in document["rows"]] == METHODS
+        assert [row["method"] for row in document["rows"]] == METHODS * (2 if name == "conventional" else 1)
         assert document["limited"] is True
         assert all(0 <= row["auroc"] <= 1 for row in document["rows"])
         if name == "hard":
-            theirs = document["rows"][3]["published"]
-            assert (theirs["auroc"], theirs["fpr95"], theirs["mark"]) == (0.9796, 0.0818, "quoted")
+            # Published figures are of another architecture.
+            assert all(row["published"] is None for row in document["rows"])
             # The mean over both tasks.
             single = [json.loads((p / "evaluation-separation.json").read_text()) for p in sorted(run.glob("1.*"))]
             own = [next(r for r in d["rows"] if r["score"] == "mcm" and r["ood"] == "average") for d in single]
             assert document["rows"][1]["auroc"] == pytest.approx((own[0]["auroc"] + own[1]["auroc"]) / 2)
+        if name == "conventional":
+            assert document["note"] == "What to know."
+            assert {row["benchmark"] for row in document["rows"]} == {"four", "again"}
+            assert not (run / "2.1-imagenette-0-3" / "positive.safetensors").exists()
+            learned = json.loads((run / "2.1-imagenette-0-3" / "evaluation-quoted.json").read_text())["prompts"]["path"]
+            assert learned == str(run / "1.1-imagenette-0-3" / "negative-quoted.safetensors")
         if name == "open-vocabulary":
             evaluated = json.loads((run / "1.1-imagenette-0-3" / "evaluation-quoted.json").read_text())
             assert evaluated["prompts"]["kind"] == "transferred"

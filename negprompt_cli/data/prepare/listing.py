@@ -57,7 +57,8 @@ def list_sets(sets: Catalogue, data_root: Path, *, catalogue: Path | None = None
 
 
 def _published(name: str, entry: Entry, layout: str) -> Row:
-    how = "download" if entry.download else f"with {entry.subset.of}" if entry.subset else "by hand"
+    whole = entry.comes_with or (entry.subset.of if entry.subset else None)
+    how = "download" if entry.download else f"with {whole}" if whole else "by hand"
     return Row(
         name=name,
         title=entry.title,

@@ -128,6 +128,8 @@ class Entry(_Fact):
     default_ood: str | None = None
     """The OOD list this set brings along."""
     download: Download | None = None
+    comes_with: Name | None = None
+    """The set whose archive holds this one as well."""
     fetch: str | None = None
     """What to fetch by hand and where from, where a login or a shared drive is in the way."""
     licence: str | None = None
@@ -242,6 +244,8 @@ def load_catalogue(data_root: Path, file: Path | None = None) -> Catalogue:
 def _check_subsets(catalogue: Catalogue) -> None:
     """Refuse subsets of sets that do not exist, and of themselves over however many steps."""
     for name, entry in catalogue.sets.items():
+        if entry.comes_with is not None and entry.comes_with not in catalogue.sets:
+            raise UsageError(f"Catalogue: {name} comes with {entry.comes_with!r}, which does not exist.")
         chain = [name]
         while entry.subset is not None:
             if entry.subset.of not in catalogue.sets:

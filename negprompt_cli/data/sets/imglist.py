@@ -43,12 +43,15 @@ def list_source(
     prefixes: Sequence[str] = (),
     root: Path | None = None,
     class_names: Path | None = None,
+    index_keys: Sequence[str] = (),
 ) -> Source:
     """The source of `role` from a list file.
 
     Images are looked for below `root` where it is given, otherwise as `place_images` does. Classes are keyed by the images'
     class folders where each label has its own; else by the class's name in the list; else by line `label` of `class_names`;
     else an ImageNet-1k label (names like ILSVRC2012_val_...) by wnid. A list without labels takes the class folders.
+
+    Where `index_keys` are given, a label is a place among them, unless the class folders are wnids.
 
     For role "ood" images labelled OOD are taken where there are any, otherwise all; for the others images with a class.
     A list that says which part an image belongs to, or has images in train/ and in val/ (or test/), serves each role with
@@ -102,7 +105,7 @@ def listed_source(
         text = f"{file} lists {count} images; {len(chosen)} are for {role}"
         facts = {"file": str(file), "listed": count, "used": len(chosen), "role": role}
         decisions.append(Decision("files-left-out", text, facts))
-    keyed = _key_labels(file, chosen, class_names)
+    keyed = _key_labels(file, chosen, class_names, index_keys)
     if keyed is None and role != "ood":
         why = f" {listed.unclear}" if listed.unclear else ""
         bare = next((line.path for line in chosen if _tag(line) is None), None)
@@ -286,7 +289,9 @@ def _tag(line: Line) -> int | str | None:
     return line.label if line.label is not None else fold(line.name) if line.name else None
 
 
-def _key_labels(file: Path, lines: Sequence[Line], class_names: Path | None) -> _Keyed | None:
+def _key_labels(
+    file: Path, lines: Sequence[Line], class_names: Path | None, index_keys: Sequence[str]
+) -> _Keyed | None:
     """Key the classes of `lines`; None where nothing tells the classes apart or nothing names them."""
     parents = [_class_folder(line.path) for line in lines]
     tags = [_tag(line) for line in lines]
@@ -305,6 +310,8 @@ def _key_labels(file: Path, lines: Sequence[Line], class_names: Path | None) -> 
     if len(numbered) < len(lines):
         unlabelled = all(tag is None for tag in tags)
         return by_folder if unlabelled and "" not in parents and len(set(parents)) > 1 else None
+    if index_keys and max(numbered) < len(index_keys):
+        return _Keyed([index_keys[label] for label in numbered], "place in the class list", {})
     listed = read_class_list(class_names, keys=sorted(set(parents))) if class_names else None
     entries = names_by_label(listed, numbered) if listed else None
     if together:

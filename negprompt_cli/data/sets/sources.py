@@ -179,7 +179,7 @@ def _layout_source(
             tried.append(f"{file} with the images in {folder} ({layout.by})")
             if not (file.is_file() and folder.is_dir()):
                 return None
-            source = list_source(file, role, data_root=data_root, root=folder)
+            source = list_source(file, role, data_root=data_root, root=folder, index_keys=keys)
             return replace(source, layout=by + source.layout)
         tried.append(f"{folder} ({layout.by})")
         if not _holds_something(folder):
@@ -220,6 +220,6 @@ def missing_set(name: str, entry: Entry, data_root: Path, tried: Sequence[str]) 
     if Path(name).exists():
         places += f"\nThere is a path of that name here: write ./{name} if you mean it."
     message = f"Data set {name!r} is not below the data root {data_root}. Tried:{places}"
-    if entry.download is not None:
-        return UsageError(message, remedy="data-download", name=name, data_root=data_root)
+    if entry.download is not None or entry.comes_with is not None:
+        return UsageError(message, remedy="data-download", name=entry.comes_with or name, data_root=data_root)
     return UsageError(f"{message}\n{entry.fetch or 'Put it into one of these places.'}", remedy="data-elsewhere")

@@ -9,6 +9,9 @@ from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.data.studies.published import published
 from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 
+PACKAGE = "the package's experiments"
+"""What messages call the shipped file."""
+
 
 class _Fact(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,14 +24,27 @@ class ExperimentTask(_Fact):
     ood: tuple[str, ...] = Field(min_length=1)
 
 
+class EvaluationTask(ExperimentTask):
+    """A task whose prompts may be learned on other data, `train`, that have the same classes."""
+
+    train: str | None = None
+
+    @property
+    def learned_on(self) -> str:
+        """The data that prompts are learned on."""
+        return self.train or self.id
+
+
 class ExperimentBenchmark(_Fact):
     """Tasks whose figures are averaged, and where their published figures are.
 
-    `figures`: a benchmark of `published.yaml`. `published`: a method to the name it has there.
+    `optional`: left out where its data are not there. `figures`: a benchmark of `published.yaml`. `published`: a method to
+    the name it has there.
     """
 
     name: str
-    tasks: tuple[ExperimentTask, ...] = Field(min_length=1)
+    tasks: tuple[EvaluationTask, ...] = Field(min_length=1)
+    optional: bool = False
     figures: str | None = None
     published: dict[str, str] = {}
 
@@ -42,11 +58,28 @@ class ExperimentBenchmark(_Fact):
 
 
 class Experiment(_Fact):
-    """An experiment; `train_classes` as in the configuration, anything but 'all' means transfer to all classes."""
+    """An experiment; `train_classes` as in the configuration, anything but 'all' means transfer to all classes.
+
+    `note`: what must be known of its figures, for people.
+    """
 
     title: str
+    note: str | None = None
     train_classes: str = "all"
     benchmarks: tuple[ExperimentBenchmark, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _learned_on_what_is_there(self) -> "Experiment":
+        """Prompts are learned in the first task on their data, which must not be left out."""
+        learned: set[str] = set()
+        for benchmark in self.benchmarks:
+            for task in benchmark.tasks:
+                if benchmark.optional and task.learned_on not in learned:
+                    raise ValueError(
+                        f"the optional benchmark {benchmark.name!r} is the first to learn on {task.learned_on}"
+                    )
+                learned.add(task.learned_on)
+        return self
 
 
 def load_experiment(name: str, file: Path | None = None) -> Experiment:
@@ -55,16 +88,25 @@ def load_experiment(name: str, file: Path | None = None) -> Experiment:
     Raises:
         UsageError: an unknown name, or a file that cannot be read or is wrong; names the field.
     """
-    where = str(file) if file else "the package's experiments"
+    known, where = load_experiments(file), str(file) if file else PACKAGE
+    if name not in known:
+        raise UsageError(f"No experiment {name!r} in {where}.{did_you_mean(name, known)}")
+    return known[name]
+
+
+def load_experiments(file: Path | None = None) -> dict[str, Experiment]:
+    """All experiments of the package, or of a file in the same form, by name.
+
+    Raises:
+        UsageError: a file that cannot be read or is wrong; names the field.
+    """
+    where = str(file) if file else PACKAGE
     if file:
         values = read_yaml(file, what="a list of experiments")
     else:
         text = (resources.files(__package__) / "experiments.yaml").read_text(encoding="utf-8")
         values = parse_yaml(text, where)
     try:
-        known = TypeAdapter(dict[str, Experiment]).validate_python(values)
+        return TypeAdapter(dict[str, Experiment]).validate_python(values)
     except ValidationError as error:
         raise UsageError(f"{where}: {first_fault(error)}.") from None
-    if name not in known:
-        raise UsageError(f"No experiment {name!r} in {where}.{did_you_mean(name, known)}")
-    return known[name]

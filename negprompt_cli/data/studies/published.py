@@ -80,7 +80,12 @@ class Published(_Fact):
 
     def fits(self, benchmark: str, model: str) -> bool:
         """Whether figures of a benchmark are of the architecture of an open_clip model, whatever its weights."""
-        return model.removesuffix("-quickgelu") == self.benchmarks[benchmark].backbone
+        backbone = self.benchmarks[benchmark].backbone
+        if ":" not in model:
+            return model.removesuffix("-quickgelu") == backbone
+        # A folder or a repository of the hub has the architecture in its name, if anywhere.
+        last = model.rstrip("/").rsplit("/", 1)[-1].casefold()
+        return backbone.casefold() in last and not any(other in last for other in ("siglip", "plus"))
 
 
 @lru_cache(maxsize=1)

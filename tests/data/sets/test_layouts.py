@@ -253,6 +253,28 @@ def test_openood_lists_choose_among_the_images(tmp_path: Path) -> None:
     assert len(load_image_set("dtd", role="ood", data_root=tmp_path)) == 3
 
 
+def test_labels_of_openood_lists_are_places_in_the_class_list(tmp_path: Path) -> None:
+    names = ["imagenet_v2/5/a.jpeg", "imagenet_v2/744/b.jpeg", "imagenet_1k/val/ILSVRC2012_val_00000007.JPEG"]
+    for name in names:
+        write(tmp_path / "images_largescale" / name)
+    folder = tmp_path / "benchmark_imglist" / "imagenet"
+    write(folder / "test_imagenet_v2.txt", f"{names[0]} 5\n{names[1]} 744\n".encode())
+    write(folder / "test_imagenet.txt", f"{names[2]} 657\n".encode())
+    wnids = imagenet_wnids()
+    shifted = load_image_set("imagenet-v2", role="eval", data_root=tmp_path)
+    assert [c.key for c in shifted.classes] == [wnids[5], wnids[744]]
+    whole = load_image_set("imagenet-openood", role="eval", data_root=tmp_path)
+    assert [c.key for c in whole.classes] == [wnids[657]] and not whole.halved
+
+
+def test_a_set_in_the_archive_of_another_is_fetched_with_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_image_set("clean", role="ood", data_root=tmp_path)
+    assert "negprompt data download ninco" in full_message(raised.value)
+    write(tmp_path / "NINCO" / "NINCO_popular_datasets_subsamples" / "places" / "a.jpg")
+    assert len(load_image_set("clean", role="ood", data_root=tmp_path)) == 1
+
+
 def test_a_missing_set_lists_every_place_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         load_image_set("inaturalist", role="ood", data_root=tmp_path)
