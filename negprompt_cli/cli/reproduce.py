@@ -116,8 +116,8 @@ def _print_plan(experiment: "Experiment", planned: "list[Planned]", talk: Talk) 
     downloads = {}
     if absent:
         lines += ["", "# What is missing"]
-        for error in absent.values():
-            found = _download(error)
+        for fault in absent.values():
+            found = _download(fault)
             if found is not None:
                 downloads[found["name"]] = shlex.join(
                     ["negprompt", "data", "download", str(found["name"]), "--data-root", str(found["data_root"])]
@@ -125,9 +125,9 @@ def _print_plan(experiment: "Experiment", planned: "list[Planned]", talk: Talk) 
         lines += downloads.values()
         # Of sets that are cut out of one whole, the places and the advice are the same.
         by_hand: dict[str, list[str]] = {}
-        for name, error in absent.items():
-            if _download(error) is None:
-                by_hand.setdefault("\n".join(str(error).splitlines()[1:]), []).append(name)
+        for name, fault in absent.items():
+            if _download(fault) is None:
+                by_hand.setdefault("\n".join(str(fault).splitlines()[1:]), []).append(name)
         for advice, names in by_hand.items():
             lines += [f"# {', '.join(names)}, looked for in", *(f"#   {line.strip()}" for line in advice.splitlines())]
     lines += ["", "# Commands"]

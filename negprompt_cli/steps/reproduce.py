@@ -28,7 +28,7 @@ from negprompt_cli.data.results.runs import POSITIVE, ZERO_SHOT, default_run_fol
 from negprompt_cli.data.sets.class_list import novel_names, read_class_list
 from negprompt_cli.data.sets.layouts import Role
 from negprompt_cli.data.sets.spec import Spec, parse_spec, split_specs
-from negprompt_cli.data.studies.experiments import EvaluationTask, Experiment, ExperimentBenchmark
+from negprompt_cli.data.studies.experiments import EvaluationTask, Experiment, ExperimentBenchmark, ExperimentTask
 from negprompt_cli.data.studies.published import Figure, published
 from negprompt_cli.errors import UsageError
 from negprompt_cli.loss_presets import LOSS_PRESETS
@@ -178,7 +178,7 @@ def needed_data(planned: Sequence[Planned]) -> list[tuple[Spec, Role]]:
     return list(dict.fromkeys(need for one in planned for need in task_data(one.task)))
 
 
-def task_data(task: EvaluationTask) -> list[tuple[Spec, Role]]:
+def task_data(task: ExperimentTask) -> list[tuple[Spec, Role]]:
     """The data sets that a task needs, each with its role."""
     return [
         (parse_spec(task.learned_on), "train"),

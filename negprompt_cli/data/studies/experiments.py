@@ -23,6 +23,11 @@ class ExperimentTask(_Fact):
     id: str
     ood: tuple[str, ...] = Field(min_length=1)
 
+    @property
+    def learned_on(self) -> str:
+        """The data that prompts are learned on."""
+        return self.id
+
 
 class EvaluationTask(ExperimentTask):
     """A task whose prompts may be learned on other data, `train`, that have the same classes."""
