@@ -318,7 +318,7 @@ class _Learned:
 def _plan_learning(experiment: Experiment, spec: str, folder: Path, configure: Configure) -> _Learned:
     whole = {"data.spec": spec}
     # The paper's stage 1 is CoOp, which anchors nothing.
-    trained = {**whole, "data.train_classes": experiment.train_classes, "positive.anchor": 0.0}
+    trained = {**whole, "data.train_classes": experiment.train_classes, "positive.loss": "coop"}
     positive = folder / POSITIVE
     common = [Job("train-positive", positive, configure(None, trained))]
     if experiment.train_classes != "all":

@@ -64,7 +64,7 @@ def list_source(
     """
     listed = read_image_list(file)
     place = partial(place_images, listed, data_root=data_root, prefixes=prefixes, root=root)
-    return listed_source(listed, role, place, kind=list_part(file), class_names=class_names)
+    return listed_source(listed, role, place, kind=list_part(file), class_names=class_names, index_keys=index_keys)
 
 
 def listed_source(
@@ -74,6 +74,7 @@ def listed_source(
     *,
     kind: Literal["train", "eval"] | None = None,
     class_names: Path | None = None,
+    index_keys: Sequence[str] = (),
     layout: str = "",
 ) -> Source:
     """The source of `role` from a list of images, wherever the list comes from; see `list_source`.
@@ -83,6 +84,7 @@ def listed_source(
         role: what the images are for.
         place: finds the folder that paths start from, and the paths as they are there, as `place_images` does.
         kind: the role that the list is for, where it is for one only.
+        index_keys: as for `list_source`.
         class_names: a file of class names.
         layout: what people are told of where the images are; by default that they are in a list.
 
