@@ -11,7 +11,7 @@ Leaves out: where files are written and how output looks, which do not change a 
 import difflib
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -137,15 +137,17 @@ class ScheduleConfig(_Section):
 class PositiveConfig(_Section):
     """Stage 1.
 
-    `loss` is the preset of the weights that follow, 'kgcoop', 'coop' or 'fa', each by preset if not given. `anchor` weighs
-    the distance of the positive prompts from those of `context.words`, in units of the model's logit scale. `forced`: how
-    often each of those is among the classes that an image's own prompt must beat.
+    `loss` is the preset of the weights that follow: 'kgcoop', 'coop', 'fa' or 'locoop'; each is by preset if not given.
+    `anchor` weighs the distance of the positive prompts from those of `context.words`, in units of the model's logit scale.
+    `forced`: how often each of those is among the classes that an image's own prompt must beat. `patches` weighs the entropy
+    of patches that do not show the class, which takes a vision transformer, image files, and memory for all their patches.
     """
 
     context: ContextConfig = ContextConfig()
     loss: PositiveLossName = "kgcoop"
     anchor: Annotated[float, Field(ge=0)] = POSITIVE_PRESETS["kgcoop"].anchor
     forced: Annotated[int, Field(ge=0)] = POSITIVE_PRESETS["kgcoop"].forced
+    patches: Annotated[float, Field(ge=0)] = POSITIVE_PRESETS["kgcoop"].patches
     schedule: ScheduleConfig = ScheduleConfig()
 
     @model_validator(mode="before")
@@ -153,7 +155,7 @@ class PositiveConfig(_Section):
     def _own_weights(cls, values: Any) -> Any:
         name = values.get("loss") if isinstance(values, dict) else None
         if isinstance(name, str) and (preset := POSITIVE_PRESETS.get(name)):
-            return {"anchor": preset.anchor, "forced": preset.forced, **values}
+            return {**asdict(preset), **values}
         return values
 
 

@@ -148,10 +148,11 @@ def test_what_was_asked_for_names_its_data_before_it_is_resolved() -> None:
 
 def test_a_preset_of_stage_1_brings_its_weights_and_given_weights_win():
     default = load_config().positive
-    assert (default.loss, default.anchor, default.forced) == ("kgcoop", 0.3, 0)
-    for name, weights in {"coop": (0.0, 0), "fa": (0.0, 3), "kgcoop": (0.3, 0)}.items():
+    assert (default.loss, default.anchor, default.forced, default.patches) == ("kgcoop", 0.3, 0, 0.0)
+    presets = {"coop": (0.0, 0, 0.0), "fa": (0.0, 3, 0.0), "kgcoop": (0.3, 0, 0.0), "locoop": (0.0, 0, 0.25)}
+    for name, weights in presets.items():
         made = load_config(assignments=[f"positive.loss={name}"]).positive
-        assert (made.anchor, made.forced) == weights
+        assert (made.anchor, made.forced, made.patches) == weights
     assert load_config(assignments=["positive.loss=fa", "positive.forced=1"]).positive.forced == 1
     assert load_config("paper").positive.anchor == 0.0
     with pytest.raises(UsageError, match=r"positive\.loss"):

@@ -46,6 +46,31 @@ def forced_loss(f: Tensor, labels: Tensor, positives: Tensor, anchors: Tensor, s
     return (every - own.gather(1, labels[:, None])[:, 0]).mean()
 
 
+def patch_entropy(patches: Tensor, labels: Tensor, positives: Tensor, scale: float) -> Tensor:
+    """Minus the mean entropy of softmax(s * f_r P^T) over the patches that do not show their image's class.
+
+    A patch does not show it if the class is not among the fifth of the classes that are nearest to the patch. Miyai et al.,
+    "LoCoOp: few-shot out-of-distribution detection via prompt learning", NeurIPS 2023, with its 200 of 1000 classes. Which
+    patches those are has no gradient.
+
+    Args:
+        patches: (B, R, F) L2-normalised features of R patches.
+        labels: (B,) ID labels.
+        positives: (k, F).
+        scale: CLIP's logit scale.
+
+    Returns:
+        A scalar in [-log k, 0]; 0 where every patch shows its class.
+    """
+    logits = scale * patches @ positives.T
+    classes = logits.shape[-1]
+    own = logits.detach().gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
+    foreign = (logits.detach() > own).sum(-1) >= max(1, round(0.2 * classes))
+    log_p = logits.log_softmax(-1)
+    negative_entropy = (log_p.exp() * log_p).sum(-1)
+    return (negative_entropy * foreign).sum() / foreign.sum().clamp(min=1)
+
+
 def anchor_distance(positives: Tensor, anchors: Tensor) -> Tensor:
     """Mean over classes of ||P_i - A_i||^2, A (k, F) the prompts of plain words: keeps stage 1 near what CLIP knows.
 

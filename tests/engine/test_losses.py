@@ -183,6 +183,26 @@ def test_forced_prompts_must_beat_copies_of_the_word_prompts(copies: int):
     assert torch.autograd.gradcheck(lambda p: losses.forced_loss(IMAGES, LABELS, p, anchors, SCALE, copies), positives)
 
 
+def test_patches_that_do_not_show_the_class_are_to_be_like_no_class():
+    patches, positives = unit(B, 3, D, seed=7), unit(10, D, seed=8)
+    entropies = []
+    for image, label in zip(patches, LABELS.tolist(), strict=True):
+        for r in image:
+            logits = [SCALE * cosine(p, r) for p in positives]
+            # Two of ten classes are nearest.
+            if label not in sorted(range(10), key=lambda i: -logits[i])[:2]:
+                total = sum(math.exp(x) for x in logits)
+                entropies.append(sum(math.exp(x) / total * math.log(math.exp(x) / total) for x in logits))
+    assert 0 < len(entropies) < 15
+    found = losses.patch_entropy(patches, LABELS, positives, SCALE)
+    assert float(found) == pytest.approx(sum(entropies) / len(entropies))
+    variable = positives.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: losses.patch_entropy(patches, LABELS, p, SCALE), variable)
+    # A patch that shows its class has no part.
+    shown = positives[LABELS][:, None]
+    assert float(losses.patch_entropy(shown, LABELS, positives, SCALE)) == 0.0
+
+
 def test_anchor_distance_is_the_mean_squared_distance_to_the_word_prompts():
     anchors = torch.nn.functional.normalize(torch.flip(POSITIVES, [1]), dim=-1)
     slow = 0.0

@@ -25,7 +25,14 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.losses import NegativeLoss, Terms, anchor_distance, forced_loss, positive_loss
+from negprompt_cli.engine.losses import (
+    NegativeLoss,
+    Terms,
+    anchor_distance,
+    forced_loss,
+    patch_entropy,
+    positive_loss,
+)
 from negprompt_cli.engine.prompt_learners.lbfgs import Memory, Point, descend
 from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
 from negprompt_cli.errors import NegPromptError
@@ -88,16 +95,17 @@ Method = FullBatch | Adam | Sgd
 
 @dataclass(frozen=True)
 class Features:
-    """ID images of one training: features (N, F), L2-normalised, and labels (N,)."""
+    """ID images of one training: features (N, F), L2-normalised, and labels (N,), and maybe those of R patches (N, R, F)."""
 
     images: Tensor
     labels: Tensor
+    patches: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "Features":
-        return Features(self.images[index], self.labels[index])
+        return Features(self.images[index], self.labels[index], None if self.patches is None else self.patches[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +208,12 @@ class Trained:
 
 
 def positive_objective(
-    *, scale: float, anchors: Tensor | None = None, anchor_weight: float = 0.0, forced: int = 0
+    *,
+    scale: float,
+    anchors: Tensor | None = None,
+    anchor_weight: float = 0.0,
+    forced: int = 0,
+    patch_weight: float = 0.0,
 ) -> Objective:
     """Stage 1's: cross-entropy (CoOp), among plain word prompts too (FA), and the distance to these (KgCoOp).
 
@@ -210,18 +223,23 @@ def positive_objective(
         anchor_weight: weight of the distance to them in units of the scale, at least 0. The cross-entropy's slope grows with
             the scale; in its units one weight does the same for every model.
         forced: how often each anchor is among the classes of the cross-entropy; 0 without anchors.
+        patch_weight: weight of the entropy of patches that do not show the class (LoCoOp); 0 without patches.
     """
 
     def objective(batch: Features, prompts: Tensor, classes: Tensor | slice) -> Terms:
-        if anchors is None:
-            return {"loss": positive_loss(batch.images, batch.labels, prompts[0], scale)}
-        plain = anchors[classes]
-        if forced:
-            loss = forced_loss(batch.images, batch.labels, prompts[0], plain, scale, forced)
+        own = prompts[0]
+        if forced and anchors is not None:
+            loss = forced_loss(batch.images, batch.labels, own, anchors[classes], scale, forced)
         else:
-            loss = positive_loss(batch.images, batch.labels, prompts[0], scale)
-        distance = anchor_distance(prompts[0], plain)
-        return {"loss": loss + anchor_weight * scale * distance, "cross-entropy": loss, "anchor": distance}
+            loss = positive_loss(batch.images, batch.labels, own, scale)
+        terms = {"cross-entropy": loss}
+        if anchors is not None:
+            terms["anchor"] = anchor_distance(own, anchors[classes])
+            loss = loss + anchor_weight * scale * terms["anchor"]
+        if patch_weight and batch.patches is not None:
+            terms["patches"] = patch_entropy(batch.patches.to(own.dtype), batch.labels, own, scale)
+            loss = loss + patch_weight * terms["patches"]
+        return {"loss": loss, **terms} if len(terms) > 1 else {"loss": loss}
 
     return objective
 
@@ -395,7 +413,8 @@ def _loss(job: Job, contexts: Tensor) -> float:
 
 def _image_parts(job: Job) -> list[Features]:
     """The training images in parts whose products with all prompts fit `LOGITS_AT_ONCE`."""
-    at_once = max(1, LOGITS_AT_ONCE // (len(job.encoder.tokens) * len(job.start)))
+    patches = 0 if job.data.patches is None else job.data.patches.shape[1]
+    at_once = max(1, LOGITS_AT_ONCE // (len(job.encoder.tokens) * len(job.start) * (1 + patches)))
     return [job.data[first : first + at_once] for first in range(0, len(job.data), at_once)]
 
 

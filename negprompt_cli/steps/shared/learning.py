@@ -166,8 +166,16 @@ def learn_positive(
     start = start_context(clip, config, len(data.classes))
     encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=budget, notice=progress.warn)
     anchors = word_anchors(clip, config, data.names, budget=budget)
+    if settings.patches and data.features.patches is None:
+        raise UsageError(
+            "The loss of stage 1 looks at patches (positive.patches), which features without images do not have."
+        )
     objective = positive_objective(
-        scale=clip.logit_scale, anchors=anchors, anchor_weight=settings.anchor, forced=settings.forced
+        scale=clip.logit_scale,
+        anchors=anchors,
+        anchor_weight=settings.anchor,
+        forced=settings.forced,
+        patch_weight=settings.patches,
     )
     stage = _Stage("positive", settings.schedule, start, encoder, objective)
     trained = _train(stage, clip, data, config.seed, progress, keeper)

@@ -14,6 +14,7 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.corrected import with_corrections
 from negprompt_cli.steps.shared.learning import TrainingData
+from negprompt_cli.steps.shared.local_scores import patch_features
 from negprompt_cli.steps.shared.starts import start_context, zero_shot_positive
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
@@ -66,7 +67,7 @@ def positive_data(bench: Workbench) -> TrainingData:
     """
     images = find_training_images(bench)
     context = start_context(bench.clip, bench.config, len(images.classes)).shape[-2]
-    return encode_training_images(bench, images, context=context)
+    return encode_training_images(bench, images, context=context, patches=bench.config.positive.patches > 0)
 
 
 def negative_data(bench: Workbench, source: ArtifactFile | None) -> tuple[TrainingData, Prompts]:
@@ -95,16 +96,17 @@ def negative_data(bench: Workbench, source: ArtifactFile | None) -> tuple[Traini
     return encode_training_images(bench, images, context=positive.positive.shape[-2]), positive
 
 
-def encode_training_images(bench: Workbench, images: ImageSet, *, context: int) -> TrainingData:
+def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, patches: bool = False) -> TrainingData:
     """Features of the training images on the training device.
 
     Args:
         bench: the workbench.
         images: with classes.
         context: number of context vectors that the class names are going to have in front of them.
+        patches: whether the features of their patches are wanted too.
 
     Raises:
-        UsageError: a name is too long for that, which is reported before any image is read.
+        UsageError: a name is too long for that, which is reported before any image is read; or the model gives no patches.
         NegPromptError: an image is broken, or the model cannot be had.
     """
     clip = bench.clip
@@ -117,7 +119,11 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int) 
         facts = {"spec": bench.config.data.spec, "role": "train", "classes": missing, "reason": "no images"}
         bench.decide(Decision("classes-left-out", said, facts, warning=True))
     return TrainingData(
-        Features(encoded.features.to(clip.device), labels),
+        Features(
+            encoded.features.to(clip.device),
+            labels,
+            patch_features(bench, encoded.images).to(clip.device) if patches else None,
+        ),
         images.classes,
         files_digest(encoded.images.paths, encoded.images.root),
     )
