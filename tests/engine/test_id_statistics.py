@@ -20,7 +20,7 @@ from negprompt_cli.embeddings import EmbeddingDetector
 from negprompt_cli.engine.embedding_negatives import learn_offsets, negatives_of
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.scores.compute import compute_scores
-from negprompt_cli.engine.scores.id_statistics import RUNNERS_UP, TERMS, IdStatistics
+from negprompt_cli.engine.scores.id_statistics import KAPPA, RUNNERS_UP, TERMS, IdStatistics
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.steps.shared.measure import measure
@@ -57,7 +57,11 @@ def loop_score(f: Tensor, detector) -> float:
     center = [sum(column) / len(positives) for column in zip(*positives, strict=True)]
     cosines = sorted((dot(prompt, image) for prompt in positives), reverse=True)
     moved = [x - m for x, m in zip(image, usual, strict=True)]
-    directions = [[x - c for x, c in zip(prompt, center, strict=True)] for prompt in positives]
+    follow, shifts = float(statistics.follow_mean), statistics.shifts.double().tolist()
+    directions = [
+        [follow * (x - c) + s for x, c, s in zip(prompt, center, shift, strict=True)]
+        for prompt, shift in zip(positives, shifts, strict=True)
+    ]
     angles = [dot(moved, d) / math.sqrt(dot(moved, moved) * dot(d, d)) for d in directions]
     runners = cosines[1 : 1 + RUNNERS_UP]
     values = {
@@ -125,6 +129,38 @@ def test_images_of_added_classes_meet_the_negatives_as_they_are():
     assert torch.equal(none.terms, plain.terms) and torch.equal(none.unseen, plain.unseen)
     with pytest.raises(UsageError, match="0 ID images"):
         IdStatistics.measure(images, labels, positives, every, learn, seed=0, added=added.new_ones(6))
+
+
+def test_images_move_their_class_and_do_not_count_for_themselves():
+    positives, images, labels, _ = world(classes=4, shots=3)
+    found = fit_embeddings(positives, images, labels).inputs.id_statistics
+    mean, follow = found.mean.double(), float(found.follow_mean)
+    sides = (positives - positives.mean(0)).double()
+    rest = [image.double() - mean - follow * sides[int(k)] for image, k in zip(images, labels, strict=True)]
+
+    def direction(k: int, without: int | None = None) -> Tensor:
+        own = [r for i, r in enumerate(rest) if int(labels[i]) == k and i != without]
+        return follow * sides[k] + sum(own) / (len(own) + KAPPA)
+
+    expected = torch.stack([normalize(direction(k), dim=0) for k in range(4)])
+    torch.testing.assert_close(found.directions(positives).double(), expected, atol=1e-5, rtol=0)
+    c = [
+        max(float(torch.cosine_similarity(f.double() - mean, direction(k, without=i), dim=0)) for k in range(4))
+        for i, f in enumerate(images)
+    ]
+    _, center, deviation = found.terms[TERMS.index("c")].tolist()
+    assert [center, deviation] == pytest.approx([np.mean(c), np.std(c, ddof=1)], abs=1e-5)
+
+
+def test_names_that_stay_keep_what_their_images_said():
+    positives, images, labels, _ = world()
+    detector = fit_embeddings(positives, images, labels)
+    other = normalize(positives[:2].flip(1), dim=1)
+    before = detector.inputs.id_statistics.shifts
+    after = detector.transfer(torch.cat([other, positives[3:5]])).inputs.id_statistics.shifts
+    assert before.any(1).all()
+    assert not after[:2].any()
+    assert after[2:].equal(before[3:5])
 
 
 def test_foreign_images_score_lower_and_classes_are_untouched():

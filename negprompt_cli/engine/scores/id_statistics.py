@@ -1,18 +1,24 @@
 """What the default score knows of ID images: how they usually compare with the prompts, in closed form and without units.
 
 An image f is compared with the K positives P_i (mean P) and the mean negative N through five statistics, each higher for ID
-images; m is the usual ID image, and p = <P, f> is what f has in common with all texts alike:
+images; m is the usual ID image, m + M_i the usual image of class i, and p = <P, f> is what f has in common with all texts:
 
     b     max_i <P_i, f>                      it is like some class
     b|p   b minus its regression on p         ... beyond what it shares with all texts: max-logit at slope 0, MCM at slope 1
-    c     max_i cos(f - m, P_i - P)           ... in the direction in which that class differs, seen from the usual image
+    c     max_i cos(f - m, M_i)               ... in the direction in which that class differs, seen from the usual image
     g     b minus the mean of the next 88     ... more than the runners-up (LogitGap, NeurIPS 2025; all others where K < 89)
     n|p   -<N, f> minus its regression on p   it is unlike the negative prompts
 
 The score uses them as z = (x - slope * p - mean) / deviation, with the means and deviations of ID images, so no constant of
 it depends on the width of a model's cosines, on its logit scale, or on the number of classes (`mcm_extended`).
 
-Where they come from: mean and deviation of b, b|p, c and g are those of the ID training images. The negatives were pushed
+The usual image of a class is known from its prompt and from its images. Its prompt says m + a (P_i - P), with the mean of a
+over ID images. Its n images have the mean residual R from that, and M_i = a (P_i - P) + n / (n + kappa) R is the posterior
+mean where class means scatter around what the prompts say with 1 / kappa of the variance of images within a class. So a
+prompt counts as much as kappa images, and without images M_i is the prompt's direction alone.
+
+Where they come from: mean and deviation of b, b|p, c and g are those of the ID training images; in c an image does not
+count among those of its own class. The negatives were pushed
 away from these very images, so n|p is measured on images that took no part: negatives are learned as embeddings from some of
 the images, and the others are standardised by those (`held_out`). Leaving out a quarter of the images at a time says how ID
 images of the trained classes compare with the negatives; leaving out half of the classes at a time says it for classes that
@@ -20,13 +26,14 @@ no negative has seen, which is what other names are.
 
 Other class names: an ID image of class k is taken to be m + a (P_k - P) + r, with a and the residual r distributed as in
 training. Images drawn from this model for the old and for the new names say how each mean and deviation changes
-(`IdStatistics.follow`); new images are not needed, and where the names do not change nothing does.
+(`IdStatistics.follow`); new images are not needed, names that stay keep what their images said, and where the names do not
+change nothing does.
 
 Leaves out: OOD images, which none of this ever sees.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -37,6 +44,9 @@ from negprompt_cli.errors import UsageError
 
 TERMS = ("b", "b|p", "c", "g", "n|p")
 """The statistics, in the order of the rows of `IdStatistics.terms`."""
+KAPPA = 4.0
+"""Images that a prompt counts as much as. By the criterion 0.5 to 8 are within 0.1 AUROC; the variances of the small CLIP
+say 4.5, those of ViT-B/32 say 1.5."""
 RUNNERS_UP = 88
 """Classes that the best one is compared with in g; 30, K/2 and sqrt(K) were within 0.1 AUROC by the criterion."""
 _N = TERMS.index("n|p")
@@ -61,6 +71,7 @@ class IdStatistics:
         covariance: (D, D) of the residuals r.
         follow_mean, follow_deviation: () mean and deviation of a, how far an image follows its class's prompt.
         center: (D,) mean of the positives that it was measured with.
+        shifts: (K, D) n / (n + kappa) R of each class: where its images lie beside what its prompt says.
         terms: (5, 3) slope, mean and deviation of each of `TERMS`; a deviation of 0 leaves the term out.
         held_out: (2,) mean and deviation of n|p for images that the negatives have not seen, in units of those that they
             have; `terms` has it already.
@@ -75,6 +86,7 @@ class IdStatistics:
     follow_mean: Tensor
     follow_deviation: Tensor
     center: Tensor
+    shifts: Tensor
     terms: Tensor
     held_out: Tensor
     unseen: Tensor
@@ -82,6 +94,7 @@ class IdStatistics:
     def __post_init__(self) -> None:
         d = self.mean.shape[0] if self.mean.ndim == 1 else 0
         shapes = {
+            "shifts": (self.shifts.shape[0] if self.shifts.ndim else 0, d),
             "mean": (d,),
             "covariance": (d, d),
             "follow_mean": (),
@@ -130,7 +143,7 @@ class IdStatistics:
         fresh = torch.zeros_like(labels, dtype=torch.bool) if added is None else added[labels]
         none = images.new_tensor([0.0, 1.0])
         found = cls._of(images, labels, positives, negatives, fresh, held_out=none, unseen=none)
-        z = _standardised(images[fresh], positives, negatives, found.mean, found.terms[_N])
+        z = _standardised(images[fresh], positives, negatives, found.terms[_N])
         return found._held_out(images[~fresh], labels[~fresh], positives, learn, z, seed=seed)
 
     def of_part(self, images: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor) -> "IdStatistics":
@@ -165,9 +178,17 @@ class IdStatistics:
         rest = images - a[:, None] * offsets
         mean = rest.mean(0)
         rest = rest - mean
-        terms = _standards(images, positives, negatives, mean)
+        beside = rest + (a - a.mean())[:, None] * offsets
+        counts = labels.bincount(minlength=len(positives))[:, None]
+        sums = torch.zeros_like(positives).index_add_(0, labels, beside)
+        shifts = sums / (counts + KAPPA)
+        found = _raw(images, positives, negatives, mean, _directions(positives, a.mean(), shifts))
+        if "c" in found:
+            others = a.mean() * offsets + (sums[labels] - beside) / (counts[labels] - 1 + KAPPA)
+            found["c"] = _c_without_own(images, labels, mean, _directions(positives, a.mean(), shifts), others)
+        terms = _standards(found)
         if bool(fresh.any()):
-            terms[_N] = _standards(images[~fresh], positives, negatives, mean)[_N]
+            terms[_N] = _standards({name: values[~fresh] for name, values in found.items()})[_N]
         terms[_N] = _shifted(terms[_N], held_out)
         return cls(
             mean=mean,
@@ -175,6 +196,7 @@ class IdStatistics:
             follow_mean=a.mean(),
             follow_deviation=a.std(),
             center=positives.mean(0),
+            shifts=shifts,
             terms=terms,
             held_out=held_out,
             unseen=unseen,
@@ -192,18 +214,23 @@ class IdStatistics:
             names; terms that the old names did not have are those of the drawn images.
         """
         slopes = self.terms[:, 0]
+        cosines, place = (new[0] @ old[0].T).max(1)
+        same = cosines > 1 - 1e-4
+        shifts = torch.where(same[:, None], self.shifts[place], 0)
         before, after = (
-            _standards(self._drawn(positives), positives, negatives, self._usual(positives), slopes=slopes)
-            for positives, negatives in (old, new)
+            _standards(self._drawn(*prompts, known), slopes) for prompts, known in ((old, self.shifts), (new, shifts))
         )
         known = (self.terms[:, 2] > 0) & (before[:, 2] > 0)
         ratio = after[:, 2] / before[:, 2].clamp(min=_FLAT)
         moved = torch.stack([slopes, self.terms[:, 1] + after[:, 1] - before[:, 1], self.terms[:, 2] * ratio], dim=1)
         terms = torch.where(known[:, None], moved, after)
         # The draws are the same for every set of names: where nothing changes the ratio is 1 and the difference 0.
-        same = (new[0] @ old[0].T).amax(1) > 1 - 1e-4
         terms[_N] = _mixed(terms[_N], self.unseen, float((~same).float().mean()))
-        return replace(self, mean=self._usual(new[0]), center=new[0].mean(0), terms=terms)
+        return replace(self, mean=self._usual(new[0]), center=new[0].mean(0), shifts=shifts, terms=terms)
+
+    def directions(self, positives: Tensor) -> Tensor:
+        """(K, D): M_i of the classes of the positives (K, D) that it belongs to, L2-normalised."""
+        return _directions(positives, self.follow_mean, self.shifts)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "IdStatistics":
         """The same on another device and in another floating point type."""
@@ -213,17 +240,22 @@ class IdStatistics:
         """(D,): the usual ID image of other classes, moved with the mean of their prompts."""
         return self.mean + self.follow_mean * (positives.mean(0) - self.center)
 
-    def _drawn(self, positives: Tensor) -> Tensor:
-        """(_DRAWS, D): images of the classes of (K, D) positives, as the model of this file has them."""
-        values, vectors = torch.linalg.eigh(self.covariance.double().cpu())
-        root = (vectors * values.clamp(min=0).sqrt()).to(self.mean)
+    def _drawn(self, positives: Tensor, negatives: Tensor, shifts: Tensor) -> dict[str, Tensor]:
+        """The statistics (_DRAWS,) of images of the classes of (K, D) positives, drawn as the model of this file has them.
+
+        What the images of a class say of its place, `shifts` (K, D), is no part of the noise around it.
+        """
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(_DRAWS, len(self.mean), generator=generator).to(self.mean) @ root.T
+        z = torch.randn(_DRAWS, len(self.mean), generator=generator).to(self.mean)
         a = self.follow_mean + self.follow_deviation * torch.randn(_DRAWS, 1, generator=generator).to(self.mean)
         k = len(positives)
         order = torch.randperm(k, generator=generator) if k > _DRAWS else torch.arange(_DRAWS) * k // _DRAWS
         classes = order[:_DRAWS].to(positives.device)
-        return normalize(self._usual(positives) + a * (positives - positives.mean(0))[classes] + noise, dim=-1)
+        told = self.covariance - self.shifts.T @ self.shifts / len(self.shifts)
+        noise = torch.where(shifts.any(1)[classes, None], z @ _root(told), z @ _root(self.covariance))
+        mean = self._usual(positives)
+        images = normalize(mean + (a * (positives - positives.mean(0))[classes] + shifts[classes] + noise), dim=-1)
+        return _raw(images, positives, negatives, mean, _directions(positives, self.follow_mean, shifts))
 
     def _held_out(
         self, images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNegatives, fresh: Tensor, *, seed: int
@@ -235,28 +267,25 @@ class IdStatistics:
         generator = torch.Generator().manual_seed(seed)
         terms, seen, other = self.terms.clone(), self.held_out, self.unseen
         by_image = (torch.randperm(len(images), generator=generator) % IMAGE_FOLDS).to(labels.device)
-        z = held_out(images, labels, positives, self.mean, learn, folds=by_image)
+        z = held_out(images, labels, positives, learn, folds=by_image)
         every = torch.cat([z, fresh])
         if len(z) >= LEAST_IMAGES and bool(terms[_N, 2] > 0) and bool(every.std() > 0):
             seen = torch.stack([every.mean(), every.std()])
             terms[_N] = _shifted(terms[_N], seen)
             by_class = (torch.randperm(len(positives), generator=generator) % CLASS_FOLDS).to(labels.device)[labels]
-            u = held_out(images, labels, positives, self.mean, learn, folds=by_class)
+            u = held_out(images, labels, positives, learn, folds=by_class)
             if len(u) >= LEAST_IMAGES and bool(u.std() > 0):
                 other = torch.stack([(u.mean() - every.mean()) / every.std(), u.std() / every.std()])
         return replace(self, terms=terms, held_out=seen, unseen=other)
 
 
-def held_out(
-    images: Tensor, labels: Tensor, positives: Tensor, mean: Tensor, learn: LearnNegatives, *, folds: Tensor
-) -> Tensor:
+def held_out(images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNegatives, *, folds: Tensor) -> Tensor:
     """Standardised n|p of each image against negatives that were learned without its fold.
 
     Args:
         images: (N, D).
         labels: (N,).
         positives: (K, D).
-        mean: (D,) the usual ID image.
         learn: learns negatives from some of the images.
         folds: (N,) the fold of each image.
 
@@ -269,18 +298,17 @@ def held_out(
         if int((~left).sum()) < LEAST_IMAGES:
             continue
         negatives = learn(images[~left], labels[~left], positives)
-        row = _standards(images[~left], positives, negatives, mean)[_N]
-        parts.append(_standardised(images[left], positives, negatives, mean, row))
+        row = _row("n|p", _n(images[~left], negatives), images[~left] @ positives.mean(0))
+        parts.append(_standardised(images[left], positives, negatives, row))
     return torch.cat(parts) if parts else images.new_empty(0)
 
 
-def _standardised(images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor, row: Tensor) -> Tensor:
+def _standardised(images: Tensor, positives: Tensor, negatives: Tensor, row: Tensor) -> Tensor:
     """(n,) n|p of images (n, D) in the units of its row of terms; (0,) where the row has no deviation."""
     slope, center, deviation = row.unbind()
     if not len(images) or bool(deviation <= 0):
         return images.new_empty(0)
-    x, p = _raw(images, positives, negatives, mean)["n"], images @ positives.mean(0)
-    return (x - slope * p - center) / deviation
+    return (_n(images, negatives) - slope * (images @ positives.mean(0)) - center) / deviation
 
 
 def _shifted(row: Tensor, by: Tensor) -> Tensor:
@@ -297,60 +325,78 @@ def _mixed(row: Tensor, unseen: Tensor, share: float) -> Tensor:
     return torch.stack([slope, mean + share * shift * deviation, deviation * variance.sqrt()])
 
 
-def _raw(images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor) -> dict[str, Tensor]:
+def _directions(positives: Tensor, follow: Tensor, shifts: Tensor) -> Tensor:
+    """(K, D): M_i, L2-normalised; zeros where neither prompt nor images say anything."""
+    return normalize(follow * (positives - positives.mean(0)) + shifts, dim=-1)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """The symmetric square root of a covariance (D, D); what rounding left below zero is zero."""
+    values, vectors = torch.linalg.eigh(covariance.double().cpu())
+    root: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    return root.to(covariance)
+
+
+def _n(images: Tensor, negatives: Tensor) -> Tensor:
+    """(N,): n of images (N, D) before it is standardised."""
+    return -(images @ negatives.mean((0, 1)))
+
+
+def _raw(images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor, directions: Tensor) -> dict[str, Tensor]:
     """The statistics (N,) of images (N, D) before anything is standardised; c and g need two classes."""
     cosines = images @ positives.T
-    found = {"p": cosines.mean(1), "n": -(images @ negatives.mean((0, 1)))}
-    found |= class_statistics(cosines, positives, mean, away=torch.linalg.vector_norm(images - mean, dim=1))
-    return found
+    found = {"p": cosines.mean(1), "n": _n(images, negatives)}
+    return found | class_statistics(images, cosines, mean=mean, directions=directions)
 
 
-def class_statistics(cosines: Tensor, positives: Tensor, mean: Tensor, *, away: Tensor) -> dict[str, Tensor]:
-    """b, c and g of images from their cosines with the positives.
+def class_statistics(images: Tensor, cosines: Tensor, *, mean: Tensor, directions: Tensor) -> dict[str, Tensor]:
+    """b, c and g of images.
 
     Args:
-        cosines: (N, K).
-        positives: (K, D).
+        images: (N, D).
+        cosines: (N, K) with the positives.
         mean: (D,) the usual ID image.
-        away: (N,) the length of f - m.
+        directions: (K, D) of the classes as seen from there (`IdStatistics.directions`).
 
     Returns:
         (N,) each; b alone where K is 1.
     """
-    k = len(positives)
+    k = len(directions)
     top = cosines.topk(min(RUNNERS_UP + 1, k), dim=1).values
     found = {"b": top[:, 0]}
     if k > 1:
-        offsets = positives - positives.mean(0)
-        # <f - m, P_i - P> from the cosines at hand: no second product with the images.
-        along = cosines - cosines.mean(1, keepdim=True) - offsets @ mean
-        lengths = torch.linalg.vector_norm(offsets, dim=1).clamp(min=1e-12)
-        found["c"] = (along / lengths).amax(1) / away.clamp(min=1e-12)
+        found["c"] = (normalize(images - mean, dim=1) @ directions.T).amax(1)
         found["g"] = top[:, 0] - top[:, 1:].mean(1)
     return found
 
 
-def _standards(
-    images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor, *, slopes: Tensor | None = None
-) -> Tensor:
-    """(5, 3): slope, mean and deviation of each term over images; slopes are regressed unless given."""
-    found = {name: values.double() for name, values in _raw(images, positives, negatives, mean).items()}
-    p = found["p"]
+def _c_without_own(images: Tensor, labels: Tensor, mean: Tensor, directions: Tensor, others: Tensor) -> Tensor:
+    """(N,): c of training images (N, D), where `others` (N, D) is each image's M_i without itself."""
+    moved = normalize(images - mean, dim=1)
+    cosines = moved @ directions.T
+    own = (moved * normalize(others, dim=1)).sum(1)
+    return cosines.scatter(1, labels[:, None], own[:, None]).amax(1)
+
+
+def _standards(raw: Mapping[str, Tensor], slopes: Tensor | None = None) -> Tensor:
+    """(5, 3): slope, mean and deviation of each term from raw statistics (N,); slopes are regressed unless given."""
+    p = raw["p"]
     rows = []
     for row, name in enumerate(TERMS):
-        x = found.get(name.removesuffix("|p"))
-        if x is None:
-            rows.append(p.new_zeros(3))
-            continue
-        slope = p.new_zeros(())
-        if slopes is not None:
-            slope = slopes[row].double()
-        elif name.endswith("|p"):
-            slope = _slope(x, p)
-        x = x - slope * p
-        deviation = x.std()
-        rows.append(torch.stack([slope, x.mean(), deviation if float(deviation) > _FLAT else deviation.new_zeros(())]))
-    return torch.stack(rows).to(images.dtype)
+        x = raw.get(name.removesuffix("|p"))
+        rows.append(p.new_zeros(3) if x is None else _row(name, x, p, None if slopes is None else slopes[row]))
+    return torch.stack(rows)
+
+
+def _row(name: str, x: Tensor, p: Tensor, slope: Tensor | None = None) -> Tensor:
+    """(3,): slope, mean and deviation of a term from x (N,) and p (N,); the slope is regressed unless given."""
+    kind, x, p = x.dtype, x.double(), p.double()
+    if slope is None:
+        slope = _slope(x, p) if name.endswith("|p") else p.new_zeros(())
+    x = x - slope.double() * p
+    deviation = x.std()
+    kept = deviation if float(deviation) > _FLAT else deviation.new_zeros(())
+    return torch.stack([slope.double(), x.mean(), kept]).to(kind)
 
 
 def _slope(x: Tensor, p: Tensor) -> Tensor:

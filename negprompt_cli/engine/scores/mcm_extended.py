@@ -39,9 +39,8 @@ def default_score(block: ImageBlock, statistics: IdStatistics) -> Tensor:
     """Return (B,) scores, at most 0."""
     bank, exact = block.setup.bank, block.setup.exact
     cosines = block.cosines("positives")
-    mean = statistics.mean
-    away = torch.linalg.vector_norm(block.features - mean, dim=1)
-    found = class_statistics(cosines, bank.positives, mean, away=away)
+    directions = statistics.directions(bank.positives)
+    found = class_statistics(block.features, cosines, mean=statistics.mean, directions=directions)
     found["n"] = -(block.features @ bank.rows("negatives").mean(0))
     p = cosines.mean(1)
     total = torch.zeros_like(p, dtype=exact)

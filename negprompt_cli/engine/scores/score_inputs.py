@@ -72,8 +72,9 @@ class ScoreInputs:
             self.train_features is None or self.train_labels.shape != self.train_features.shape[:1]
         ):
             raise ValueError("train_labels must have one entry per row of train_features")
-        if self.id_statistics is not None and self.id_statistics.mean.shape != (d,):
-            raise ValueError(f"id_statistics must be of {d} dimensions, got {tuple(self.id_statistics.mean.shape)}")
+        if self.id_statistics is not None and self.id_statistics.shifts.shape != (k, d):
+            found = tuple(self.id_statistics.shifts.shape)
+            raise ValueError(f"id_statistics must be of {k} classes and {d} dimensions, got {found}")
         if not self.logit_scale > 0:
             raise ValueError(f"logit_scale must be positive, got {self.logit_scale}")
 

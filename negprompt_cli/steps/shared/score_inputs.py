@@ -47,10 +47,10 @@ def make_score_inputs(
         negatives = None if prompts.negative is None else encoder(prompts.negative.to(clip.device)).transpose(0, 1)
     bank = ScoreInputs(positives, negatives, None, clip.logit_scale)
     if (statistics := prompts.id_statistics) is not None:
-        if statistics.mean.shape != positives.shape[1:]:
+        if statistics.shifts.shape != positives.shape:
             raise UsageError(
-                f"The prompts' ID statistics have {len(statistics.mean)} dimensions, the model's features "
-                f"{positives.shape[1]}: the artifact is damaged. Train again."
+                f"The prompts' ID statistics are of {' x '.join(map(str, statistics.shifts.shape))} classes and dimensions, "
+                f"the model's features of {' x '.join(map(str, positives.shape))}: the artifact is damaged. Train again."
             )
         bank = replace(bank, id_statistics=statistics.to(clip.device, torch.float32))
     if "zero_shot" in needs:
