@@ -26,6 +26,7 @@ NAMES = (
     "metrics",
     "image_encode",
     "decoders",
+    "exported",
     "cached_evaluation",
     "startup",
 )

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.pixels import DoubtfulValues, to_rgb
 from negprompt_cli.data.sets import torchsets
-from negprompt_cli.data.sets.filekinds import disguise, readable_formats, unreadable_kind
+from negprompt_cli.data.sets.filekinds import common_formats, disguise, readable_formats, unreadable_kind
 from negprompt_cli.data.sets.packed import item_content
 from negprompt_cli.errors import NegPromptError
 
@@ -93,13 +93,15 @@ def open_image(path: Path) -> Image.Image:
     if inside is None and not stat.S_ISREG(path.stat().st_mode):
         # Reading a pipe would wait for a writer, reading some devices would never end.
         raise OSError("it is not a regular file")
-    image = Image.open(source, formats=readable_formats(suffix))
+    try:
+        image = Image.open(source, formats=common_formats())
+    except UnidentifiedImageError:
+        image = Image.open(source, formats=readable_formats(suffix))
     if max(image.size) > MOST_NARROW * min(image.size):
         width, height = image.size
         image.close()
         raise OSError(f"it has {width} x {height} pixels, too narrow to be cut to a square; crop it")
-    kind = unreadable_kind(suffix)
-    if kind is not None and kind.preview and image.format == "TIFF":
+    if image.format == "TIFF" and (kind := unreadable_kind(suffix)) is not None and kind.preview:
         image.close()
         raise OSError(f"it is of kind {kind.kind}, of which only a small preview can be read; {kind.help}")
     return image

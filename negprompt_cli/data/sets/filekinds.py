@@ -31,9 +31,8 @@ from importlib import resources
 from pathlib import PurePath
 from typing import Any, Literal
 
+import yaml
 from PIL import Image
-
-from negprompt_cli.data.files.textfile import parse_yaml
 
 Reason = Literal[
     "system", "hidden", "unfinished", "unreadable", "twin", "container", "dead-link", "no-suffix", "beside", "other"
@@ -107,7 +106,8 @@ class _Lists:
 @cache
 def _lists() -> _Lists:
     file = resources.files(__package__) / "file_kinds.yaml"
-    values: dict[str, Any] = parse_yaml(file.read_text("utf-8"), "file_kinds.yaml")
+    # The parser in C, where PyYAML has it: the one in Python takes longer than everything else that one image needs.
+    values: dict[str, Any] = yaml.load(file.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     kinds = tuple(Unreadable(**{**each, "suffixes": tuple(each["suffixes"])}) for each in values["unreadable"])
     help_of = {kind.kind: kind.help for kind in kinds}
     names: dict[tuple[Reason, bool], _Names] = {}
@@ -177,10 +177,26 @@ def readable_formats(suffix: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*usual, *([own] if own else [])]))
 
 
+@cache
+def common_formats() -> tuple[str, ...]:
+    """Those of the usual formats that Pillow knows before it loads all its plugins, which takes a tenth of a second."""
+    Image.preinit()
+    return tuple(format for format in _lists().by_content if format in Image.OPEN)
+
+
+@cache
+def _common_suffixes() -> frozenset[str]:
+    formats = common_formats()
+    return frozenset(suffix for suffix, format in Image.EXTENSION.items() if format in formats)
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file's name is that of an image: a suffix that is read, and no dot in front."""
     dot = name.rfind(".")
-    return dot > 0 and name[0] != "." and name[dot:].lower() in image_suffixes()
+    if dot <= 0 or name[0] == ".":
+        return False
+    suffix = name[dot:].lower()
+    return suffix in _common_suffixes() or suffix in image_suffixes()
 
 
 def unreadable_kind(suffix: str) -> Unreadable | None:

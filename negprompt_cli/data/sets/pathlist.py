@@ -28,7 +28,6 @@ from PIL import Image
 from negprompt_cli.data.sets.filekinds import LeftOut, readable_formats, system_name, system_part
 from negprompt_cli.data.sets.hub_images import PREFIX, is_saved
 from negprompt_cli.data.sets.image_list import LIST_SUFFIXES, parse_line, portable, read_image_list
-from negprompt_cli.data.sets.imglist import place_images
 from negprompt_cli.data.sets.layouts import found_instead, list_entries
 from negprompt_cli.data.sets.packed import expanded, images_in, images_of_dataset, is_packed_file, packed_files
 from negprompt_cli.data.sets.spec import exists
@@ -143,6 +142,9 @@ def _is_list(path: Path) -> bool:
 
 def _listed(path: Path) -> tuple[list[str], tuple[Decision, ...]]:
     """The images that a list names, and what was decided."""
+    # Only lists need it, and importing it takes a while.
+    from negprompt_cli.data.sets.imglist import place_images
+
     listed = read_image_list(path)
     folder, lines, decisions = place_images(listed, listed.lines, data_root=Path())
     here = Path.cwd()
