@@ -1,4 +1,4 @@
-"""`negprompt report`: one HTML page and pictures of evaluated runs."""
+"""`negprompt report`: one HTML page and pictures of evaluated runs, or of files of scores."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,9 +10,11 @@ from negprompt_cli import schemas
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import option
+from negprompt_cli.errors import UsageError
 
 EXAMPLES = (
-    "negprompt report runs/photos",
+    "negprompt report --run runs/photos",
+    "negprompt report rows.csv --out page",
     "negprompt report runs/a runs/b --out page --formats png --map pca",
 )
 
@@ -25,7 +27,11 @@ class Map(StrEnum):
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run folders, evaluations (JSON), or files of scores.", metavar="[RUN...]"),
+    ] = None,
+    run: Annotated[Path | None, option("--run", help="Run folder, the same as RUN.")] = None,
     out: Annotated[Path | None, option("--out", help="Folder of the page (default <first run>/report).")] = None,
     score: Annotated[
         str | None,
@@ -56,7 +62,8 @@ def report(
 ) -> None:
     """Write one HTML page, with pictures, about evaluated runs.
 
-    The page needs no other file and no network; the pictures are beside it as PNG, SVG and PDF.
+    The page needs no other file and no network; the pictures are beside it as PNG, SVG and PDF. Files that `evaluate
+    --save-scores` or `score --out` wrote are reported as well.
     """
     talk = Talk(quiet=quiet, as_json=as_json)
     from negprompt_cli.steps.report import ReportOptions, run_report
@@ -74,8 +81,11 @@ def report(
     )
     from negprompt_cli.data.results.provenance import versions
 
-    first = runs[0] if runs[0].is_dir() else runs[0].parent
-    page = run_report(runs, out or first / "report", options, overwrite=overwrite, progress=talk)
-    pictures = sorted(str(p) for p in (page.parent / "figures").iterdir())
+    found = [*(sources or ()), *([run] if run else ())]
+    if not found:
+        raise UsageError("There is nothing to report. Name a run folder, or a file of scores.")
+    first = found[0] if found[0].is_dir() else found[0].parent
+    page = run_report(found, out or first / "report", options, overwrite=overwrite, progress=talk)
+    pictures = sorted(str(p) for p in (page.parent / "figures").glob("*"))
     document = {"schema": schemas.REPORT, "path": str(page), "pictures": pictures, "versions": versions()}
     talk.result(page, document)

@@ -1,10 +1,12 @@
 """The pictures of a report, one panel each, so that a page can stack them in a narrow window.
 
 Colours are Okabe and Ito's palette, which colour-blind people can tell apart, with line styles besides; the first colour
-is always ID. Drawn with matplotlib's object interface, so that no display and no global state is touched.
+is always ID. Drawn with matplotlib's object interface, so that no display and no global state is touched. Files get a legend
+each and white paper; on a page, panels of a group share one legend, and colours follow the page's (`inline_svg`).
 """
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +16,24 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from negprompt_cli.report.page import Mark
 from negprompt_cli.wording import percent
 
 FloatArray = npt.NDArray[np.float64]
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+NEGATIVE = 4
+"""The place of the colour of negative prompts."""
 STYLES = ("-", "--", "-.", ":")
+INK, QUIET, PAPER = "#000000", "#666666", "#ffffff"
 BINS = 48
-SIZE = (4.6, 3.5)
+CURVE_POINTS = 1500
+"""Points of a ROC curve that are drawn: more cannot be seen, and would be megabytes on a page."""
+SIZE = (4.6, 3.2)
+WIDE = (6.6, 3.2)
+MAP_SIZE = (7.6, 6.0)
+MAP_NAMES = 20
+"""Up to how many classes are named on a map."""
 DPI = 180
 STYLE: dict[Any, Any] = {
     "font.size": 10.5,
@@ -57,17 +69,42 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """Named points (n, 2) on a map; `kind` is what they are."""
+    """Named points (n, 2) on a map; `kind` is what they are. `labels`: names to write at the middle of some of them."""
 
     name: str
     kind: str
     points: FloatArray
+    labels: Sequence[tuple[str, tuple[float, float]]] = ()
 
 
-def distributions(title: str, axis: str, groups: Sequence[Group], *, threshold: float | None = None) -> Figure:
+def line_marks(names: Sequence[str]) -> list[Mark]:
+    """The legend of lines drawn in this order."""
+    return [Mark(name, i % len(COLOURS), STYLES[i % len(STYLES)]) for i, name in enumerate(names)]
+
+
+def cloud_marks(clouds: Sequence[Cloud]) -> list[Mark]:
+    """The legend of a map."""
+    markers = {"positive": ("^", 6), "negative": ("v", NEGATIVE)}
+    images = iter(range(len(clouds)))
+    return [
+        Mark(cloud.name, markers[cloud.kind][1], marker=markers[cloud.kind][0])
+        if cloud.kind in markers
+        else Mark(cloud.name, next(images) % len(COLOURS), marker="o")
+        for cloud in clouds
+    ]
+
+
+def distributions(
+    title: str,
+    axis: str,
+    groups: Sequence[Group],
+    *,
+    threshold: float | None = None,
+    size: tuple[float, float] = SIZE,
+) -> Figure:
     """Densities of groups over one axis, ID filled; a vertical line at a threshold, where there is one."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         everything = np.concatenate([group.values for group in groups])
         # A few extreme values must not squeeze the rest into one bin.
@@ -77,7 +114,11 @@ def distributions(title: str, axis: str, groups: Sequence[Group], *, threshold: 
             inside = np.clip(group.values, edges[0], edges[-1])
             look = _look(i)
             if i == 0:
-                axes.hist(inside, edges, density=True, color=look.colour, alpha=0.35, label=group.name)
+                # One shape and not a bar for each bin, whose seams would be seen.
+                axes.hist(
+                    inside, edges, density=True, histtype="stepfilled", color=look.colour, alpha=0.35, linewidth=0,
+                    label=group.name,
+                )  # fmt: skip
             axes.hist(
                 inside,
                 edges,
@@ -89,7 +130,7 @@ def distributions(title: str, axis: str, groups: Sequence[Group], *, threshold: 
                 label=None if i == 0 else group.name,
             )
         if threshold is not None:
-            axes.axvline(threshold, color="#666666", linewidth=1.1, label="95 % of ID accepted")
+            axes.axvline(threshold, color=QUIET, linewidth=1.4, label="95 % of ID accepted")
         axes.set_title(title)
         axes.set_xlabel(axis)
         axes.set_ylabel("density")
@@ -100,24 +141,46 @@ def distributions(title: str, axis: str, groups: Sequence[Group], *, threshold: 
     return figure
 
 
-def roc(title: str, curves: Sequence[Curve]) -> Figure:
-    """ROC curves, ID positive, with the AUROC of each in the legend."""
+def roc(title: str, curves: Sequence[Curve], *, lowest: float) -> Figure:
+    """ROC curves, ID positive, with the AUROC of each in the legend; the share of OOD accepted on a logarithmic axis.
+
+    Args:
+        title: above the picture.
+        curves: to draw.
+        lowest: left end of the axis, in (0, 1): the smallest share that the number of OOD images can tell from none.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.19 * ((len(curves) + 1) // 2)), layout="constrained")
         axes = figure.subplots()
         for i, curve in enumerate(curves):
             look = _look(i)
             label = f"{curve.name} {percent(curve.auroc)}"
-            axes.plot(curve.ood_accepted, curve.id_accepted, color=look.colour, linestyle=look.style, label=label)
-        axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
-        axes.axhline(0.95, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)))
+            # The logarithm of nothing has no place: the curve begins with what is accepted before any OOD image is.
+            begin = int(np.searchsorted(curve.ood_accepted, 0, side="right")) - 1
+            x, y = _thinned(np.maximum(curve.ood_accepted[begin:], lowest), curve.id_accepted[begin:])
+            axes.plot(x, y, color=look.colour, linestyle=look.style, label=label)
+        chance = np.geomspace(lowest, 1, 60)
+        axes.plot(chance, chance, color=QUIET, linewidth=0.8)
+        axes.axhline(0.95, color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.set_title(title)
         axes.set_xlabel("OOD accepted (false positive rate)")
-        axes.set_ylabel("ID accepted (true positive rate)")
-        axes.set_xlim(0, 1)
+        axes.set_ylabel("ID accepted")
+        axes.set_xscale("log")
+        axes.set_xlim(lowest, 1)
         axes.set_ylim(0, 1.005)
         _legend(figure, len(curves))
     return figure
+
+
+def _thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """At most about `CURVE_POINTS` points of a rising curve, with its ends, evenly along a logarithmic x and along y."""
+    if len(x) <= CURVE_POINTS:
+        return x, y
+    half = CURVE_POINTS // 2
+    across = np.searchsorted(x, np.geomspace(x[0], x[-1], half))
+    along = np.searchsorted(y, np.linspace(y[0], y[-1], half))
+    kept = np.unique(np.clip(np.concatenate([across, along, [0, len(x) - 1]]), 0, len(x) - 1))
+    return x[kept], y[kept]
 
 
 def feature_map(title: str, clouds: Sequence[Cloud]) -> Figure:
@@ -126,24 +189,26 @@ def feature_map(title: str, clouds: Sequence[Cloud]) -> Figure:
     Kinds of cloud: 'id' and 'ood' images are dots, 'positive' prompts upright and 'negative' ones upside-down triangles.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(SIZE[0] + 0.6, SIZE[1] + 1.4), layout="constrained")
+        figure = Figure(figsize=MAP_SIZE, layout="constrained")
         axes = figure.subplots()
         images = 0
         for cloud in clouds:
             x, y = cloud.points.T
             if cloud.kind in ("id", "ood"):
-                axes.scatter(x, y, s=7, color=_look(images).colour, alpha=0.55, linewidths=0, label=cloud.name)
+                axes.scatter(x, y, s=14, color=_look(images).colour, alpha=0.6, linewidths=0, label=cloud.name)
                 images += 1
             else:
-                positive = cloud.kind == "positive"
-                face, marker = ("#FFFFFF", "^") if positive else ("#D55E00", "v")
-                axes.scatter(
-                    x, y, s=26, marker=marker, facecolor=face, edgecolor="#000000", linewidths=0.7, label=cloud.name
-                )
+                face, marker = (PAPER, "^") if cloud.kind == "positive" else (COLOURS[NEGATIVE], "v")
+                axes.scatter(x, y, s=42, marker=marker, facecolor=face, edgecolor=INK, linewidths=0.8, label=cloud.name)
+        for cloud in clouds:
+            for text, place in cloud.labels:
+                axes.annotate(
+                    text, place, xytext=(0, 12), textcoords="offset points", ha="center", va="bottom",
+                    fontsize=10.5, fontweight="bold",
+                )  # fmt: skip
         axes.set_title(title)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        _legend(figure, len(clouds), scale=1.6)
+        axes.set_axis_off()
+        _legend(figure, len(clouds), scale=1.4)
     return figure
 
 
@@ -154,6 +219,36 @@ def render(figure: Figure, form: str) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, dpi=DPI, format=form, metadata=metadata)
     return buffer.getvalue()
+
+
+def inline_svg(figure: Figure, key: str, alt: str) -> str:
+    """A figure as an SVG element inside a page: without legend and title, in the colours of the page.
+
+    Args:
+        figure: to draw; it loses its legend and its title.
+        key: made part of the names inside of it, which must differ between the figures of a page.
+        alt: what it shows, for people who do not see it.
+    """
+    for legend in figure.legends:
+        legend.remove()
+    figure.axes[0].set_title("")
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue().decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # HTML knows the namespaces of SVG.
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)
+    variables = {colour.lower(): f"var(--s{i})" for i, colour in enumerate(COLOURS)}
+    variables |= {QUIET: "var(--quiet)", PAPER: "var(--paper)"}
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: variables.get(found[0], found[0]), text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{_escaped(alt)}" ', 1)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from negprompt_cli._version import __version__
 from negprompt_cli.data.results.rowfile import utf8_text
 from negprompt_cli.errors import UsageError
 
+DASHES = {"-": "", "--": "7 3", "-.": "7 3 2 3", ":": "2 3"}
+"""The line styles as SVG writes them, for the legend of a page."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -51,11 +54,26 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as PNG bytes, a text that says what it shows, and the files it is also in."""
+class Mark:
+    """An entry of a page's legend: a line, or a marker ('o', '^', 'v'), in the colour number `colour`."""
 
-    alt: str
-    png: bytes
+    text: str
+    colour: int
+    style: str = "-"
+    marker: str = ""
+
+    @property
+    def dashes(self) -> str:
+        """The line style as SVG writes it."""
+        return DASHES.get(self.style, "")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as an SVG element, what it is of, and the files it is also in."""
+
+    title: str
+    svg: str
     files: list[str] = field(default_factory=list)
 
 
@@ -86,25 +104,38 @@ class Gallery:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures under a title."""
+    """Pictures under a title, with one legend for all of them; `large`: as wide as the page."""
 
     title: str
     note: str
     pictures: list[Picture]
+    marks: Sequence[Mark]
+    large: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """One run: facts as pairs of name and value, then tables, pictures and galleries."""
+    """One evaluated run, from the answer down.
+
+    `key`: begins the names of its parts. `answer`: sentences. `numbers`: three, with intervals. `scores`: the densities of
+    the main score. `galleries`: what it gets most wrong. `results`: figures of all scores. `more`: pictures below it.
+    `facts`: configuration and digests.
+    """
 
     key: str
     title: str
     limited: bool
-    facts: list[tuple[str, str]]
+    answer: Sequence[str]
+    numbers: Sequence[Number]
+    scores: PictureGroup
+    galleries: Sequence[Gallery]
+    confusions: Matrix | Table | None
+    tables: Sequence[Table]
     results: Table
-    pictures: list[PictureGroup]
-    tables: list[Table]
-    galleries: list[Gallery]
+    more: Sequence[PictureGroup]
+    folded: PictureGroup | None
+    caught: Gallery | None
+    facts: Sequence[tuple[str, str]]
 
 
 def check_page(path: Path, *, overwrite: bool) -> None:

@@ -1,53 +1,61 @@
-"""A report of evaluated runs: one HTML page that needs no network, and its pictures as files.
+"""A report of evaluated runs or of files of scores: one HTML page that needs no network, and its pictures as files.
 
-Scores are computed again from the recorded configuration and the artifact, whose digest must still be the recorded one,
-because an evaluation keeps figures and not images. Sections of a run: figures, distributions of scores, of similarities to
-positive and negative prompts (the paper's Figure 3), ROC curves, a map of images and prompts (its Figure 4), tables by
-class, and the images that the score gets most wrong. Leaves out: anything that was not evaluated.
+Scores of a run are computed again from the recorded configuration and the artifact, whose digest must still be the recorded
+one, because an evaluation keeps figures and not images. A file that `evaluate` saved its scores to is enough for all parts
+but those that need features (similarities, map, what the negatives catch); a file of rows that `score` wrote has the page
+that `score` would have written. From the answer down: verdict, three numbers with intervals, scores, the images that the
+score gets most wrong, confusions, classes; then all scores, ROC curves, similarities to prompts (the paper's Figure 3), a
+map of images and prompts (its Figure 4), what each negative prompt catches; configuration and digests at the end.
+Leaves out: anything that was not evaluated.
 """
 
-import io
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
+from typing import Any
 
 from negprompt_cli.config import Config, PixelsConfig, load_config
-from negprompt_cli.data.encoding.images import open_rgb
-from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_text
+from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.evaluations import EvaluationDocument, below_chance, evaluation_path, load_evaluation
-from negprompt_cli.engine.metrics.calibration import accepting_threshold
-from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
+from negprompt_cli.data.results.rowfile import FORMATS as ROW_FORMATS
+from negprompt_cli.data.results.rowfile import read_rows
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.progress import Progress
-from negprompt_cli.report import figures
-from negprompt_cli.report.page import Gallery, Picture, PictureGroup, Section, Table, Thumbnail, render_page
+from negprompt_cli.report.page import Section, Table, render_page
 from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.caught import caught_gallery
+from negprompt_cli.steps.shared.class_tables import confusions
 from negprompt_cli.steps.shared.comparison import caption, figures_table, remarks
-from negprompt_cli.steps.shared.measure import Measured, Scored, measure
+from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
+from negprompt_cli.steps.shared.report_parts import (
+    Lines,
+    answer,
+    galleries,
+    id_class_table,
+    measured_numbers,
+    ood_class_tables,
+    recorded_numbers,
+    scores_table,
+)
+from negprompt_cli.steps.shared.report_pictures import (
+    Drawer,
+    MapKind,
+    map_pictures,
+    nearest_lines,
+    roc_pictures,
+    score_pictures,
+    similarity_pictures,
+)
+from negprompt_cli.steps.shared.score_page import Judged, PageRows, write_score_page
+from negprompt_cli.steps.shared.scored_sets import ScoredSets, is_score_file, of_measured, read_score_file
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import file_name, percent, texts
+from negprompt_cli.wording import percent, texts
 
-MapKind = Literal["tsne", "pca"]
 FORMATS = ("png", "svg", "pdf")
 PAGE = "index.html"
-MAP_IMAGES = 600
-"""Images of one set on the map, prompts of one kind likewise: more would hide each other."""
-THUMBNAILS = 12
-THUMBNAIL_SIDE = 112
-RECALL = 0.95
-TALL_ROWS = 24
-"""Rows above which a table scrolls in a box of its own."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class _Run:
 
 
 def run_report(
-    runs: Sequence[Path],
+    sources: Sequence[Path],
     out: Path,
     options: ReportOptions,
     *,
@@ -85,10 +93,10 @@ def run_report(
     progress: Progress,
     bench: Workbench | None = None,
 ) -> Path:
-    """Write the report of evaluated runs into the folder `out`: index.html, and figures/ with every picture.
+    """Write a report into the folder `out`: index.html, and figures/ with every picture.
 
     Args:
-        runs: run folders, or evaluation documents.
+        sources: run folders, evaluation documents, files of scores of an evaluation, or one file of rows of `score`.
         out: the folder to write.
         options: what goes in.
         overwrite: whether a report that is there may be replaced.
@@ -99,7 +107,8 @@ def run_report(
         The path of the page.
 
     Raises:
-        UsageError: a run is not evaluated, its artifact has changed, data are not there, or an option is wrong.
+        UsageError: a run is not evaluated, its artifact has changed, data are not there, a file is neither, or an option is
+            wrong.
         NegPromptError: an image is broken, the disk is full.
     """
     for form in options.formats:
@@ -107,14 +116,38 @@ def run_report(
             raise UsageError(f"Unknown picture format {form!r}.{did_you_mean(form, FORMATS)}")
     page = out / PAGE
     refuse_existing(page, overwrite=overwrite)
-    paths = [evaluation_path(run) for run in runs]
-    found = [_find(path, label, options) for path, label in zip(paths, run_labels(paths), strict=True)]
+    tables = [path for path in sources if _is_table(path)]
+    if rows := [path for path in tables if not is_score_file(path)]:
+        return _rows_page(rows, sources, page)
+    paths = [path if path in tables else evaluation_path(path) for path in sources]
+    labels = dict(zip(paths, run_labels(paths), strict=True))
+    runs = {path: _find(path, labels[path], options) for path in paths if path not in tables}
     sections = []
-    for number, run in enumerate(found, start=1):
-        progress.say(f"report of {run.label}")
-        bench = bench.with_config(run.config) if bench else Workbench(run.config, progress)
-        sections.append(_section(run, f"run{number}", bench, options, out))
-    atomic_write_text(page, render_page(_joint(runs), sections))
+    for number, path in enumerate(paths, start=1):
+        progress.say(f"report of {labels[path]}")
+        key = f"run{number}"
+        drawer = Drawer(out / "figures", options.formats, "" if number == 1 else f"{key}-")
+        if path in runs:
+            bench = bench.with_config(runs[path].config) if bench else Workbench(runs[path].config, progress)
+            sections.append(_run_section(runs[path], key, bench, options, drawer))
+        else:
+            sections.append(_table_section(path, labels[path], key, options, drawer))
+    atomic_write_text(page, render_page(_joint(list(runs)), sections))
+    return page
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a source is a table of scores by its name, and not a run."""
+    return path.is_file() and path.suffix.lower().removeprefix(".") in ROW_FORMATS
+
+
+def _rows_page(rows: Sequence[Path], sources: Sequence[Path], page: Path) -> Path:
+    """The page of the rows that `score` wrote to a file."""
+    if len(sources) > 1:
+        raise UsageError(f"{rows[0]} holds rows of single images, which have a page of their own. Report it alone.")
+    collected = PageRows()
+    collected.write(read_rows(rows[0]))
+    write_score_page(page, collected, Judged(), title=f"Scored images: {rows[0].name}", rules=PixelsConfig())
     return page
 
 
@@ -153,7 +186,7 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
 
 def _joint(runs: Sequence[Path]) -> Table | None:
     """The table of all runs, or why there is none."""
-    if len(runs) == 1:
+    if len(runs) < 2:
         return None
     try:
         comparison = compare_runs(runs)
@@ -163,278 +196,91 @@ def _joint(runs: Sequence[Path]) -> Table | None:
     return Table("All runs", header, texts(rows), note=" ".join([caption(comparison), *remarks(comparison)]), names=2)
 
 
-def _section(run: _Run, key: str, bench: Workbench, options: ReportOptions, out: Path) -> Section:
+def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, drawer: Drawer) -> Section:
     """Everything about one run; writes its pictures."""
     measured = measure(bench, run.artifact)
-    groups = _pictures(measured, options, bench.config.seed, out / "figures", "" if key == "run1" else f"{key}-")
-    document, main = run.document, measured.scores[0]
+    document, sets, rules = run.document, of_measured(measured), measured.prompts.config.model.pixels
     facts = [
         ("ID images", f"{document.id.name}: {document.id.images} images of {document.id.classes} classes"),
         ("ID accuracy", f"{percent(document.id.accuracy)} %"),
         *((name, value) for name, value in run_facts(document).items() if value != "-"),
-        ("artifact", f"{run.artifact.path} (sha256 {measured.prompts.sha256[:16]}…)"),
-        ("weights", f"sha256 {document.model.weights_sha256[:16]}…"),
+        ("artifact", f"{run.artifact.path} (sha256 {measured.prompts.sha256})"),
+        ("weights", f"sha256 {document.model.weights_sha256}"),
         *((f"score {s.name}", f"{s.title}: {s.formula}. {s.paper}.") for s in map(find_score, measured.scores)),
         ("evaluated with", ", ".join(f"{name} {version}" for name, version in document.versions.items()) or "-"),
     ]
     if document.seeds:
-        facts.append(("shown below", f"pictures, tables by class and images of seed {document.seeds[0].seed}"))
+        facts.append(("shown", f"pictures, classes and images are those of seed {document.seeds[0].seed}"))
     header, rows = document.table()
-    return Section(
-        key=key,
+    results = Table(
+        f"All scores: AUROC / FPR95{document.spread}",
+        header,
+        texts(rows),
+        note=str(
+            below_chance(document.rows) or "Per cent. FPR95: share of OOD images accepted with 95 % of the ID images."
+        ),
+    )
+    more = [
+        similarity_pictures(measured, sets, drawer),
+        map_pictures(measured, sets, options.map_kind, bench.config.seed, drawer),
+    ]
+    return _section(
+        sets,
+        key,
+        drawer,
+        rules=rules,
+        lines=nearest_lines(measured, sets),
         title=f"{run.label} on {document.id.name}",
         limited=document.limited,
+        numbers=recorded_numbers(document, sets.scores[0])
+        if document.seeds
+        else measured_numbers(sets, bench.config.seed),
+        results=results,
+        more=more,
+        caught=caught_gallery(measured, sets, rules),
         facts=facts,
-        results=Table(
-            f"AUROC / FPR95{document.spread}", header, texts(rows), note=str(below_chance(document.rows) or "")
-        ),
-        pictures=groups,
-        tables=[id_class_table(measured, main), *ood_class_tables(measured, main)],
-        galleries=galleries(measured, main),
     )
 
 
-def _pictures(measured: Measured, options: ReportOptions, seed: int, folder: Path, prefix: str) -> list[PictureGroup]:
-    """Draw every picture, write its files, and keep it as PNG for the page."""
-
-    def keep(name: str, alt: str, figure: Figure) -> Picture:
-        png = figures.render(figure, "png")
-        for form in options.formats:
-            data = png if form == "png" else figures.render(figure, form)
-            atomic_write_bytes(folder / f"{prefix}{name}.{form}", data)
-        return Picture(alt, png, [f"figures/{prefix}{name}.{form}" for form in options.formats])
-
-    sets = _sets(measured)
-    groups = [
-        PictureGroup(
-            "Scores of ID and OOD images",
-            "Densities of each score; ID filled. The grey line is the threshold that accepts 95 % of ID: the share of an "
-            "OOD set to the right of it is its FPR95.",
-            [
-                keep(
-                    f"scores-{score}",
-                    f"Distributions of {score} on ID and OOD images",
-                    figures.distributions(
-                        score,
-                        "score (higher = more ID)",
-                        [figures.Group(label, scored.table.scores[score]) for label, scored in sets],
-                        threshold=accepting_threshold(measured.id_set.table.scores[score], RECALL),
-                    ),
-                )
-                for score in measured.scores
-            ],
-        ),
-        PictureGroup(
-            "Similarity to prompts",
-            "Cosines of images with the prompts (the paper's Figure 3): the nearest positive prompt, the nearest negative "
-            "prompt, and the mean over all negative prompts.",
-            [
-                keep(name, title, figures.distributions(title, "cosine", values))
-                for name, title, values in _similarities(measured)
-            ],
-        ),
-        PictureGroup(
-            "ROC curves",
-            "ID positive; the dotted line is 95 % of ID accepted. The legend gives AUROC in per cent.",
-            [
-                keep(
-                    f"roc-{file_name(ood.name)}",
-                    f"ROC curves on {ood.name}",
-                    figures.roc(ood.name, _curves(measured, ood)),
-                )
-                for ood in measured.ood_sets
-            ],
-        ),
+def _table_section(path: Path, label: str, key: str, options: ReportOptions, drawer: Drawer) -> Section:
+    """What a file of scores says; writes its pictures."""
+    sets, seed = read_score_file(path, options.score)
+    facts = [
+        ("file", str(path)),
+        ("seed", str(seed)),
+        ("ID images", f"{sets.id_set.name}: {len(sets.id_set)}"),
+        *((f"OOD images of {ood.name}", str(len(ood))) for ood in sets.ood_sets),
     ]
-    kind = {"tsne": "t-SNE", "pca": "PCA"}[options.map_kind]
-    figure = figures.feature_map(f"{kind} of images and prompts", _clouds(measured, options.map_kind, seed))
-    note = (
-        f"{kind} of image and prompt features (the paper's Figure 4), at most {MAP_IMAGES} of each. CLIP's images and texts "
-        "form two separate cones, so images are centred on the mean image and prompts on the mean positive prompt first."
-    )
-    groups.append(PictureGroup("Images and prompts", note, [keep("map", f"{kind} of images and prompts", figure)]))
-    return groups
-
-
-def _sets(measured: Measured) -> list[tuple[str, Scored]]:
-    """ID and the OOD sets under the names pictures show."""
-    return [(f"ID {measured.id_set.name}", measured.id_set), *((f"OOD {s.name}", s) for s in measured.ood_sets)]
-
-
-def _cosines(scored: Scored, prompts: Tensor) -> Tensor:
-    """(N, rows) cosines of a set's images with prompt features of any leading shape."""
-    return scored.encoded.features @ prompts.flatten(0, -2).cpu().float().T
-
-
-def _similarities(measured: Measured) -> Iterator[tuple[str, str, list[figures.Group]]]:
-    """File name, title and groups of each distribution of similarities."""
-
-    def groups(prompts: Tensor, reduce: Callable[[Tensor], Tensor]) -> list[figures.Group]:
-        return [
-            figures.Group(label, reduce(_cosines(scored, prompts)).double().numpy())
-            for label, scored in _sets(measured)
-        ]
-
-    bank = measured.bank
-    yield "similarity-positive", "nearest positive prompt", groups(bank.positives, lambda c: c.amax(dim=1))
-    if bank.negatives is not None:
-        yield "similarity-negative", "nearest negative prompt", groups(bank.negatives, lambda c: c.amax(dim=1))
-        yield "similarity-negative-mean", "mean over negative prompts", groups(bank.negatives, lambda c: c.mean(dim=1))
-
-
-def _curves(measured: Measured, ood: Scored) -> list[figures.Curve]:
-    curves = []
-    for score in measured.scores:
-        curve = acceptance_curve(measured.id_set.table.scores[score], ood.table.scores[score])
-        curves.append(figures.Curve(score, curve.fallout, curve.recall, area_under_roc(curve)))
-    return curves
-
-
-def _clouds(measured: Measured, kind: MapKind, seed: int) -> list[figures.Cloud]:
-    """Two-dimensional places of images and prompts."""
-    generator = np.random.default_rng(seed)
-
-    def some(features: Tensor) -> npt.NDArray[np.float32]:
-        chosen = np.sort(generator.permutation(len(features))[:MAP_IMAGES])
-        return features.cpu().float()[torch.from_numpy(chosen)].numpy()
-
-    named = [
-        (label, "id" if i == 0 else "ood", some(s.encoded.features)) for i, (label, s) in enumerate(_sets(measured))
-    ]
-    mean_image = measured.id_set.encoded.features.mean(dim=0).numpy()
-    mean_text = measured.bank.positives.mean(dim=0).cpu().float().numpy()
-    parts = [(label, role, features - mean_image) for label, role, features in named]
-    parts.append(("positive prompts", "positive", some(measured.bank.positives) - mean_text))
-    if measured.bank.negatives is not None:
-        parts.append(("negative prompts", "negative", some(measured.bank.negatives.flatten(0, 1)) - mean_text))
-    places = _project(np.concatenate([features for _, _, features in parts]), kind, seed)
-    ends = np.cumsum([len(features) for _, _, features in parts])
-    return [
-        figures.Cloud(label, role, points)
-        for (label, role, _), points in zip(parts, np.split(places, ends[:-1]), strict=True)
-    ]
-
-
-def _project(features: npt.NDArray[np.float32], kind: MapKind, seed: int) -> npt.NDArray[np.float64]:
-    """(n, F) features to (n, 2) places: the first principal components, or t-SNE of the first fifty of them."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    wanted = 2 if kind == "pca" else min(50, *features.shape)
-    reduced = PCA(n_components=wanted, random_state=seed).fit_transform(features.astype(np.float64))
-    if kind == "tsne":
-        perplexity = min(30.0, (len(features) - 1) / 3)
-        reduced = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
-    return np.asarray(reduced, dtype=np.float64)
-
-
-def id_class_table(measured: Measured, score: str) -> Table:
-    """A row per ID class, the most rejected first."""
-    labels, predictions = measured.id_set.encoded.labels.numpy(), measured.id_set.table.predictions
-    values, names = measured.id_set.table.scores[score], measured.prompts.names
-    threshold = accepting_threshold(values, RECALL)
-    rows = []
-    for label in np.unique(labels).tolist():
-        mine = labels == label
-        wrong = Counter(predictions[mine & (predictions != label)].tolist())
-        accuracy, rejected = float((predictions[mine] == label).mean()), float((values[mine] < threshold).mean())
-        rows.append((names[label], _most_common(wrong, names), int(mine.sum()), accuracy, rejected))
-    note = "Rejected: share of the class's images below the threshold that accepts 95 % of all ID images, per cent."
-    return _by_class(f"ID classes by {score}", ("accuracy", "rejected"), rows, note)
-
-
-def ood_class_tables(measured: Measured, score: str) -> Iterator[Table]:
-    """For each OOD set with classes a row per class, the most accepted first."""
-    names, id_values = measured.prompts.names, measured.id_set.table.scores[score]
-    threshold = accepting_threshold(id_values, RECALL)
-    for scored in measured.ood_sets:
-        labels = scored.encoded.labels.numpy()
-        rows = []
-        for label in np.unique(labels[labels >= 0]).tolist():
-            mine = labels == label
-            values = scored.table.scores[score][mine]
-            taken = _most_common(Counter(scored.table.predictions[mine].tolist()), names)
-            area = area_under_roc(acceptance_curve(id_values, values))
-            own = scored.encoded.images.classes[label].name
-            rows.append((own, taken, int(mine.sum()), area, float((values >= threshold).mean())))
-        if rows:
-            note = "Accepted: share of the class's images at or above the threshold that accepts 95 % of ID, per cent."
-            yield _by_class(f"Classes of {scored.name} by {score}", ("AUROC", "accepted"), rows, note)
-
-
-def _by_class(
-    title: str, figures: tuple[str, str], rows: Sequence[tuple[str, str, int, float, float]], note: str
-) -> Table:
-    """A table of classes: name, what it is taken for, images and two fractions, the highest last one first."""
-    cells = [
-        [name, taken, str(images), percent(first), percent(last)]
-        for name, taken, images, first, last in sorted(rows, key=lambda row: -row[-1])
-    ]
-    header = ["class", "most often taken for", "images", *figures]
-    return Table(title, header, cells, note=note, names=2, tall=len(rows) > TALL_ROWS)
-
-
-def _most_common(counts: Counter[int], names: Sequence[str]) -> str:
-    """The class that is counted most, with its count; a dash where there is none."""
-    return next((f"{names[label]} ({count})" for label, count in counts.most_common(1)), "-")
-
-
-def galleries(measured: Measured, score: str) -> list[Gallery]:
-    """The images that the score gets most wrong."""
-    made = [
-        _gallery(
-            measured,
-            scored,
-            score,
-            np.argsort(-scored.table.scores[score], kind="stable"),
-            f"Most ID-like images of {scored.name}",
-            f"The OOD images with the highest {score} score.",
-        )
-        for scored in measured.ood_sets
-    ]
-    least = np.argsort(measured.id_set.table.scores[score], kind="stable")
-    made.append(
-        _gallery(
-            measured,
-            measured.id_set,
-            score,
-            least,
-            f"Most OOD-like images of {measured.id_set.name}",
-            f"The ID images with the lowest {score} score.",
-        )
-    )
-    return made
-
-
-def _gallery(
-    measured: Measured, scored: Scored, score: str, order: npt.NDArray[np.intp], title: str, note: str
-) -> Gallery:
-    names, bank = measured.prompts.names, measured.bank
-    rules = measured.prompts.config.model.pixels
-    chosen = order[:THUMBNAILS].tolist()
-    features = scored.encoded.features[chosen]
-    positives = features @ bank.positives.cpu().float().T
-    nearest = positives.max(dim=1)
-    negatives = None if bank.negatives is None else (features @ bank.negatives.flatten(0, 1).cpu().float().T).max(dim=1)
-    thumbnails = []
-    for place, index in enumerate(chosen):
-        label = int(scored.encoded.labels[index])
-        own = scored.encoded.images.classes[label].name if label >= 0 else scored.encoded.images.paths[index].name
-        lines = [f"nearest class: {names[int(nearest.indices[place])]} ({float(nearest.values[place]):.3f})"]
-        if negatives is not None and bank.negatives is not None:
-            which, number = divmod(int(negatives.indices[place]), bank.negatives.shape[1])
-            lines.append(f"nearest negative: {names[which]} no. {number + 1} ({float(negatives.values[place]):.3f})")
-        lines.append(f"score {scored.table.scores[score][index]:.5g}")
-        thumbnails.append(Thumbnail(_thumbnail(scored.encoded.images.paths[index], rules), own, lines))
-    return Gallery(
-        title, f"{note} Below each its own class, the nearest prompts with their cosines, and the score.", thumbnails
+    return _section(
+        sets,
+        key,
+        drawer,
+        rules=PixelsConfig(),
+        lines=lambda scored, image: [f"class: {sets.names[int(scored.predictions[image])]}"],
+        title=f"{label} on {sets.id_set.name}",
+        limited=False,
+        numbers=measured_numbers(sets, seed),
+        results=scores_table(sets),
+        more=[],
+        caught=None,
+        facts=facts,
     )
 
 
-def _thumbnail(path: Path, rules: PixelsConfig) -> bytes:
-    """A small JPEG of an image file, read by `rules`."""
-    image = open_rgb(path, rules)
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+def _section(
+    sets: ScoredSets, key: str, drawer: Drawer, *, rules: PixelsConfig, lines: Lines, more: Any, **values: Any
+) -> Section:
+    """A section from labels, predictions and scores, and what the caller knows besides."""
+    known = sets.id_set.labels >= 0
+    first, folded = score_pictures(sets, drawer)
+    return Section(
+        key=key,
+        answer=answer(sets),
+        scores=first,
+        folded=folded,
+        galleries=galleries(sets, rules, lines),
+        confusions=confusions(sets.id_set.labels[known], sets.id_set.predictions[known], sets.names),
+        tables=[id_class_table(sets), *ood_class_tables(sets)],
+        more=[roc_pictures(sets, drawer), *more],
+        **values,
+    )

@@ -11,7 +11,7 @@ from pytorch_ood.metrics import OODMetrics
 from pytorch_ood.metrics import functional as pytorch_ood_metrics
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci, bootstrap_mean_ci
+from negprompt_cli.engine.metrics.bootstrap import bootstrap_average_ci, bootstrap_ci, bootstrap_mean_ci
 from negprompt_cli.engine.metrics.detection import (
     METRICS,
     OodMetrics,
@@ -267,6 +267,24 @@ def test_bootstrap_equals_resampling_the_scores_themselves(kind):
         assert (found[name].low, found[name].high) == pytest.approx((low[i], high[i]), abs=1e-12), name
         assert found[name].value == getattr(evaluate_scores(id_scores, ood_scores, correct), name)
         assert found[name].level == 0.8
+
+
+def test_intervals_of_averages_draw_the_id_images_once_for_all_sets():
+    generator = np.random.default_rng(0)
+    own, others = generator.normal(1, 1, 40).round(1), [generator.normal(0, 1, n).round(1) for n in (25, 60)]
+    found = bootstrap_average_ci(own, others, n=30, level=0.8, generator=np.random.default_rng(3))
+    draws, means = np.random.default_rng(3), []
+    for _ in range(30):
+        chosen = own[draws.integers(40, size=40)]
+        each = [evaluate_scores(chosen, other[draws.integers(len(other), size=len(other))]) for other in others]
+        means.append([np.mean([getattr(m, name) for m in each]) for name in found])
+    for i, (name, interval) in enumerate(found.items()):
+        whole = np.mean([getattr(evaluate_scores(own, other), name) for other in others])
+        low, high = np.quantile([mean[i] for mean in means], [0.1, 0.9])
+        assert (interval.value, interval.low, interval.high) == pytest.approx((whole, low, high))
+    assert set(found) == {"auroc", "fpr95_id_positive"}
+    with pytest.raises(ValueError, match="level"):
+        bootstrap_average_ci(own, others, level=1, generator=generator)
 
 
 def test_the_interval_of_a_mean_draws_the_same_images_for_every_detector():

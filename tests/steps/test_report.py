@@ -3,46 +3,41 @@
 import itertools
 import re
 import shutil
-from html.parser import HTMLParser
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from evaluation_world import World, make_world
+from pages import Page, data_of
 from recorder import Recorder
 
+from negprompt_cli.config import PixelsConfig
+from negprompt_cli.data.results.rowfile import Row, TextSink
+from negprompt_cli.engine.metrics.calibration import accepting_threshold
+from negprompt_cli.engine.metrics.detection import acceptance_curve
 from negprompt_cli.errors import UsageError
 from negprompt_cli.report import figures
-from negprompt_cli.report.page import Gallery, Section, Table, Thumbnail, render_page
+from negprompt_cli.report.page import (
+    Gallery,
+    Mark,
+    Matrix,
+    Number,
+    Picture,
+    PictureGroup,
+    Section,
+    Table,
+    Thumbnail,
+    render_page,
+)
 from negprompt_cli.steps.evaluate import run_evaluate
-from negprompt_cli.steps.report import ReportOptions, galleries, id_class_table, run_report
-from negprompt_cli.steps.shared.measure import measure
-
-
-class Page(HTMLParser):
-    """Collects what a page refers to, and checks that tags nest."""
-
-    VOID = ("meta", "img", "link", "br")
-
-    def __init__(self, text):
-        super().__init__()
-        self.references, self.open, self.text, self.alts = [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.references += [values[name] for name in ("src", "href") if name in values]
-        if tag == "img":
-            self.alts.append(values.get("alt"))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
+from negprompt_cli.steps.report import ReportOptions, run_report
+from negprompt_cli.steps.shared.caught import caught_gallery
+from negprompt_cli.steps.shared.measure import Measured, measure
+from negprompt_cli.steps.shared.report_parts import answer, galleries, id_class_table, measured_numbers
+from negprompt_cli.steps.shared.report_pictures import nearest_lines
+from negprompt_cli.steps.shared.score_file import save_scores
+from negprompt_cli.steps.shared.scored_sets import of_measured, read_score_file
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +64,11 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
     parsed = Page(page.read_text())
     assert not parsed.open
     for reference in parsed.references:
-        if not reference.startswith("data:"):
+        if not reference.startswith(("data:", "#")):
             assert (page.parent / reference).is_file(), reference
-    assert not re.search(r"https?://|@import|url\(", page.read_text())
+    assert not re.search(r"https?://|@import|url\((?!#)", page.read_text())
+    ids = re.findall(r'\bid="([^"]+)"', page.read_text())
+    assert len(ids) == len(set(ids))
     assert all(parsed.alts)
     stems = {
         *(f"scores-{s}" for s in ("mcm", "negprompt", "knn")),
@@ -90,6 +87,9 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
         "ID classes by negprompt",
         "red fox",
         "max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)",
+        "OOD accepted (FPR95)",
+        "What the negative prompts catch",
+        "Configuration and digests",
     ):
         assert expected in text
     with pytest.raises(UsageError, match="exists"):
@@ -134,49 +134,100 @@ def test_unknown_formats_and_scores_that_were_not_evaluated_are_refused(world, t
         )
 
 
-def test_tables_by_class_against_loops(world):
-    measured = measure(world.bench(scores=("mcm",)), world.artifact)
-    table = id_class_table(measured, "mcm")
-    threshold = min(measured.id_set.table.scores["mcm"])  # of 15 images, 14 are less than 95 %
-    labels, predictions = measured.id_set.encoded.labels.tolist(), measured.id_set.table.predictions.tolist()
-    values = measured.id_set.table.scores["mcm"].tolist()
+@pytest.fixture(scope="module")
+def measured(world) -> Measured:
+    return measure(world.bench(scores=("negprompt", "mcm")), world.artifact)
+
+
+def test_tables_by_class_against_loops(measured):
+    sets = of_measured(measured)
+    table = id_class_table(sets)
+    threshold = min(sets.id_set.scores["negprompt"])  # of 15 images, 14 are less than 95 %
+    labels, predictions = sets.id_set.labels.tolist(), sets.id_set.predictions.tolist()
+    values = sets.id_set.scores["negprompt"].tolist()
     assert {row[0] for row in table.rows} == {"cat", "dog", "red fox"}
     for name, _, count, accuracy, rejected in table.rows:
-        mine = [i for i, label in enumerate(labels) if measured.prompts.names[label] == name]
+        mine = [i for i, label in enumerate(labels) if sets.names[label] == name]
         assert int(count) == len(mine)
         assert float(accuracy) == pytest.approx(100 * sum(predictions[i] == labels[i] for i in mine) / len(mine))
         assert float(rejected) == pytest.approx(100 * sum(values[i] < threshold for i in mine) / len(mine))
     assert [float(row[4]) for row in table.rows] == sorted((float(row[4]) for row in table.rows), reverse=True)
 
 
-def test_thumbnails_are_the_images_that_the_score_gets_most_wrong(world):
-    measured = measure(world.bench(scores=("negprompt",)), world.artifact)
-    like_id, like_ood = galleries(measured, "negprompt")
-    highest = max(measured.ood_sets[0].table.scores["negprompt"])
-    lowest = min(measured.id_set.table.scores["negprompt"])
-    assert like_id.thumbnails[0].lines[-1] == f"score {highest:.5g}"
-    assert like_ood.thumbnails[0].lines[-1] == f"score {lowest:.5g}"
-    index = int(np.argmin(measured.id_set.table.scores["negprompt"]))
-    feature = measured.id_set.encoded.features[index]
+def test_thumbnails_are_the_images_that_the_score_gets_most_wrong(measured):
+    sets = of_measured(measured)
+    like_id, like_ood = galleries(sets, PixelsConfig(), nearest_lines(measured, sets))
+    values = sets.id_set.scores["negprompt"]
+    assert like_id.thumbnails[0].lines[0] == f"score {max(sets.ood_sets[0].scores['negprompt']):.4g}"
+    assert like_ood.thumbnails[0].lines[0] == f"score {min(values):.4g}"
+    feature = measured.id_set.encoded.features[int(np.argmin(values))]
     cosines = torch.stack([feature @ p for p in measured.bank.positives])
-    assert measured.prompts.names[int(cosines.argmax())] in like_ood.thumbnails[0].lines[0]
+    assert like_ood.thumbnails[0].lines[1] == f"class: {sets.names[int(cosines.argmax())]} ({float(cosines.max()):.3f})"
     best = max(float(feature @ n) for n in measured.bank.negatives.flatten(0, 1))
-    assert f"({best:.3f})" in like_ood.thumbnails[0].lines[1]
+    assert f"({best:.3f})" in like_ood.thumbnails[0].lines[2]
     assert like_ood.thumbnails[0].jpeg.startswith(b"\xff\xd8")
+
+
+def test_what_each_negative_catches_against_loops(measured):
+    sets = of_measured(measured)
+    gallery = caught_gallery(measured, sets, PixelsConfig())
+    threshold = accepting_threshold(sets.id_set.scores["negprompt"], 0.95)
+    counts = Counter()
+    for i, score in enumerate(sets.ood_sets[0].scores["negprompt"]):
+        if score < threshold:
+            feature = measured.ood_sets[0].encoded.features[i]
+            own = {(c, n): float(feature @ measured.bank.negatives[c, n]) for c in range(3) for n in range(2)}
+            counts[max(own, key=own.get)] += 1
+    expected = {f"{sets.names[c]} #{n + 1}": count for (c, n), count in counts.items()}
+    shown = {card.title: int(card.lines[0].split()[0]) for card in gallery.thumbnails}
+    assert shown == expected
+
+
+def test_a_file_of_scores_is_reported_without_a_model(world, measured, tmp_path):
+    save_scores(tmp_path / "scores.csv", [measured])
+    sets, seed = read_score_file(tmp_path / "scores.csv", None)
+    plain = of_measured(measured)
+    assert (seed, sets.scores) == (measured.prompts.config.seed, ["negprompt", "mcm"])
+    assert answer(sets) == answer(plain)
+    assert measured_numbers(sets, 0) == measured_numbers(plain, 0)
+    assert id_class_table(sets).rows == id_class_table(plain).rows
+    page = report(world, [tmp_path / "scores.csv"], tmp_path / "report", ReportOptions(formats=("png",)))
+    parsed = Page(page.read_text())
+    assert not parsed.open
+    assert "Most ID-like images of noise" in " ".join(parsed.text)
+    assert "What the negative prompts catch" not in parsed.text
+    with pytest.raises(UsageError, match="no score"):
+        report(world, [tmp_path / "scores.csv"], tmp_path / "other", ReportOptions(score="energy"))
+    (tmp_path / "bad.csv").write_text((tmp_path / "scores.csv").read_text().replace(",id,", ",?,"))
+    with pytest.raises(UsageError, match=r"one ID set"):
+        report(world, [tmp_path / "bad.csv"], tmp_path / "other")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_rows_of_score_are_reported_as_score_does(tmp_path, form):
+    rows = [Row(f"{i}.png", "a", "a", 0.5, i / 7, None, i < 3, "a #1", 0.1) for i in range(9)]
+    rows.append(Row("x.png", error="broken"))
+    path = tmp_path / f"rows.{form}"
+    with path.open("wb") as stream:
+        TextSink(stream, form).write(rows)
+    page = run_report([path], tmp_path / "page", ReportOptions(), overwrite=False, progress=Recorder())
+    text = page.read_text()
+    assert [row[3] for row in data_of(text)["rows"]] == [i / 7 for i in range(9)]
+    assert "3 of 9 images (33.3 %) are OOD" in text
+    with pytest.raises(UsageError, match="alone"):
+        run_report([path, path], tmp_path / "other", ReportOptions(), overwrite=False, progress=Recorder())
 
 
 def test_names_from_data_cannot_break_the_page():
     evil = '<script>alert("x")</script>'
+    gallery = Gallery(evil, evil, [Thumbnail(b"jpeg", evil, [evil], path=evil)])
+    table = Table(evil, [evil], [[evil]], note=evil)
+    group = PictureGroup(evil, evil, [Picture(evil, "<svg></svg>", [f"{evil}.png"])], [Mark(evil, 0)])
     section = Section(
-        key="run1",
-        title=evil,
-        limited=True,
-        facts=[(evil, evil)],
-        results=Table(evil, [evil], [[evil]], note=evil),
-        pictures=[],
-        tables=[],
-        galleries=[Gallery(evil, evil, [Thumbnail(b"jpeg", evil, [evil])])],
-    )
+        key="run1", title=evil, limited=True, answer=[evil], numbers=[Number(evil, evil, evil)], scores=group,
+        galleries=[gallery], confusions=Matrix(evil, [evil], [[1]], [[1.0]]), tables=[table], results=table, more=[group],
+        folded=group, caught=gallery, facts=[(evil, evil)],
+    )  # fmt: skip
     text = render_page(None, [section])
     assert "<script" not in text
     assert "not a result to quote" in text
@@ -193,12 +244,39 @@ def test_pictures_of_degenerate_values_can_be_drawn_and_are_the_same_each_time()
     assert draw() == draw()
     ends = np.array([0.0, 1.0])
     many = [figures.Curve(f"score {i}", ends, ends, 0.5) for i in range(30)]
-    assert figures.render(figures.roc("many", many), "png").startswith(b"\x89PNG")
+    assert figures.render(figures.roc("many", many, lowest=0.01), "png").startswith(b"\x89PNG")
 
 
 def test_lines_differ_in_colour_and_style_far_beyond_one_palette():
     ends = np.array([0.0, 1.0])
-    drawn = figures.roc("many", [figures.Curve(f"score {i}", ends, ends, 0.5) for i in range(28)])
+    drawn = figures.roc("many", [figures.Curve(f"score {i}", ends, ends, 0.5) for i in range(28)], lowest=0.01)
     looks = [(line.get_color(), line.get_linestyle()) for line in drawn.axes[0].get_lines()[:28]]
     assert len(set(looks)) == 28
     assert all(a[0] != b[0] and a[1] != b[1] for a, b in itertools.pairwise(looks))
+
+
+def test_a_picture_in_a_page_takes_its_colours_and_keeps_its_names_to_itself():
+    def draw(key):
+        groups = [figures.Group("ID", np.arange(9.0)), figures.Group('"<OOD>', np.arange(5.0))]
+        return figures.inline_svg(figures.distributions("x", "x", groups), key, '"<OOD>')
+
+    one, other = draw("one"), draw("other")
+    assert not Page(one).open
+    assert "var(--s0)" in one
+    assert not re.search(r"#[0-9a-f]{6}|http", one)
+    names = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (one, other)]
+    assert names[0]
+    assert not names[0] & names[1]
+    used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', one))
+    assert used <= names[0]
+
+
+def test_thinned_curves_keep_their_shape():
+    generator = np.random.default_rng(0)
+    curve = acceptance_curve(generator.normal(1, 1, 30_000), generator.normal(0, 1, 30_000))
+    whole = figures.Curve("x", curve.fallout, curve.recall, 0.76)
+    (line, *_) = figures.roc("x", [whole], lowest=1e-4).axes[0].get_lines()
+    x, y = line.get_data()
+    assert len(x) < 2000
+    shares = np.geomspace(1e-3, 1, 50)
+    assert np.interp(shares, x, y) == pytest.approx(np.interp(shares, curve.fallout, curve.recall), abs=0.01)

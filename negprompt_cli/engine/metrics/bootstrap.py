@@ -18,7 +18,9 @@ from negprompt_cli.engine.metrics.detection import (
     BoolArray,
     IntArray,
     acceptance_curve,
+    area_under_roc,
     checked_correct,
+    fpr_at_recall,
     metrics_of,
 )
 
@@ -109,6 +111,51 @@ def bootstrap_mean_ci(
             value = float(np.mean([getattr(one, name) for one in whole]))
             intervals[name] = Interval(value, float(low), float(high), level)
     return intervals
+
+
+def bootstrap_average_ci(
+    id_scores: npt.ArrayLike,
+    ood_sets: Sequence[npt.ArrayLike],
+    *,
+    generator: np.random.Generator,
+    n: int = 500,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Return the intervals of AUROC and FPR95 (ID positive), each averaged over several OOD sets.
+
+    The sets share their ID images, so each resample draws ID images once for all of them; intervals of single sets cannot
+    be averaged.
+
+    Args:
+        id_scores: (n_id,) scores of ID samples, higher = more ID.
+        ood_sets: for each set (n_ood,) scores.
+        generator: as for `bootstrap_ci`; and `n` and `level` too.
+
+    Returns:
+        Intervals named `auroc` and `fpr95_id_positive`.
+
+    Raises:
+        ValueError: as `bootstrap_ci`.
+    """
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"need n >= 1 and level in (0, 1), got n={n} and level={level}")
+    curves = [acceptance_curve(id_scores, scores) for scores in ood_sets]
+    ranks = [(_ranks(id_scores, curve), _ranks(scores, curve)) for curve, scores in zip(curves, ood_sets, strict=True)]
+    drawn = np.empty((n, 2, len(curves)))
+    for one in drawn:
+        chosen = generator.integers(np.size(id_scores), size=np.size(id_scores))
+        for place, (curve, (id_ranks, ood_ranks)) in enumerate(zip(curves, ranks, strict=True)):
+            m, others = len(curve.thresholds), generator.integers(len(ood_ranks), size=len(ood_ranks))
+            resample = AcceptanceCurve(
+                curve.thresholds, _running_counts(id_ranks[chosen], m), _running_counts(ood_ranks[others], m)
+            )
+            one[:, place] = area_under_roc(resample), fpr_at_recall(resample, 0.95)
+    whole = np.mean([(area_under_roc(curve), fpr_at_recall(curve, 0.95)) for curve in curves], axis=0)
+    low, high = np.quantile(drawn.mean(axis=2), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {
+        name: Interval(float(whole[i]), float(low[i]), float(high[i]), level)
+        for i, name in enumerate(("auroc", "fpr95_id_positive"))
+    }
 
 
 def _ranks(scores: npt.ArrayLike, curve: AcceptanceCurve) -> IntArray:

@@ -1,0 +1,163 @@
+"""ID and OOD images with labels, predictions and scores as plain arrays: what a report shows, wherever they come from.
+
+They come from a measurement with a model at hand, or from a file of scores that an evaluation saved.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from negprompt_cli.errors import UsageError
+from negprompt_cli.steps.shared.measure import Measured, Scored
+from negprompt_cli.steps.shared.score_file import COLUMNS
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSet:
+    """n images.
+
+    `paths`: their files. `labels`: (n,) places of their own classes in `classes`, -1 where they have none. `classes`: names
+    of the set's own classes. `predictions`: (n,) places in the ID classes. `scores`: (n,) by name, higher = more ID.
+    """
+
+    name: str
+    paths: Sequence[Path]
+    labels: Labels
+    classes: Sequence[str]
+    predictions: Labels
+    scores: Mapping[str, npt.NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def own(self, image: int) -> str:
+        """The name of an image's own class, else that of its file."""
+        label = int(self.labels[image])
+        return self.classes[label] if label >= 0 else self.paths[image].name
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSets:
+    """ID images and OOD sets; `names`: of the ID classes, `scores`: names of the scores, the main one first."""
+
+    names: Sequence[str]
+    id_set: ScoredSet
+    ood_sets: Sequence[ScoredSet]
+    scores: Sequence[str]
+
+    @property
+    def labelled(self) -> list[tuple[str, ScoredSet]]:
+        """All sets under the names that pictures show."""
+        return [(f"ID {self.id_set.name}", self.id_set), *((f"OOD {s.name}", s) for s in self.ood_sets)]
+
+
+def of_measured(measured: Measured) -> ScoredSets:
+    """The sets of a measurement."""
+    names = measured.prompts.names
+    return ScoredSets(
+        names,
+        _of_scored(measured.id_set, names),
+        [_of_scored(scored, [c.name for c in scored.encoded.images.classes]) for scored in measured.ood_sets],
+        measured.scores,
+    )
+
+
+def _of_scored(scored: Scored, classes: Sequence[str]) -> ScoredSet:
+    images = scored.encoded.images
+    return ScoredSet(
+        scored.name, images.paths, scored.encoded.labels.numpy(), classes, scored.table.predictions, scored.table.scores
+    )
+
+
+def is_score_file(path: Path) -> bool:
+    """Whether a table holds scores of single images that an evaluation saved, and not rows of other images.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    first = next(iter(_records(path)), None)
+    return first is not None and set(COLUMNS) <= set(first)
+
+
+def read_score_file(path: Path, main: str | None) -> tuple[ScoredSets, int]:
+    """The images of a file of scores; of several seeds those of the first.
+
+    Args:
+        path: CSV, JSON lines or Parquet, by the suffix.
+        main: the main score; None for negprompt, else the first.
+
+    Returns:
+        The images, and the seed.
+
+    Raises:
+        UsageError: it cannot be read, is no such file, or does not have the score.
+    """
+    try:
+        return _read(list(_records(path)), path, main)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is damaged, or does not hold scores of single images ({error}).") from error
+
+
+def _read(records: list[Mapping[str, Any]], path: Path, main: str | None) -> tuple[ScoredSets, int]:
+    seed = int(records[0]["seed"])
+    records = [r for r in records if int(r["seed"]) == seed]
+    scores = [name for name in records[0] if name not in COLUMNS]
+    chosen = main or ("negprompt" if "negprompt" in scores else scores[0])
+    if chosen not in scores:
+        raise UsageError(f"{path} has no score {chosen!r}. It has {', '.join(scores)}.")
+    scores = [chosen, *(name for name in scores if name != chosen)]
+    names: dict[str, int] = {}
+    for record in records:
+        for name in filter(None, (record["label_name"], record["prediction_name"])):
+            names.setdefault(str(name), len(names))
+    sets: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for record in records:
+        sets.setdefault((record["role"], record["set"]), []).append(record)
+    made = {
+        key: ScoredSet(
+            key[1],
+            [Path(str(r["path"])) for r in own],
+            np.array([names[r["label_name"]] if r["label_name"] else -1 for r in own], dtype=np.int64),
+            list(names),
+            np.array([names[r["prediction_name"]] for r in own], dtype=np.int64),
+            {name: np.array([float(r[name]) for r in own]) for name in scores},
+        )
+        for key, own in sets.items()
+    }
+    id_sets = [s for (role, _), s in made.items() if role == "id"]
+    ood_sets = [s for (role, _), s in made.items() if role == "ood"]
+    if len(id_sets) != 1 or not ood_sets:
+        raise UsageError(
+            f"{path} must hold one ID set and at least one OOD set; it has {len(id_sets)} and {len(ood_sets)}."
+        )
+    return ScoredSets(list(names), id_sets[0], ood_sets, scores), seed
+
+
+def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a table by the names of its columns.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            from pyarrow import parquet
+
+            with parquet.ParquetFile(path) as opened:
+                for batch in opened.iter_batches():
+                    yield from batch.to_pylist()
+            return
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
+            yield from csv.DictReader(text) if path.suffix.lower() == ".csv" else map(json.loads, text)
+    except ImportError as error:
+        raise UsageError(f"{path}: Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a table: {error}.") from error
