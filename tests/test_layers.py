@@ -113,7 +113,7 @@ def test_rooms_of_a_layer_are_apart() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("place", ["engine", "data"])
+@pytest.mark.parametrize("place", ["engine", "data", "steps/verify.py", "steps/shared"])
 def test_what_is_below_the_command_line_names_no_options_or_commands(place: str) -> None:
     option = re.compile(r"(?<![\w-])--[a-z]")
     command = re.compile(rf"\bnegprompt ({'|'.join(SUBCOMMANDS)})\b")

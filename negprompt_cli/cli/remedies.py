@@ -88,6 +88,10 @@ REMEDIES = {
     "ood": "Pass --ood, for example --ood inaturalist,sun,places,dtd or --ood path/to/images.",
     "leave-out-share": "Choose another --share, or a data set with more classes.",
     "leave-out-kinds": "Remove the image, or leave {kind} out of --kinds.",
+    # Verification
+    "moved-artifact-model": "If it has moved, pass --model.",
+    "moved-images": "If they have moved, pass --data or --data-root.",
+    "name-parent": "If it is elsewhere, pass --parent PATH.",
     # Results
     "append-or-overwrite": "Pass --append to add the rows that are missing, or --overwrite to replace the file.",
     "sort-again": "With --append an interrupted run adds to its own folder.",

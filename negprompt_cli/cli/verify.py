@@ -8,6 +8,7 @@ import typer
 
 from negprompt_cli.cli.console import Talk, hanging
 from negprompt_cli.cli.options import option
+from negprompt_cli.cli.remedies import REMEDIES
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.verify import Verification
@@ -75,5 +76,6 @@ def _print(found: "Verification", *, quiet: bool) -> None:
     if not quiet:
         width = max(len(check.what) for check in found.checks)
         for check in found.checks:
-            typer.echo(hanging(f"{check.status:<7}  {check.what:<{width}}  ", check.reason))
+            text = f"{check.reason} {REMEDIES[check.remedy]}" if check.remedy else check.reason
+            typer.echo(hanging(f"{check.status:<7}  {check.what:<{width}}  ", text))
     typer.echo(f"{found.status}: {found.conclusion}")

@@ -48,11 +48,15 @@ Status = Literal["ok", "differs", "unknown"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verification: what was looked at, what came of it, and why."""
+    """One line of a verification: what was looked at, what came of it, and why.
+
+    `remedy`: name of the advice for a person at the command line, as errors have it; empty where there is none.
+    """
 
     what: str
     status: Status
     reason: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Verification:
             "status": self.status,
             "conclusion": self.conclusion,
             "retrained": self.retrained,
-            "checks": [vars(check) for check in self.checks],
+            "checks": [{"what": c.what, "status": c.status, "reason": c.reason} for c in self.checks],
             "versions": versions(),
         }
 
@@ -209,7 +213,7 @@ class _Case:
         try:
             clip = self.bench.clip
         except NegPromptError as error:
-            return Check("model", "unknown", f"{_first_line(error)} If it has moved, pass --model.")
+            return Check("model", "unknown", _first_line(error), remedy="moved-artifact-model")
         try:
             check_model(self.prompts, clip.identity, clip.plan.width, self.path)
         except UsageError as error:
@@ -227,7 +231,7 @@ class _Case:
             return Check(name, "ok", f"{found} has sha256 {parent.sha256}")
         if self.given_parent is not None:
             return Check(name, "differs", f"{self.given_parent} does not have sha256 {parent.sha256}")
-        return Check(name, "unknown", f"nothing beside it has sha256 {parent.sha256}; pass --parent PATH")
+        return Check(name, "unknown", f"nothing beside it has sha256 {parent.sha256}.", remedy="name-parent")
 
     def find_parent(self, parent: Parent) -> Path | None:
         """The file with a parent's digest: the given one, or one beside the artifact."""
@@ -288,7 +292,7 @@ class _Case:
             images = find()
             found = files_digest(images.paths, images.root)
         except NegPromptError as error:
-            return Check(what, "unknown", f"{_first_line(error)} If they have moved, pass --data or --data-root.")
+            return Check(what, "unknown", _first_line(error), remedy="moved-images")
         if found == recorded:
             return Check(what, "ok", f"{count} images with the recorded names and sizes (sha256 {recorded})")
         return Check(

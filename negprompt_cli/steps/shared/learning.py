@@ -4,7 +4,7 @@
     learn_negative(clip, data, config, positive, budget=...)   stage 2, against frozen positives
 
 It reads and writes no file and knows no command. Commands put files, resuming and a bar around it; the Python interface and
-`verify --retrain` call it as it is, so all of them learn the same prompts from the same features.
+a verification that trains again call it as it is, so all of them learn the same prompts from the same features.
 """
 
 from collections.abc import Sequence

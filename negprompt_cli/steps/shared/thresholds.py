@@ -219,8 +219,8 @@ def enough_for_threshold(bench: Workbench, held_out: int, options: CalibrateOpti
     if held_out < needed:
         said = (
             f"No threshold: {held_out} held-out ID images are too few for an acceptance of {100 * options.acceptance:g} %, "
-            f"at least {needed} are needed. Scores and classes work without a threshold. With more images, run "
-            f"`negprompt calibrate`."
+            f"at least {needed} are needed. Scores and classes work without a threshold. Calibrate the artifact once there "
+            f"are more images."
         )
         facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
         bench.decide(Decision("threshold", said, facts, warning=True))
