@@ -1,18 +1,22 @@
 """`negprompt data ls|check|classes|download|sample|leave-out`: the data sets that are known, and one's own."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.options import command
+from negprompt_cli.cli.options import Common, Without, command, option
+from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from negprompt_cli.cli.console import Talk
     from negprompt_cli.config import PixelsConfig
     from negprompt_cli.data.prepare.check import Report
+    from negprompt_cli.data.sets.spec import Spec
+    from negprompt_cli.steps.data_check import FeatureReport
 
 data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
 
@@ -83,8 +87,23 @@ def ls(
     talk.table(f"Data sets below {data_root} ({counted})", ["name", "here", "train", "eval", "classes", ""], cells)
 
 
-@command(data_app, "check", shown=("negprompt data check photos", "negprompt data check photos --ood noise --json"))
+NOT_FOR_CHECK = tuple(
+    f.name for f in fields(Common) if f.name not in ("model", "pretrained", "device", "image_batch", "cache")
+)
+"""Common options of commands that `check`, which needs a model for two of its options only, does not take."""
+
+
+@command(
+    data_app,
+    "check",
+    shown=(
+        "negprompt data check photos",
+        "negprompt data check photos --ood noise --json",
+        "negprompt data check photos --near-duplicates --label-errors --listing doubts.csv",
+    ),
+)
 def check(
+    common: Annotated[Common, Without(*NOT_FOR_CHECK)],
     spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
     ood: Annotated[
         str | None, typer.Option("--ood", help="OOD sets to compare with, separated by commas.", metavar="SPECS")
@@ -96,6 +115,19 @@ def check(
     no_decode: Annotated[
         bool, typer.Option("--no-decode", help="Check counts, sizes and names only; decode no image.")
     ] = False,
+    near_duplicates: Annotated[
+        bool, option("--near-duplicates", help="Also find images that are nearly the same, by their features.")
+    ] = False,
+    similarity: Annotated[
+        float, option("--similarity", help="Least similarity of near-duplicates (default 0.9).")
+    ] = 0.9,
+    label_errors: Annotated[
+        bool, option("--label-errors", help="Also find images that look mislabelled, by their features.")
+    ] = False,
+    listing: Annotated[
+        Path | None,
+        option("--listing", help="CSV file of every such pair and image.", metavar="FILE"),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Threads that read images.", min=1)] = 4,
     values: Values = "auto",
     as_json: AsJson = False,
@@ -103,8 +135,13 @@ def check(
 ) -> None:
     """Check counts, files, class names and ID/OOD overlap.
 
-    The exit code is 1 where there is a problem.
+    The exit code is 1 where there is a problem. --near-duplicates and --label-errors need a model; what they find are
+    warnings.
     """
+    if listing and not (near_duplicates or label_errors):
+        raise UsageError("--listing FILE holds what --near-duplicates and --label-errors find; pass one of them.")
+    if listing and listing.exists():
+        raise UsageError(f"{listing} exists. Choose another file for the listing.")
     from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.check import check_data
     from negprompt_cli.data.sets.imagesets import split_specs
@@ -122,8 +159,27 @@ def check(
         pixels=_pixels(values),
         progress=talk,
     )
+    more: FeatureReport | None = None
+    if near_duplicates or label_errors:
+        more = _features(
+            common,
+            talk,
+            spec,
+            split_specs(ood) if ood else [],
+            {"data_root": data_root, "catalogue": catalogue, "class_names": class_names},
+            limit=limit,
+            values=values,
+            similarity=similarity if near_duplicates else None,
+            labels=label_errors,
+            listing=listing,
+        )
+        report = replace(report, findings=(*report.findings, *more.findings))
     if as_json:
         document = {"schema": schemas.DATA_CHECK, "clean": not report.problems, **asdict(report)}
+        document |= {
+            "near_duplicates": [asdict(pair) for pair in more.pairs] if more and more.pairs is not None else None,
+            "label_errors": [asdict(one) for one in more.labels] if more and more.labels is not None else None,
+        }
         typer.echo(json.dumps(document, indent=1))
     else:
         parts = [
@@ -147,6 +203,37 @@ def check(
         talk.line(f"{report.spec}: {verdict}, {report.decoded} images decoded")
     if report.problems:
         raise typer.Exit(1)
+
+
+def _features(
+    common: Common,
+    talk: "Talk",
+    spec: str,
+    ood: "list[Spec]",
+    places: dict[str, Any],
+    *,
+    limit: int | None,
+    values: str,
+    similarity: float | None,
+    labels: bool,
+    listing: Path | None,
+) -> "FeatureReport":
+    """What image features say; broken images are passed over, because the check of files tells them."""
+    from negprompt_cli.data.prepare.check import image_parts, limited
+    from negprompt_cli.data.sets.imagesets import load_image_set
+    from negprompt_cli.steps.data_check import check_features, write_listing
+    from negprompt_cli.steps.shared.workbench import Workbench
+
+    asked = common.asked({"data.on_error": "skip", "model.pixels.values": _pixels(values).values})
+    bench = Workbench(asked.config(), talk)
+    parts = image_parts(spec, limit=limit, **places)
+    own = {name: place for name, place in places.items() if name != "class_names"}
+    foreign = [limited(load_image_set(other, role="ood", **own), limit) for other in ood]
+    found = check_features(bench, parts, foreign, similarity=similarity, labels=labels)
+    if listing:
+        write_listing(found, listing)
+        talk.say(f"{listing} lists them all.")
+    return found
 
 
 def _names(report: "Report") -> list[str]:

@@ -1,70 +1,86 @@
-"""Images whose label is doubtful: their nearest class prompt and their nearest other images agree on another class.
+"""Images whose label is doubtful: their prompts and the other images agree on another class.
 
-Two witnesses must agree. The prompts' class is the nearest positive prompt. The neighbours' class is that of most of the k
-nearest other images by cosine, so an image's own label never speaks for it. Prompts that were trained on an image have seen
-its label; for such an image the first witness is biased towards the label, and a doubt weighs all the more. The idea of
-ranking by how far another class is ahead is that of confident learning (Northcutt, Jiang and Chuang, JAIR 2021); its
-class-wise calibration is left out, because cosines of one model are comparable between classes.
+Confident learning (Northcutt, Jiang and Chuang, JAIR 2021) ranks labels by out-of-sample probabilities: by how far the most
+probable other class is ahead of the given one. Here two witnesses give these probabilities, and neither was told the label
+of the image it judges:
 
-Cost is linear in the number of images: neighbours are looked up for the most doubtful candidates only.
+    prompts   softmax(s <P_k, f>) with the positives P_k and the logit scale s; prompts that were trained on the image are
+              biased towards its label, so a doubt weighs all the more
+    images    softmax(10 cos(f - m, c_k)), where m is the mean of all images and c_k the mean of f' - m over the other
+              images of class k: a linear probe in closed form that leaves one image out
+
+A label is doubtful where both put the same other class first, and where the product of the two is above 0.99 for that class
+after the given one is taken off. Both numbers were chosen on ID images with planted errors: with 5 % of the labels of
+tiny-imagenet changed (lite-clip, 64-pixel images, 20 and 200 classes), 50 to 64 % of the doubtful labels were changed
+ones, and 36 to 64 % of the changed labels were doubtful. Class-wise thresholds, as confident learning has them, found no
+more.
+
+The package cleanlab has the method for any classifier; it is not used because it is licensed under the AGPL and brings
+pandas.
+
+Cost and memory are linear in the number of images.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, one_hot
 
-NEIGHBOURS = 10
-MOST = 500
-"""Candidates whose neighbours are looked up."""
+MEANS_SCALE = 10.0
+LEAST_MARGIN = 0.99
 BLOCK = 4096
-"""Images compared at a time."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A doubtful label: the place of the image, the class it looks like, how much nearer that is, and who agrees."""
+    """A doubtful label: the place of the image, the class it looks like, and how much more probable that is, up to 1."""
 
     image: int
     suggested: int
     margin: float
-    agreeing: int
-    neighbours: int
 
 
 @torch.no_grad()
-def label_doubts(features: Tensor, labels: Tensor, positives: Tensor, *, most: int = MOST) -> list[Doubt]:
+def label_doubts(
+    features: Tensor,
+    labels: Tensor,
+    positives: Tensor,
+    *,
+    scale: float,
+    least: float = LEAST_MARGIN,
+    block: int = BLOCK,
+) -> list[Doubt]:
     """Find images whose label both witnesses contradict, the largest margin first.
 
     Args:
         features: (N, F) L2-normalised image features.
         labels: (N,) int64 classes.
         positives: (K, F) L2-normalised positive prompt features.
-        most: candidates to look at, those with the largest margins.
+        scale: CLIP's logit scale s.
+        least: the least margin of a doubt, in [0, 1).
+        block: images compared at a time.
 
     Returns:
-        Doubts; empty where there are fewer than two images.
+        Doubts. An image that is the only one of its class has none, because no other image speaks for its label.
     """
-    count = min(NEIGHBOURS, len(features) - 1)
-    if count < 1:
-        return []
-    best, margins = [], []
-    for part, own in zip(features.split(BLOCK), labels.split(BLOCK), strict=True):
-        cosines = part @ positives.T
-        highest = cosines.max(dim=1)
-        best.append(highest.indices)
-        margins.append(highest.values - cosines.gather(1, own[:, None])[:, 0])
-    suggested, margin = torch.cat(best), torch.cat(margins)
-    candidates = torch.nonzero(suggested != labels)[:, 0]
-    candidates = candidates[margin[candidates].argsort(descending=True, stable=True)[:most]]
+    classes = len(positives)
+    mean = features.mean(dim=0)
+    sums, counts = features.new_zeros(positives.shape), labels.bincount(minlength=classes)
+    for part, own in zip(features.split(block), labels.split(block), strict=True):
+        sums += one_hot(own, classes).to(part.dtype).T @ normalize(part - mean, dim=-1)
+    directions = normalize(sums, dim=-1)
     found = []
-    for part in candidates.split(64):
-        cosines = features[part] @ features.T
-        cosines[torch.arange(len(part)), part] = -torch.inf
-        agreeing = (labels[cosines.topk(count, dim=1).indices] == suggested[part, None]).sum(dim=1)
-        found += [
-            Doubt(int(i), int(suggested[i]), float(margin[i]), int(votes), count)
-            for i, votes in zip(part.tolist(), agreeing.tolist(), strict=True)
-            if 2 * votes > count
-        ]
-    return found
+    for start in range(0, len(features), block):
+        part, own = features[start : start + block], labels[start : start + block]
+        moved, rows = normalize(part - mean, dim=-1), torch.arange(len(part))
+        by_prompts, by_images = scale * (part @ positives.T), MEANS_SCALE * (moved @ directions.T)
+        others = normalize(sums[own] - moved, dim=-1)
+        by_images[rows, own] = MEANS_SCALE * (moved * others).sum(dim=1)
+        suggested = by_prompts.argmax(dim=1)
+        probabilities = torch.softmax((by_prompts + by_images).double(), dim=1)
+        margins = probabilities[rows, suggested] - probabilities[rows, own]
+        agree = (by_images.argmax(dim=1) == suggested) & (suggested != own) & (counts[own] > 1)
+        for i in torch.nonzero(agree & (margins > least))[:, 0].tolist():
+            found.append(Doubt(start + i, int(suggested[i]), float(margins[i])))
+    return sorted(found, key=lambda doubt: -doubt.margin)

@@ -7,7 +7,7 @@ meant, such as photos with an EXIF rotation (which is not applied), transparency
 are left out and those among them that are images by their content, and known facts about the set.
 
 Images are decoded by `pixels.to_rgb`, the way they will be read; identical files are found by content, among files
-of the same size. Near-duplicates are not looked for.
+of the same size. Leaves out: near-duplicates and doubtful labels, which need features (`steps.data_check`).
 """
 
 import re
@@ -25,6 +25,7 @@ from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.images import BrokenImage, DoubtfulImage, opened
 from negprompt_cli.data.encoding.pixels import is_transparent, orientation, to_rgb
 from negprompt_cli.data.files.digest import file_sha256
+from negprompt_cli.data.sets import sampling
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
@@ -153,6 +154,34 @@ def check_data(
     return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded, decisions, main.classes)
 
 
+def image_parts(
+    spec: Spec | str,
+    *,
+    data_root: Path,
+    catalogue: Path | None = None,
+    class_names: Path | None = None,
+    limit: int | None = None,
+) -> dict[str, ImageSet]:
+    """The images that `check_data` looks at, by role: "train", "eval" or both, else "all"; arguments as there.
+
+    Raises:
+        UsageError: the set cannot be found or has no images at all.
+    """
+    options = {"data_root": data_root, "catalogue": catalogue, "class_names": class_names}
+    parts = _parts(parse_spec(spec) if isinstance(spec, str) else spec, options, _Found())
+    return {role: limited(images, limit) for role, images in parts.items()}
+
+
+def limited(images: ImageSet, limit: int | None) -> ImageSet:
+    """At most `limit` images, classes as even as they allow."""
+    if limit is None or limit >= len(images):
+        return images
+    keys = [c.key for c in images.classes]
+    return images.take(
+        sampling.limit(images.labels, list(images.paths.relatives()), class_keys=keys, count=limit, seed=0)
+    )
+
+
 def _entry(spec: Spec, data_root: Path, catalogue: Path | None) -> Entry | None:
     """The catalogue entry whose counts apply: only where no classes are selected."""
     return None if spec.selector else load_catalogue(data_root, catalogue).sets.get(spec.base.lower())
@@ -261,14 +290,7 @@ def _decode(
     progress: Progress,
 ) -> int:
     """Decode the images, as they will be read; returns how many were tried."""
-    from negprompt_cli.data.sets import sampling
-
-    chosen = images
-    if limit is not None and limit < len(images):
-        keys = [c.key for c in images.classes]
-        chosen = images.take(
-            sampling.limit(images.labels, list(images.paths.relatives()), class_keys=keys, count=limit, seed=0)
-        )
+    chosen = limited(images, limit)
     faults: dict[str, list[tuple[str, str]]] = defaultdict(list)
     remarks: dict[str, list[str]] = defaultdict(list)
     with progress.task(f"decoding {images.name}", len(chosen), "images") as task:

@@ -91,7 +91,8 @@ def _doubts(scorer: Scorer, held: EncodedSet, trained: EncodedSet) -> list[Doubt
     """Doubtful labels among held-out and training images, which are numbered one after the other."""
     features = torch.cat([held.features, trained.features])
     positives = scorer.bank.positives.cpu().float()
-    return label_doubts(features, torch.cat([held.labels, trained.labels]), positives)
+    labels = torch.cat([held.labels, trained.labels])
+    return label_doubts(features, labels, positives, scale=scorer.clip.logit_scale)
 
 
 def _answer(correct: np.ndarray, accepted: np.ndarray | None, doubts: int) -> list[str]:
@@ -156,15 +157,14 @@ def _doubt_gallery(doubts: list[Doubt], sets: Sequence[EncodedSet], names: Seque
     ):
         lines = [
             f"looks like: {names[doubt.suggested]}",
-            f"as do {doubt.agreeing} of its {doubt.neighbours} nearest images",
             "held-out image" if encoded is sets[0] else "training image",
             path.name,
         ]
         cards.append(Thumbnail(jpeg, f"labelled {names[int(encoded.labels[place])]}", lines, path=str(path)))
     left = len(doubts) - len(cards)
     note = (
-        "Both witnesses contradict the folder of the image: the nearest prompt, and most of the nearest other images among "
-        "all images of the folder. The prompts have not seen held-out images; they were trained on the labels of training "
+        "Both witnesses contradict the folder of the image: the nearest prompt, and the nearest class by its other images. "
+        "The prompts have not seen held-out images; they were trained on the labels of training "
         "images and contradict them all the same." + (f" {left} more are not shown." if left else "")
     )
     return Gallery("Images that look mislabelled", note if doubts else "None was found.", cards)
