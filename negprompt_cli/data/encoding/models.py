@@ -61,6 +61,11 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
 def _check(config: ModelConfig, open_clip: Any) -> str | None:
     """Refuse what cannot work before anything is downloaded; return the tag that applies."""
     name, tag = config.name, config.pretrained
+    if name.startswith(("local-dir:", "hf-hub:")) and tag not in (None, ModelConfig().pretrained):
+        raise UsageError(
+            f"Model {name} has weights of its own, so the weights {tag} would not be used. Leave them out, or put them into "
+            "a copy of the model's folder in the place of its own."
+        )
     if name.startswith("local-dir:"):
         folder = user_path(name.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():

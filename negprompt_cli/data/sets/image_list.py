@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
+from urllib.parse import unquote
 
 from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_text
 from negprompt_cli.data.sets.filekinds import image_suffixes, is_image_name
@@ -565,5 +566,6 @@ def _unquoted(text: str) -> str:
 
 def portable(path: str) -> str:
     """A path as it is written here: from a file: address, and with slashes where it has the backslashes of Windows."""
-    path = path.removeprefix("file://")
+    if path.startswith("file://"):
+        path = unquote(path.removeprefix("file://"))
     return PureWindowsPath(path).as_posix() if "\\" in path else path

@@ -151,7 +151,7 @@ def load_image_set(
     if source.keys:
         decisions += _missing_images(keys, counts, parsed, role, source.left_out)
         classes, named = _named(source, keys, given, class_names)
-        decisions += named
+        decisions += [*named, *_alike(classes, parsed.text)]
     images = ImageSet(
         spec=parsed.text,
         name=name,
@@ -228,6 +228,23 @@ def _named(
         said = f"{len(unnamed)} classes are not in {file} and keep their own names: {some_of(unnamed)}"
         decisions.append(Decision("class-names", said, {"file": str(file), "unnamed": unnamed}))
     return label_classes(keys, {**source.names, **names}), decisions
+
+
+def _alike(classes: Sequence[ClassLabel], spec: str) -> list[Decision]:
+    """What is said of classes whose names differ in case, spaces and the like only; ImageNet has two cranes, by wnid."""
+    by_name: dict[str, list[str]] = {}
+    for label in classes:
+        if not label.wnid:
+            by_name.setdefault(fold(label.name), []).append(label.key)
+    same = [keys for keys in by_name.values() if len(keys) > 1]
+    if not same:
+        return []
+    shown = some_of([" and ".join(repr(key) for key in keys) for keys in same], 3)
+    said = (
+        f"Classes of {spec} that have the same name are learned as different ones: {shown}. If they are one class, put "
+        "their images together."
+    )
+    return [Decision("class-names", said, {"spec": spec, "same_name": same}, warning=True)]
 
 
 def default_ood(spec: Spec) -> list[Spec]:

@@ -229,6 +229,7 @@ def _folders(file: Path, below: str, data_root: Path, prefixes: Sequence[str]) -
 
 def _tidy(path: str) -> str:
     """A path without empty parts and dots, so that an image has one path."""
+    path = portable(path) if path.startswith("file://") else path
     return PurePosixPath(path).as_posix() if path.startswith("./") or "//" in path or "/./" in path else path
 
 
@@ -364,7 +365,15 @@ def _spoken(name: str) -> str:
 
 
 def _check_names(file: Path, lines: Sequence[Line]) -> None:
-    """Refuse a number with two names."""
+    """Refuse a number with two names, and a name that is several names of the list."""
+    known = {line.name for line in lines} - {""}
+    for name in known:
+        parts = next((p for sep in "|;," if len(p := [part.strip() for part in name.split(sep)]) > 1), [])
+        if any(part in known for part in parts):
+            raise UsageError(
+                f"{file} gives an image several labels, {name!r}, and {some_of(parts)} are classes of their own. Keep one "
+                "class for each image."
+            )
     names: dict[int, str] = {}
     for line in lines:
         if line.label is None or line.label < 0 or not line.name:

@@ -129,11 +129,15 @@ def row_name(row: int) -> str:
 
 
 def packed_files(folder: Path) -> list[Path]:
-    """The files directly in a folder that hold images, where there is nothing else that may hold some; sorted."""
+    """The files directly in a folder that hold images, where there is nothing else that may hold some; sorted.
+
+    Beside tar files, Parquet files hold facts about their images.
+    """
     images, folders, _ = list_entries(folder)
     if images or folders:
         return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_packed_file(path))
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_packed_file(path))
+    return [path for path in found if path.name.lower().endswith(tar_images.SUFFIXES)] or found
 
 
 def expanded(pattern: str) -> list[Path]:

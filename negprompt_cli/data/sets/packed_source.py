@@ -8,9 +8,11 @@ several files, or folders of these names in tar files; without them the images a
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from negprompt_cli.data.sets import hub_images, packed, parquet_images, tar_images
+from negprompt_cli.data.sets.classnames import is_wnid
 from negprompt_cli.data.sets.filekinds import LeftOut
 from negprompt_cli.data.sets.image_list import ImageList, Line, told
 from negprompt_cli.data.sets.imglist import listed_source
@@ -42,6 +44,9 @@ def packed_source(text: str, files: Sequence[Path], role: Role, *, class_names: 
     ]
     if not lines:
         raise UsageError(f"No images in {text}.{found_instead(left_out)}")
+    if all(is_wnid(file.stem) for file in files) and not any(line.name or line.label is not None for line in lines):
+        # ImageNet's training set is a tar file per class.
+        lines = [replace(line, name=PurePosixPath(line.path).parts[-2].partition(".")[0]) for line in lines]
     form = "Parquet" if files[0].name.lower().endswith(parquet_images.SUFFIXES) else "tar"
     many = f"{len(files)} {form} files" if len(files) > 1 else f"a {form} file"
     listed = told(ImageList(text, many, lines))

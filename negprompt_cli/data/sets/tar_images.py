@@ -65,17 +65,27 @@ def samples(shard: Path, left_out: LeftOut, *, labels: bool) -> Iterator[Sample]
     try:
         with open_tar(shard) as tar:
             group: list[_Member] = []
-            key = ""
+            key, images, tars = "", 0, 0
             for member in each_member(tar):
                 name = _name(member)
                 if not name or member.isdir():
                     continue
+                tars += name.lower().endswith(SUFFIXES)
                 if _key(name) != key:
-                    yield from _sample(shard, group, left_out)
+                    for sample in _sample(shard, group, left_out):
+                        images += 1
+                        yield sample
                     group, key = [], _key(name)
                 group.append(_Member(name, _label(tar, member) if labels else None))
-            yield from _sample(shard, group, left_out)
+            for sample in _sample(shard, group, left_out):
+                images += 1
+                yield sample
             check_end(tar)
+            if tars and not images:
+                raise UsageError(
+                    f"{shard} holds {tars} tar files and no images, as ImageNet's training archive does. Unpack it, and "
+                    "name the tar files that are in it."
+                )
     except _UNREADABLE as error:
         raise unreadable(shard, error) from error
 
@@ -137,6 +147,15 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
 def _sample(shard: Path, group: list[_Member], left_out: LeftOut) -> Iterator[Sample]:
     """The images among the members of one key, with the class that the others name."""
     images = [member.name for member in group if is_image_name(PurePosixPath(member.name).name)]
+    if (
+        group
+        and all(member.name.endswith((".cls", ".json", ".txt")) for member in group)
+        and any(member.label is not None and member.name.endswith(".cls") for member in group)
+    ):
+        raise UsageError(
+            f"{shard}: {group[0].name} has a class, but no image is beside it. In WebDataset's shards the files of a sample "
+            "follow each other: write the tar file sorted by name."
+        )
     plain = [name for name in images if PurePosixPath(name).name[1:].count(".") == 1]
     label, class_name = _class(shard, group)
     for member in group:

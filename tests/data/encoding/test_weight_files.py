@@ -33,6 +33,12 @@ def load(name: str, weights: Path) -> Clip:
     return load_clip(ModelConfig(name=name, pretrained=str(weights)), choose_compute("cpu"))
 
 
+def test_weights_beside_a_model_that_has_its_own_are_refused(clip: Clip, tmp_path: Path) -> None:
+    torch.save(clip.model.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UsageError, match=r"has weights of its own, so the weights .*w\.pt would not be used"):
+        load(clip.identity.name, tmp_path / "w.pt")
+
+
 def fault(name: str, weights: Path) -> str:
     with pytest.raises(NegPromptError) as caught:
         load(name, weights)

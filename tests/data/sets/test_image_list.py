@@ -214,6 +214,12 @@ def test_lists_from_other_computers(prefix: str, tmp_path: Path) -> None:
     assert len(told) == 2 and bool(prefix) == told[1].warning
 
 
+def test_addresses_of_files_are_paths(tmp_path: Path) -> None:
+    tree(tmp_path, "my cats/1.jpg")
+    address = f"file://{tmp_path}/my%20cats/1.jpg\n"
+    assert [*load(write(tmp_path / "l.txt", address.encode()), "ood").paths] == [tmp_path / "my cats" / "1.jpg"]
+
+
 def test_paths_without_a_suffix_take_that_of_the_only_image(tmp_path: Path) -> None:
     tree(tmp_path, "imgs/a1.jpg", "imgs/b2.png", "imgs/c3.jpg", "imgs/c3.png")
     file = write(tmp_path / "val.csv", b"id,breed\na1,pug\nb2,beagle\n")
@@ -242,6 +248,10 @@ def test_an_image_has_one_class_and_counts_once(tmp_path: Path) -> None:
     again = load(write(tmp_path / "again-val.csv", b"path,label\na/1.jpg,cat\n./a//1.jpg,cat\nb/2.jpg,dog\n"))
     assert len(again) == 2
     assert "1 lines" in " ".join(map(str, again.decisions))
+    several = b"path,labels\na/1.jpg,cat|dog\nb/2.jpg,dog\n"
+    for separator in (b"|", b";"):
+        with pytest.raises(UsageError, match="several labels"):
+            load(write(tmp_path / "several-val.csv", several.replace(b"|", separator)))
     with pytest.raises(UsageError, match="two names"):
         load(write(tmp_path / "names-val.txt", b"a/1.jpg 0 cat\nb/2.jpg 0 dog\n"))
 

@@ -100,6 +100,14 @@ def test_naming_a_split_itself(tmp_path: Path) -> None:
             load(tmp_path / folder, role)
 
 
+def test_classes_of_one_name_are_told_of(tmp_path: Path) -> None:
+    class_tree(tmp_path, {"Cat": 2, "cat": 2, "red_fox": 2, "red fox": 2, "dog": 2})
+    images = load(tmp_path)
+    (told,) = [d for d in images.decisions if "same_name" in d.facts]
+    assert told.warning and told.facts["same_name"] == [["Cat", "cat"], ["red fox", "red_fox"]]
+    assert len(images.classes) == 5
+
+
 def test_train_and_test_may_be_classes(tmp_path: Path) -> None:
     class_tree(tmp_path, {"bus": 2, "train": 2, "test": 2})
     assert [c.key for c in load(tmp_path).classes] == ["bus", "test", "train"]

@@ -220,6 +220,28 @@ def test_datasets_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         listed(f"hf:{tmp_path}/nowhere")
 
 
+def test_shards_as_other_programs_write_them(tmp_path: Path) -> None:
+    # img2dataset: facts about the images beside the shards, and samples whose download failed.
+    texts = [(f"{n}.{suffix}", b"{}") for n in range(3) for suffix in ("txt", "json")]
+    write_tar(
+        tmp_path / "i" / "00000.tar", sorted([*texts, ("0.jpg", picture(0, "JPEG")), ("2.jpg", picture(2, "JPEG"))])
+    )
+    (tmp_path / "i" / "00000.parquet").write_bytes(b"PAR1")
+    assert [Path(path).name for path in listed(tmp_path / "i")] == ["0.jpg", "2.jpg"]
+    # Files of a sample that do not follow each other would lose their classes.
+    apart = [("cat/1.png", picture(1)), ("cat/2.png", picture(2)), ("cat/1.cls", b"0"), ("cat/2.cls", b"1")]
+    with pytest.raises(UsageError, match="sorted by name"):
+        loaded(write_tar(tmp_path / "apart.tar", apart), "train")
+    # ImageNet: a tar file per class, in a tar file.
+    for n, wnid in enumerate(("n01440764", "n01443537")):
+        write_tar(tmp_path / "w" / f"{wnid}.tar", [(f"{wnid}_{i}.JPEG", picture(9 * n + i, "JPEG")) for i in range(4)])
+    images = loaded(f"{tmp_path}/w/n*.tar", "train")
+    assert [c.name for c in images.classes] == ["tench", "goldfish"] and len(images) == 4
+    inner = (tmp_path / "w" / "n01440764.tar").read_bytes()
+    with pytest.raises(UsageError, match="1 tar files and no images"):
+        listed(write_tar(tmp_path / "train.tar", [("n01440764.tar", inner)]))
+
+
 def test_labels_in_json_are_read_by_their_names(tmp_path: Path) -> None:
     fields = [{"label": "cat", "size": 3}, {"target": 1, "classname": "dog"}, {"caption": "a"}]
     members = [
