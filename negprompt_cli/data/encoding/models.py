@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+import torch
+
 from negprompt_cli.config import ModelConfig
 from negprompt_cli.data.encoding.decoders import Preprocess
 from negprompt_cli.data.encoding.weight_files import WEIGHT_SUFFIXES, fault_of_weights, folder_as_weights
@@ -47,6 +49,13 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
                 tokenizer = open_clip.get_tokenizer(config.name)
         except Exception as error:  # open_clip raises anything from RuntimeError to hub, JSON and pickle errors
             raise _load_failure(config, error) from error
+    # A sum is a single pass, and is not finite where one of the values is not.
+    sums = ((name, values.sum(dtype=torch.float32)) for name, values in model.named_parameters())
+    if wrong := next((name for name, total in sums if not total.isfinite()), None):
+        raise NegPromptError(
+            f"The weights of {config.name} hold values that are not finite numbers, first in {wrong}, as a training that "
+            "diverged leaves them. Use other weights."
+        )
     preprocessing = PreprocessCfg(**model.visual.preprocess_cfg)
     return Clip.wrap(
         model,

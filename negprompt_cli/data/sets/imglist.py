@@ -367,13 +367,15 @@ def _spoken(name: str) -> str:
 def _check_names(file: Path, lines: Sequence[Line]) -> None:
     """Refuse a number with two names, and a name that is several names of the list."""
     known = {line.name for line in lines} - {""}
-    for name in known:
-        parts = next((p for sep in "|;," if len(p := [part.strip() for part in name.split(sep)]) > 1), [])
-        if any(part in known for part in parts):
-            raise UsageError(
-                f"{file} gives an image several labels, {name!r}, and {some_of(parts)} are classes of their own. Keep one "
-                "class for each image."
-            )
+    # ImageNet has a class "missile" and one "projectile, missile", so a comma may also be between synonyms.
+    for separator, enough in (("|", any), (";", any), (",", all)):
+        for name in known:
+            parts = [part.strip() for part in name.split(separator)]
+            if len(parts) > 1 and enough(part in known for part in parts):
+                raise UsageError(
+                    f"{file} gives an image several labels, {name!r}, and {some_of(parts)} are classes of their own. Keep "
+                    "one class for each image."
+                )
     names: dict[int, str] = {}
     for line in lines:
         if line.label is None or line.label < 0 or not line.name:

@@ -176,7 +176,11 @@ def find_splits(given: Path) -> Splits:
     base = step_into(given)
     named = _split_folders(base)
     if named:
-        train, evaluation = named.get("train"), next((named[part] for part in _EVALUATION if part in named), None)
+        train = named.get("train")
+        # A val/ that is a link to train/ holds nothing out.
+        evaluation = next(
+            (named[part] for part in _EVALUATION if part in named and not (train and train.samefile(named[part]))), None
+        )
         unused = tuple(name for name in list_entries(base).folders if base / name not in (train, evaluation))
         return Splits(root=base, layout="", train=train, evaluation=evaluation, unused=unused)
     part = part_named(given.absolute().name)
@@ -266,6 +270,11 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
     said = f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}"
     left = Decision("classes-left-out", said, {"folder": str(folder), "classes": unknown, "reason": "not in the set"})
     folder_of = {key: name for name, key in same.items() if key is not None}
+    twice = _linked_twice(folder, list(folder_of.values()))
+    text = (
+        f"Class folders in {folder} that are the same folder by a link give their images two classes: {some_of(twice)}."
+    )
+    linked = Decision("layout", text, {"folder": str(folder), "links": twice}, warning=True)
     renamed = sorted(name for key, name in folder_of.items() if name != key)
     text = f"{len(renamed)} folders in {folder} are the same class by another spelling: {some_of(renamed)}"
     spelled = Decision("layout", text, {"folder": str(folder), "spellings": {n: same[n] for n in renamed}})
@@ -282,9 +291,20 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
         list_class,
         f"class folders in {folder}",
         names={},
-        decisions=(*([left] if unknown else []), *([spelled] if renamed else [])),
+        decisions=(*([left] if unknown else []), *([spelled] if renamed else []), *([linked] if twice else [])),
         left_out=left_out,
     )
+
+
+def _linked_twice(folder: Path, names: Sequence[str]) -> list[str]:
+    """Those of the folders that are links to another one of them, or to what another one links to: 'link = other'."""
+    linked = [name for name in names if (folder / name).is_symlink()]
+    real = {os.path.realpath(folder / name): name for name in names if name not in linked} if linked else {}
+    found = []
+    for name in linked:
+        other = real.setdefault(os.path.realpath(folder / name), name)
+        found += [f"{name} = {other}"] if other != name else []
+    return found
 
 
 def _same_classes(folders: Sequence[str], keys: Sequence[str]) -> dict[str, str | None]:

@@ -39,6 +39,14 @@ def test_weights_beside_a_model_that_has_its_own_are_refused(clip: Clip, tmp_pat
         load(clip.identity.name, tmp_path / "w.pt")
 
 
+def test_weights_of_a_training_that_diverged_are_refused(tiny: str, tmp_path: Path) -> None:
+    state = open_clip.create_model(tiny).state_dict()
+    state["ln_final.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(NegPromptError, match=r"not finite numbers, first in ln_final\.bias"):
+        load(tiny, tmp_path / "w.pt")
+
+
 def fault(name: str, weights: Path) -> str:
     with pytest.raises(NegPromptError) as caught:
         load(name, weights)

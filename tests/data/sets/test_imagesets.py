@@ -100,6 +100,17 @@ def test_naming_a_split_itself(tmp_path: Path) -> None:
             load(tmp_path / folder, role)
 
 
+def test_links_hold_no_images_out(tmp_path: Path) -> None:
+    class_tree(tmp_path / "train", {"cat": 4, "dog": 4})
+    (tmp_path / "val").symlink_to("train")
+    train, val = load(tmp_path, "train"), load(tmp_path, "eval")
+    assert len(train) == len(val) == 4 and {*train.paths}.isdisjoint(val.paths)
+    assert "not used: val" in " ".join(map(str, train.decisions))
+    (tmp_path / "train" / "hound").symlink_to("dog")
+    told = [d for d in load(tmp_path, "train").decisions if d.warning]
+    assert [d.facts["links"] for d in told] == [["hound = dog"]]
+
+
 def test_classes_of_one_name_are_told_of(tmp_path: Path) -> None:
     class_tree(tmp_path, {"Cat": 2, "cat": 2, "red_fox": 2, "red fox": 2, "dog": 2})
     images = load(tmp_path)
