@@ -72,6 +72,8 @@ def compare(
     else:
         columns, rows, names = texts.figures_table(comparison, facts=False)
         text = table_text(texts.caption(comparison), columns, rows, labels=names)
+        if (streams := texts.streams_table(comparison)) is not None:
+            text += "\n" + table_text(*streams, labels=names)
         for more in (texts.gaps_table(comparison), texts.published_table(comparison)):
             text += "" if more is None else "\n" + table_text(*more)
         text += "\n"

@@ -50,7 +50,7 @@ def compare_runs(
     labels = run_labels(paths)
     _refuse_limited(labels, documents)
     _refuse_other_images(labels, documents)
-    names = list(dict.fromkeys(score for document in documents for score in document.scores))
+    names = list(dict.fromkeys(score for document in documents for score in (*document.scores, *_streams(document))))
     for score in scores or ():
         if score not in names:
             raise UsageError(f"No run was evaluated with score {score!r}.{did_you_mean(score, names)}")
@@ -63,6 +63,19 @@ def compare_runs(
         notes.append("The runs were evaluated on different OOD sets, so no averages are shown.")
     chosen = [name for name in names if scores is None or name in scores]
     lines = tuple(_lines(chosen, labels, documents, [{key: mine[key] for key in differing} for mine in facts]))
+    streams = tuple(
+        Line(
+            run=label,
+            score=score,
+            accuracy=None,
+            accuracy_std=None,
+            facts={key: mine[key] for key in differing},
+            cells={row.ood: row for row in document.test_time if row.score == score},
+        )
+        for label, document, mine in zip(labels, documents, facts, strict=True)
+        for score in _streams(document)
+        if score in chosen
+    )
     if (told := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
         notes.append(told.message)
     figures: tuple[Figure, ...] = ()
@@ -82,6 +95,7 @@ def compare_runs(
         published=figures,
         sources={label: document.provenance for label, document in zip(labels, documents, strict=True)},
         notes=tuple(notes),
+        streams=streams,
     )
 
 
@@ -95,6 +109,8 @@ def _lines(
     shared = set()
     for score in scores:
         having = [i for i, document in enumerate(documents) if score in document.scores]
+        if not having:
+            continue
         first = documents[having[0]]
         if len(having) > 1 and all(_same_figures(score, first, documents[i]) for i in having[1:]):
             shared.add(score)
@@ -118,6 +134,11 @@ def _lines(
                     facts=mine,
                     cells={row.ood: row for row in document.rows if row.score == score},
                 )
+
+
+def _streams(document: EvaluationDocument) -> list[str]:
+    """Names of the scores that learn from the test images."""
+    return list(dict.fromkeys(row.score for row in document.test_time))
 
 
 def _same_figures(score: str, one: EvaluationDocument, other: EvaluationDocument) -> bool:

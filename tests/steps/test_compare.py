@@ -17,6 +17,7 @@ from negprompt_cli.steps.shared.comparison import (
     figures_table,
     gaps_table,
     published_table,
+    streams_table,
     to_csv,
     to_latex,
     to_markdown,
@@ -92,6 +93,30 @@ def test_what_is_the_same_in_all_runs_is_one_line_and_the_best_are_strong(save):
 def test_a_deviation_is_shown_where_there_is_one(save):
     varying = _document(scores=("negprompt",), std={"auroc": 0.01, "fpr95_id_positive": 0.0})
     assert table_cells(compare_runs([save("a", varying)]))[1][0][-1] == "87.5 ± 1.0 / 25.0"
+
+
+def test_test_time_scores_are_apart_in_every_form(save):
+    def document(loss):
+        row = evaluation_row("noise", "adaneg", auroc=0.99, fpr95_id_positive=0.05)
+        deviations = {"auroc": 0.01, "fpr95_id_positive": 0.02, "fpr95_ood_positive": None}
+        mean = row.model_copy(update={"ood": "average"})
+        more = {"sees_test_stream": True, "orders": [0, 1], "order_std": deviations}
+        streams = [{**r.document(), **more} for r in (row, mean)]
+        return _document(prompts__loss=loss, test_time=streams, auroc=0.8 if loss == "quoted" else 0.7)
+
+    comparison = compare_runs([save("a", document("quoted")), save("b", document("separation"))])
+    assert {line.score for line in comparison.lines} == {"negprompt", "mcm"}
+    title, header, rows = streams_table(comparison)
+    assert "learn from the test images" in title and header == ["run", "score", "noise", "average"]
+    assert texts(rows)[0] == ["a", "adaneg", "99.0 ± 1.0 / 5.0 ± 2.0", "99.0 ± 1.0 / 5.0 ± 2.0"]
+    # The best of the others is strong, though a test-time score is better.
+    assert "**80.0**" in to_markdown(comparison) and "**99.0" not in to_markdown(comparison)
+    lines = [line for line in to_latex(comparison).splitlines() if line.endswith(r"\\")]
+    assert r"a & adaneg & quoted & - & 99.0 $\pm$ 1.0 & 5.0 $\pm$ 2.0 & 99.0" in to_latex(comparison)
+    assert {line.count(" & ") for line in lines if "multicolumn" not in line} == {7}
+    found = [row for row in csv.DictReader(io.StringIO(to_csv(comparison))) if row["sees_test_stream"]]
+    assert {row["score"] for row in found} == {"adaneg"} and found[0]["auroc_order_std"] == "0.01"
+    assert compare_runs([save("c", document("quoted"))], scores=["mcm"]).streams == ()
 
 
 def test_differences_from_the_best_baseline_are_a_table_and_columns(save):

@@ -187,10 +187,10 @@ class StreamRow(Row):
     orders: tuple[int, ...]
     order_std: dict[str, float | None]
 
-    def order_text(self) -> str:
-        """`AUROC / FPR95` (ID positive) in per cent, each with its deviation over orders."""
-        parts = (percent(self.figure(m), self.order_std.get(m)) for m in ("auroc", "fpr95_id_positive"))
-        return " / ".join(parts)
+    def order_texts(self, fpr: str = "fpr95_id_positive") -> tuple[str, str]:
+        """AUROC and FPR95 in per cent, each with its deviation over orders."""
+        auroc, share = (percent(self.figure(m), self.order_std.get(m)) for m in ("auroc", fpr))
+        return auroc, share
 
 
 SomeRow = TypeVar("SomeRow", bound=Row)
@@ -299,7 +299,7 @@ class EvaluationDocument(_Part):
         if not self.test_time:
             return None
         sets = list(dict.fromkeys(row.ood for row in self.test_time))
-        texts = {(row.score, row.ood): row.order_text() for row in self.test_time}
+        texts = {(row.score, row.ood): " / ".join(row.order_texts()) for row in self.test_time}
         rows = [
             [cell(score), *(cell(texts[score, ood]) for ood in sets)]
             for score in dict.fromkeys(row.score for row in self.test_time)

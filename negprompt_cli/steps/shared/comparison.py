@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from negprompt_cli import schemas
-from negprompt_cli.data.results.evaluations import AVERAGE, Row, figure_cells
+from negprompt_cli.data.results.evaluations import AVERAGE, Row, StreamRow, figure_cells
 from negprompt_cli.data.studies.published import Figure
 from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.wording import Cell, Span, cell, percent
 
 FprConvention = Literal["id-positive", "ood-positive"]
+STREAMS = "Test-time scores, which learn from the test images"
 FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
 
 
@@ -37,7 +38,7 @@ class Comparison:
 
     `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
     `differing`: by run the facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
-    know.
+    know. `streams`: scores that learn from the test images, apart from all others; their rows are `StreamRow`.
     """
 
     id_name: str
@@ -51,6 +52,7 @@ class Comparison:
     published: tuple[Figure, ...]
     sources: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
+    streams: tuple[Line, ...] = ()
 
     @property
     def differing_names(self) -> list[str]:
@@ -99,6 +101,34 @@ def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[s
         named = [*([line.run] if several else []), line.score, *(line.facts[name] for name in names)]
         rows.append([*map(cell, (*named, percent(line.accuracy, line.accuracy_std or None))), *cells])
     return [*labels, "ID acc.", *comparison.sets], rows, len(labels)
+
+
+def streams_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
+    """Scores that learn from the test images as title, header and rows; None where there are none."""
+    if not comparison.streams:
+        return None
+    several = len(comparison.differing) > 1
+    rows = [
+        [*map(cell, [*([line.run] if several else []), line.score]), *_stream_cells(comparison, line)]
+        for line in comparison.streams
+    ]
+    title = (
+        f"{STREAMS}: AUROC / FPR95, per cent, mean ± standard deviation over orders of the stream. They are not comparable "
+        "with the scores above"
+    )
+    return title, [*(["run"] if several else []), "score", *comparison.sets], rows
+
+
+def _stream_cells(comparison: Comparison, line: Line) -> list[Cell]:
+    cells: list[Cell] = []
+    for name in comparison.sets:
+        row = line.cells.get(name)
+        if isinstance(row, StreamRow):
+            auroc, fpr = row.order_texts(comparison.fpr_key)
+            cells.append((Span(auroc), Span(" / "), Span(fpr)))
+        else:
+            cells.append(cell("-"))
+    return cells
 
 
 def published_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
@@ -153,15 +183,18 @@ def to_csv(comparison: Comparison) -> str:
     gaps = ["auroc", *FPR_KEYS.values()]
     versus = ["baseline", *(f"{metric}_{part}" for metric in gaps for part in ("difference", "low", "high")), "auroc_p"]
     columns = ["run", "score", "ood", "images", "id", "accuracy", *facts, *METRICS, *(f"{m}_std" for m in METRICS)]
-    writer = csv.DictWriter(buffer, [*columns, *versus, "source", "evidence"], lineterminator="\n", restval="")
+    stream = ["sees_test_stream", *(f"{m}_order_std" for m in METRICS)] if comparison.streams else []
+    writer = csv.DictWriter(buffer, [*columns, *versus, *stream, "source", "evidence"], lineterminator="\n", restval="")
     writer.writeheader()
-    for line in comparison.lines:
+    for line in (*comparison.lines, *comparison.streams):
         for name in comparison.sets:
             row = line.cells.get(name)
             if row is None:
                 continue
             figures = {metric: row.figure(metric) for metric in METRICS}
             spread = {f"{key}_std": value for key, value in (row.std or {}).items()}
+            if isinstance(row, StreamRow):
+                spread |= {"sees_test_stream": True, **{f"{key}_order_std": v for key, v in row.order_std.items()}}
             place = {"run": line.run, "score": line.score, "ood": name, "images": row.images}
             own = {"id": comparison.id_name, "accuracy": line.accuracy, **comparison.shared, **line.facts}
             compared: dict[str, Any] = {}
@@ -192,7 +225,7 @@ def to_markdown(comparison: Comparison) -> str:
     """Markdown tables, the first with its caption above, and notes below."""
     header, rows, _ = figures_table(comparison)
     parts = [caption(comparison), _markdown(header, rows)]
-    for more in (gaps_table(comparison), published_table(comparison)):
+    for more in (streams_table(comparison), gaps_table(comparison), published_table(comparison)):
         if more is not None:
             title, header, rows = more
             parts += [f"{title}:", _markdown(header, rows)]
@@ -229,6 +262,15 @@ def to_latex(comparison: Comparison) -> str:
         return " & ".join([*names, *(_joined(half, _latex, r"\textbf{{{}}}") for half in halves)]) + r" \\"
 
     body = [line(row) for row in rows]
+    if comparison.streams:
+        body += [r"\midrule", rf"\multicolumn{{{labels + 2 * len(sets)}}}{{l}}{{{_latex(STREAMS)}}} \\"]
+        names = [label for label in header[: labels - 1] if label != "score"]
+        for one in comparison.streams:
+            own = {"run": one.run, **one.facts}
+            beside = [cell(own[name]) if name in own else cell("-") for name in names]
+            place = header.index("score")
+            cells = [*beside[:place], cell(one.score), *beside[place:], cell("-"), *_stream_cells(comparison, one)]
+            body.append(line(cells))
     if comparison.published:
         blank = [cell("-")] * (len(header) - 2)
         theirs = [
@@ -280,6 +322,11 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
             for line in comparison.lines
             for name in comparison.sets
             if name in line.cells
+        ],
+        "test_time": [
+            {"run": line.run, **line.facts, **row.document()}
+            for line in comparison.streams
+            for row in line.cells.values()
         ],
         "published": [figure.model_dump(mode="json") for figure in comparison.published],
         "sources": comparison.sources,
