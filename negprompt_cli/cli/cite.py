@@ -19,7 +19,7 @@ EXAMPLES = (
 def cite(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Run folders, or evaluation JSON files.", metavar="[RUN...]", show_default=False),
+        typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN", show_default=False),
     ] = None,
     score: Annotated[
         str | None,
@@ -44,7 +44,10 @@ def cite(
         for title, references in (("Scores", citation.scores), ("Data sets", citation.data)):
             if references:
                 typer.echo(f"{title} to cite:")
+                by_reference: dict[str, list[str]] = {}
                 for name, reference in references.items():
-                    typer.echo(hanging(f"  {name}: ", " ".join(reference.split())))
+                    by_reference.setdefault(" ".join(reference.split()), []).append(name)
+                for reference, names in by_reference.items():
+                    typer.echo(hanging("  ", f"{', '.join(names)}: {reference}"))
                 typer.echo()
     typer.echo(bibtex(), nl=False)
