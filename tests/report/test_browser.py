@@ -16,6 +16,8 @@ from PIL import Image
 
 from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.results.rowfile import COLUMNS, Row
+from negprompt_cli.progress import Silent
+from negprompt_cli.steps.report import ReportOptions, run_report
 from negprompt_cli.steps.shared import score_page
 from negprompt_cli.steps.shared.score_page import Judged, PageRows, write_score_page
 
@@ -158,3 +160,42 @@ def test_a_page_of_more_images_than_it_shows(
     assert text(browser, "n-ood") == str(sum(row.score < moved for row in rows))
     assert f"of {IMAGES} images" in text(browser, "csv")
     assert len(saved_csv(browser)) == 10 + len(collected.others)
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a file of scores: thirty classes, two OOD sets."""
+    folder, generator = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
+    lines = ["set,role,path,label,label_name,prediction,prediction_name,seed,negprompt,mcm"]
+    for i in range(300):
+        kind, other = ("photos,id", i % 30) if i < 200 else (f"ood{i % 2},ood", None)
+        own = "," if other is None else f"c{other},class number {other}"
+        found = generator.integers(30) if generator.random() < 0.3 or other is None else other
+        one, two = generator.normal(2.0 * (i < 200), 1, 2).tolist()
+        lines.append(f"{kind},{i}.png,{own},c{found},class number {found},0,{one},{two}")
+    (folder / "scores.csv").write_text("\n".join(lines) + "\n")
+    options = ReportOptions(formats=())
+    return run_report([folder / "scores.csv"], folder / "page", options, overwrite=False, progress=Silent())
+
+
+@pytest.mark.parametrize(("width", "dark"), [(500, True), (1280, False)])
+def test_a_report_fits_and_its_pictures_follow_the_page(browser: Any, evaluation: Path, width: int, dark: bool):
+    show(browser, evaluation, width=width, dark=dark)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    ink, text_colour, line = browser.execute_script(
+        """const style = (q) => getComputedStyle(document.querySelector(q));
+        return [style("body").color, style(".pictures text").fill, style(".key line").stroke]"""
+    )
+    assert text_colour == ink
+    assert line == ("rgb(74, 168, 232)" if dark else "rgb(0, 114, 178)")
+    # The links stay in sight, and what they lead to is not below them.
+    browser.find_element("link text", "ROC curves").click()
+    top, bottom, heading = browser.execute_script(
+        """const box = (q) => document.querySelector(q).getBoundingClientRect();
+        return [box("nav").top, box("nav").bottom, box("#run1-more-1 h3").top]"""
+    )
+    assert top == 0
+    assert bottom <= heading < 900
+    browser.find_element("link text", "Details").click()
+    assert browser.find_element("id", "run1-how").is_displayed()
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

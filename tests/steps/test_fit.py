@@ -93,7 +93,7 @@ def test_held_out_accuracy_is_that_of_evaluation_and_weak_classes_are_named(clip
     text = Path(document["report"]).read_text()
     words = " ".join(Page(text).text)
     rows, classes = data_of(text)["rows"], data_of(text)["classes"]
-    assert f"{100 * held['accuracy']:.1f} % of 21 held-out images" in words
+    assert f"{100 * held['accuracy']:.1f}\N{NO-BREAK SPACE}% of 21 held-out images" in words
     for own in held["classes"].values():
         assert f"{100 * own['correct'] / 7:.1f}" in words
     taken = sum(own["images"] - own["correct"] for own in held["classes"].values())

@@ -213,7 +213,7 @@ def test_rows_of_score_are_reported_as_score_does(tmp_path, form):
     page = run_report([path], tmp_path / "page", ReportOptions(), overwrite=False, progress=Recorder())
     text = page.read_text()
     assert [row[3] for row in data_of(text)["rows"]] == [i / 7 for i in range(9)]
-    assert "3 of 9 images (33.3 %) are OOD" in text
+    assert "3 of 9 images (33.3\N{NO-BREAK SPACE}%) are OOD" in text
     with pytest.raises(UsageError, match="alone"):
         run_report([path, path], tmp_path / "other", ReportOptions(), overwrite=False, progress=Recorder())
 

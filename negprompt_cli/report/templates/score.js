@@ -12,6 +12,7 @@
 
   const x = (edge) => 1000 * Math.min(1, Math.max(0, (edge - data.axis[0]) / (data.axis[1] - data.axis[0])));
   const chosen = () => (classes.value === "" ? null : Number(classes.value));
+  const count = (value) => value.toLocaleString("en-US");
   const text = (value) => String(Number(value.toPrecision(4)));
   const isOod = (row) => (stop === null ? row[VERDICT] : row[SCORE] < data.edges[stop]);
   const among = (row) => chosen() === null || row[CLASS] === chosen();
@@ -47,9 +48,9 @@
     const counts = bins(), images = counts.reduce((a, b) => a + b, 0);
     const below = stop === null ? judged() : counts.slice(0, stop).reduce((a, b) => a + b, 0);
     const decided = stop !== null || data.decided;
-    find("n-images").textContent = images;
-    find("n-ood").textContent = decided ? below : "-";
-    find("n-id").textContent = decided ? images - below : "-";
+    find("n-images").textContent = count(images);
+    find("n-ood").textContent = decided ? count(below) : "-";
+    find("n-id").textContent = decided ? count(images - below) : "-";
     find("n-share").textContent = decided && images ? (100 * (images - below) / images).toFixed(1) + " %" : "-";
     find("n-threshold").textContent = stop === null ? data.threshold : text(data.edges[stop]);
     if (find("n-held")) {
@@ -71,7 +72,7 @@
       badge.classList.toggle("ood", isOod(row) === true);
     }
     const rows = data.rows.filter(among).length;
-    find("csv").textContent = `Download CSV (${rows}${rows < images ? " of " + images : ""} images)`;
+    find("csv").textContent = `Download CSV (${count(rows)}${rows < images ? " of " + count(images) : ""} images)`;
     find("reset").disabled = stop === null && chosen() === null;
   }
 

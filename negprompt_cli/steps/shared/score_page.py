@@ -228,17 +228,19 @@ def _threshold(
 def _verdict(rows: PageRows, scores: npt.NDArray[np.float64], ood: int, decided: bool) -> str:
     """The answer in a sentence."""
     if not len(scores):
-        return f"None of the {rows.images} images could be judged." if rows.images else "There were no images to judge."
-    broken = f" {rows.broken_count} more could not be judged." if rows.broken_count else ""
+        return (
+            f"None of the {rows.images:,} images could be judged." if rows.images else "There were no images to judge."
+        )
+    broken = f" {rows.broken_count:,} more could not be judged." if rows.broken_count else ""
     if not decided:
         return (
-            f"{len(scores)} images were scored, but there is no threshold, so none is called OOD. The images least like "
+            f"{len(scores):,} images were scored, but there is no threshold, so none is called OOD. The images least like "
             f"the classes come first.{broken}"
         )
     if not ood:
-        return f"All {len(scores)} images are accepted as ID.{broken}"
+        return f"All {len(scores):,} images are accepted as ID.{broken}"
     share = percent(ood / len(scores))
-    return f"{ood} of {len(scores)} images ({share} %) are OOD: they do not look like any of the classes.{broken}"
+    return f"{ood:,} of {len(scores):,} images ({share} %) are OOD: they do not look like any of the classes.{broken}"
 
 
 def _expected(images: int, ood: int, held_out: npt.NDArray[np.float64] | None, threshold: float | None) -> list[str]:
@@ -247,8 +249,8 @@ def _expected(images: int, ood: int, held_out: npt.NDArray[np.float64] | None, t
         return []
     rejected = float((held_out < threshold).mean())
     return [
-        f"The threshold rejects {percent(rejected)} % of {len(held_out)} held-out ID images. So of {images} ID images about "
-        f"{round(rejected * images)} would be called OOD by design; here {ood} are."
+        f"The threshold rejects {percent(rejected)} % of {len(held_out):,} held-out ID images. So of {images:,} ID images "
+        f"about {round(rejected * images):,} would be called OOD by design; here {ood:,} are."
     ]
 
 
@@ -261,15 +263,15 @@ def _numbers(
     value: float | None,
 ) -> list[Number]:
     numbers = [
-        Number("images", str(images), key="n-images"),
-        Number("OOD", str(ood) if decided else "-", key="n-ood"),
-        Number("accepted as ID", str(images - ood) if decided else "-", key="n-id"),
+        Number("images", f"{images:,}", key="n-images"),
+        Number("OOD", f"{ood:,}" if decided else "-", key="n-ood"),
+        Number("accepted as ID", f"{images - ood:,}" if decided else "-", key="n-id"),
         Number("share accepted", f"{percent(1 - ood / images)} %" if decided else "-", key="n-share"),
         Number("threshold", threshold, key="n-threshold"),
     ]
     if held_out is not None:
         share = f"{percent(float((held_out >= value).mean()))} %" if value is not None else "-"
-        numbers.append(Number(f"of {len(held_out)} held-out ID images accepted", share, key="n-held"))
+        numbers.append(Number(f"of {len(held_out):,} held-out ID images accepted", share, key="n-held"))
     return numbers
 
 
@@ -284,14 +286,14 @@ def _note(images: int, kept: int, others: int, single: bool) -> str:
             "As judged, classes have thresholds of their own; a moved slider is one threshold for all of them."
         )
     if kept < images:
-        texts.append(f"The CSV file holds the {kept} most suspicious images and a random sample of {others} others.")
+        texts.append(f"The CSV file holds the {kept:,} most suspicious images and a random sample of {others} others.")
     return " ".join(texts)
 
 
 def _choices(rows: PageRows, labels: npt.NDArray[np.int32]) -> list[tuple[int, str]]:
     """Classes to filter by, in the order of their names, with their numbers of images."""
     counts = np.bincount(labels, minlength=len(rows.classes))
-    named = [(index, f"{utf8_text(name)} ({counts[index]})") for (_, name), index in rows.classes.items()]
+    named = [(index, f"{utf8_text(name)} ({counts[index]:,})") for (_, name), index in rows.classes.items()]
     return sorted(named, key=lambda choice: choice[1])
 
 
@@ -308,7 +310,7 @@ def _galleries(
     cards = [
         _card(index, row, jpeg, own.get(row.path)) for (index, row), jpeg in zip([*shown, *more], jpegs, strict=True)
     ]
-    first = f"The {len(shown)} images with the lowest scores of {len(rows.scores)}." if more else ""
+    first = f"The {len(shown)} images with the lowest scores, of {len(rows.scores):,}." if more else ""
     made = [Gallery("Most suspicious first", first, cards[: len(shown)])]
     if more:
         note = f"A random sample of {len(more)} of the other images, to see what is accepted."
@@ -372,5 +374,5 @@ def _broken(rows: PageRows) -> Table:
     """Images that could not be judged, with the reason."""
     cells = [[row.path, row.error or ""] for row in rows.broken]
     left = rows.broken_count - len(cells)
-    note = f"And {left} more." if left else ""
-    return Table(f"{rows.broken_count} images could not be judged", ["image", "why"], cells, note, 2, len(cells) > 12)
+    note = f"And {left:,} more." if left else ""
+    return Table(f"{rows.broken_count:,} images could not be judged", ["image", "why"], cells, note, 2, len(cells) > 12)
