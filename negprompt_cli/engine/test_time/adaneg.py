@@ -23,11 +23,10 @@ THRESHOLD = 0.5
 
 def adaneg(stream: Stream, *, most: int = MEMORY) -> Tensor:
     """Return (N,) float64 scores of the images in their order; `most` is L."""
-    texts, scale, k = stream.texts, stream.logit_scale, len(stream.names)
-    memory = _Memory(texts, most)
+    scale, k = stream.logit_scale, len(stream.names)
+    memory = _Memory(stream.texts, most)
     scores = torch.empty(len(stream.features), dtype=torch.float64)
-    for i, image in enumerate(stream.features):
-        cosines = texts @ image
+    for i, (image, cosines) in enumerate(stream):
         logits = scale * cosines.double()
         share = float(stream.share_of_names(logits))
         if is_known(share, THRESHOLD):
@@ -45,54 +44,61 @@ def _entropy(logits: Tensor) -> float:
 
 
 class _Memory:
-    """Images kept for names and words (C, D): at most `most` for each."""
+    """Names and words (C, D) that images are kept for, each with at most `most` images.
+
+    The length of a proxy follows from the products of its parts with each other, which change only when an image is kept.
+    Empty places are zero, so that they add nothing to any sum.
+    """
 
     def __init__(self, texts: Tensor, most: int) -> None:
         self._texts, self._most = texts, most
-        self._images = texts.new_empty(64, texts.shape[1])
-        self._owner = torch.empty(64, dtype=torch.long, device=texts.device)
-        """Of each image, the place of its name or word among `_owners`."""
-        self._count = 0
         self._owners: list[int] = []
         self._place: dict[int, int] = {}
-        self._kept: dict[int, list[tuple[float, int]]] = {}
-        """By name or word, entropy and row of its images."""
+        self._entropies: list[list[float]] = []
+        self._parts = texts.new_zeros(16, most + 1, texts.shape[1])
+        """(U, most + 1, D): of each owner the text, then its images."""
+        self._products = texts.new_zeros(16, most + 1, most + 1)
 
     def keep(self, image: Tensor, owner: int, entropy: float) -> None:
         """Keep an image (D,) for a name or word, where there is room or another is less sure."""
-        kept = self._kept.setdefault(owner, [])
-        if len(kept) == self._most:
-            worst = max(range(len(kept)), key=lambda i: kept[i][0])
-            highest, row = kept[worst]
-            if entropy >= highest:
-                return
-            kept[worst] = entropy, row
+        if owner not in self._place:
+            self._add(owner)
+        place = self._place[owner]
+        entropies = self._entropies[place]
+        if len(entropies) < self._most:
+            entropies.append(entropy)
+            part = len(entropies)
         else:
-            if self._count == len(self._images):
-                self._images = torch.cat([self._images, torch.empty_like(self._images)])
-                self._owner = torch.cat([self._owner, torch.empty_like(self._owner)])
-            row = self._count
-            self._count += 1
-            if owner not in self._place:
-                self._place[owner] = len(self._owners)
-                self._owners.append(owner)
-            self._owner[row] = self._place[owner]
-            kept.append((entropy, row))
-        self._images[row] = image
+            worst = max(range(self._most), key=lambda i: entropies[i])
+            if entropy >= entropies[worst]:
+                return
+            entropies[worst] = entropy
+            part = worst + 1
+        self._put(image, place, part)
 
     def adapted(self, image: Tensor, cosines: Tensor) -> Tensor:
         """(C,) cosines of an image with the proxies; `cosines` (C,) are those with the texts."""
-        if not self._owners:
+        used = len(self._owners)
+        if not used:
             return cosines
+        near = self._parts[:used] @ image
+        weights = (near - 1).mul(SHARPNESS).exp()
+        lengths = torch.einsum("ua,uab,ub->u", weights, self._products[:used], weights).sqrt()
         owners = torch.tensor(self._owners, device=cosines.device)
-        images, place = self._images[: self._count], self._owner[: self._count]
-        near = images @ image
-        weights, own = _weight(near), _weight(cosines[owners])
-        proxies = own[:, None] * self._texts[owners]
-        proxies.index_add_(0, place, weights[:, None] * images)
-        along = (own * cosines[owners]).index_add(0, place, weights * near)
-        return cosines.index_copy(0, owners, along / torch.linalg.vector_norm(proxies, dim=1))
+        return cosines.index_copy(0, owners, (weights * near).sum(1) / lengths)
 
+    def _add(self, owner: int) -> None:
+        place = len(self._owners)
+        if place == len(self._parts):
+            self._parts = torch.cat([self._parts, torch.zeros_like(self._parts)])
+            self._products = torch.cat([self._products, torch.zeros_like(self._products)])
+        self._owners.append(owner)
+        self._place[owner] = place
+        self._entropies.append([])
+        self._put(self._texts[owner], place, 0)
 
-def _weight(cosines: Tensor) -> Tensor:
-    return (cosines - 1).mul(SHARPNESS).exp()
+    def _put(self, feature: Tensor, place: int, part: int) -> None:
+        self._parts[place, part] = feature
+        products = self._parts[place] @ feature
+        self._products[place, part] = products
+        self._products[place, :, part] = products

@@ -1,9 +1,13 @@
 """A stream of test images, compared with names and words."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+BLOCK = 256
+"""Images that are multiplied with all texts at a time; no score depends on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,12 @@ class Stream:
     def texts(self) -> Tensor:
         """(K + W, D): the names, then the words."""
         return torch.cat([self.names, self.words])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each image (D,) with its cosines (K + W,) with the names and the words, in order."""
+        texts = self.texts
+        for block in self.features.split(BLOCK):
+            yield from zip(block, block @ texts.T, strict=True)
 
     def share_of_names(self, logits: Tensor) -> Tensor:
         """NegLabel without groups: the share (...) that the names have of the softmax over (..., K + W) logits."""

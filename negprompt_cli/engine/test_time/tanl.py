@@ -29,26 +29,24 @@ STEPS = 100
 
 def tanl(stream: Stream, *, most: int = WORDS, queue: int = QUEUE) -> Tensor:
     """Return (N,) float64 scores of the images in their order; `most` is M and `queue` Q."""
-    texts, scale, k = stream.texts, stream.logit_scale, len(stream.names)
-
-    def activations(features: Tensor) -> Tensor:
-        return (scale * (features @ texts.T).double()).softmax(-1)[..., k:]
-
-    alike = torch.full_like(texts[k:, 0], 1 / len(texts)).double()
-    known, foreign = _Queue(activations(stream.names), queue), _Queue(alike[None], queue)
+    scale, k, count = stream.logit_scale, len(stream.names), min(most, len(stream.words))
+    names = scale * (stream.names @ stream.texts.T).double()
+    alike = names.new_full((1, len(stream.words)), 1 / len(stream.texts))
+    known, foreign = _Queue(names.softmax(1)[:, k:], queue), _Queue(alike, queue)
     threshold = _Threshold()
     scores = torch.empty(len(stream.features), dtype=torch.float64)
-    for i, image in enumerate(stream.features):
-        order = (foreign.mean - known.mean).topk(min(most, len(stream.words))).indices
-        logits = scale * (texts @ image).double()
-        masses = logits[k:][order].logcumsumexp(0)
+    ranked = None
+    for i, (_, cosines) in enumerate(stream):
+        if ranked is None:
+            ranked = (foreign.mean - known.mean).topk(count).indices
+        logits = scale * cosines.double()
+        masses = logits[k:][ranked].logcumsumexp(0)
         share = float((logits[:k].logsumexp(0) - masses).sigmoid().mean())
         scores[i] = share
         limit = threshold.after(share)
-        if is_known(share, limit):
-            known.add(activations(image))
-        elif is_foreign(share, limit):
-            foreign.add(activations(image))
+        if is_known(share, limit) or is_foreign(share, limit):
+            (known if share > limit else foreign).add(logits.softmax(0)[k:])
+            ranked = None
     return scores
 
 
