@@ -60,9 +60,19 @@ class Comparison:
         return list(next(iter(self.differing.values())))
 
     @property
+    def accuracy(self) -> str | None:
+        """The ID accuracy in per cent where all lines have the same, else None."""
+        found = {_accuracy(line) for line in self.lines}
+        return found.pop() if len(found) == 1 else None
+
+    @property
     def fpr_key(self) -> str:
         """The metric that FPR95 is, in the convention shown."""
         return FPR_KEYS[self.fpr]
+
+
+def _accuracy(line: Line) -> str:
+    return percent(line.accuracy, line.accuracy_std or None)
 
 
 def caption(comparison: Comparison) -> str:
@@ -70,8 +80,10 @@ def caption(comparison: Comparison) -> str:
     which = "ID" if comparison.fpr == "id-positive" else "OOD"
     shared = ", ".join(f"{key} {_quoted(value)}" for key, value in comparison.shared.items() if value != "-")
     single = f" Run {next(iter(comparison.differing))}." if len(comparison.differing) == 1 else ""
+    accuracy = f", accuracy {comparison.accuracy} %" if comparison.accuracy not in (None, "-") else ""
+    data = f"{comparison.id_images} images, {comparison.id_classes} classes{accuracy}"
     return (
-        f"OOD detection with {comparison.id_name} as ID ({comparison.id_images} images, {comparison.id_classes} classes): "
+        f"OOD detection with {comparison.id_name} as ID ({data}): "
         f"AUROC / FPR95 with {which} positive, per cent.{single}" + (f" All rows: {shared}." if shared else "")
     )
 
@@ -84,6 +96,8 @@ def differences(comparison: Comparison) -> list[str]:
 
 def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[str], list[list[Cell]], int]:
     """The header, the rows, and how many columns name a row; AUROC / FPR95 of the OOD sets are the last columns.
+
+    Before them is the ID accuracy where it differs between the rows.
 
     The best of each column are strong.
 
@@ -99,8 +113,9 @@ def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[s
     rows: list[list[Cell]] = []
     for line, cells in zip(comparison.lines, figures, strict=True):
         named = [*([line.run] if several else []), line.score, *(line.facts[name] for name in names)]
-        rows.append([*map(cell, (*named, percent(line.accuracy, line.accuracy_std or None))), *cells])
-    return [*labels, "ID acc.", *comparison.sets], rows, len(labels)
+        own = [] if comparison.accuracy else [_accuracy(line)]
+        rows.append([*map(cell, (*named, *own)), *cells])
+    return [*labels, *([] if comparison.accuracy else ["ID acc."]), *comparison.sets], rows, len(labels)
 
 
 def streams_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
@@ -146,9 +161,13 @@ def _published_figures(comparison: Comparison, figure: Figure) -> Cell:
     return Span(percent(figure.auroc)), Span(" / "), Span(percent(figure.fpr(comparison.fpr_key)))
 
 
+def _stream_mark(figure: Figure) -> str:
+    return ", sees the test stream" if figure.needs == "test stream" else ""
+
+
 def _quoted(text: str) -> str:
     """A value as part of a sentence."""
-    return f'"{text}"' if "{}" in text else text
+    return f"“{text}”" if "{}" in text else text
 
 
 def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
@@ -249,7 +268,8 @@ def to_latex(comparison: Comparison) -> str:
     It is as wide as the text at most. Published figures are below a rule of their own, notes below the table.
     """
     header, rows, labels = figures_table(comparison)
-    labels += 1  # ID accuracy, which is one column
+    names = header[:labels]
+    labels = len(header) - len(comparison.sets)  # with the ID accuracy, where it is a column
     sets = header[labels:]
     above = [""] * labels + [rf"\multicolumn{{2}}{{c}}{{{_latex(name)}}}" for name in sets]
     rules = "".join(rf"\cmidrule(lr){{{labels + 1 + 2 * i}-{labels + 2 + 2 * i}}}" for i in range(len(sets)))
@@ -264,22 +284,19 @@ def to_latex(comparison: Comparison) -> str:
     body = [line(row) for row in rows]
     if comparison.streams:
         body += [r"\midrule", rf"\multicolumn{{{labels + 2 * len(sets)}}}{{l}}{{{_latex(STREAMS)}}} \\"]
-        names = [label for label in header[: labels - 1] if label != "score"]
         for one in comparison.streams:
-            own = {"run": one.run, **one.facts}
-            beside = [cell(own[name]) if name in own else cell("-") for name in names]
-            place = header.index("score")
-            cells = [*beside[:place], cell(one.score), *beside[place:], cell("-"), *_stream_cells(comparison, one)]
-            body.append(line(cells))
+            own = {"run": one.run, "score": one.score, **one.facts}
+            beside = [cell(own[name]) for name in names] + [cell("-")] * (labels - len(names))
+            body.append(line([*beside, *_stream_cells(comparison, one)]))
     if comparison.published:
-        blank = [cell("-")] * (len(header) - 2)
+        blank = [cell("")] * (len(header) - 2)
         theirs = [
-            [cell(f"{f.method} [{f.mark}]"), *blank, _published_figures(comparison, f)] for f in comparison.published
+            [cell(f"{f.method} [{f.mark}]{_stream_mark(f)}"), *blank, _published_figures(comparison, f)]
+            for f in comparison.published
         ]
         body += [r"\midrule", *map(line, theirs)]
-    notes = [
-        rf"\par\smallskip{{\footnotesize {_latex(' '.join(found))}\par}}" for found in [remarks(comparison)] if found
-    ]
+    said = _latex(" ".join(remarks(comparison)))
+    notes = [rf"\par\smallskip{{\footnotesize\raggedright {said}\par}}"] if said else []
     return "\n".join(
         [
             r"% In the preamble: \usepackage{booktabs,graphicx}",
@@ -288,7 +305,7 @@ def to_latex(comparison: Comparison) -> str:
             rf"\caption{{{_latex(caption(comparison))}}}",
             rf"\label{{tab:ood-{_label(comparison.id_name)}}}",
             r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{{'l' * (labels - 1)}r{'rr' * len(sets)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(names)}{'r' * (labels - len(names))}{'rr' * len(sets)}}}",
             r"\toprule",
             " & ".join(above) + r" \\",
             rules,
@@ -348,6 +365,7 @@ def _joined(spans: Cell, escape: Callable[[str], str], strong: str) -> str:
 def _latex(text: str) -> str:
     special = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
     special |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "…": r"\ldots{}", "$": r"\$"}
+    special |= {"“": "``", "”": "''"}
     return "".join(special.get(character, character) for character in text)
 
 
