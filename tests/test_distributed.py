@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from packed_world import write_shards
 from ranked_world import bench, draw, everywhere, free_port
 from safetensors.torch import load_file
 from scoring_world import make_prompts, small_clip, write_artifact, write_broken, write_images
@@ -23,12 +24,14 @@ from torch import Tensor
 
 from negprompt_cli.cli.launch import exit_code_of
 from negprompt_cli.config import ModelConfig, load_config
-from negprompt_cli.data.encoding.features import EncodeOptions, encode_images
+from negprompt_cli.data.encoding.features import EncodeOptions, encode_images, feature_store
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.shared_model import load_shared
-from negprompt_cli.data.encoding.stream import stream_features
+from negprompt_cli.data.encoding.stream import Cache, stream_features
 from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.sets.filekinds import LeftOut
 from negprompt_cli.data.sets.imagesets import load_image_set
+from negprompt_cli.data.sets.pathlist import list_paths
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.parallel.sharded_prompts import PromptShard, deal
 from negprompt_cli.engine.parallel.shared_clip import SharedClip
@@ -62,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "mixed" / "good", 20, seed=9)
     write_broken(folder / "mixed" / "broken")
     (folder / "mixed" / "broken" / "dangling.jpg").unlink()
+    write_shards(folder / "shards", [3, 4])
     small_clip(folder / "small")
     return folder
 
@@ -85,7 +89,14 @@ def _encode(clip: Clip, given: dict[str, Any]) -> dict[str, Any]:
 
 def _stream(clip: Clip, folder: Path) -> list[tuple[Any, Any, Any]]:
     paths = sorted(p for p in folder.rglob("*") if not p.is_dir())
+    paths += list_paths([str(folder.with_name("shards"))], [], LeftOut())
+    told = Silent()
+    cache = Cache(feature_store(clip, "pil", told, partial=True), told)
     batches = list(stream_features(clip, iter(paths), batch_size=2))
+    for _ in range(2):
+        again = list(stream_features(clip, iter(paths), batch_size=2, cache=cache))
+        assert [batch.paths for batch in again] == [batch.paths for batch in batches]
+        assert [batch.errors for batch in again] == [batch.errors for batch in batches]
     return [(b.paths, b.errors, None if b.features is None else b.features.numpy()) for b in batches]
 
 
