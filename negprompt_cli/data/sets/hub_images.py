@@ -31,7 +31,9 @@ def taken_apart(text: str) -> tuple[str, str | None]:
     """
     name, colon, split = text.removeprefix(PREFIX).partition(":")
     if not name or (colon and not split):
-        raise UsageError(f"{text}: write hf:NAME or hf:NAME:SPLIT, for example hf:beans:test.")
+        raise UsageError(
+            f"{text!r} does not name a dataset. Write hf:NAME or hf:NAME:SPLIT, for example hf:beans:test."
+        )
     return name, split or None
 
 

@@ -77,11 +77,13 @@ def split_specs(text: str) -> list[Spec]:
     """Take a comma-separated list of SPECs apart: `a#0-4,7,b` is `a#0-4,7` and `b`.
 
     An item that is only an index range continues the selector of the item before it, where that one has one made of
-    index ranges. A folder whose name is a number is written `./7`.
+    index ranges. A folder whose name is a number is written `./7`. A path that exists as typed is never cut at its commas.
 
     Raises:
         UsageError: the list holds no SPEC, or something that is none.
     """
+    if exists(user_path(text.strip())):
+        return [parse_spec(text)]
     specs: list[Spec] = []
     # A comma between braces belongs to a pattern of files.
     for item in (part.strip() for part in re.split(r",(?![^{}]*\})", text)):

@@ -59,6 +59,13 @@ def test_an_empty_list_is_refused() -> None:
         split_specs(" , ")
 
 
+def test_commas_of_paths_and_patterns_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    assert [spec.base for spec in split_specs("a,b")] == ["a,b"]
+    assert [spec.base for spec in split_specs("dtd,s-{00,01}.tar,sun")] == ["dtd", "s-{00,01}.tar", "sun"]
+
+
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1))
 def test_ranges_are_the_union_sorted_without_repeats(pairs: list[tuple[int, int]]) -> None:
     text = ",".join(f"{min(pair)}-{max(pair)}" for pair in pairs)
