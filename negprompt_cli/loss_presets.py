@@ -61,7 +61,7 @@ class LossPreset:
 
 LOSS_PRESETS: Mapping[str, LossPreset] = MappingProxyType(
     {
-        "separation": LossPreset(0.0, 1.0, 1.0, score="standardised"),
+        "separation": LossPreset(0.0, 1.0, 3.0, score="standardised"),
         "quoted": LossPreset(0.1, 0.05, 0.0, score="paper"),
         "official": LossPreset(0.1, 0.05, 0.0, score="paper"),
     }

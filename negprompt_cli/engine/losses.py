@@ -194,7 +194,16 @@ class NegativeLoss:
         """The loss that settings ask for."""
         return cls(config.name, config.beta, config.gamma, config.contrast)
 
-    def __call__(self, f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Terms:
+    def __call__(
+        self,
+        f: Tensor,
+        labels: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        scale: float,
+        *,
+        bound: tuple[Tensor, Tensor] | None = None,
+    ) -> Terms:
         """Compute the terms nis, npd, nnd, with a weight also class, and their weighted sum 'loss', each a scalar.
 
         Args:
@@ -203,10 +212,11 @@ class NegativeLoss:
             positives: (k, F).
             negatives: (k, p, F).
             scale: CLIP's logit scale.
+            bound: (n, F) positives and (n, p, F) negatives of the names that the class term looks at; None for those above.
         """
         terms = _TERMS[self.name](f, labels, positives, negatives, scale)
         loss = terms["nis"] + self.beta * terms["npd"] + self.gamma * terms["nnd"]
         if self.contrast:
-            terms["class"] = class_contrast(positives, negatives)
+            terms["class"] = class_contrast(*(bound or (positives, negatives)))
             loss = loss + self.contrast * terms["class"]
         return {"loss": loss, **terms}

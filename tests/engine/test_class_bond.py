@@ -1,6 +1,7 @@
 """How firmly negatives belong to their classes, against loops over classes and negatives in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.nn.functional import normalize
 
 from negprompt_cli.engine.class_bond import class_contrast, cosine_between_classes, own_class_share
 from negprompt_cli.engine.losses import NegativeLoss
+from negprompt_cli.engine.prompt_learners.neutral_names import neutral_names
+from negprompt_cli.engine.prompt_learners.training import Features, negative_objective
 
 CLASSES, FEATURES = 5, 7
 
@@ -77,3 +80,28 @@ def test_one_class_has_no_contrast() -> None:
     positives, negatives = unit(1, FEATURES, seed=1), unit(1, 2, FEATURES, seed=2)
     assert float(class_contrast(positives, negatives)) == 0
     assert cosine_between_classes(negatives) is None
+
+
+def test_names_without_images_belong_to_the_class_term_alone() -> None:
+    draw = torch.Generator().manual_seed(3)
+    positives = normalize(torch.randn(7, 12, generator=draw), dim=1)
+    negatives = normalize(torch.randn(7, 2, 12, generator=draw), dim=2)
+    images = normalize(torch.randn(9, 12, generator=draw), dim=1)
+    batch = Features(images, torch.arange(9) % 5)
+    loss = NegativeLoss("separation", 0.1, 0.5, contrast=0.7)
+    found = negative_objective(loss, positives=positives, scale=10.0, others=2)(
+        batch, negatives.transpose(0, 1), slice(None)
+    )
+    plain = replace(loss, contrast=0.0)(images, batch.labels, positives[:5], negatives[:5], 10.0)
+    assert {name: found[name] for name in ("nis", "npd", "nnd")} == {n: plain[n] for n in ("nis", "npd", "nnd")}
+    expected = plain["loss"] + 0.7 * class_contrast(positives, negatives)
+    assert float(found["loss"]) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_neutral_names_are_different_and_always_the_same() -> None:
+    every = neutral_names(4900)
+    assert len(set(every)) == 4900
+    assert all(len(name) == 4 and name.isalpha() for name in every)
+    assert neutral_names(32) == every[:32]
+    with pytest.raises(ValueError, match="4900"):
+        neutral_names(4901)

@@ -244,11 +244,17 @@ def positive_objective(
     return objective
 
 
-def negative_objective(loss: NegativeLoss, *, positives: Tensor, scale: float) -> Objective:
-    """Stage 2's: a preset of losses, against the features (K, F) of the frozen positive prompts."""
+def negative_objective(loss: NegativeLoss, *, positives: Tensor, scale: float, others: int = 0) -> Objective:
+    """Stage 2's: a preset of losses, against the features (K, F) of the frozen positive prompts.
+
+    The last `others` of the K names are no classes of the images: they belong to the class term alone. Steps must then see
+    all classes.
+    """
 
     def objective(batch: Features, prompts: Tensor, classes: Tensor | slice) -> Terms:
-        return loss(batch.images, batch.labels, positives[classes], prompts.transpose(0, 1), scale)
+        seen, negatives = positives[classes], prompts.transpose(0, 1)
+        own = len(seen) - others
+        return loss(batch.images, batch.labels, seen[:own], negatives[:own], scale, bound=(seen, negatives))
 
     return objective
 

@@ -22,6 +22,7 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
+from negprompt_cli.engine.prompt_learners.neutral_names import neutral_names
 from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
 from negprompt_cli.engine.prompt_learners.training import (
     EpochReport,
@@ -48,6 +49,9 @@ from negprompt_cli.steps.shared.starts import (
     stream_seed,
     word_anchors,
 )
+
+NEUTRAL_NAMES = 32
+"""Names beside those of the classes in stage 2. 30 are as good as 54 (engine/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -215,18 +219,23 @@ def learn_negative(
     progress = progress or Silent()
     settings = config.negative
     frozen = positive.positive.to(clip.device)
-    encoder = clip.prompt_encoder(positive.names, context=frozen.shape[-2], budget=budget, notice=progress.warn)
+    classes = len(positive.names)
+    others = () if positive.class_specific else _others(config)
+    encoder = clip.prompt_encoder(
+        [*positive.names, *others], context=frozen.shape[-2], budget=budget, notice=progress.warn
+    )
     with torch.no_grad():
-        positives = encoder(frozen)[0]
+        every = encoder(frozen)[0]
+    positives = every[:classes]
     start = negative_contexts(
         frozen, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
     )
     loss = NegativeLoss.of(settings.loss)
-    objective = negative_objective(loss, positives=positives, scale=clip.logit_scale)
+    objective = negative_objective(loss, positives=every, scale=clip.logit_scale, others=len(others))
     stage = _Stage("negative", settings.schedule, start, encoder, objective, judges=positives)
     trained = _train(stage, clip, data, config.seed, progress, keeper)
     with torch.no_grad():
-        negatives = encoder(trained.contexts.to(clip.device)).transpose(0, 1)
+        negatives = encoder(trained.contexts.to(clip.device)).transpose(0, 1)[:classes]
     statistics = score_statistics(config, data.features, positives, negatives, scale=clip.logit_scale)
     checked, told = self_check(config, data.features, positives, statistics, scale=clip.logit_scale)
     progress.decide(told)
@@ -247,6 +256,15 @@ def learn_negative(
         id_statistics=statistics,
     )
     return Learned(sealed(prompts), trained.history)
+
+
+def _others(config: Config) -> tuple[str, ...]:
+    """Names without images that negatives are bound to besides the classes, so that other names find their own too.
+
+    Steps on a part of the classes have many of them, and go without.
+    """
+    settings = config.negative
+    return neutral_names(NEUTRAL_NAMES) if settings.loss.contrast and not settings.schedule.classes_per_step else ()
 
 
 def carry_over(clip: Clip, source: Prompts, classes: tuple[ClassLabel, ...], *, budget: int) -> Prompts:
