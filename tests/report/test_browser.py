@@ -7,6 +7,7 @@ import csv
 import io
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,17 @@ def test_a_report_fits_and_its_pictures_follow_the_page(browser: Any, evaluation
     browser.find_element("link text", "Details").click()
     assert browser.find_element("id", "run1-how").is_displayed()
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_a_page_without_a_threshold_gets_one_by_the_slider(browser: Any, rows: list[Row], tmp_path: Path):
+    collected = PageRows()
+    collected.write(replace(row, is_ood=None) for row in rows)
+    write_score_page(tmp_path / "page.html", collected, Judged(), title="x", rules=PixelsConfig())
+    show(browser, tmp_path / "page.html")
+    assert (text(browser, "n-ood"), text(browser, "n-threshold")) == ("-", "none")
+    assert set(badges(browser)) == {""}
+    moved = press(browser, 100)
+    assert text(browser, "n-ood") == str(sum(row.score < moved for row in rows))
+    assert badges(browser).count("OOD") == sum(row.score < moved for row in rows)
+    browser.find_element("id", "reset").click()
+    assert text(browser, "n-ood") == "-"

@@ -57,6 +57,7 @@
       const place = stop === null ? data.start : stop;
       find("n-held").textContent = data.decided || stop !== null ? (100 * data.held[place]).toFixed(1) + " %" : "-";
     }
+    document.querySelector(".histogram").classList.toggle("undecided", !decided);
     for (const id of ["bars-below", "bars-above"]) find(id).setAttribute("d", outline(counts));
     const cut = x(data.edges[stop === null ? data.start : stop]);
     find("cut").setAttribute("x1", cut);

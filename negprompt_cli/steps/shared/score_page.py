@@ -164,7 +164,9 @@ def page_values(
     threshold, single = _threshold(scores, verdicts, judged.threshold)
     decided = bool((verdicts != UNDECIDED).any())
     ood = int((verdicts == 1).sum())
-    expected = _expected(len(scores), ood, judged.held_out, threshold if decided and single else None)
+    # A false discovery rate chooses its threshold by the images themselves, so nothing is expected of it.
+    designed = judged.threshold if decided and single and threshold == judged.threshold else None
+    expected = _expected(len(scores), ood, judged.held_out, designed)
     values: dict[str, Any] = {
         "answer": [_verdict(rows, scores, ood, decided), *expected, *judged.remarks],
         "limited": judged.limited,
