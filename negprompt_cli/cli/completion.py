@@ -14,7 +14,12 @@ def scores(incomplete: str) -> list[str]:
     """Names of scores, also behind a comma."""
     from negprompt_cli.engine.scores import score_names
 
-    return _behind_commas(incomplete, ("all", *score_names()))
+    return _behind_commas(incomplete, score_names())
+
+
+def scores_or_all(incomplete: str) -> list[str]:
+    """Names of scores and the word for all of them, also behind a comma."""
+    return [*_behind_commas(incomplete, ("all",)), *scores(incomplete)]
 
 
 def presets(incomplete: str) -> list[str]:

@@ -94,7 +94,7 @@ def evaluate(
         str | None,
         option(
             "--scores",
-            autocompletion=completion.scores,
+            autocompletion=completion.scores_or_all,
             help=f"Scores, separated by commas, or all that can be computed: all, {', '.join(score_names())}.",
         ),
     ] = None,

@@ -180,7 +180,7 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
     main = options.score or ("negprompt" if "negprompt" in scores else scores[0])
     # The main score comes first in every picture.
     flags["evaluate.scores"] = [main, *(n for n in options.scores or scores if n != main)]
-    flags["evaluate.ci"] = False
+    flags |= {"evaluate.ci": False, "evaluate.templates": None}
     return _Run(label, document, load_config(str(file), flags=flags), artifact)
 
 
