@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,12 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from evaluation_documents import evaluation, evaluation_row
+from packed_world import picture, write_tar
 from PIL import Image
 from safetensors.torch import save
 
 from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey
-from negprompt_cli.data.encoding.images import open_rgb
+from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
 from negprompt_cli.data.prepare.archives import unpack
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import load_evaluation
@@ -41,6 +43,7 @@ from negprompt_cli.data.sets.class_list import (
 from negprompt_cli.data.sets.flatlabels import find_flat_labels
 from negprompt_cli.data.sets.imglist import list_source
 from negprompt_cli.data.sets.naming import read_class_names
+from negprompt_cli.data.sets.packed_source import packed_source
 from negprompt_cli.data.sets.spec import select_indices, split_specs
 from negprompt_cli.data.studies.experiments import load_experiment
 from negprompt_cli.data.studies.grids import load_grid
@@ -225,6 +228,22 @@ def archive_bytes(kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def _tar_images(data: bytes, folder: Path) -> object:
+    shard = written(data, folder, "shard.tar")
+    source = packed_source(str(shard), [shard], "ood")
+    paths = [source.root / name for key in source.keys or ("",) for name in source.list_class(key)]
+    for path in paths:
+        with suppress(BrokenImage):
+            open_rgb(path)
+    return paths
+
+
+def _tars() -> list[bytes]:
+    members = [("a/1.png", picture(1)), ("a/1.cls", b"0"), ("a/1.json", b'{"label": 0, "class_name": "cat"}')]
+    with tempfile.TemporaryDirectory() as folder:
+        return [write_tar(Path(folder) / "a.tar", members, mode=mode).read_bytes() for mode in ("w", "w:gz")]
+
+
 def _image(data: bytes, folder: Path) -> object:
     image = open_rgb(
         written(data, folder, "image.jpg"), PixelsConfig(values="type", alpha="white", orientation="apply")
@@ -385,6 +404,7 @@ TARGETS = {
         _rows("jsonl"), _texts(json.dumps({**dict.fromkeys(COLUMNS), "path": "a.jpg", "score": 1.0}) + "\n")
     ),
     "archive": Target(_archive, lambda: [archive_bytes(kind) for kind in ("zip", "tar", "gz", "bz2", "xz")]),
+    "tar-images": Target(_tar_images, _tars),
     "image": Target(_image, _images),
     "checkpoint": Target(_checkpoint, _checkpoints),
 }

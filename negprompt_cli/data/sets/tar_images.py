@@ -68,7 +68,7 @@ def samples(shard: Path, left_out: LeftOut, *, labels: bool) -> Iterator[Sample]
             key, images, tars = "", 0, 0
             for member in each_member(tar):
                 name = _name(member)
-                if not name or member.isdir():
+                if not name:
                     continue
                 tars += name.lower().endswith(SUFFIXES)
                 if _key(name) != key:
@@ -126,10 +126,13 @@ def read(shard: Path, name: str) -> bytes:
 
 def _name(member: tarfile.TarInfo) -> str:
     """The name of a plain file in a tar file; nothing for what is none, or would be outside of it."""
-    parts = PurePosixPath(member.name).parts
-    if not (member.isdir() or (member.isreg() and not member.issparse())) or ".." in parts:
+    if not member.isreg() or member.issparse() or ".." in (parts := member.name.split("/")):
         return ""
-    return PurePosixPath(*(part for part in parts if part != "/")).as_posix()
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _key(name: str) -> str:
@@ -146,7 +149,7 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
 
 def _sample(shard: Path, group: list[_Member], left_out: LeftOut) -> Iterator[Sample]:
     """The images among the members of one key, with the class that the others name."""
-    images = [member.name for member in group if is_image_name(PurePosixPath(member.name).name)]
+    images = [member.name for member in group if is_image_name(_base(member.name))]
     if (
         group
         and all(member.name.endswith((".cls", ".json", ".txt")) for member in group)
@@ -156,14 +159,14 @@ def _sample(shard: Path, group: list[_Member], left_out: LeftOut) -> Iterator[Sa
             f"{shard}: {group[0].name} has a class, but no image is beside it. In WebDataset's shards the files of a sample "
             "follow each other: write the tar file sorted by name."
         )
-    plain = [name for name in images if PurePosixPath(name).name[1:].count(".") == 1]
+    plain = [name for name in images if _base(name)[1:].count(".") == 1]
     label, class_name = _class(shard, group)
     for member in group:
         name = member.name
         if pattern := system_part(name):
             left_out.add("system", pattern, f"{shard}/{name}")
         elif name not in images:
-            reason, what = reason_for(PurePosixPath(name).name, folder=False) or ("other", "")
+            reason, what = reason_for(_base(name), folder=False) or ("other", "")
             sibling = images and what in (".cls", ".json", ".txt")
             left_out.add("beside" if sibling else reason, what, f"{shard}/{name}")
         elif plain and name not in plain and len(group) > len(images):
@@ -217,7 +220,7 @@ def _index(shard: Path, size: int, changed: int) -> _Index:
     with open_tar(shard) as tar:
         for member in each_member(tar):
             name = _name(member)
-            if name and not member.isdir() and is_image_name(PurePosixPath(name).name):
+            if name and is_image_name(_base(name)):
                 digests += _digest(name)
                 places.extend((member.offset_data, member.size))
     keys = np.frombuffer(bytes(digests), dtype="S16")
