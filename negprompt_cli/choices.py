@@ -10,3 +10,5 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Format of the image encoder's arithmetic."""
 KeptEpoch = Literal["last", "best"]
 """Which epoch of a training is kept."""
+Runtime = Literal["torch", "onnx"]
+"""What runs the image encoder."""

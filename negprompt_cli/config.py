@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision
+from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision, Runtime
 from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.loss_presets import (
@@ -243,12 +243,14 @@ class ComputeConfig(_Section):
     """Hardware; none of it changes results beyond rounding.
 
     `memory`: bytes for text activations ('auto', '4GiB'). `image_batch`: images per encoder batch, 0 to choose.
-    `workers`: decoding processes, -1 to choose. `cache`: keep image features on disk.
+    `workers`: decoding processes, -1 to choose. `cache`: keep image features on disk. `runtime`: what runs the image
+    encoder; onnx (onnxruntime, on the CPU) is faster for convolutional ones.
     """
 
     device: str = "auto"
     gpus: Annotated[int, Field(ge=1)] | None = None
     precision: Precision = "auto"
+    runtime: Runtime = "torch"
     memory: str = "auto"
     image_batch: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=-1)] = -1

@@ -14,21 +14,24 @@ cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_
 @command(cache_app, "ls", shown=("negprompt cache ls",))
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
     """List what is cached, one line per model and precision."""
-    from negprompt_cli.data.encoding.cache_folder import cache_folder, list_stores
+    from negprompt_cli.data.encoding.cache_folder import cache_folder, list_stores, towers_size
 
-    stores = list_stores()
+    stores, towers = list_stores(), towers_size()
     if as_json:
         document = {
             "schema": schemas.CACHE,
             "folder": str(cache_folder()),
             "stores": [{**store.__dict__, "folder": str(store.folder)} for store in stores],
+            "towers_size": towers,
         }
         typer.echo(json.dumps(document, indent=1))
         return
     typer.echo(f"{cache_folder()}", err=True)
     for store in stores:
         typer.echo(f"{store.size / 2**20:10.1f} MiB  {store.files:4d} files  {store.model}  {store.precision}")
-    if not stores:
+    if towers:
+        typer.echo(f"{towers / 2**20:10.1f} MiB  image encoders for onnxruntime")
+    if not stores and not towers:
         typer.echo("nothing cached", err=True)
 
 

@@ -57,8 +57,9 @@ def export(
     asked = common.asked()
     artifact = common.artifact(asked, prompts, NEGATIVE)
     path = out or artifact.path.with_suffix(SUFFIX[form])
+    from negprompt_cli.data.encoding.onnx_files import require_libraries
     from negprompt_cli.data.results.provenance import versions
-    from negprompt_cli.steps.export import require_export_libraries, run_export
+    from negprompt_cli.steps.export import run_export
     from negprompt_cli.steps.shared.coop import write_coop
     from negprompt_cli.steps.shared.outputs import refuse_existing
     from negprompt_cli.steps.shared.scorer import make_scorer, open_prompts
@@ -88,7 +89,8 @@ def export(
             },
         )
         return
-    require_export_libraries(form.value)
+    if form is Format.ONNX:
+        require_libraries(remedy="format-pt2")
     config = artifact.configure(asked, "model")
     start_processes(config)
     bench = Workbench(config, talk)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import typer
 
-from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision
+from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision, Runtime
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
 DATA, MODEL, HARDWARE, RUN = "Data", "Model", "Hardware", "Run and output"
-IMAGES = ("catalogue", "class_names", "on_error", "decoder", "image_batch", "workers", "cache")
+IMAGES = ("catalogue", "class_names", "on_error", "decoder", "image_batch", "workers", "cache", "runtime")
 """Fields of `Common` that commands without a data set of images do not use."""
 
 
@@ -182,6 +182,15 @@ class Common:
             panel=HARDWARE,
             key="compute.workers",
             metavar="N",
+        ),
+    ] = None
+    runtime: Annotated[
+        Runtime | None,
+        option(
+            "--runtime",
+            help="What runs the image encoder: torch (default), or onnx on the CPU.",
+            panel=HARDWARE,
+            key="compute.runtime",
         ),
     ] = None
     cache: Annotated[

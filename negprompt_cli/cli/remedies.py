@@ -38,6 +38,7 @@ REMEDIES = {
     "exported-model": "Leave out --model and --pretrained, or score with an artifact of that model.",
     "exported-score": "Leave out --score, or export the artifact again with this --score.",
     "exported-device": "Leave out --device, or score with the artifact instead.",
+    "exported-runtime": "Leave out --runtime, or score with the artifact instead.",
     "exported-precision": "Leave out --precision, or score with the artifact instead.",
     "fp16": "Leave out --fp16, or pass --format onnx.",
     "other-format": "Try the other --format.",
@@ -63,6 +64,7 @@ REMEDIES = {
     "moved-model": "Say where it is now with --model local-dir:FOLDER.",
     "offline-model": "Pass such a folder with --model local-dir:FOLDER, or a weights file with --pretrained FILE.",
     "cache-elsewhere": "Or run without a cache: --no-cache.",
+    "runtime-torch": "Or leave out --runtime onnx.",
     "decoder-pil": "Or use --decoder pil.",
     # Data
     "list-sets": "`negprompt data ls` lists the catalogue.",

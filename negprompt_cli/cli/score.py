@@ -266,6 +266,8 @@ def _detector(
         from negprompt_cli.data.results.exported import open_exported
         from negprompt_cli.steps.shared.exported import exported_model, make_exported_judge
 
+        if asked.given("compute.runtime") == "torch":
+            raise UsageError(f"{prompts} is run by onnxruntime, not by torch.", remedy="exported-runtime")
         detector = open_exported(prompts)
         config = asked.config({"model": exported_model(detector.metadata).model_dump()})
         judge = make_exported_judge(detector, config, score=score_name, threshold=threshold)

@@ -8,7 +8,7 @@ import json
 import sys
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 from PIL import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")

@@ -7,12 +7,8 @@ Leaves out: resizing and decoding, which the file only describes.
 """
 
 import copy
-import importlib
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.data.encoding.decoders import pixel_rules
+from negprompt_cli.data.encoding.onnx_files import MAX_BATCH, first_line, onnx_model, quiet_exporter
 from negprompt_cli.data.encoding.preprocessing import Preprocessing
 from negprompt_cli.data.files.atomic import atomic_path
 from negprompt_cli.data.results.exported import KEY, ExportedModel, ExportMetadata
@@ -35,11 +32,8 @@ TOLERANCE = 1e-4
 HALF_TOLERANCE = 5e-2
 """The same for weights rounded to float16: it moves probabilities of noise, which is like no class, by a few per cent."""
 CHECKED_BATCHES = (1, 5)
-MAX_BATCH = 2**31 - 1
-"""Images a batch may have at most: older exporters refuse a dimension without a bound."""
 FEW_WEIGHTS = 1024
 """Tensors smaller than this stay float32: biases, scales and norms weigh nothing."""
-OPSET = 18
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 """An exported file, loaded: pixels to outputs."""
@@ -173,28 +167,11 @@ def write_onnx(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata,
     """Write one ONNX file, weights inside, first dimension free.
 
     Raises:
-        UsageError: onnx or onnxscript is missing.
         NegPromptError: the exporter cannot express the model.
     """
-    onnx = _import("onnx")
-    _import("onnxscript")
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                module,
-                (pixels,),
-                input_names=[INPUT],
-                output_names=[*OUTPUTS, *(NEGATIVE_OUTPUTS if metadata.negatives else ())],
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch", max=MAX_BATCH)}},
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-        except Exception as error:  # the exporter raises errors of torch, of onnxscript and of its own
-            raise NegPromptError(f"The model cannot be written as ONNX: {_first_line(error)}") from error
-    if program is None:
-        raise NegPromptError("The ONNX exporter returned nothing.")
-    proto = program.model_proto
+    import onnx
+
+    proto = onnx_model(module, pixels, takes=INPUT, gives=[*OUTPUTS, *(NEGATIVE_OUTPUTS if metadata.negatives else ())])
     if metadata.weights == "float16":
         _halve_weights(proto, onnx)
     onnx.helper.set_model_props(proto, {KEY: metadata.text()})
@@ -224,12 +201,10 @@ def _halve_weights(proto: Any, onnx: Any) -> None:
 
 
 def load_onnx(path: Path) -> Run:
-    """Load an ONNX file with onnxruntime on the CPU.
+    """Load an ONNX file with onnxruntime on the CPU."""
+    import onnxruntime
 
-    Raises:
-        UsageError: onnxruntime is missing.
-    """
-    session = _import("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda pixels: tuple(torch.from_numpy(a) for a in session.run(None, {INPUT: pixels.numpy()}))
 
 
@@ -239,53 +214,16 @@ def write_pt2(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata, 
     Raises:
         NegPromptError: the model cannot be traced.
     """
-    with _quiet():
+    with quiet_exporter():
         try:
             batch = torch.export.Dim("batch", max=MAX_BATCH)
             program = torch.export.export(module, (pixels,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
             torch.export.save(program, path, extra_files={KEY: metadata.text()})
         except Exception as error:  # as for ONNX
-            raise NegPromptError(f"The model cannot be exported: {_first_line(error)}") from error
+            raise NegPromptError(f"The model cannot be exported: {first_line(error)}") from error
 
 
 def load_pt2(path: Path) -> Run:
     """Load a torch.export program."""
     run: Run = torch.export.load(path).module()
     return run
-
-
-def require_export_libraries(form: str) -> None:
-    """Stop before any work where a library is missing.
-
-    Raises:
-        UsageError: it is; says what to install.
-    """
-    if form == "onnx":
-        for name in ("onnx", "onnxscript", "onnxruntime"):
-            _import(name)
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UsageError(
-            f"ONNX export needs {name}. Run `pip install 'negprompt[export]'`.", remedy="format-pt2"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters' logs and warnings, which speak of their own insides."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

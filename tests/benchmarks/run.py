@@ -27,6 +27,7 @@ NAMES = (
     "image_encode",
     "decoders",
     "exported",
+    "runtime",
     "cached_evaluation",
     "startup",
 )

@@ -30,6 +30,16 @@ def cache_folder() -> Path:
     return Path(os.path.expanduser(chosen)) if chosen else user_cache_path("negprompt", appauthor=False)  # noqa: PTH111 - see `spec`
 
 
+def towers_folder() -> Path:
+    """Where image encoders are that were exported for onnxruntime."""
+    return cache_folder() / "towers"
+
+
+def towers_size() -> int:
+    """Bytes of exported image encoders."""
+    return sum(size for path in towers_folder().glob("*.onnx") if (size := _size(path)) is not None)
+
+
 def list_stores() -> list[StoreInfo]:
     """List the stores of image features, by folder name."""
     stores = []
@@ -53,14 +63,13 @@ def _size(path: Path) -> int | None:
 
 
 def clear_cache() -> int:
-    """Remove all cached features; return the bytes freed.
+    """Remove all cached features and exported image encoders; return the bytes freed.
 
     Raises:
         NegPromptError: a file cannot be removed.
     """
-    freed = sum(store.size for store in list_stores())
-    folder = cache_folder() / "features"
-    if folder.exists():
+    freed = sum(store.size for store in list_stores()) + towers_size()
+    for folder in filter(Path.exists, (cache_folder() / "features", towers_folder())):
         try:
             shutil.rmtree(folder)
         except OSError as error:

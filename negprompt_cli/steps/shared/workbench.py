@@ -14,6 +14,7 @@ from negprompt_cli.config import Config, parse_bytes
 from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.encoding.onnx_clip import run_by_onnx
 from negprompt_cli.data.encoding.pixels import rules_decisions
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
 from negprompt_cli.data.results.corrections import Corrections, find_corrections
@@ -60,8 +61,16 @@ class _Machine:
     def clip(self) -> Clip:
         compute, named = self.compute, self.named
         team = current_team()
+        if team and self.asked.runtime == "onnx":
+            raise UsageError(
+                "onnxruntime encodes images in one process, which uses all its cores.", remedy="one-process"
+            )
         clip = load_shared(team, named, compute) if team else load_clip(named, compute)
         self._progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
+        if self.asked.runtime == "onnx":
+            by_onnx = run_by_onnx(clip, keep=self.asked.cache)
+            self._progress.say(f"image encoder: onnxruntime, within {by_onnx.difference:.1g} of torch")
+            return by_onnx
         return clip
 
     @cached_property
