@@ -218,6 +218,8 @@ def render(figure: Figure, form: str) -> bytes:
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, dpi=DPI, format=form, metadata=metadata)
+    # Once found, the layout serves all formats; finding it takes as long as drawing.
+    figure.set_layout_engine("none")
     return buffer.getvalue()
 
 
@@ -229,9 +231,11 @@ def inline_svg(figure: Figure, key: str, alt: str) -> str:
         key: made part of the names inside of it, which must differ between the figures of a page.
         alt: what it shows, for people who do not see it.
     """
-    for legend in figure.legends:
+    for legend in list(figure.legends):
         legend.remove()
     figure.axes[0].set_title("")
+    # What they took up is given to the axes.
+    figure.set_layout_engine("constrained")
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

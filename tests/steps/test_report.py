@@ -43,7 +43,7 @@ from negprompt_cli.steps.shared.scored_sets import of_measured, read_score_file
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_clip) -> World:
     world = make_world(tmp_path_factory.mktemp("world"), tiny_clip)
-    bench = world.bench(scores=("mcm", "negprompt", "knn"))
+    bench = world.bench(scores=("mcm", "negprompt"))
     run_evaluate(
         bench.config,
         world.run / "evaluation.json",
@@ -71,7 +71,7 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
     assert len(ids) == len(set(ids))
     assert all(parsed.alts)
     stems = {
-        *(f"scores-{s}" for s in ("mcm", "negprompt", "knn")),
+        *(f"scores-{s}" for s in ("mcm", "negprompt")),
         *("similarity-positive", "similarity-negative", "similarity-negative-mean", "roc-noise", "map"),
     }
     assert {p.name for p in (page.parent / "figures").iterdir()} == {
