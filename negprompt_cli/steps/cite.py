@@ -17,7 +17,7 @@ from negprompt_cli.engine.scores import SCORES
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.wording import percent
 
-LIBRARIES = ("torch", "open_clip_torch")
+LIBRARIES = ("torch", "open_clip")
 """Whose versions a paper names."""
 
 

@@ -21,7 +21,7 @@ def _document(**changes):
         for score in ("mcm-zero-shot", "negprompt")
         for name in ("dtd", "places", "average")
     ]
-    versions = {"negprompt": "9.9", "torch": "2.9.1", "open_clip_torch": "3.3", "numpy": "2.4"}
+    versions = {"negprompt": "9.9", "torch": "2.9.1", "open_clip": "3.3", "numpy": "2.4"}
     values = {"id__name": "imagenet", "id__images": 500, "id__classes": 10, "prompts__learned_on_classes": 10}
     return evaluation(rows, **{**values, "versions": versions, "temperature": 0.5, **changes})
 
@@ -32,7 +32,7 @@ def test_the_paragraph_has_all_that_decides_a_result():
         "ViT-B-16", "weights laion2b_s34b_b88k", "sha256 abababababab", "loss separation", "from 16 images per class (",
         "2 negative prompts per class", "4 context vectors", "seed 0", "imagenet (500 images, 10 classes", "70.0 %",
         "dtd (10), places (10)", "score negprompt (form paper, temperature 0.5)", "AUROC of 95.1 %", "FPR95 of 23.4 %",
-        "34.5 % with OOD as the positive class", "negprompt 9.9 (torch 2.9.1, open_clip_torch 3.3)",
+        "34.5 % with OOD as the positive class", "negprompt 9.9 (torch 2.9.1, open_clip 3.3)",
     ):  # fmt: skip
         assert part in text, part
     assert 'template "a photo of a {}."' in describe(_document(), "mcm-zero-shot")

@@ -281,8 +281,9 @@ class EvaluationDocument(_Part):
         if not found:
             return None
         first = found[0][1]
+        over = ", mean over the OOD sets" if ood == AVERAGE else ""
         title = (
-            f"Difference from {first.baseline}, the best baseline here, on the same images, in points, with "
+            f"Difference from {first.baseline}, the best baseline here, on the same images{over}, in points, with "
             f"{100 * first.level:g} % intervals by DeLong (AUROC) and paired bootstrap (FPR95)"
         )
         rows = [
@@ -323,7 +324,8 @@ class EvaluationDocument(_Part):
             for ood in sets:
                 mine = [one for one in self.templates if (one.score, one.ood) == (score, ood)]
                 ranges = ([one.auroc for one in mine], [one.fpr95_id_positive for one in mine])
-                texts.append(" / ".join(f"{percent(min(r))} to {percent(max(r))}" for r in ranges))
+                ends = [dict.fromkeys((percent(min(r)), percent(max(r)))) for r in ranges]
+                texts.append(" / ".join(map(" to ".join, ends)))
             rows.append([cell(text) for text in (score, *texts)])
         title = f"Over {count} templates, lowest to highest AUROC / FPR95 (ID positive), per cent"
         return title, ["score", *sets], rows

@@ -188,8 +188,9 @@ def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]
         gap = getattr(versus, comparison.fpr_key)
         labels = [*([line.run] if several else []), line.score, *([name] if sets else []), versus.baseline]
         rows.append([cell(text) for text in (*labels, versus.auroc.text(), versus.auroc.p_text(), gap.text())])
+    over = "" if sets else ", mean over the OOD sets"
     title = (
-        "Difference from the run's best baseline on the same images, in points, with "
+        f"Difference from the run's best baseline on the same images{over}, in points, with "
         f"{100 * found[0][2].level:g} % intervals by DeLong (AUROC) and paired bootstrap (FPR95)"
     )
     return title, header, rows
