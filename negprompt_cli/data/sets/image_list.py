@@ -228,7 +228,9 @@ def parse_line(line: str) -> Line:
     if match is None:
         return Line(_unquoted(line))
     words = (match[3] or "").strip()
-    return Line(_unquoted(match[1]), int(match[2]), "" if words.startswith("#") else words)
+    # A remark, or more numbers (species and breed in the lists of Oxford's pets), is no name.
+    named = words and not words.startswith("#") and not all(_LABEL.fullmatch(word) for word in words.split())
+    return Line(_unquoted(match[1]), int(match[2]), words if named else "")
 
 
 def format_list(paths: Sequence[str], labels: Sequence[int]) -> str:
@@ -292,18 +294,20 @@ def _lines(lines: Sequence[str], where: str, *, table: bool) -> ImageList:
 
 def _split(line: str, separator: str) -> Line | None:
     """`path<separator>label`, also with a name and a label after the path; None where the line is none of these."""
-    match = _path_and_rest(separator).fullmatch(line)
+    match, last = _path_and_rest(separator).fullmatch(line), False
     if match:
         path, rest = match[2] or match[3], match[4]
     else:
         path, rest = _halves(line, separator)
-        if is_image_name(rest) and not is_image_name(path):  # the label comes first
+        if last := is_image_name(rest) and not is_image_name(path):  # the label comes first
             path, rest = rest, path
         elif not _LABEL.fullmatch(rest):
             return None
     cells = [_unquoted(cell.strip()) for cell in rest.split(separator)]
     numbers = [int(found[1]) for cell in cells if (found := _LABEL.fullmatch(cell))]
     names = [cell for cell in cells if cell and not _LABEL.fullmatch(cell)]
+    if last and separator == "\t" and len(numbers) == len(cells) == 2:
+        numbers = numbers[1:]  # MXNet's lists have a number of the image before the label
     if not path or len(numbers) > 1 or len(names) > 1 or not (numbers or names) or any(map(is_image_name, names)):
         return None
     return Line(path, numbers[0] if numbers else None, names[0] if names else "")
@@ -364,12 +368,17 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
     label = pick(_LABELS, numbers, used)
     name = pick(_LABELS, lambda cells: any(cells) and not numbers(cells), used)
     unclear = ""
+    if name is not None and (values := _no_names([row[name] for row in rows])):
+        unclear = f"Its column {header[name]} holds {values}, which are not names of classes."
+        used, name = {*used, name}, None
     others = [i for i, cell in enumerate(header) if i not in used and cell and not cell.startswith("Unnamed")]
     if label is None and name is None and others:
         cells = [row[others[0]] for row in rows]
         if len(others) > 1 or _no_classes(cells):
             rest = some_of([header[i] for i in others], 8)
             unclear = f"None of its columns {rest} is known to have the class; call the one that does 'label'."
+        elif values := _no_names(cells):
+            unclear = f"Its column {header[others[0]]} holds {values}, which are not names of classes."
         else:
             label, name = (others[0], None) if numbers(cells) else (None, others[0])
     made = []
@@ -384,6 +393,16 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
             )
         )
     return made, unclear
+
+
+def _no_names(cells: Sequence[str]) -> str:
+    """What the values of a column are where they cannot be names of classes: truth values, or numbers that are not whole."""
+    values = {cell.casefold() for cell in cells if cell}
+    if values and values <= {"true", "false", "yes", "no"}:
+        return " and ".join(sorted(values))
+    if values and all(re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", value) for value in values):
+        return "" if all(_LABEL.fullmatch(value) for value in values) else "numbers that are not whole"
+    return ""
 
 
 def _no_classes(cells: Sequence[str]) -> bool:

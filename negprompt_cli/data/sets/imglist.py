@@ -271,7 +271,7 @@ def _moved(folder: Path, paths: Sequence[str]) -> str | None:
         prefix = "/".join(parts[:n]) + "/"
         if not all(path.startswith(prefix) for path in paths):
             return None
-        if prefix != "/" and _there(folder / paths[0][len(prefix) :]):
+        if _there(folder / paths[0][len(prefix) :]):
             return prefix
     return None
 

@@ -9,9 +9,11 @@ so images are best asked for in their order.
 
 import hashlib
 import json
+import posixpath
 import tarfile
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase
@@ -125,10 +127,21 @@ def read(shard: Path, name: str) -> bytes:
 
 
 def _name(member: tarfile.TarInfo) -> str:
-    """The name of a plain file in a tar file; nothing for what is none, or would be outside of it."""
-    if not member.isreg() or member.issparse() or ".." in (parts := member.name.split("/")):
-        return ""
-    return "/".join(part for part in parts if part not in ("", "."))
+    """The name of a file in a tar file, or of a link to one; nothing for what is none, or would be outside of it."""
+    plain = member.isreg() and not member.issparse()
+    return _inside(member.name) if plain or member.islnk() or member.issym() else ""
+
+
+def _inside(name: str) -> str:
+    parts = name.split("/")
+    return "" if ".." in parts else "/".join(part for part in parts if part not in ("", "."))
+
+
+def _target(member: tarfile.TarInfo) -> str:
+    """The name of the member that a link leads to; nothing for one that leads out of the tar file."""
+    if member.islnk():
+        return _inside(member.linkname)
+    return _inside(posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname)))
 
 
 def _base(name: str) -> str:
@@ -141,7 +154,7 @@ def _key(name: str) -> str:
 
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    if not member.name.endswith((".cls", ".json")) or member.size > _MOST_LABEL:
+    if not member.isreg() or not member.name.endswith((".cls", ".json")) or member.size > _MOST_LABEL:
         return None
     content = tar.extractfile(member)
     return None if content is None else content.read(member.size)
@@ -217,12 +230,26 @@ class _Index:
 @lru_cache(maxsize=64)
 def _index(shard: Path, size: int, changed: int) -> _Index:
     digests, places = bytearray(), array("q")
+    links: list[tuple[bytes, str]] = []
     with open_tar(shard) as tar:
         for member in each_member(tar):
             name = _name(member)
-            if name and is_image_name(_base(name)):
+            if not name or not is_image_name(_base(name)):
+                continue
+            if member.islnk() or member.issym():
+                links.append((_digest(name), _target(member)))
+            else:
                 digests += _digest(name)
                 places.extend((member.offset_data, member.size))
+    index = _sorted_index(digests, places)
+    for digest, target in links:
+        with suppress(OSError):  # reading a link that leads nowhere says that there is no such member
+            places.extend(index.place(target))
+            digests += digest
+    return _sorted_index(digests, places) if links else index
+
+
+def _sorted_index(digests: bytearray, places: "array[int]") -> _Index:
     keys = np.frombuffer(bytes(digests), dtype="S16")
     order = np.argsort(keys, kind="stable")
     table = np.frombuffer(places.tobytes(), dtype=np.int64).reshape(-1, 2)[order]

@@ -214,6 +214,27 @@ def test_lists_from_other_computers(prefix: str, tmp_path: Path) -> None:
     assert len(told) == 2 and bool(prefix) == told[1].warning
 
 
+def test_numbers_and_truth_values_are_no_names(tmp_path: Path) -> None:
+    tree(tmp_path, "0.jpg", "1.jpg", "a/2.jpg", "b/3.jpg")
+    # Oxford's pets: class, species and breed; without names of the classes.
+    with pytest.raises(UsageError, match="does not name its classes"):
+        load(write(tmp_path / "pets-val.txt", b"0 1 1 1\n1 2 1 2\n"))
+    for column, values, says in (
+        ("is_ood", ("true", "false"), "holds false and true, which are not names"),
+        ("label", ("Yes", "No"), "holds no and yes"),
+        ("label", ("1e0", "2e0"), "not whole"),
+    ):
+        text = f"path,{column}\n0.jpg,{values[0]}\n1.jpg,{values[1]}\n"
+        with pytest.raises(UsageError, match=says):
+            load(write(tmp_path / "t-val.csv", text.encode()))
+    # MXNet: number of the image, label, path.
+    mxnet = load(write(tmp_path / "m-val.lst", b"0\t1.000000\ta/2.jpg\n7\t0.000000\tb/3.jpg\n"))
+    assert classes_of(mxnet) == {"a/2.jpg": "a", "b/3.jpg": "b"}
+    # Places: paths from the folder of the set, with a slash in front.
+    places = load(write(tmp_path / "p-val.txt", b"/a/2.jpg 1\n/b/3.jpg 0\n"))
+    assert classes_of(places) == {"a/2.jpg": "a", "b/3.jpg": "b"}
+
+
 def test_addresses_of_files_are_paths(tmp_path: Path) -> None:
     tree(tmp_path, "my cats/1.jpg")
     address = f"file://{tmp_path}/my%20cats/1.jpg\n"

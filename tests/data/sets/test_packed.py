@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,25 @@ def test_shards_as_other_programs_write_them(tmp_path: Path) -> None:
     inner = (tmp_path / "w" / "n01440764.tar").read_bytes()
     with pytest.raises(UsageError, match="1 tar files and no images"):
         listed(write_tar(tmp_path / "train.tar", [("n01440764.tar", inner)]))
+
+
+def test_links_in_tar_files_are_the_images_they_lead_to(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, kind, target in (
+            ("a/1.png", tarfile.REGTYPE, ""),
+            ("b/hard.png", tarfile.LNKTYPE, "a/1.png"),
+            ("b/soft.png", tarfile.SYMTYPE, "../a/1.png"),
+            ("b/out.png", tarfile.SYMTYPE, "../../1.png"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            content = b"" if target else picture(4)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    paths = listed(tmp_path / "a.tar")
+    assert same_pictures(paths[:3], [4, 4, 4])
+    with pytest.raises(BrokenImage, match="no such member"):
+        open_rgb(Path(paths[3]))
 
 
 def test_labels_in_json_are_read_by_their_names(tmp_path: Path) -> None:
