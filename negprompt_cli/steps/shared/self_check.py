@@ -12,7 +12,7 @@ from torch import Tensor
 
 from negprompt_cli.config import Config
 from negprompt_cli.decisions import Decision
-from negprompt_cli.engine.criterion import Criterion, measure_criterion
+from negprompt_cli.engine.criterion import Criterion, Learn, measure_criterion
 from negprompt_cli.engine.embedding_negatives import negatives_of
 from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.engine.scores.id_statistics import IdStatistics
@@ -43,13 +43,7 @@ def self_check(
         above both simple ones.
     """
     known = None if statistics is None else statistics.to(positives.device, positives.dtype)
-
-    def learn(classes: Tensor, images: Tensor, labels: Tensor) -> ScoreInputs:
-        part = Features(images, labels)
-        negatives = negatives_of(classes, embedding_offsets(config, part, classes, scale=scale))
-        own = None if known is None else known.of_part(images, labels, classes, negatives)
-        return ScoreInputs(classes, negatives, None, scale, id_statistics=own)
-
+    learn = learner_of_parts(config, known, scale=scale)
     try:
         found = measure_criterion(
             positives, data.images, data.labels, learn, scores=(LEARNED, *SIMPLE), seed=config.seed
@@ -57,6 +51,25 @@ def self_check(
     except UsageError as error:
         return None, Decision("self-check", f"No self-check of the score: {error}", {"sides": None})
     return found, told(found)
+
+
+def learner_of_parts(config: Config, known: IdStatistics | None, *, scale: float) -> Learn:
+    """Learns negatives as embeddings from a part of the ID data.
+
+    Args:
+        config: its sections seed and negative decide.
+        known: statistics of all ID data, which say how images differ that negatives have not seen; None for the paper's
+            score.
+        scale: CLIP's logit scale.
+    """
+
+    def learn(positives: Tensor, images: Tensor, labels: Tensor) -> ScoreInputs:
+        part = Features(images, labels)
+        negatives = negatives_of(positives, embedding_offsets(config, part, positives, scale=scale))
+        own = None if known is None else known.of_part(images, labels, positives, negatives)
+        return ScoreInputs(positives, negatives, None, scale, id_statistics=own)
+
+    return learn
 
 
 def told(found: Criterion) -> Decision:
