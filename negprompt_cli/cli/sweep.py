@@ -14,7 +14,7 @@ from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.config import Config
-    from negprompt_cli.steps.sweep import Overall, SweepRow
+    from negprompt_cli.steps.sweep import CriterionRow, Overall, SweepRow
 
 EXAMPLES = (
     "negprompt sweep grid.yaml --dry-run",
@@ -32,8 +32,8 @@ def sweep(
     """Run a grid of settings over ID problems and seeds.
 
     Every cell is a run folder that `negprompt compare` reads; finished cells are skipped. The last table has means over all
-    problems and OOD sets, and the lowest AUROC among them. Choose settings by problems that `negprompt data leave-out` made:
-    settings chosen by other figures are tuned to their OOD sets.
+    problems and OOD sets, and the lowest AUROC among them. Choose settings by the table of ID data alone, or by problems
+    that `negprompt data leave-out` made: settings chosen by other figures are tuned to their OOD sets.
     """
     talk = common.talk()
     from negprompt_cli.data.studies.grids import load_grid
@@ -58,6 +58,7 @@ def sweep(
     start_processes(asked.config())
     result = run_sweep(found, run, configure=configure, overwrite=common.overwrite, progress=talk)
     _print_rows(talk, result.rows)
+    print_criterion(talk, result.criterion)
     print_overall(talk, result.overall)
     if result.limited:
         talk.warn("LIMITED: a trial, not figures to quote or to hold against others.")
@@ -79,6 +80,28 @@ def _print_rows(talk: Talk, rows: "Sequence[SweepRow]") -> None:
             cells,
             labels=2,
         )
+
+
+def print_criterion(talk: Talk, rows: "Sequence[CriterionRow]") -> None:
+    """A table of the criterion of ID data alone, where the ID data allow one."""
+    if not rows:
+        return
+    columns = ["problem", "variant", "score", *rows[0].sides, "mean"]
+    cells = [
+        [
+            row.problem,
+            row.variant,
+            row.score,
+            *(f"{percent(one.auroc)} / {percent(one.fpr95_id_positive)}" for one in (*row.sides.values(), row.overall)),
+        ]
+        for row in rows
+    ]
+    talk.table(
+        "Part of the ID classes in the place of OOD images: AUROC / FPR95 (ID positive), per cent, mean over seeds",
+        columns,
+        cells,
+        labels=3,
+    )
 
 
 def print_overall(talk: Talk, overall: "Sequence[Overall]") -> None:

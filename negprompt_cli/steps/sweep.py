@@ -5,6 +5,9 @@
     <run>/<problem>/positive/<digest>/seed-N/positive.safetensors             stage 1, once for all cells that share it
     <run>/sweep.json                                                          the figures of all cells, and overall
 
+Beside the figures on OOD sets are those of the criterion of ID data alone (`engine.criterion`), which every training of
+negatives records: left-out classes and more play OOD, on the image features, so settings may be chosen by them.
+
 With `data.train_classes` the prompts are transferred to all classes of the problem before they are evaluated. One model and
 the features of each image set serve all cells. Leaves out: choosing a winner. Settings may be chosen by the overall figures
 of problems made of ID images alone (`data.leave_out`); those of other OOD sets are for reporting.
@@ -14,7 +17,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 from negprompt_cli import schemas
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
+from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.results.evaluations import (
     AVERAGE,
     Row,
@@ -35,6 +39,7 @@ from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE, seed
 from negprompt_cli.data.studies.experiments import ExperimentTask
 from negprompt_cli.data.studies.grids import Grid
 from negprompt_cli.decisions import documents as records
+from negprompt_cli.engine.criterion import Figures, mean_of
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.reproduce import Job, finished, run_job, task_data
@@ -96,6 +101,25 @@ class Overall:
 
 
 @dataclass(frozen=True)
+class CriterionRow:
+    """The criterion of ID data alone for a problem, variant and score: mean over seeds, by side, and over the sides."""
+
+    problem: str
+    variant: str
+    score: str
+    sides: Mapping[str, Figures]
+
+    @property
+    def overall(self) -> Figures:
+        """The mean over the sides."""
+        return mean_of(self.sides.values())
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"overall": asdict(self.overall)}
+
+
+@dataclass(frozen=True)
 class Sweep:
     """The result of a sweep: its document, and what it contains."""
 
@@ -103,6 +127,7 @@ class Sweep:
     document: dict[str, Any]
     limited: bool
     rows: tuple[SweepRow, ...]
+    criterion: tuple[CriterionRow, ...]
     overall: tuple[Overall, ...]
 
 
@@ -164,6 +189,7 @@ def run_sweep(
             run_job(job, bench, overwrite=overwrite, progress=progress)
             done.add(job.out)
     rows: list[SweepRow] = []
+    criterion: list[CriterionRow] = []
     documents: list[dict[str, Any]] = []
     limited = False
     for problem in grid.problems:
@@ -175,6 +201,7 @@ def run_sweep(
             write_config(mine[0].jobs[-1].config, folder / EVALUATION)
             limited = limited or means.limited
             rows += [SweepRow(problem, variant, row) for row in means.rows]
+            criterion += _criterion(problem, variant, mine)
             place = {"problem": problem, "variant": variant, "prompts_sha256": means.artifacts}
             documents += [{**place, **row.document()} for row in means.rows]
     totals = overall(rows)
@@ -190,10 +217,11 @@ def run_sweep(
         "evaluations": [str(c.evaluation) for c in cells],
         "decisions": records(told),
         "rows": documents,
+        "criterion": [row.document() for row in criterion],
         "overall": [total.document() for total in totals],
     }
     atomic_write_text(run / SUMMARY, json.dumps(document, indent=1) + "\n")
-    return Sweep(run / SUMMARY, document, limited, tuple(rows), totals)
+    return Sweep(run / SUMMARY, document, limited, tuple(rows), tuple(criterion), totals)
 
 
 def overall(rows: Sequence[SweepRow]) -> tuple[Overall, ...]:
@@ -222,6 +250,23 @@ def overall(rows: Sequence[SweepRow]) -> tuple[Overall, ...]:
     )
     pairs = {(cell.problem, cell.row.ood) for cells in groups.values() for cell in cells}
     return made if len(pairs) > 1 else ()
+
+
+def _criterion(problem: str, variant: str, cells: Sequence[Cell]) -> list[CriterionRow]:
+    """What the trainings of some cells recorded; nothing where the ID data of one were too few."""
+    found = [load_prompts(cell.evaluation.parent / NEGATIVE).training[-1].self_check for cell in cells]
+    known = [each for each in found if each]
+    if len(known) < len(cells):
+        return []
+    return [
+        CriterionRow(
+            problem,
+            variant,
+            score,
+            {side: mean_of([Figures(**each[side][score]) for each in known]) for side in known[0]},
+        )
+        for score in next(iter(known[0].values()))
+    ]
 
 
 def _cell_jobs(

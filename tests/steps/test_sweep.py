@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import yaml
 from evaluation_documents import evaluation_row
-from evaluation_world import World, make_world, workbench
+from evaluation_world import World, images, make_world, workbench
 from processes import interrupt_at
 from recorder import Recorder
 from typer.testing import CliRunner
 
 from negprompt_cli.cli.app import app
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.sweep import print_overall
+from negprompt_cli.cli.sweep import print_criterion, print_overall
 from negprompt_cli.config import load_config
 from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.studies.grids import Grid, load_grid
@@ -142,6 +142,7 @@ def test_a_sweep_makes_runs_that_compare_reads_and_skips_them_the_next_time(worl
     _, document = _run(world, run, grid)
     cells = [run / "pets" / v / f"seed-{s}" for v in ("default", "plain") for s in (0, 1)]
     assert document["evaluations"] == [str(c / "evaluation.json") for c in cells]
+    assert document["criterion"] == []
     for row in document["rows"]:
         own = [json.loads((c / "evaluation.json").read_text()) for c in cells if c.parent.name == row["variant"]]
         values = [
@@ -217,6 +218,37 @@ def test_the_overall_table_is_printed_where_there_is_more_than_one_pair(capsys):
     printed = capsys.readouterr().out
     for shown in ("Mean over 2 pairs", "85.62 / 14.4", "81.2", "p, near"):
         assert shown in printed
+
+
+def test_the_criterion_of_id_data_is_the_mean_of_what_the_trainings_recorded(world, tmp_path, capsys):
+    data = tmp_path / "birds"
+    for i in range(4):
+        images(data / "train" / f"bird {i}", 12, 50 + i)
+        images(data / "val" / f"bird {i}", 2, 60 + i)
+    problems = {"birds": {"id": str(data), "ood": [str(world.folder / "noise")]}}
+    grid = _grid(tmp_path, problems=problems, seeds=[0, 1], positive="zero-shot", settings={"data.shots": 12})
+    progress = Recorder()
+
+    def configure(keys):
+        return load_config(flags={"negative.schedule.epochs": 1, "compute.workers": 0, **keys})
+
+    bench = workbench(configure({}), world.clip, progress)
+    run = tmp_path / "run"
+    result = run_sweep(grid, run, configure=configure, overwrite=False, progress=progress, bench=bench)
+    recorded = [
+        load_prompts(run / f"birds/default/seed-{s}/negative.safetensors").training[-1].self_check for s in (0, 1)
+    ]
+    assert [row["score"] for row in result.document["criterion"]] == ["negprompt", "mcm", "max-logit"]
+    for row in result.document["criterion"]:
+        for side in ("near", "far", "mixed"):
+            mean = np.mean([each[side][row["score"]]["auroc"] for each in recorded])
+            assert row["sides"][side]["auroc"] == pytest.approx(mean)
+        sides = [row["sides"][side]["fpr95_id_positive"] for side in row["sides"]]
+        assert row["overall"]["fpr95_id_positive"] == pytest.approx(np.mean(sides))
+    print_criterion(Talk(quiet=False, as_json=False), result.criterion)
+    printed = capsys.readouterr().out
+    assert "max-logit" in printed
+    assert f"{100 * result.criterion[0].overall.auroc:.1f}" in printed
 
 
 def test_an_interrupted_training_is_gone_on_with(world, tmp_path, monkeypatch):
