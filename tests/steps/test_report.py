@@ -8,11 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from evaluation_documents import evaluation, evaluation_row
 from evaluation_world import World, make_world
 from pages import Page, data_of
 from recorder import Recorder
 
 from negprompt_cli.config import PixelsConfig
+from negprompt_cli.data.results.evaluations import average_over_seeds
 from negprompt_cli.data.results.rowfile import Row, TextSink
 from negprompt_cli.engine.metrics.calibration import accepting_threshold
 from negprompt_cli.engine.metrics.detection import acceptance_curve
@@ -34,7 +36,13 @@ from negprompt_cli.steps.evaluate import run_evaluate
 from negprompt_cli.steps.report import ReportOptions, run_report
 from negprompt_cli.steps.shared.caught import caught_gallery
 from negprompt_cli.steps.shared.measure import Measured, measure
-from negprompt_cli.steps.shared.report_parts import answer, galleries, id_class_table, measured_numbers
+from negprompt_cli.steps.shared.report_parts import (
+    answer,
+    galleries,
+    id_class_table,
+    measured_numbers,
+    recorded_numbers,
+)
 from negprompt_cli.steps.shared.report_pictures import nearest_lines
 from negprompt_cli.steps.shared.score_file import save_scores
 from negprompt_cli.steps.shared.scored_sets import of_measured, read_score_file
@@ -216,6 +224,20 @@ def test_rows_of_score_are_reported_as_score_does(tmp_path, form):
     assert "3 of 9 images (33.3\N{NO-BREAK SPACE}%) are OOD" in text
     with pytest.raises(UsageError, match="alone"):
         run_report([path, path], tmp_path / "other", ReportOptions(), overwrite=False, progress=Recorder())
+
+
+def test_the_numbers_of_several_seeds_have_their_deviation():
+    documents = [
+        evaluation([evaluation_row(auroc=auroc), evaluation_row("average", auroc=auroc)], id__accuracy=accuracy)
+        for auroc, accuracy in ((0.8, 0.7), (0.9, 0.8))
+    ]
+    numbers = recorded_numbers(average_over_seeds(documents), "mcm")
+    deviation = 100 * np.std([0.8, 0.9], ddof=1)
+    assert [(n.value, n.more) for n in numbers] == [
+        ("85.0 %", f"± {deviation:.1f} over 2 seeds"),
+        ("50.0 %", "± 0.0 over 2 seeds"),
+        ("75.0 %", f"± {deviation:.1f} over 2 seeds"),
+    ]
 
 
 def test_names_from_data_cannot_break_the_page():

@@ -19,6 +19,7 @@ from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.imagesets import match_classes
 from negprompt_cli.engine.label_doubts import Doubt, label_doubts
+from negprompt_cli.engine.metrics.conformal import thresholds_of
 from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail, render
 from negprompt_cli.report.thumbnails import thumbnails
 from negprompt_cli.steps.shared.class_tables import TALL_ROWS, confusions, interval
@@ -46,7 +47,7 @@ def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
     held = bench.encode(match_classes(held_out_images(bench), prompts.classes))
     trained = bench.encode(find_training_images(bench, prompts.classes))
     scorer = make_scorer(bench, prompts)
-    rows, seen = _rows(scorer, held), _rows(scorer, trained)
+    rows = _rows(scorer, held)
     names, rules = prompts.names, bench.config.model.pixels
     labels = held.labels.numpy()
     keys = {c.key: i for i, c in enumerate(prompts.classes)}
@@ -76,7 +77,7 @@ def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
         "classes": _class_table(labels, predictions, accepted, names),
         "confusions": confusions(labels, predictions, names),
         "doubts": _doubt_gallery(doubts, [held, trained], names, bench),
-        "foreign": _foreign_gallery(seen, trained, names, bench),
+        "foreign": _foreign_gallery(scorer, trained, names, bench),
     }
     atomic_write_text(path, render("fit", **values))
 
@@ -163,30 +164,35 @@ def _doubt_gallery(doubts: list[Doubt], sets: Sequence[EncodedSet], names: Seque
         cards.append(Thumbnail(jpeg, f"labelled {names[int(encoded.labels[place])]}", lines, path=str(path)))
     left = len(doubts) - len(cards)
     note = (
-        "Both witnesses contradict the folder of the image: the nearest prompt, and the nearest class by its other images. "
-        "The prompts have not seen held-out images; they were trained on the labels of training "
-        "images and contradict them all the same." + (f" {left} more are not shown." if left else "")
+        "The prompts and the other images of the folder agree on another class. The prompts have not seen held-out images, "
+        "but they were trained on the labels of training images." + (f" {left} more are not shown." if left else "")
     )
     return Gallery("Images that look mislabelled", note if doubts else "None was found.", cards)
 
 
-def _foreign_gallery(rows: list[Row], trained: EncodedSet, names: Sequence[str], bench: Workbench) -> Gallery:
-    """Training images with the lowest scores."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i].score or 0.0)[:FOREIGN]
-    paths = [Path(rows[i].path) for i in order]
+def _foreign_gallery(scorer: Scorer, trained: EncodedSet, names: Sequence[str], bench: Workbench) -> Gallery:
+    """Training images with the lowest scores; there may be a million, so only those that are shown become rows."""
+    judged = scorer.judge(trained.features)
+    order = np.argsort(judged.scores, kind="stable")[:FOREIGN].tolist()
+    paths = [trained.images.paths[i] for i in order]
+    title, note = "Training images least like their classes", ""
+    ood = np.zeros(len(trained), dtype=bool)
+    if scorer.threshold is not None:
+        ood = judged.scores < thresholds_of(judged.predictions, scorer.threshold, scorer.verdicts.by_class)
+        note = f"; the threshold rejects {ood.sum():,} of {len(trained):,} all the same"
     cards = [
         Thumbnail(
             jpeg,
             f"labelled {names[int(trained.labels[i])]}",
-            [f"looks like: {rows[i].prediction_name}", f"score {rows[i].score:.4g}", path.name],
-            badge="" if rows[i].is_ood is None else "OOD" if rows[i].is_ood else "ID",
+            [f"looks like: {names[int(judged.predictions[i])]}", f"score {judged.scores[i]:.4g}", path.name],
+            badge="" if scorer.threshold is None else "OOD" if ood[i] else "ID",
             path=str(path),
         )
         for i, path, jpeg in zip(order, paths, thumbnails(paths, bench.config.model.pixels), strict=True)
     ]
-    rejected = sum(bool(row.is_ood) for row in rows)
-    note = (
+    return Gallery(
+        title,
         f"The {len(cards)} training images with the lowest scores. The prompts were trained on them, so they score higher "
-        f"than new images would; the threshold rejects {rejected} of {len(rows)} all the same."
+        f"than new images would{note}.",
+        cards,
     )
-    return Gallery("Training images least like their classes", note, cards)

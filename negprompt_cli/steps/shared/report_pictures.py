@@ -165,8 +165,8 @@ def map_pictures(measured: Measured, sets: ScoredSets, kind: MapKind, seed: int,
     alt = f"{method} of images and prompts"
     figure = figures.feature_map(alt, clouds)
     note = (
-        f"{method} (the paper's Figure 4) of at most {MAP_IMAGES} images and prompts of each kind. CLIP's images and texts "
-        "form two separate cones, so images are centred on the mean ID image and prompts on the mean positive prompt."
+        f"{method} (the paper's Figure 4), at most {MAP_IMAGES} of each kind. Images are centred on the mean ID image, "
+        "prompts on the mean positive prompt."
     )
     return PictureGroup("Map", note, [drawer.keep("map", "", alt, figure)], figures.cloud_marks(clouds), large=True)
 

@@ -280,8 +280,8 @@ def _numbers(
 def _note(images: int, kept: int, others: int, single: bool) -> str:
     """What the slider and the CSV file do."""
     texts = [
-        "Drag the slider to try another threshold. The counts are exact, over all images. The badges and the CSV file "
-        "follow. Nothing else changes: pass the threshold you choose to the next run."
+        "The slider tries another threshold. Counts are exact, over all images; the badges and the CSV file follow. Pass "
+        "the threshold you choose to the next run."
     ]
     if not single:
         texts.append(
