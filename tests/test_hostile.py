@@ -203,7 +203,7 @@ def test_yaml_within_the_bounds_is_read() -> None:
         parse_yaml(f"[{deep}]", "text")
     assert parse_yaml("# x\n" + "a: [1, 2.5, null, 'x']", "text") == {"a": [1, 2.5, None, "x"]}
     assert parse_yaml("a: &x [1, &y 2]\nb: *x\nc: *y", "text") == {"a": [1, 2], "b": [1, 2], "c": 2}
-    with pytest.raises(UsageError, match="inside what it refers to"):
+    with pytest.raises(UsageError, match="refers to the value that contains it"):
         parse_yaml("a: &x [*x]", "text")
     chain = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, MAX_YAML_DEPTH))
     with pytest.raises(UsageError, match=f"more than {MAX_YAML_DEPTH} deep"):

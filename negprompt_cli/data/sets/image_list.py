@@ -147,8 +147,10 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
     if "\0" in text:
         if _CONTROL.search(text):
             raise UsageError(f"{where} is not a list of images: it holds NUL and other control characters.")
-        names = [name.strip("\n") for name in text.split("\0")]
-        return told(ImageList(where, "paths with NUL between them", [Line(name) for name in names if name]))
+        names = [name for part in text.split("\0") if (name := part.strip("\n"))]
+        if not names:
+            raise UsageError(f"{where} lists no image. Write {FORMS}.")
+        return told(ImageList(where, "paths with NUL between them", [Line(name) for name in names]))
     # Only a line feed ends a line: the other separators that Unicode knows can occur in file names.
     lines = [line for line in (line.strip() for line in text.split("\n")) if line and not line.startswith("#")]
     if lines and re.fullmatch(r"sep=.", lines[0]):  # for Excel alone

@@ -126,6 +126,7 @@ REFUSED = {
     "broken JSON": ('[{"image": "a.jpg"', "JSON"),
     "rows of other lengths": ("path,label\na.jpg,0\nb.jpg,0,1\n", "header has 2 cells"),
     "a header alone": ("path,label\n", "no image"),
+    "NUL characters alone": ("\0\0\n", "no image"),
     "HTML": ("<html>\n<body>\n", "no list"),
     "addresses": ("https://example.org/a.jpg 0\n", "Download"),
     "an unknown part": ("path,label,split\na.jpg,0,train\nb.jpg,1,fold7\n", "fold7"),
