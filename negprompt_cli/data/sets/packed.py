@@ -20,8 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from negprompt_cli.data.sets import hub_images, parquet_images, tar_images, torchsets
-from negprompt_cli.data.sets.filekinds import LeftOut
-from negprompt_cli.data.sets.layouts import list_entries
+from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for
 from negprompt_cli.errors import UsageError
 
 PACKED_SUFFIXES = (*tar_images.SUFFIXES, *parquet_images.SUFFIXES)
@@ -133,11 +132,19 @@ def packed_files(folder: Path) -> list[Path]:
 
     Beside tar files, Parquet files hold facts about their images.
     """
-    images, folders, _ = list_entries(folder)
-    if images or folders:
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                inner = entry.is_dir()
+                # The first image or subfolder ends the search, because a folder may have a million images.
+                if is_image_name(entry.name) or (inner and reason_for(entry.name, folder=True) is None):
+                    return []
+                if not inner and not entry.name.startswith(".") and entry.name.lower().endswith(PACKED_SUFFIXES):
+                    found.append(folder / entry.name)
+    except OSError:  # whoever lists the folder says what is wrong
         return []
-    found = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_packed_file(path))
-    return [path for path in found if path.name.lower().endswith(tar_images.SUFFIXES)] or found
+    return sorted(path for path in found if path.name.lower().endswith(tar_images.SUFFIXES)) or sorted(found)
 
 
 def expanded(pattern: str) -> list[Path]:
