@@ -7,6 +7,7 @@ file (`test_score`), a reader that goes away (`test_score`).
 """
 
 import csv
+import importlib
 import io
 import json
 import os
@@ -478,6 +479,15 @@ def test_memory_that_runs_out_is_said(
         "ran out of memory",
         "--workers",
     )
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("no_such_package.part")
+    assert "no_such_package" in (explain(caught.value) or "")
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("negprompt_cli.no_such_module")
+    assert explain(caught.value) is None
 
 
 def test_what_is_no_fault_of_the_machine_stays_a_defect() -> None:
