@@ -24,8 +24,7 @@ MOST_IMAGES = 1000
 
 def logit_gap(block: ImageBlock) -> Tensor:
     """Return (B,) scores of the block's images."""
-    classes = block.setup.bank.positives.shape[0]
-    return gaps(block.cosines("positives"), block.setup.options.next_classes or share_of(classes), block.setup.exact)
+    return gaps(block, block.setup.options.next_classes or share_of(len(block.setup.bank.positives)))
 
 
 def logit_gap_fit(block: ImageBlock) -> Tensor:
@@ -35,7 +34,7 @@ def logit_gap_fit(block: ImageBlock) -> Tensor:
     if features is None or labels is None:
         raise ValueError("logit-gap-fit needs train_features and train_labels")
     count = setup.once("logit-gap-fit", lambda: fit_next_classes(features, labels, setup.bank.positives))
-    return gaps(block.cosines("positives"), count, setup.exact)
+    return gaps(block, count)
 
 
 def share_of(classes: int) -> int:
@@ -43,19 +42,16 @@ def share_of(classes: int) -> int:
     return max(1, round(0.2 * classes))
 
 
-def gaps(cosines: Tensor, count: int, exact: torch.dtype) -> Tensor:
-    """Highest cosine minus the mean of the next `count`, or of all others where there are fewer.
-
-    Args:
-        cosines: (B, K).
-        count: N, at least 1.
-        exact: type of the result.
-
-    Returns:
-        (B,); 0 where K is 1.
-    """
-    top = cosines.topk(min(count + 1, cosines.shape[1]), dim=1).values.to(exact)
-    return top[:, 0] - (top[:, 1:].mean(dim=1) if top.shape[1] > 1 else top[:, 0])
+def gaps(block: ImageBlock, count: int) -> Tensor:
+    """Highest cosine minus the mean of the next `count`, or of all others where there are fewer: (B,); 0 with one class."""
+    cosines, exact = block.cosines("positives"), block.setup.exact
+    highest = block.highest("positives").to(exact)
+    others = min(count, cosines.shape[1] - 1)
+    if not others:
+        return torch.zeros_like(highest)
+    # Only their sum is wanted, so they need no order.
+    total = cosines.topk(others + 1, dim=1, sorted=False).values.sum(dim=1, dtype=exact)
+    return highest - (total - highest) / others
 
 
 def fit_next_classes(features: Tensor, labels: Tensor, positives: Tensor) -> int:
