@@ -71,6 +71,7 @@ class DataConfig(_Section):
     """Which images, and how they are chosen.
 
     `shots`: training images per class, 0 for all. `train_classes`: which of the classes to train on ('all', '10%', ...).
+    `added`: SPECs of images whose classes were added to an artifact after its training; a training does not use them.
     `corrections`: folder of sorted images, of which those that a person moved to another class are trained on as well.
     `limit`: images per data set, for a quick trial. `on_error`: what a broken image does. `decoder`: what decodes JPEGs,
     PIL as in CLIP's own preprocessing, or torchcodec, which is faster and changes features slightly.
@@ -82,6 +83,7 @@ class DataConfig(_Section):
     class_names: str | None = None
     train_classes: str = "all"
     shots: Annotated[int, Field(ge=0)] = 16
+    added: tuple[str, ...] = ()
     corrections: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     on_error: OnError = "stop"

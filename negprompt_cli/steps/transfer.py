@@ -8,12 +8,11 @@ The paper's open-vocabulary setting (section 3.4): context vectors shared by all
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Calibration, Prompts, check_model, save_prompts
@@ -23,19 +22,15 @@ from negprompt_cli.data.sets.spec import Spec
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
-from negprompt_cli.engine.prompt_learners.training import Features
-from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Progress
-from negprompt_cli.steps.shared.added_classes import AddedClasses, find_added_classes
+from negprompt_cli.steps.shared.added_classes import AddedClasses
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
-from negprompt_cli.steps.shared.embedding_learning import score_statistics
+from negprompt_cli.steps.shared.extension import extend_prompts
 from negprompt_cli.steps.shared.learning import carry_over
 from negprompt_cli.steps.shared.outcomes import ClassAccuracy, Outcome, by_class, outcome
 from negprompt_cli.steps.shared.outputs import making, write_config
-from negprompt_cli.steps.shared.score_inputs import make_score_inputs
 from negprompt_cli.steps.shared.scorer import make_scorer
-from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_on, enough_for_threshold
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
 
@@ -205,22 +200,8 @@ def run_extend(
         artifact.require(bench.config.data.spec)
         source = artifact.prompts
         check_transferable(source, artifact.path)
-        found = find_added_classes(bench, source, images)
         check_model(source, bench.clip.identity, bench.clip.plan.width, artifact.path)
-        names = [c.name for c in found.classes]
-        tokenize_prompts(names, bench.clip.tokenizer, bench.clip.plan, context=source.positive.shape[-2])
-        prompts = carry_over(bench.clip, source, found.classes, budget=bench.budget)
-        prompts = replace(prompts, id_statistics=_statistics(bench, prompts, found))
-        known = source.calibration
-        options = CalibrateOptions()
-        if known is not None:
-            options = CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class))
-            kept = {"temperature": known.temperature, "template": known.template}
-            evaluate = bench.config.evaluate.model_copy(update=kept)
-            bench = bench.with_config(bench.config.model_copy(update={"evaluate": evaluate}))
-        if enough_for_threshold(bench, len(found.held_out), options):
-            made = calibrate_on(bench, prompts, found.held_out, options, data=found.held_out.spec)
-            prompts = replace(prompts, calibration=made)
+        prompts, found = extend_prompts(bench, source, images)
         extension = _compared(bench, source, prompts, found)
         prompts = save_prompts(prompts, out, overwrite=overwrite)
         write_config(prompts.config, out)
@@ -229,24 +210,6 @@ def run_extend(
         out, prompts, tuple(c.name for c in old), tuple(c.name for c in new), learned=source.kind == "negative"
     )
     return Extended(result, extension, prompts.calibration)
-
-
-def _statistics(bench: Workbench, prompts: Prompts, found: AddedClasses) -> IdStatistics | None:
-    """ID statistics of old and new training images, or those of `prompts` where the old ones are not at hand."""
-    if prompts.id_statistics is None or found.training is None:
-        return prompts.id_statistics
-    encoded = bench.encode(found.training)
-    bank = make_score_inputs(bench, prompts, ["negprompt"])
-    assert bank.negatives is not None
-    device = bench.clip.device
-    return score_statistics(
-        prompts.config,
-        Features(encoded.features.to(device), encoded.labels.to(device)),
-        bank.positives,
-        bank.negatives,
-        scale=bench.clip.logit_scale,
-        added=torch.from_numpy(found.added).to(device),
-    )
 
 
 def _compared(bench: Workbench, source: Prompts, prompts: Prompts, found: AddedClasses) -> Extension:

@@ -31,10 +31,12 @@ from negprompt_cli.data.results.artifacts import (
 )
 from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
-from negprompt_cli.data.sets.spec import parse_spec
+from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress
+from negprompt_cli.steps.shared.added_classes import find_added_classes
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.extension import extend_prompts
 from negprompt_cli.steps.shared.learning import carry_over, learn_negative, learn_positive
 from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_prompts
 from negprompt_cli.steps.shared.training_data import find_training_images, negative_data, positive_data
@@ -243,11 +245,25 @@ class _Case:
         """Whether a transferred artifact is its parent under other class names."""
         if self.source is None:
             return Check("contexts", "unknown", "the parent is not here")
+        if self.added:
+            try:
+                made, _ = extend_prompts(self.bench, self.source.prompts, self.added)
+            except NegPromptError as error:
+                return Check("contexts", "unknown", _first_line(error), remedy="moved-images")
+            if artifact_bytes(replace(made, written_with=self.prompts.written_with)) == artifact_bytes(self.prompts):
+                return Check("contexts", "ok", "extended again, it has the same bytes")
+            return Check("contexts", "differs", "extended again, it has other bytes")
         made = carry_over(self.bench.clip, self.source.prompts, self.prompts.classes, budget=self.bench.budget)
         again = replace(made, written_with=self.prompts.written_with)
         if artifact_bytes(again) == artifact_bytes(replace(self.prompts, calibration=None)):
             return Check("contexts", "ok", "transferred again, it has the same bytes")
         return Check("contexts", "differs", "transferred again, it has other bytes")
+
+    @property
+    def added(self) -> tuple[Spec, ...]:
+        """The images whose classes were added to the parent; none where it was transferred to names, or trained."""
+        before = self.source.prompts.config.data.added if self.source else ()
+        return tuple(parse_spec(text) for text in self.prompts.config.data.added if text not in before)
 
     @cached_property
     def source(self) -> ArtifactFile | None:
@@ -313,6 +329,15 @@ class _Case:
             yield Check(
                 "held-out images", "unknown", f"calibrated on a limited choice of {known.data.removesuffix(LIMITED)}"
             )
+        elif self.added:
+            if self.source is not None:
+                source = self.source.prompts
+                yield self._listed(
+                    "held-out images",
+                    known.images,
+                    known.files_sha256,
+                    lambda: find_added_classes(self.bench, source, self.added).held_out,
+                )
         else:
             spec = self.bench.config.data.spec if known.data == self.prompts.config.data.spec else known.data
             yield self._listed(

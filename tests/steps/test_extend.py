@@ -73,16 +73,25 @@ def test_a_folder_of_one_class_is_added_and_the_account_is_what_scoring_says(wor
     assert made.calibration.images == len(old) + len(new) == 26
     assert made.calibration.score == known.calibration.score == "max-logit"
     assert made.positive.equal(known.positive)
-    # An extended detector is extended in the same way; its own new class needs its images again.
+    # It can be made again from what it records.
+    verified = run("verify", out, "--device", "cpu", "--json")
+    checks = {check["what"]: (check["status"], check["reason"]) for check in json.loads(verified.stdout)["checks"]}
+    assert checks["contexts"][0] == checks["held-out images"][0] == "ok", checks
+    # An extended detector is extended in the same way, and still knows where the images of its own new class are.
     write_images(world / "pink_dot", 4, seed=10)
-    refused = run("transfer", "--extend", "--images", world / "pink_dot", "--prompts", out, *ON)
-    assert refused.exit_code == 2
-    assert "yellow star" in refused.stderr and "--images" in refused.stderr
-    both = f"{world / 'yellow_star'},{world / 'pink_dot'}"
-    again = run("transfer", "--extend", "--images", both, "--prompts", out, *ON)
+    again = run("transfer", "--extend", "--images", world / "pink_dot", "--prompts", out, *ON)
     assert again.exit_code == 0, again.output
     assert "pink dot:" in again.stderr and "Old classes, 26 held-out images" in again.stderr
-    assert (world / "run/transfer-yellow_star-pink_dot.safetensors").is_file()
+    (world / "more").mkdir()
+    moved = (world / "yellow_star").rename(world / "more/yellow_star")
+    asked = ["transfer", "--extend", "--prompts", out, *ON, "--out", world / "run/next.safetensors", "--images"]
+    refused = run(*asked, world / "pink_dot")
+    assert refused.exit_code == 2
+    assert "yellow star" in refused.stderr and "--images" in refused.stderr
+    both = run(*asked, f"{moved},{world / 'pink_dot'}")
+    assert both.exit_code == 0, both.output
+    assert "Old classes, 26 held-out images" in both.stderr
+    moved.rename(world / "yellow_star")
 
 
 def test_a_folder_of_old_and_new_classes_needs_no_other_data(world: Path, tmp_path: Path):

@@ -26,7 +26,7 @@ from negprompt_cli.data.sets.imagesets import (
 from negprompt_cli.data.sets.one_class import one_class
 from negprompt_cli.data.sets.same_content import same_content
 from negprompt_cli.data.sets.sampling import few_shot
-from negprompt_cli.data.sets.spec import Spec
+from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.training_data import find_training_images
@@ -61,9 +61,9 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
         UsageError: images that are not there, no new class, or a class without held-out images.
         NegPromptError: a file cannot be read.
     """
+    known = len(source.classes)
     given = [_class_images(bench, spec, "eval") for spec in specs]
     classes = _extended(source, given)
-    known = len(source.classes)
     if len(classes) == known:
         raise UsageError(
             f"{', '.join(spec.text for spec in specs)} has no class that the artifact does not have already. To choose its "
@@ -71,10 +71,13 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
             remedy="calibrate",
         )
     held_out = joined([match_classes(images, classes) for images in given], "held-out images")
-    held_out = _with_old_classes(bench, held_out, known)
     fresh = joined([match_classes(_class_images(bench, spec, "train"), classes) for spec in specs], "new classes")
-    new = _few(bench, _only(fresh, range(known, len(classes))))
+    for text in source.config.data.added:
+        held_out, fresh = _with_added_before(bench, parse_spec(text), held_out, fresh)
+    held_out = _with_old_classes(bench, held_out, known)
     old = _trained_on(bench, source, classes)
+    trained = set(range(known)) if old is None else set(old.labels.tolist())
+    new = _few(bench, _only(fresh, sorted(set(range(len(classes))) - trained)))
     training = new if old is None else joined([old, new], "training images")
     repeated = same_content(held_out.paths, training.paths)
     if repeated.any():
@@ -125,6 +128,20 @@ def _extended(source: Prompts, given: Sequence[ImageSet]) -> tuple[ClassLabel, .
                 )
         classes = (*classes, *new)
     return classes
+
+
+def _with_added_before(bench: Workbench, spec: Spec, held_out: ImageSet, fresh: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Held-out and other images with those of an earlier extension, of classes that have no held-out images yet.
+
+    Where they are gone, that is told as classes without held-out images, if no others are named.
+    """
+    try:
+        parts = [match_classes(_class_images(bench, spec, role), held_out.classes) for role in ("eval", "train")]
+    except UsageError:
+        return held_out, fresh
+    absent = sorted(set(parts[0].labels.tolist()) - set(held_out.labels.tolist()))
+    found = [_only(part, absent) for part in parts]
+    return joined([held_out, found[0]], held_out.name), joined([fresh, found[1]], fresh.name)
 
 
 def _with_old_classes(bench: Workbench, held_out: ImageSet, known: int) -> ImageSet:

@@ -1,0 +1,79 @@
+"""Extension: the contexts of an artifact for its own classes and those of new images, with a threshold for all of them.
+
+Nothing is trained. The ID statistics of the default score are those of the old training images and of half of the new
+ones; the threshold is chosen on held-out images of every class, with the score and the acceptance of the source.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.sets.spec import Spec
+from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
+from negprompt_cli.engine.prompt_learners.training import Features
+from negprompt_cli.engine.scores.id_statistics import IdStatistics
+from negprompt_cli.steps.shared.added_classes import AddedClasses, find_added_classes
+from negprompt_cli.steps.shared.embedding_learning import score_statistics
+from negprompt_cli.steps.shared.learning import carry_over
+from negprompt_cli.steps.shared.score_inputs import make_score_inputs
+from negprompt_cli.steps.shared.thresholds import CalibrateOptions, calibrate_on, enough_for_threshold
+from negprompt_cli.steps.shared.workbench import Workbench
+
+
+def extend_prompts(bench: Workbench, source: Prompts, images: Sequence[Spec]) -> tuple[Prompts, AddedClasses]:
+    """The extended prompts, not yet on disk, and the images that they were made with.
+
+    With too few held-out images there is no threshold, and the number that would do is said.
+
+    Args:
+        bench: the configuration; its data are those that the artifact was trained with.
+        source: prompts with negatives and shared contexts, of the model at hand.
+        images: SPECs of images of the new classes, perhaps beside images of the old ones.
+
+    Raises:
+        UsageError: images that are not there, no new class, or classes without held-out images; a name is too long for the
+            text tower.
+        NegPromptError: an image is broken.
+    """
+    found = find_added_classes(bench, source, images)
+    names = [c.name for c in found.classes]
+    tokenize_prompts(names, bench.clip.tokenizer, bench.clip.plan, context=source.positive.shape[-2])
+    prompts = carry_over(bench.clip, source, found.classes, budget=bench.budget)
+    added = tuple(dict.fromkeys((*source.config.data.added, *(spec.text for spec in images))))
+    data = source.config.data.model_copy(update={"added": added})
+    prompts = replace(
+        prompts,
+        id_statistics=_statistics(bench, prompts, found),
+        config=source.config.model_copy(update={"data": data}),
+    )
+    known = source.calibration
+    options = CalibrateOptions()
+    if known is not None:
+        options = CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class))
+        kept = {"temperature": known.temperature, "template": known.template}
+        evaluate = bench.config.evaluate.model_copy(update=kept)
+        bench = bench.with_config(bench.config.model_copy(update={"evaluate": evaluate}))
+    if enough_for_threshold(bench, len(found.held_out), options):
+        made = calibrate_on(bench, prompts, found.held_out, options, data=found.held_out.spec)
+        prompts = replace(prompts, calibration=made)
+    return prompts, found
+
+
+def _statistics(bench: Workbench, prompts: Prompts, found: AddedClasses) -> IdStatistics | None:
+    """ID statistics of old and new training images, or those of `prompts` where the old ones are not at hand."""
+    if prompts.id_statistics is None or found.training is None:
+        return prompts.id_statistics
+    encoded = bench.encode(found.training)
+    bank = make_score_inputs(bench, prompts, ["negprompt"])
+    assert bank.negatives is not None
+    device = bench.clip.device
+    return score_statistics(
+        prompts.config,
+        Features(encoded.features.to(device), encoded.labels.to(device)),
+        bank.positives,
+        bank.negatives,
+        scale=bench.clip.logit_scale,
+        added=torch.from_numpy(found.added).to(device),
+    )
