@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negprompt_cli.data.files.textfile import read_text
-from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.matching import Known
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.wording import some_of
@@ -167,6 +166,9 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
         )
     index = {key: i for i, key in enumerate(keys)}
     known = Known(keys)
+    # Few specifications name such a file, and importing its reader takes a while.
+    from negprompt_cli.data.sets.class_list import read_class_list
+
     wanted = read_class_list(file, keys=keys).entries
     found = [next((key for text in (e.key, e.text, e.name) if (key := known.find(text))), None) for e in wanted]
     unknown = [entry.text for entry, key in zip(wanted, found, strict=True) if key is None]
