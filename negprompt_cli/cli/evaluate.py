@@ -145,7 +145,7 @@ def evaluate(
     if test_time is not None:
         lists["evaluate.test_time"] = [s.strip() for s in test_time.split(",") if s.strip()]
     if stream_order is not None:
-        lists["evaluate.stream_orders"] = [s.strip() for s in stream_order.split(",") if s.strip()]
+        lists["evaluate.stream_orders"] = _seeds(stream_order)
     if recalls is not None:
         lists["evaluate.recalls"] = _numbers(recalls)
     many = parse_seeds(seeds, common, prompts=prompts)
@@ -202,6 +202,13 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
     )
     if document.limited:
         talk.line("LIMITED: a trial on some of the images, not a result to quote.")
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--stream-order {text}: write whole numbers separated by commas, for example 0,1,2.")
+    return [int(part) for part in parts]
 
 
 def _numbers(text: str) -> list[float]:

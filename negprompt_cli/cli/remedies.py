@@ -86,6 +86,7 @@ REMEDIES = {
         "Or give a list of negative words, one per line, with --negative-words FILE (for csp also one of adjectives, with "
         "--set evaluate.adjectives=FILE)."
     ),
+    "test-time": "Ask for it with --test-time.",
     "word-scores": "Pass --scores with neglabel, neglabel-images, neglabel-filtered or csp.",
     "ood": "Pass --ood, for example --ood inaturalist,sun,places,dtd or --ood path/to/images.",
     "leave-out-share": "Choose another --share, or a data set with more classes.",

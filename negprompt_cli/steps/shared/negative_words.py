@@ -70,22 +70,23 @@ def choose_words(
     made = []
     for choice in choices:
         check_choice(settings, prompts, choice)
+        of = len(pool.nouns.texts)
         if choice == "words":
             found = pool.nouns.farthest(classes, count)
         elif choice == "words_filtered":
             found = pool.filtered().farthest(classes, count)
         elif choice == "csp_words":
-            found = _share(pool.nouns, pool.phrases(), classes, count)
+            phrases = pool.phrases()
+            of += len(phrases.texts)
+            found = _share(pool.nouns, phrases, classes, count)
         else:
             if images is None:
                 raise ValueError("words_by_images needs images")
             found = pool.nouns.chosen(image_distances(pool.nouns.features, classes, *images), count)
         words, distances, features = found
         if not words:
-            raise UsageError(
-                f"No negative word is left of {len(pool.nouns.texts)} ({choice}).", remedy="negative-words"
-            )
-        bench.progress.say(f"negative words: {len(words)} of {len(pool.nouns.texts)} ({choice})")
+            raise UsageError(f"No negative word is left of {of} ({choice}).", remedy="negative-words")
+        bench.progress.say(f"negative words: {len(words)} of {of} ({choice})")
         order = list(range(len(words)))
         if settings.word_groups > 1:
             # Groups are runs of words, which are in the order of their distance until here.
