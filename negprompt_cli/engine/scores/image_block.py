@@ -48,6 +48,18 @@ class ScoringContext:
         return cast(Made, self._made[name])
 
     @cached_property
+    def class_directions(self) -> Tensor:
+        """(K, D) where the classes lie as seen from the usual ID image, L2-normalised (`IdStatistics.directions`)."""
+        if self.bank.id_statistics is None:
+            raise ValueError("the directions of the classes need id_statistics")
+        return self.bank.id_statistics.directions(self.bank.positives)
+
+    @cached_property
+    def mean_negative(self) -> Tensor:
+        """(D,) the mean of the negatives."""
+        return self.bank.rows("negatives").mean(0)
+
+    @cached_property
     def gaussians(self) -> Gaussians:
         """The Gaussians of the training features, fitted when first needed."""
         features, labels = self.bank.train_features, self.bank.train_labels

@@ -37,11 +37,10 @@ def paper_score(block: ImageBlock) -> Tensor:
 
 def default_score(block: ImageBlock, statistics: IdStatistics) -> Tensor:
     """Return (B,) scores, at most 0."""
-    bank, exact = block.setup.bank, block.setup.exact
+    exact = block.setup.exact
     cosines = block.cosines("positives")
-    directions = statistics.directions(bank.positives)
-    found = class_statistics(block.features, cosines, mean=statistics.mean, directions=directions)
-    found["n"] = -(block.features @ bank.rows("negatives").mean(0))
+    found = class_statistics(block.features, cosines, mean=statistics.mean, directions=block.setup.class_directions)
+    found["n"] = -(block.features @ block.setup.mean_negative)
     p = cosines.mean(1)
     total = torch.zeros_like(p, dtype=exact)
     # Numbers, not tensors, so that an exporter writes them as constants.
