@@ -103,11 +103,14 @@ class _Lists:
     contents: tuple[_Content, ...]
 
 
+# The safe parser in C, if PyYAML has it: the one in Python takes longer than everything else that one image needs.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 @cache
 def _lists() -> _Lists:
     file = resources.files(__package__) / "file_kinds.yaml"
-    # The parser in C, where PyYAML has it: the one in Python takes longer than everything else that one image needs.
-    values: dict[str, Any] = yaml.load(file.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    values: dict[str, Any] = yaml.load(file.read_text("utf-8"), Loader=_Loader)
     kinds = tuple(Unreadable(**{**each, "suffixes": tuple(each["suffixes"])}) for each in values["unreadable"])
     help_of = {kind.kind: kind.help for kind in kinds}
     names: dict[tuple[Reason, bool], _Names] = {}

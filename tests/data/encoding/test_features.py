@@ -193,7 +193,7 @@ def test_a_set_of_only_broken_images_is_an_error(tiny_clip: Clip, make_images: M
 def test_a_file_that_vanished_is_an_error(tiny_clip: Clip, make_images: MakeImages) -> None:
     paths = make_images(3)
     paths[1].unlink()
-    with pytest.raises(NegPromptError, match=r"0001\.jpg is gone"):
+    with pytest.raises(NegPromptError, match=r"0001\.jpg was removed"):
         encode(tiny_clip, paths)
 
 
