@@ -181,7 +181,7 @@ def table_text(
 
     def fits(chosen: Sequence[int]) -> bool:
         least = [_widths(columns[i], [row[i] for row in cells])[0] for i in chosen]
-        return sum(least) + _gap() * (len(least) - 1) <= room
+        return sum(least) + _space(len(least)) <= room
 
     parts: list[list[int]] = [list(naming)]
     for i in range(len(naming), len(columns)):
@@ -213,7 +213,7 @@ def _drawn(columns: Sequence[str], rows: Sequence[Sequence[Cell]], room: int, te
 
     ranges = [_widths(column, [row[i] for row in rows]) for i, column in enumerate(columns)]
     widths = [most for _, most in ranges]
-    room -= _gap() * (len(widths) - 1)
+    room -= _space(len(widths))
     while sum(widths) > room and (wrapping := [i for i, width in enumerate(widths) if width > ranges[i][0]]):
         widths[max(wrapping, key=lambda i: widths[i])] -= 1
     table = _empty_table()
@@ -234,15 +234,15 @@ def _empty_table() -> "Table":
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
 
 
-@lru_cache(maxsize=1)
-def _gap() -> int:
-    """How many columns of a terminal are between two columns of a table, which is up to the version of rich."""
+@lru_cache
+def _space(columns: int) -> int:
+    """How much of a table's width is between and behind its columns, which is up to the version of rich."""
     from rich.console import Console
 
     table = _empty_table()
-    table.add_column("a")
-    table.add_column("b")
-    return Console(width=80).measure(table).maximum - 2
+    for _ in range(columns):
+        table.add_column("a")
+    return Console(width=10_000).measure(table).maximum - columns
 
 
 def _widths(heading: str, cells: Sequence[Cell]) -> tuple[int, int]:
