@@ -241,7 +241,7 @@ def _space(columns: int) -> int:
 
     table = _empty_table()
     for _ in range(columns):
-        table.add_column("a")
+        table.add_column(width=1)
     return Console(width=10_000).measure(table).maximum - columns
 
 
