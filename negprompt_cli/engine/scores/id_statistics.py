@@ -362,11 +362,13 @@ def class_statistics(images: Tensor, cosines: Tensor, *, mean: Tensor, direction
         (N,) each; b alone where K is 1.
     """
     k = len(directions)
-    top = cosines.topk(min(RUNNERS_UP + 1, k), dim=1).values
-    found = {"b": top[:, 0]}
+    # Only the sum of the runners-up is wanted, so they need no order.
+    top = cosines.topk(min(RUNNERS_UP + 1, k), dim=1, sorted=False).values
+    best = top.amax(1)
+    found = {"b": best}
     if k > 1:
         found["c"] = (normalize(images - mean, dim=1) @ directions.T).amax(1)
-        found["g"] = top[:, 0] - top[:, 1:].mean(1)
+        found["g"] = best - (top.sum(1) - best) / (top.shape[1] - 1)
     return found
 
 
