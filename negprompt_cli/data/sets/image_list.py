@@ -343,8 +343,19 @@ def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
         if wrong is not None:
             raise _refuse(where, f"Its header has {len(header)} cells, but the row {wrong[:4]!r} has {len(wrong)}.")
         made, unclear = _records(rows[0], rows[1:], where)
-        return ImageList(where, f"table with the columns {some_of(header, 8)}", made, unclear=unclear)
+        form = f"table with the columns {some_of(header, 8)}{_unused_part(header, made)}"
+        return ImageList(where, form, made, unclear=unclear)
     return None
+
+
+def _unused_part(header: Sequence[str], made: Sequence[Line]) -> str:
+    """What a person should know of a column that is named like one of parts, but holds something else (numbers of folds)."""
+    # Of two columns the second is that of the labels, whatever it is called.
+    named = [cell for cell in header if cell and not cell.startswith("Unnamed")]
+    parts = [cell for cell in named if _plain(cell) in _PARTS]
+    if not parts or len(named) < 3 or any(line.part for line in made):
+        return ""
+    return f" (of which {parts[0]!r} names neither train, val nor test and is not used)"
 
 
 def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> tuple[list[Line], str]:

@@ -143,6 +143,14 @@ def test_what_is_no_list_is_refused_in_one_line(kind: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_column_of_folds_is_not_used_and_a_message_says_so() -> None:
+    listed = parse_image_list("path,label,split\na.jpg,0,0\nb.jpg,1,4\n", "the list")
+    assert [line.part for line in listed.lines] == [None, None]
+    assert "'split' names neither train, val nor test and is not used" in listed.decisions[0].message
+    parts = parse_image_list("path,label,split\na.jpg,0,train\nb.jpg,1,val\n", "the list")
+    assert "not used" not in parts.decisions[0].message
+
+
 def test_text_that_is_no_list_is_refused_in_one_line_that_names_the_forms(tmp_path: Path) -> None:
     file = write(tmp_path / "README.md", b"# Photos\n\nSome words about them,\nand more words.\n")
     with pytest.raises(UsageError, match="first image is not found") as raised:
