@@ -13,8 +13,9 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from negprompt_cli.engine.clip import Clip, ModelIdentity, weights_digest
+from negprompt_cli.engine.clip import Clip, weights_digest
 from negprompt_cli.engine.devices import Compute
+from negprompt_cli.engine.model_identity import ModelIdentity
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

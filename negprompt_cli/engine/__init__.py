@@ -1,6 +1,7 @@
 """The method as pure tensor functions; no files, no command line.
 
     clip               the frozen CLIP (wrapper of an open_clip model)
+    model_identity     name and digest of a CLIP
     prompt_learners    contexts, their encoding and training
     losses             what stage 1 and stage 2 minimise
     scores             ID scores of images; `mcm_extended` is NegPrompt's

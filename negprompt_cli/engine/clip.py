@@ -15,26 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negprompt_cli.engine.devices import Compute
+from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder, PromptEncoder
 from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, Tokenizer, tokenize_prompts, word_ids
 from negprompt_cli.engine.prompt_learners.towers import TowerPlan, plan_text_path
 from negprompt_cli.errors import UsageError
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What a model is, as written into artifacts and results.
-
-    `weights_sha256`: digest of all parameters and buffers, so the same weights are the same model wherever the files are.
-    """
-
-    name: str
-    pretrained: str | None
-    weights_sha256: str
-
-    def __str__(self) -> str:
-        tag = f" {self.pretrained}" if self.pretrained else ""
-        return f"{self.name}{tag} (weights {self.weights_sha256[:12]})"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ the images of each kept class learns, the other half is judged against what play
 Left-out classes show the near side only: on real CLIP features they prefer MCM, which then loses on other kinds of images.
 The far side consists of real images that differ from ID as a whole, once each way, so what profits from one sign of a
 direction is found out by the other. Settings and scores may be chosen by these figures, since no OOD image and no
-evaluation image is looked at. Leaves out: how far other images lie in truth, which ID data cannot say.
+evaluation image is looked at. Leaves out: how far real OOD images are, which ID data cannot say.
 """
 
 import statistics

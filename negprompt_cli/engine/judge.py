@@ -1,4 +1,4 @@
-"""Judging image features with torch: everything that is said of an image comes from the same cosines."""
+"""Judging image features with torch: everything about an image comes from the same cosines."""
 
 from collections.abc import Callable
 

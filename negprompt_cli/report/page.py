@@ -79,7 +79,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG, or None where the image cannot be read, with what is said below it: a bold first line and others.
+    """A small JPEG, or None where the image cannot be read, with its caption: a bold first line and others.
 
     `badge`: 'OOD', 'ID', '' for none as yet, None for never. `data`: data- attributes for a script. `path`: shown under the
     pointer.

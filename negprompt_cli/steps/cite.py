@@ -1,6 +1,6 @@
 """What a paper needs to say of a result: one paragraph per evaluation, and whom to cite for its scores and data sets.
 
-Everything is taken from the evaluation document, so nothing is said that was not recorded. Limited trials are refused.
+Everything is taken from the evaluation document, so nothing is reported that was not recorded. Limited trials are refused.
 """
 
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.encoding.onnx_files import MAX_BATCH, first_line, onnx_model, quiet_exporter
 from negprompt_cli.data.encoding.preprocessing import Preprocessing
 from negprompt_cli.data.files.atomic import atomic_path
-from negprompt_cli.data.results.exported import KEY, ExportedModel, ExportMetadata
+from negprompt_cli.data.results.exported import KEY, ExportMetadata
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.engine.detector_module import DetectorModule
 from negprompt_cli.engine.judgement import INPUT, NEGATIVE_OUTPUTS, OUTPUTS
@@ -59,7 +59,7 @@ def export_metadata(scorer: Scorer, *, half: bool) -> ExportMetadata:
     scores = verdicts.calibration_scores
     return ExportMetadata(
         versions=versions(),
-        model=ExportedModel(name=model.name, pretrained=model.pretrained, weights_sha256=model.weights_sha256),
+        model=model,
         prompts_sha256=prompts.sha256,
         preprocessing=preprocessing_of(scorer),
         classes=prompts.classes,

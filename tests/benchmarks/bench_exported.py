@@ -1,6 +1,6 @@
 """An exported detector: its first row against importing what it needs, its pace against bare onnxruntime and against torch.
 
-Real small CLIP, which has to lie beside the checkout, and synthetic JPEGs of ImageNet's usual size; prompts are made by a
+Real small CLIP, which has to be beside the checkout, and synthetic JPEGs of ImageNet's usual size; prompts are made by a
 short training that is not timed. Bare onnxruntime computes preloaded pixels with its own choice of threads and decodes
 nothing; the detector and torch read the files. The jobs take turns.
 """

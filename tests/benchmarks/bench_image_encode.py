@@ -18,8 +18,9 @@ from negprompt_cli.data.encoding.batches import Reading, run_batches, worker_cou
 from negprompt_cli.data.encoding.features import EncodeOptions, encode_images
 from negprompt_cli.data.sets.imagepaths import ImagePaths
 from negprompt_cli.data.sets.imagesets import ImageSet
-from negprompt_cli.engine.clip import Clip, ModelIdentity
+from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
+from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.progress import Silent
 
 TARGET = 0.9

@@ -1,6 +1,6 @@
 """Image encoding by onnxruntime (`--runtime onnx`) against torch, on preloaded pixels; the two take turns.
 
-The real small CLIP, which has to lie beside the checkout, and architectures with random weights.
+The real small CLIP, which has to be beside the checkout, and architectures with random weights.
 """
 
 import argparse
@@ -11,8 +11,9 @@ from harness import SHARED, Row, Skip, take_turns
 from negprompt_cli.config import ModelConfig
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.encoding.onnx_clip import run_by_onnx
-from negprompt_cli.engine.clip import Clip, ModelIdentity
+from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
+from negprompt_cli.engine.model_identity import ModelIdentity
 
 CONVOLUTIONAL = 1.2
 """Least gain for a convolutional tower that makes the runtime worth its name."""

@@ -36,9 +36,10 @@ from negprompt_cli.demo import train_clip as small
 from negprompt_cli.demo.drawing import draw_class
 from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.demo.world import load_world
-from negprompt_cli.engine.clip import Clip, ModelIdentity
+from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.engine.losses import NegativeLoss
+from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.training import (
     ALL,

@@ -17,8 +17,9 @@ from negprompt_cli.config import ModelConfig
 from negprompt_cli.data.encoding.decoders import Preprocess
 from negprompt_cli.data.encoding.weight_files import WEIGHT_SUFFIXES, fault_of_weights, folder_as_weights
 from negprompt_cli.data.sets.spec import user_path
-from negprompt_cli.engine.clip import Clip, ModelIdentity, weights_digest
+from negprompt_cli.engine.clip import Clip, weights_digest
 from negprompt_cli.engine.devices import Compute
+from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.errors import NegPromptError, UsageError, did_you_mean
 
 

@@ -28,7 +28,7 @@ from negprompt_cli.config import Config, parse_config
 from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.sets.imagesets import ClassLabel
-from negprompt_cli.engine.clip import ModelIdentity
+from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import UsageError
 from negprompt_cli.loss_presets import ScoreForm

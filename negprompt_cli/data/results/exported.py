@@ -21,24 +21,12 @@ from negprompt_cli import schemas
 from negprompt_cli.data.encoding.preprocessing import Preprocessing
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.judgement import INPUT, NEGATIVE_OUTPUTS, OUTPUTS, Judgements
+from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.errors import UsageError, first_fault
 
 KEY = "negprompt"
 """Where the metadata are in a file."""
 SUFFIX = ".onnx"
-
-
-class ExportedModel(BaseModel):
-    """The CLIP whose image encoder is in the file; `weights_sha256` is the digest of its weights."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    pretrained: str | None
-    weights_sha256: str
-
-    def __str__(self) -> str:
-        tag = f" {self.pretrained}" if self.pretrained else ""
-        return f"{self.name}{tag} (weights {self.weights_sha256[:12]})"
 
 
 class ExportMetadata(BaseModel):
@@ -52,7 +40,7 @@ class ExportMetadata(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
     versions: dict[str, str]
-    model: ExportedModel
+    model: ModelIdentity
     prompts_sha256: str
     preprocessing: Preprocessing
     classes: tuple[ClassLabel, ...] = Field(min_length=1)

@@ -231,7 +231,7 @@ def _named(
 
 
 def _alike(classes: Sequence[ClassLabel], spec: str) -> list[Decision]:
-    """What is said of classes whose names differ in case, spaces and the like only; ImageNet has two cranes, by wnid."""
+    """The warning about class names that differ only in case or spaces. ImageNet's two cranes differ by wnid."""
     by_name: dict[str, list[str]] = {}
     for label in classes:
         if not label.wnid:

@@ -1,6 +1,6 @@
 """Images inside files that hold many: tar files, Parquet files, Hugging Face datasets, sets that torchvision reads.
 
-Such an image is named by a path that goes on below the file that holds it, as if that were a folder, so that lists, rows,
+Such an image has a path below the file that holds it, as if that file were a folder, so that lists, rows,
 caches and other processes need know nothing of it:
 
     shards/000.tar/n01440764/1.jpg      a member of a tar file
@@ -29,7 +29,7 @@ _INSIDE = re.compile(rf"(?:{'|'.join(map(re.escape, PACKED_SUFFIXES))})(?=/)", r
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 MOST_FILES = 1_000_000
-"""Most files that a pattern in braces may stand for."""
+"""The largest number of files that a pattern in braces may name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def is_packed_file(path: Path) -> bool:
 
 
 def item_exists(path: Path) -> bool:
-    """Whether the file is there that an image is said to be in; whether the image is in it, reading it tells."""
+    """Whether the container file of an image exists. Whether the image is in it is found when it is read."""
     return _place(str(path)) is not None or torchsets.item_exists(path)
 
 
@@ -148,7 +148,7 @@ def packed_files(folder: Path) -> list[Path]:
 
 
 def expanded(pattern: str) -> list[Path]:
-    """The files that a pattern of such files stands for: braces with numbers or words, and the wildcards of globs.
+    """The files that a pattern names: braces with numbers or words, and the wildcards of globs.
 
     Raises:
         UsageError: a file that braces name is not there, or there are too many.
@@ -160,9 +160,7 @@ def expanded(pattern: str) -> list[Path]:
         return [Path(name) for one in names for name in sorted(glob.glob(one, recursive=True))]  # noqa: PTH207
     missing = [name for name in names if not Path(name).is_file()]
     if missing and len(names) > 1:
-        raise UsageError(
-            f"{pattern} stands for {len(names)} files, of which {len(missing)} are not there: {missing[0]}."
-        )
+        raise UsageError(f"{pattern} names {len(names)} files, of which {len(missing)} are not there: {missing[0]}.")
     return [] if missing else [Path(name) for name in names]
 
 
@@ -182,7 +180,7 @@ def _unbraced(pattern: str) -> list[str]:
     for chosen in product(*choices):
         made.append("".join(text for pair in zip(parts[::2], [*chosen, ""], strict=True) for text in pair))
         if len(made) > MOST_FILES:
-            raise UsageError(f"{pattern} stands for more than {MOST_FILES} files.")
+            raise UsageError(f"{pattern} names more than {MOST_FILES} files.")
     return made
 
 

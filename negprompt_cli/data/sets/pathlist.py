@@ -6,9 +6,9 @@ is, whatever its suffix. Files and folders that systems make (`filekinds`: @eaDi
 counted where a folder, a glob or a list names them, and among several arguments, because a shell puts all names of a folder
 there for `*`. A file that is a list by its suffix, and no image by its content, means the images it lists, in any form
 that `image_list` reads; paths start from its own folder, the folders above it or the working folder. A file that holds many
-images (`packed`: tar, Parquet) stands for them wherever it is named, a pattern in braces for such files, hf:NAME for a
-Hugging Face dataset, and a folder with nothing but such files for those. Names of one folder, of one glob or of one list are
-all that is held at a time.
+images (`packed`: tar, Parquet) means its images wherever it is named. So do a pattern in braces for such files, a folder
+that holds only such files, and hf:NAME, a Hugging Face dataset. Only names of one folder, glob or list are in memory at a
+time.
 
 A list on standard input has a name per line, or NUL between the names as `find -print0` writes them. Names that are not
 there are tried without quotes, with slashes for backslashes, and without a label after them.

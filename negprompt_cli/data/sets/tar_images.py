@@ -93,7 +93,7 @@ def samples(shard: Path, left_out: LeftOut, *, labels: bool) -> Iterator[Sample]
 
 
 def unreadable(shard: Path, error: Exception) -> UsageError:
-    """What is said of a tar file that cannot be read."""
+    """The message about a tar file that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return UsageError(
         f"{shard} cannot be read as a tar file ({reason}). It may be cut short: copy or download it again."

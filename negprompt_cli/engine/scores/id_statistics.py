@@ -71,7 +71,7 @@ class IdStatistics:
         covariance: (D, D) of the residuals r.
         follow_mean, follow_deviation: () mean and deviation of a, how far an image follows its class's prompt.
         center: (D,) mean of the positives that it was measured with.
-        shifts: (K, D) n / (n + kappa) R of each class: where its images lie beside what its prompt says.
+        shifts: (K, D) n / (n + kappa) R of each class: where its images are, relative to what its prompt says.
         terms: (5, 3) slope, mean and deviation of each of `TERMS`; a deviation of 0 leaves the term out.
         held_out: (2,) mean and deviation of n|p for images that the negatives have not seen, in units of those that they
             have; `terms` has it already.

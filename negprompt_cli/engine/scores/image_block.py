@@ -49,7 +49,7 @@ class ScoringContext:
 
     @cached_property
     def class_directions(self) -> Tensor:
-        """(K, D) where the classes lie as seen from the usual ID image, L2-normalised (`IdStatistics.directions`)."""
+        """(K, D) directions of the classes as seen from the usual ID image, L2-normalised (`IdStatistics.directions`)."""
         if self.bank.id_statistics is None:
             raise ValueError("the directions of the classes need id_statistics")
         return self.bank.id_statistics.directions(self.bank.positives)

@@ -1,4 +1,4 @@
-"""LogitGap: how far the highest cosine stands above the next N.
+"""LogitGap: how far the highest cosine is above the next N.
 
     logit-gap      S(f) = max_i <P_i,f> - mean of the next N cosines, N a fifth of the classes
     logit-gap-fit  the same with the N that ID training images choose

@@ -163,7 +163,7 @@ def _with_old_classes(bench: Workbench, held_out: ImageSet, known: int) -> Image
 
 
 def _trained_on(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ...]) -> ImageSet | None:
-    """The images that the contexts were learned with, or None, which is said, where they cannot be found."""
+    """The images that the contexts were learned with, or None, with a message, if they cannot be found."""
     spec = bench.config.data.spec
     try:
         images = match_classes(find_training_images(bench), classes)

@@ -87,10 +87,10 @@ class ArtifactFile:
         artifacts = sorted(each.name for each in folder.glob("*.safetensors"))
         what = f"{path} is a folder, not an artifact." if path.is_dir() else f"There is no file {path}."
         if not artifacts:
-            raise UsageError(f"{what} {folder} holds no artifact (*.safetensors).")
+            raise UsageError(f"{what} The folder {folder.absolute()} holds no artifact (*.safetensors).")
         near = difflib.get_close_matches(path.name, artifacts, n=3, cutoff=0.5) if not path.is_dir() else artifacts
         shown = f"Did you mean {' or '.join(str(folder / name) for name in near[:3])}?" if near else ""
-        raise UsageError(f"{what} {shown or f'{folder} holds {some_of(artifacts)}.'}")
+        raise UsageError(f"{what} {shown or f'Artifacts in {folder.absolute()}: {some_of(artifacts)}.'}")
 
 
 def seed_artifacts(run: Path, seeds: Sequence[int], name: str) -> dict[int, ArtifactFile]:

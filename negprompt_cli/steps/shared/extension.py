@@ -25,7 +25,7 @@ from negprompt_cli.steps.shared.workbench import Workbench
 def extend_prompts(bench: Workbench, source: Prompts, images: Sequence[Spec]) -> tuple[Prompts, AddedClasses]:
     """The extended prompts, not yet on disk, and the images that they were made with.
 
-    With too few held-out images there is no threshold, and the number that would do is said.
+    With too few held-out images there is no threshold, and a message says how many are needed.
 
     Args:
         bench: the configuration; its data are those that the artifact was trained with.

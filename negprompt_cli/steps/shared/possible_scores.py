@@ -1,4 +1,4 @@
-"""Which of all scores can be computed here, and why the others cannot: what the name `all` stands for."""
+"""Which of all scores can be computed here, and why the others cannot: the meaning of the name `all`."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +13,7 @@ from negprompt_cli.steps.shared.training_sample import training_images
 from negprompt_cli.steps.shared.workbench import Workbench
 
 ALL = "all"
-"""The name that stands for every score that can be computed."""
+"""The name for every score that can be computed."""
 
 
 def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -1,7 +1,7 @@
 """The self-check: what a criterion of ID data alone makes of a learned score, on a user's own backbone and images.
 
 Negatives are learned as embeddings without some of the classes and images, and those play OOD or are judged
-(`engine.criterion`). The figures stand beside those of mcm and max-logit on the same prompts, which need no training. It
+(`engine.criterion`). The figures are beside those of mcm and max-logit on the same prompts, which need no training. It
 costs seconds, since nothing is encoded. The positive prompts are the artifact's own, learned with all classes; the negatives
 of the check are not the artifact's but ones learned by the same loss.
 
