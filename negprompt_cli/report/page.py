@@ -118,8 +118,9 @@ class Section:
     """One evaluated run, from the answer down.
 
     `key`: begins the names of its parts. `answer`: sentences. `numbers`: three, with intervals. `scores`: the densities of
-    the main score. `galleries`: what it gets most wrong. `results`: figures of all scores. `more`: pictures below it.
-    `facts`: configuration and digests.
+    the main score. `galleries`: what it gets most wrong. `results`: figures of all scores. `streams`: figures of scores that
+    learn from the test images, apart from these, where there are any. `more`: pictures below. `facts`: configuration and
+    digests.
     """
 
     key: str
@@ -132,6 +133,7 @@ class Section:
     confusions: Matrix | Table | None
     tables: Sequence[Table]
     results: Table
+    streams: Table | None
     more: Sequence[PictureGroup]
     folded: PictureGroup | None
     caught: Gallery | None
@@ -164,11 +166,11 @@ def render(template: str, **values: Any) -> str:
     return str(utf8_text(text))
 
 
-def render_page(joint: Table | None, sections: Sequence[Section]) -> str:
+def render_page(joint: Sequence[Table], sections: Sequence[Section]) -> str:
     """The page of evaluated runs.
 
     Args:
-        joint: a table of all runs, where there are several.
+        joint: tables of all runs, where there are several.
         sections: one per run.
     """
     return render("evaluation", joint=joint, sections=sections)

@@ -27,7 +27,7 @@ from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.caught import caught_gallery
 from negprompt_cli.steps.shared.class_tables import confusions
-from negprompt_cli.steps.shared.comparison import caption, figures_table, remarks
+from negprompt_cli.steps.shared.comparison import caption, figures_table, remarks, streams_table
 from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.report_parts import (
@@ -52,10 +52,11 @@ from negprompt_cli.steps.shared.report_pictures import (
 from negprompt_cli.steps.shared.score_page import Judged, PageRows, write_score_page
 from negprompt_cli.steps.shared.scored_sets import ScoredSets, is_score_file, of_measured, read_score_file
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import percent, texts
+from negprompt_cli.wording import Cell, percent, texts
 
 FORMATS = ("png", "svg", "pdf")
 PAGE = "index.html"
+STREAMS_TITLE = "Test-time scores: these scores see the test stream"
 
 
 @dataclass(frozen=True)
@@ -180,20 +181,33 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
     main = options.score or ("negprompt" if "negprompt" in scores else scores[0])
     # The main score comes first in every picture.
     flags["evaluate.scores"] = [main, *(n for n in options.scores or scores if n != main)]
-    flags |= {"evaluate.ci": False, "evaluate.templates": None}
+    # Their figures are in the document.
+    flags |= {"evaluate.ci": False, "evaluate.templates": None, "evaluate.test_time": []}
     return _Run(label, document, load_config(str(file), flags=flags), artifact)
 
 
-def _joint(runs: Sequence[Path]) -> Table | None:
-    """The table of all runs, or why there is none."""
+def _joint(runs: Sequence[Path]) -> list[Table]:
+    """The tables of all runs, or why there are none."""
     if len(runs) < 2:
-        return None
+        return []
     try:
         comparison = compare_runs(runs)
     except UsageError as error:
-        return Table("All runs", [], [], note=f"No joint table: {error}")
+        return [Table("All runs", [], [], note=f"No joint table: {error}")]
     header, rows, _ = figures_table(comparison)
-    return Table("All runs", header, texts(rows), note=" ".join([caption(comparison), *remarks(comparison)]), names=2)
+    said = " ".join([caption(comparison), *remarks(comparison)])
+    return [
+        Table("All runs", header, texts(rows), note=said, names=2),
+        *_streams(streams_table(comparison), names=2),
+    ]
+
+
+def _streams(found: tuple[str, list[str], list[list[Cell]]] | None, *, names: int = 1) -> list[Table]:
+    """The table of test-time scores, where there are any, marked as what it is."""
+    if found is None:
+        return []
+    note, header, rows = found
+    return [Table(STREAMS_TITLE, header, texts(rows), note=f"{note}.", names=names)]
 
 
 def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, drawer: Drawer) -> Section:
@@ -236,6 +250,7 @@ def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, 
         if document.seeds
         else measured_numbers(sets, bench.config.seed),
         results=results,
+        streams=next(iter(_streams(document.test_time_table())), None),
         more=more,
         caught=caught_gallery(measured, sets, rules),
         facts=facts,
@@ -261,6 +276,7 @@ def _table_section(path: Path, label: str, key: str, options: ReportOptions, dra
         limited=False,
         numbers=measured_numbers(sets, seed),
         results=scores_table(sets),
+        streams=None,
         more=[],
         caught=None,
         facts=facts,

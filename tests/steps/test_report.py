@@ -14,7 +14,12 @@ from pages import Page, data_of
 from recorder import Recorder
 
 from negprompt_cli.config import PixelsConfig
-from negprompt_cli.data.results.evaluations import average_over_seeds
+from negprompt_cli.data.results.evaluations import (
+    StreamRow,
+    average_over_seeds,
+    load_evaluation,
+    save_evaluation,
+)
 from negprompt_cli.data.results.rowfile import Row, TextSink
 from negprompt_cli.engine.metrics.calibration import accepting_threshold
 from negprompt_cli.engine.metrics.detection import acceptance_curve
@@ -107,11 +112,31 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
 def test_two_runs_get_a_joint_table_and_links(world, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(world.run, other)
+    document = load_evaluation(other / "evaluation.json")
+    deviations = {"auroc": 0.01, "fpr95_id_positive": 0.02}
+    streams = [
+        StreamRow(
+            **evaluation_row(ood, "adaneg", auroc=auroc).document(),
+            sees_test_stream=True,
+            orders=(0, 1),
+            order_std=deviations,
+        )
+        for ood, auroc in (("noise", 0.9), ("average", 0.9))
+    ]
+    save_evaluation(other / "evaluation.json", document.model_copy(update={"test_time": tuple(streams)}))
     options = ReportOptions(formats=("png",), scores=("negprompt",), map_kind="pca")
     page = report(world, [world.run, other], tmp_path / "report", options)
     parsed = Page(page.read_text())
     assert {"#run1", "#run2"} <= set(parsed.references)
     assert "All runs" in parsed.text
+    # Scores that see the test stream are in tables of their own: among all runs, and of the run that has them.
+    found = page.read_text()
+    marked = [
+        part.split("</table>")[0] for part in found.split("Test-time scores: these scores see the test stream</h3>")
+    ]
+    assert len(marked) == 3
+    assert all("adaneg" in part and "90.0 ± 1.0 / 50.0 ± 2.0" in part and "mcm" not in part for part in marked[1:])
+    assert found.count("adaneg") == 2 and "over 2 orders of the stream" in found
     assert (page.parent / "figures" / "run2-map.png").is_file()
 
 
@@ -247,10 +272,10 @@ def test_names_from_data_cannot_break_the_page():
     group = PictureGroup(evil, evil, [Picture(evil, "<svg></svg>", [f"{evil}.png"])], [Mark(evil, 0)])
     section = Section(
         key="run1", title=evil, limited=True, answer=[evil], numbers=[Number(evil, evil, evil)], scores=group,
-        galleries=[gallery], confusions=Matrix(evil, [evil], [[1]], [[1.0]]), tables=[table], results=table, more=[group],
-        folded=group, caught=gallery, facts=[(evil, evil)],
+        galleries=[gallery], confusions=Matrix(evil, [evil], [[1]], [[1.0]]), tables=[table], results=table, streams=table,
+        more=[group], folded=group, caught=gallery, facts=[(evil, evil)],
     )  # fmt: skip
-    text = render_page(None, [section])
+    text = render_page([table], [section])
     assert "<script" not in text
     assert "not a result to quote" in text
     assert not Page(text).open

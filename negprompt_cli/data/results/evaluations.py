@@ -306,9 +306,10 @@ class EvaluationDocument(_Part):
             for score in dict.fromkeys(row.score for row in self.test_time)
         ]
         count = len(self.test_time[0].orders)
+        over = "mean ± standard deviation over" if count > 1 else "for"
         title = (
             "Test-time scores, which learn from the test images and are not comparable with those above: AUROC / FPR95 (ID "
-            f"positive), per cent, mean ± standard deviation over {count} orders of the stream"
+            f"positive), per cent, {over} {count} order{'s' if count > 1 else ''} of the stream"
         )
         return title, ["score", *sets], rows
 
