@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.options import command
+from negprompt_cli.cli.options import Common, command, only
 
 cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_help=True)
 
 
 @command(cache_app, "ls", shown=("negprompt cache ls",))
-def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
+def ls(common: Annotated[Common, only("json")]) -> None:
     """List what is cached, one line per model and precision."""
     from negprompt_cli.data.encoding.cache_folder import cache_folder, list_stores, towers_size
 
     stores, towers = list_stores(), towers_size()
-    if as_json:
+    if common.json:
         document = {
             "schema": schemas.CACHE,
             "folder": str(cache_folder()),

@@ -1,13 +1,14 @@
 """`negprompt calibrate`: the threshold that accepts a chosen share of ID images."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from negprompt_cli import schemas
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Without, option
+from negprompt_cli.cli.options import Common, Prompts, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.wording import percent
 
@@ -21,27 +22,31 @@ EXAMPLES = (
 )
 
 
-def calibrate(
-    common: Annotated[Common, Without("verbose")],
-    prompts: Annotated[
-        Path | None,
-        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors)."),
-    ] = None,
-    acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95,
+@dataclass(frozen=True)
+class ThresholdOptions:
+    """Options of the threshold that is chosen."""
+
+    acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95
     confidence: Annotated[
         float, option("--confidence", help="Confidence of the interval of that share (default 0.95).")
-    ] = 0.95,
+    ] = 0.95
     score: Annotated[
         str | None,
         option(
             "--score",
             autocompletion=completion.scores,
-            help="ID score (default negprompt; mcm without negatives).",
+            help="ID score of the threshold (default negprompt; mcm without negatives).",
         ),
-    ] = None,
+    ] = None
     by_class: Annotated[
         bool, option("--by-class", help="Also choose a threshold for each class with enough images.")
-    ] = False,
+    ] = False
+
+
+def calibrate(
+    common: Annotated[Common, Without("verbose")],
+    threshold: ThresholdOptions,
+    prompts: Prompts = None,
     out: Annotated[Path | None, option("--out", help="Artifact (default: the one calibrated).")] = None,
 ) -> None:
     """Choose the threshold that accepts a share of ID images.
@@ -62,7 +67,7 @@ def calibrate(
         Workbench(config, talk),
         out or source.path,
         artifact=source,
-        options=CalibrateOptions(acceptance, confidence, score, by_class),
+        options=CalibrateOptions(**vars(threshold)),
         overwrite=common.overwrite,
     )
     print_calibration(talk.line, result.calibration)

@@ -8,7 +8,7 @@ import typer
 
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import hanging
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.options import Common, only, option
 
 EXAMPLES = (
     "negprompt cite > negprompt.bib",
@@ -17,6 +17,7 @@ EXAMPLES = (
 
 
 def cite(
+    common: Annotated[Common, only("json")],
     runs: Annotated[
         list[Path] | None,
         typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN", show_default=False),
@@ -25,7 +26,6 @@ def cite(
         str | None,
         option("--score", autocompletion=completion.scores, help="Score whose figures are given (default negprompt)."),
     ] = None,
-    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Print BibTeX, and the sentence a paper needs for a result.
 
@@ -36,7 +36,7 @@ def cite(
     from negprompt_cli.steps.cite import cite_runs, to_document
 
     citations = cite_runs(runs or [], score=score)
-    if as_json:
+    if common.json:
         typer.echo(json.dumps(to_document(citations), indent=1))
         return
     for citation in citations:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from negprompt_cli.cli import completion
-from negprompt_cli.cli.console import Talk, hanging, table_text
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.console import hanging, table_text
+from negprompt_cli.cli.options import Common, only, option, split_commas
 
 EXAMPLES = (
     "negprompt compare runs/a runs/b",
@@ -34,6 +34,7 @@ class Convention(StrEnum):
 
 
 def compare(
+    common: Annotated[Common, only("overwrite", "json", "quiet")],
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
     form: Annotated[Format, option("--format", help="Form of the table (default table).")] = Format.TABLE,
     scores: Annotated[
@@ -43,10 +44,7 @@ def compare(
     with_published: Annotated[
         bool, option("--published", help="Add published figures with their source and evidence.")
     ] = False,
-    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
     out: Annotated[Path | None, option("--out", help="File to write instead of stdout.")] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
 ) -> None:
     """Merge evaluations on the same images into one table.
 
@@ -58,10 +56,10 @@ def compare(
     from negprompt_cli.steps.shared.outputs import refuse_existing
 
     if out:
-        refuse_existing(out, overwrite=overwrite)
-    chosen = None if scores is None else [s.strip() for s in scores.split(",") if s.strip()]
+        refuse_existing(out, overwrite=common.overwrite)
+    chosen = None if scores is None else split_commas(scores)
     comparison = compare_runs(runs, scores=chosen, fpr=fpr.value, with_published=with_published)
-    if as_json:
+    if common.json:
         text = json.dumps(texts.to_document(comparison), indent=1) + "\n"
     elif form is Format.CSV:
         text = texts.to_csv(comparison)
@@ -81,6 +79,6 @@ def compare(
             text += f"{hanging('', remark)}\n"
     if out:
         atomic_write_text(out, text)
-        Talk(quiet=quiet, as_json=as_json).made(out)
+        common.talk().made(out)
     else:
         typer.echo(text, nl=False)

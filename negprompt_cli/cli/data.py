@@ -1,40 +1,28 @@
 """`negprompt data ls|check|classes|download|sample|leave-out`: the data sets that are known, and one's own."""
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.options import Common, Without, command, option
+from negprompt_cli.cli.options import Common, command, only, option
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from negprompt_cli.cli.console import Talk
-    from negprompt_cli.config import PixelsConfig
+    from negprompt_cli.config import Config
     from negprompt_cli.data.prepare.check import Report
+    from negprompt_cli.data.sets.imagesets import ImageSet
+    from negprompt_cli.data.sets.layouts import Role
     from negprompt_cli.data.sets.spec import Spec
     from negprompt_cli.steps.data_check import FeatureReport
 
 data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
 
-DataRoot = Annotated[
-    Path,
-    typer.Option("--data-root", envvar="NEGPROMPT_DATA_ROOT", help="Folder of the named data sets.", metavar="DIR"),
-]
-CatalogueFile = Annotated[
-    Path | None, typer.Option("--catalogue", help="YAML file that describes your own data sets.", metavar="FILE")
-]
-ClassNames = Annotated[
-    Path | None,
-    typer.Option(
-        "--class-names", help="File with the names of the classes, instead of the folders' names.", metavar="FILE"
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only names or paths.")]
+SpecArgument = Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")]
 
 Values = Annotated[
     str,
@@ -47,30 +35,29 @@ SHOWN = 10
 """Files named on the console for one problem; --json has all."""
 NAMES_SHOWN = 20
 """Classes whose names are shown; --json has all."""
+PLACES = ("data_root", "catalogue", "class_names")
+"""Common options that say where data sets are and what their classes are called."""
 
 
 @command(data_app, "ls", shown=("negprompt data ls", "negprompt data ls --count --data-root /data"))
 def ls(
-    data_root: DataRoot = Path("data"),
-    catalogue: CatalogueFile = None,
+    common: Annotated[Common, only("data_root", "catalogue", "json", "quiet")],
     count: Annotated[
         bool, typer.Option("--count", help="Count the images on disk; otherwise published numbers are shown.")
     ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """List the data sets of the catalogue, and which of them are on disk."""
-    from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.listing import list_sets
     from negprompt_cli.data.sets.catalogue import load_catalogue
 
-    talk = Talk(quiet=quiet, as_json=as_json)
+    talk, places = common.talk(), _places(common.asked().config())
+    data_root, catalogue = places["data_root"], places["catalogue"]
     rows = list_sets(load_catalogue(data_root, catalogue), data_root, catalogue=catalogue, count=count)
-    if as_json:
+    if common.json:
         document = {"schema": schemas.DATA, "data_root": str(data_root), "sets": [asdict(row) for row in rows]}
         typer.echo(json.dumps(document, indent=1))
         return
-    if quiet:
+    if common.quiet:
         for row in rows:
             if row.here:
                 typer.echo(row.name)
@@ -87,12 +74,6 @@ def ls(
     talk.table(f"Data sets below {data_root} ({counted})", ["name", "here", "train", "eval", "classes", ""], cells)
 
 
-NOT_FOR_CHECK = tuple(
-    f.name for f in fields(Common) if f.name not in ("model", "pretrained", "device", "image_batch", "cache")
-)
-"""Common options of commands that `check`, which needs a model for two of its options only, does not take."""
-
-
 @command(
     data_app,
     "check",
@@ -103,14 +84,11 @@ NOT_FOR_CHECK = tuple(
     ),
 )
 def check(
-    common: Annotated[Common, Without(*NOT_FOR_CHECK)],
-    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    common: Annotated[Common, only(*PLACES, "model", "pretrained", "device", "image_batch", "cache", "json", "quiet")],
+    spec: SpecArgument,
     ood: Annotated[
         str | None, typer.Option("--ood", help="OOD sets to compare with, separated by commas.", metavar="SPECS")
     ] = None,
-    data_root: DataRoot = Path("data"),
-    catalogue: CatalogueFile = None,
-    class_names: ClassNames = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Decode at most N images per part.", min=1)] = None,
     no_decode: Annotated[
         bool, typer.Option("--no-decode", help="Check counts, sizes and names only; decode no image.")
@@ -130,8 +108,6 @@ def check(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Threads that read images.", min=1)] = 4,
     values: Values = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Check counts, files, class names and ID/OOD overlap.
 
@@ -142,39 +118,38 @@ def check(
         raise UsageError("--listing FILE holds what --near-duplicates and --label-errors find; pass one of them.")
     if listing and listing.exists():
         raise UsageError(f"{listing} exists. Choose another file for the listing.")
-    from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.check import check_data
     from negprompt_cli.data.sets.imagesets import split_specs
 
-    talk = Talk(quiet=quiet or as_json, as_json=as_json)
+    talk = common.talk()
+    # Broken images are told by the check of files.
+    config = common.asked({"data.on_error": "skip", "model.pixels.values": values}).config()
+    places, foreign = _places(config), split_specs(ood) if ood else []
     report = check_data(
         spec,
-        data_root=data_root,
-        ood=split_specs(ood) if ood else (),
-        catalogue=catalogue,
-        class_names=class_names,
+        **places,
+        ood=foreign,
         limit=limit,
         decode=not no_decode,
         workers=workers,
-        pixels=_pixels(values),
+        pixels=config.model.pixels,
         progress=talk,
     )
     more: FeatureReport | None = None
     if near_duplicates or label_errors:
         more = _features(
-            common,
+            config,
             talk,
             spec,
-            split_specs(ood) if ood else [],
-            {"data_root": data_root, "catalogue": catalogue, "class_names": class_names},
+            foreign,
+            places,
             limit=limit,
-            values=values,
             similarity=similarity if near_duplicates else None,
             labels=label_errors,
             listing=listing,
         )
         report = replace(report, findings=(*report.findings, *more.findings))
-    if as_json:
+    if common.json:
         document = {"schema": schemas.DATA_CHECK, "clean": not report.problems, **asdict(report)}
         document |= {
             "near_duplicates": [asdict(pair) for pair in more.pairs] if more and more.pairs is not None else None,
@@ -192,7 +167,7 @@ def check(
             talk.line(text)
         for finding in report.findings:
             text = f"{finding.level}: {finding.kind}: {finding.message}"
-            if quiet and finding.level == "problem":
+            if common.quiet and finding.level == "problem":
                 talk.warn(text)
             talk.line(text)
             for item in finding.items[:SHOWN]:
@@ -206,30 +181,28 @@ def check(
 
 
 def _features(
-    common: Common,
+    config: "Config",
     talk: "Talk",
     spec: str,
     ood: "list[Spec]",
     places: dict[str, Any],
     *,
     limit: int | None,
-    values: str,
     similarity: float | None,
     labels: bool,
     listing: Path | None,
 ) -> "FeatureReport":
-    """What image features say; broken images are passed over, because the check of files tells them."""
+    """What image features say."""
     from negprompt_cli.data.prepare.check import image_parts, limited
     from negprompt_cli.data.sets.imagesets import load_image_set
     from negprompt_cli.steps.data_check import check_features, write_listing
     from negprompt_cli.steps.shared.workbench import Workbench
 
-    asked = common.asked({"data.on_error": "skip", "model.pixels.values": _pixels(values).values})
-    bench = Workbench(asked.config(), talk)
+    bench = Workbench(config, talk)
     parts = image_parts(spec, limit=limit, **places)
     own = {name: place for name, place in places.items() if name != "class_names"}
-    foreign = [limited(load_image_set(other, role="ood", **own), limit) for other in ood]
-    found = check_features(bench, parts, foreign, similarity=similarity, labels=labels)
+    others = [limited(load_image_set(other, role="ood", **own), limit) for other in ood]
+    found = check_features(bench, parts, others, similarity=similarity, labels=labels)
     if listing:
         write_listing(found, listing)
         talk.say(f"{listing} lists them all.")
@@ -250,20 +223,17 @@ def _names(report: "Report") -> list[str]:
 
 @command(data_app, "download", shown=("negprompt data download dtd places --data-root /data",))
 def download(
+    common: Annotated[Common, only("data_root", "catalogue", "json", "quiet")],
     names: Annotated[list[str], typer.Argument(help="Names from the catalogue.", metavar="NAME...")],
-    data_root: DataRoot = Path("data"),
-    catalogue: CatalogueFile = None,
     keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Keep the archive after unpacking.")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Download data sets whose address is known, check them and unpack them below the data root."""
-    from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.download import download_set
     from negprompt_cli.data.sets.catalogue import load_catalogue
 
-    talk = Talk(quiet=quiet or as_json, as_json=as_json)
-    sets = load_catalogue(data_root, catalogue)
+    talk, places = common.talk(), _places(common.asked().config())
+    data_root = places["data_root"]
+    sets = load_catalogue(data_root, places["catalogue"])
     for name in names:
         sets.named(name)
     made = []
@@ -280,44 +250,33 @@ def download(
             continue
         made.append(done)
         talk.say(f"{done.folder}: md5 {done.md5}, sha256 {done.sha256}")
-        if not as_json:
+        if not common.json:
             talk.made(done.folder)
-    if as_json:
+    if common.json:
         facts = [{**asdict(done), "folder": str(done.folder)} for done in made]
         typer.echo(json.dumps({"schema": schemas.DATA_DOWNLOAD, "downloaded": facts}, indent=1))
 
 
 @command(data_app, "classes", shown=("negprompt data classes photos", "negprompt data classes p1 --out p1.txt"))
 def classes(
-    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
+    spec: SpecArgument,
     out: Annotated[Path | None, typer.Option("--out", help="Write a file instead of stdout.", metavar="FILE")] = None,
-    data_root: DataRoot = Path("data"),
-    catalogue: CatalogueFile = None,
-    class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Print the class names of a data set, in label order, as --classes reads them."""
-    from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.class_file import class_lines, write_classes
-    from negprompt_cli.data.sets.imagesets import load_image_set
-    from negprompt_cli.errors import UsageError
 
-    talk = Talk(quiet=quiet, as_json=as_json)
-    where: dict[str, Any] = {"data_root": data_root, "class_names": class_names, "catalogue": catalogue}
+    talk, config = common.talk(), common.asked().config()
     # The class list is the same for both roles, but one of them may have no images.
     try:
-        images = load_image_set(spec, role="eval", **where)
+        images = _images(talk, config, spec, "eval")
     except UsageError:
-        images = load_image_set(spec, role="train", **where)
-    for decision in images.decisions:
-        talk.decide(decision)
+        images = _images(talk, config, spec, "train")
     if out:
-        write_classes(images.classes, out, overwrite=overwrite)
+        write_classes(images.classes, out, overwrite=common.overwrite)
         listed = [asdict(label) for label in images.classes]
         talk.result(out, {"schema": schemas.DATA_CLASSES, "path": str(out), "classes": listed})
-    elif as_json:
+    elif common.json:
         listed = [asdict(label) for label in images.classes]
         typer.echo(json.dumps({"schema": schemas.DATA_CLASSES, "classes": listed}, indent=1, ensure_ascii=False))
     else:
@@ -326,31 +285,21 @@ def classes(
 
 @command(data_app, "sample", shown=("negprompt data sample photos --shots 16 --out photos-train.txt",))
 def sample(
-    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
+    spec: SpecArgument,
     out: Annotated[Path, typer.Option("--out", help="The imglist to write.", metavar="FILE")],
     shots: Annotated[int, typer.Option("--shots", help="Images per class.", min=1)] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of the draw.", min=0)] = 0,
-    data_root: DataRoot = Path("data"),
-    catalogue: CatalogueFile = None,
-    class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Write a few-shot sample of the training images as an imglist, which is a SPEC itself."""
-    from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.sample_file import write_sample
-    from negprompt_cli.data.sets.imagesets import load_image_set
     from negprompt_cli.data.sets.imglist import list_part
-    from negprompt_cli.errors import UsageError
 
-    talk = Talk(quiet=quiet, as_json=as_json)
-    if out.exists() and not overwrite:
+    talk, config = common.talk(), common.asked().config()
+    if out.exists() and not common.overwrite:
         raise UsageError(f"{out} exists. Choose another --out, or replace it with --overwrite.")
-    images = load_image_set(spec, role="train", data_root=data_root, class_names=class_names, catalogue=catalogue)
-    for decision in images.decisions:
-        talk.decide(decision)
-    written = write_sample(images, shots=shots, seed=seed, out=out, data_root=data_root)
+    images = _images(talk, config, spec, "train")
+    written = write_sample(images, shots=shots, seed=seed, out=out, data_root=Path(config.data.root))
     for key, count in written.short.items():
         talk.warn(f"class {key} has only {count} images; all are used")
     talk.say(f"{written.images} images of {written.classes} classes; class names in {written.names}")
@@ -380,7 +329,8 @@ def sample(
     ),
 )
 def leave_out(
-    spec: Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")],
+    common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
+    spec: SpecArgument,
     into: Annotated[Path, typer.Option("--into", help="The folder to make.", metavar="DIR")],
     share: Annotated[float, typer.Option("--share", help="Share of the classes that is left out.")] = 0.3,
     held_out: Annotated[
@@ -392,12 +342,6 @@ def leave_out(
     seed: Annotated[int, typer.Option("--seed", help="Random seed of every draw.", min=0)] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy images instead of linking them.")] = False,
     values: Values = "auto",
-    data_root: DataRoot = Path("data"),
-    catalogue: CatalogueFile = None,
-    class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Make an OOD problem of training images alone, to choose settings by: some classes are left out and play OOD.
 
@@ -405,16 +349,12 @@ def leave_out(
     same shrunk to 32 pixels (down), with their patches in random order (shuffle, held-out images too) and cut to a corner
     (corner), and drawn textures (drawn). Evaluation images are never read.
     """
-    from negprompt_cli.cli.console import Talk
     from negprompt_cli.data.prepare.leave_out import leave_out as make
     from negprompt_cli.data.prepare.leave_out import parse_kinds
-    from negprompt_cli.data.sets.imagesets import load_image_set
 
-    talk = Talk(quiet=quiet, as_json=as_json)
+    talk, config = common.talk(), common.asked({"model.pixels.values": values}).config()
     wanted = parse_kinds(kinds)
-    images = load_image_set(spec, role="train", data_root=data_root, class_names=class_names, catalogue=catalogue)
-    for decision in images.decisions:
-        talk.decide(decision)
+    images = _images(talk, config, spec, "train")
     made = make(
         images,
         into,
@@ -423,8 +363,8 @@ def leave_out(
         seed=seed,
         kinds=wanted,
         copy=copy,
-        overwrite=overwrite,
-        pixels=_pixels(values),
+        overwrite=common.overwrite,
+        pixels=config.model.pixels,
         progress=talk,
     )
     classes, counts = made.document["classes"], made.document["images"]
@@ -437,12 +377,18 @@ def leave_out(
     talk.result(into, {**made.document, "path": str(into)})
 
 
-def _pixels(values: str) -> "PixelsConfig":
-    """The rules for pixels with a choice of what is white.
+def _places(config: "Config") -> dict[str, Any]:
+    """Where data sets are, and the file that names their classes, as `load_image_set` takes them."""
+    data = config.data
+    files = {"catalogue": data.catalogue, "class_names": data.class_names}
+    return {"data_root": Path(data.root), **{key: Path(file) if file else None for key, file in files.items()}}
 
-    Raises:
-        UsageError: no such choice.
-    """
-    from negprompt_cli.config import load_config
 
-    return load_config(assignments=[f"model.pixels.values={values}"]).model.pixels
+def _images(talk: "Talk", config: "Config", spec: str, role: "Role") -> "ImageSet":
+    """The images of a SPEC; what was decided about them is told."""
+    from negprompt_cli.data.sets.imagesets import load_image_set
+
+    images = load_image_set(spec, role=role, **_places(config))
+    for decision in images.decisions:
+        talk.decide(decision)
+    return images

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.options import Common, only, option
 
 EXAMPLES = (
     "negprompt demo",
@@ -15,23 +14,20 @@ EXAMPLES = (
 
 
 def demo(
+    common: Annotated[Common, only("overwrite", "json", "quiet", "verbose")],
     run: Annotated[Path, option("--run", help="Run folder (default demo).")] = Path("demo"),
     seed: Annotated[int, option("--seed", help="Random seed for sampling, initialisation and batch order.", min=0)] = 0,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.")] = False,
-    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
-    verbose: Annotated[bool, option("-v", "--verbose", help="Print a line for every epoch.")] = False,
 ) -> None:
     """Run the paper's four steps on drawn images, offline.
 
     It needs no network and no GPU: a small CLIP ships with the package. Its figures say nothing about real images.
     """
-    talk = Talk(quiet=quiet, as_json=as_json, verbose=verbose)
+    talk = common.talk()
     from negprompt_cli.cli.evaluate import print_evaluation
     from negprompt_cli.steps.demo import run_demo
     from negprompt_cli.steps.shared.histogram import draw_histograms
 
-    made = run_demo(run, seed=seed, overwrite=overwrite, progress=talk)
+    made = run_demo(run, seed=seed, overwrite=common.overwrite, progress=talk)
     picture = draw_histograms(made.evaluation.measured, run / "scores.png", scores=("negprompt", "mcm", "max-logit"))
     talk.line("\nLearned classes:")
     print_evaluation(talk, made.evaluation)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from negprompt_cli._version import __version__
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.options import Common, only, option
 
 EXAMPLES = (
     "negprompt env",
@@ -43,12 +43,11 @@ VARIABLES = (
 
 
 def env(
+    common: Annotated[Common, only("device", "json")],
     model: Annotated[
         str | None, option("--model", help="Also load this model and tell how its text is encoded.")
     ] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
-    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Print versions, devices and settings for a bug report."""
     import torch
@@ -58,7 +57,7 @@ def env(
     from negprompt_cli.engine.devices import choose_compute
     from negprompt_cli.engine.parallel.rank_calls import current_team
 
-    team = current_team()
+    team, device = current_team(), common.device or "auto"
     compute, places = agree_on_compute(team, device, "auto") if team else (choose_compute(device), ())
     facts: dict[str, Any] = {
         "negprompt": __version__,
@@ -88,7 +87,7 @@ def env(
             "logit scale": clip.logit_scale,
             "preprocessing": clip.preprocessing,
         }
-    if as_json:
+    if common.json:
         typer.echo(json.dumps(facts, indent=1))
         return
     width = max(len(name) for name in facts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Without, option
+from negprompt_cli.cli.options import Common, Prompts, Without, option, split_commas
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.results.runs import NEGATIVE
@@ -116,9 +116,7 @@ def evaluate(
         str | None,
         option("--recalls", help="Further recalls at which FPR is given, e.g. 0.9,0.99."),
     ] = None,
-    prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
-    ] = None,
+    prompts: Prompts = None,
     seeds: SeedsOption = None,
     options: EvaluateOptions,
     save_scores: Annotated[
@@ -141,9 +139,9 @@ def evaluate(
     if ood is not None:
         lists["evaluate.ood"] = [ood]
     if scores is not None:
-        lists["evaluate.scores"] = [s.strip() for s in scores.split(",") if s.strip()]
+        lists["evaluate.scores"] = split_commas(scores)
     if test_time is not None:
-        lists["evaluate.test_time"] = [s.strip() for s in test_time.split(",") if s.strip()]
+        lists["evaluate.test_time"] = split_commas(test_time)
     if stream_order is not None:
         lists["evaluate.stream_orders"] = _seeds(stream_order)
     if recalls is not None:
@@ -205,7 +203,7 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
 
 
 def _seeds(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = split_commas(text)
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(f"--stream-order {text}: write whole numbers separated by commas, for example 0,1,2.")
     return [int(part) for part in parts]
@@ -213,7 +211,7 @@ def _seeds(text: str) -> list[int]:
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        return [float(part) for part in split_commas(text)]
     except ValueError:
         raise UsageError(
             f"--recalls {text}: write numbers in (0, 1] separated by commas, for example 0.9,0.99."

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from negprompt_cli import schemas
-from negprompt_cli.cli import completion
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import IMAGES, Common, Without, option
+from negprompt_cli.cli.options import IMAGES, Common, Prompts, ScoreName, Threshold, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -32,20 +31,13 @@ SUFFIX = {Format.ONNX: ".onnx", Format.PT2: ".pt2", Format.COOP: ".pth.tar"}
 
 def export(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
-    prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
-    ] = None,
+    prompts: Prompts = None,
     form: Annotated[
         Format, option("--format", help="onnx (default), pt2 for torch.export, or coop for the context.")
     ] = Format.ONNX,
     half: Annotated[bool, option("--fp16", help="Store ONNX weights in float16, half the size.")] = False,
-    score: Annotated[
-        str | None,
-        option("--score", autocompletion=completion.scores, help="ID score to use (default: the calibrated one)."),
-    ] = None,
-    threshold: Annotated[
-        float | None, option("--threshold", help="Threshold: images that score below it are OOD.")
-    ] = None,
+    score: ScoreName = None,
+    threshold: Threshold = None,
     out: Annotated[Path | None, option("--out", help="File (default: beside the artifact, by --format).")] = None,
 ) -> None:
     """Write the detector as an ONNX or torch.export file.

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli import completion
-from negprompt_cli.cli.calibrate import print_calibration
+from negprompt_cli.cli.calibrate import ThresholdOptions, print_calibration
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Shots, option
@@ -27,21 +26,11 @@ EXAMPLES = (
 
 def fit(
     common: Common,
+    threshold: ThresholdOptions,
     folder: Annotated[
         str | None, typer.Argument(help="Folder of class folders, or any --data SPEC.", metavar="[FOLDER]")
     ] = None,
     shots: Shots = None,
-    acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95,
-    confidence: Annotated[
-        float, option("--confidence", help="Confidence of the interval of that share (default 0.95).")
-    ] = 0.95,
-    score: Annotated[
-        str | None,
-        option("--score", autocompletion=completion.scores, help="ID score of the threshold (default negprompt)."),
-    ] = None,
-    by_class: Annotated[
-        bool, option("--by-class", help="Also choose a threshold for each class with enough images.")
-    ] = False,
     corrections: Annotated[
         str | None,
         option("--corrections", help="Folder of score --sort-into in which images were moved by hand.", metavar="DIR"),
@@ -64,7 +53,7 @@ def fit(
     from negprompt_cli.steps.fit import run_fit
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions
 
-    options = CalibrateOptions(acceptance, confidence, score, by_class)
+    options = CalibrateOptions(**vars(threshold))
     with resumable():
         result = run_fit(config, place, options=options, overwrite=common.overwrite, progress=talk, resume=resume)
     made = result.prompts

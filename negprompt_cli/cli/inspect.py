@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.console import hanging
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.options import Common, only, option
 from negprompt_cli.wording import percent, some_of
 
 if TYPE_CHECKING:
@@ -21,13 +21,12 @@ EXAMPLES = (
 
 
 def inspect(
+    common: Annotated[Common, only("device", "json")],
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
     no_words: Annotated[bool, option("--no-words", help="Leave out the words, which need the model.")] = False,
     top: Annotated[int, option("--top", help="Words shown for each context vector.", min=1)] = 5,
     model: Annotated[str | None, option("--model", help="Place of the artifact's model, if it moved.")] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
-    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Show what an artifact holds, and which words are nearest.
 
@@ -46,12 +45,14 @@ def inspect(
         if model is None:
             check_recorded_model(recorded.name)
         tag = pretrained if model else pretrained or recorded.pretrained
-        clip = load_clip(ModelConfig(name=model or recorded.name, pretrained=tag), choose_compute(device))
+        clip = load_clip(
+            ModelConfig(name=model or recorded.name, pretrained=tag), choose_compute(common.device or "auto")
+        )
         check_model(prompts, clip.identity, clip.plan.width, artifact)
         return clip
 
     _, document = inspect_artifact(artifact, load=None if no_words else load, count=top)
-    if as_json:
+    if common.json:
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
     else:
         _print(document)

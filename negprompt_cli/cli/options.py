@@ -225,7 +225,9 @@ class Common:
     ] = None
     overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.", panel=RUN)] = False
     json: Annotated[bool, option("--json", help="Print one JSON document on stdout.", panel=RUN)] = False
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.", panel=RUN)] = False
+    quiet: Annotated[
+        bool, option("-q", "--quiet", help="Print only the result: a path, names or a verdict.", panel=RUN)
+    ] = False
     verbose: Annotated[bool, option("-v", "--verbose", help="Print a line for every epoch.", panel=RUN)] = False
 
     def talk(self) -> Talk:
@@ -271,6 +273,25 @@ class Common:
         artifact.require_named()
         return artifact
 
+
+def only(*names: str) -> Without:
+    """Marks `Common` of which a command takes these fields and no others: `Annotated[Common, only("json", "quiet")]`."""
+    return Without(*(f.name for f in fields(Common) if f.name not in names))
+
+
+def split_commas(text: str) -> list[str]:
+    """The parts of a text between commas, without spaces around them and without empty ones."""
+    return [part for piece in text.split(",") if (part := piece.strip())]
+
+
+Prompts = Annotated[Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")]
+
+ScoreName = Annotated[
+    str | None,
+    option("--score", help="ID score to use (default: the calibrated one).", autocompletion=completion.scores),
+]
+
+Threshold = Annotated[float | None, option("--threshold", help="Threshold: images that score below it are OOD.")]
 
 Shots = Annotated[
     int | None,

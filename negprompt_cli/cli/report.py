@@ -8,8 +8,7 @@ import typer
 
 from negprompt_cli import schemas
 from negprompt_cli.cli import completion
-from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.options import Common, only, option, split_commas
 from negprompt_cli.errors import UsageError
 
 EXAMPLES = (
@@ -27,6 +26,7 @@ class Map(StrEnum):
 
 
 def report(
+    common: Annotated[Common, only("device", "overwrite", "json", "quiet")],
     sources: Annotated[
         list[Path] | None,
         typer.Argument(help="Run folders, evaluations (JSON), or files of scores.", metavar="[RUN...]"),
@@ -55,28 +55,21 @@ def report(
         str | None,
         option("--data-root", help="Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT"),
     ] = None,
-    device: Annotated[str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.")] = False,
-    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the path of what was made.")] = False,
 ) -> None:
     """Write one HTML page, with pictures, about evaluated runs.
 
     The page needs no other file and no network; the pictures are beside it as PNG, SVG and PDF. Files that `evaluate
     --save-scores` or `score --out` wrote are reported as well.
     """
-    talk = Talk(quiet=quiet, as_json=as_json)
+    talk = common.talk()
     from negprompt_cli.steps.report import ReportOptions, run_report
-
-    def names(text: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
 
     options = ReportOptions(
         score=score,
-        scores=None if scores is None else names(scores),
-        formats=names(formats),
+        scores=None if scores is None else tuple(split_commas(scores)),
+        formats=tuple(split_commas(formats)),
         map_kind=layout.value,
-        device=device,
+        device=common.device,
         data_root=data_root,
     )
     from negprompt_cli.data.results.provenance import versions
@@ -85,7 +78,7 @@ def report(
     if not found:
         raise UsageError("There is nothing to report. Name a run folder, or a file of scores.")
     first = found[0] if found[0].is_dir() else found[0].parent
-    page = run_report(found, out or first / "report", options, overwrite=overwrite, progress=talk)
+    page = run_report(found, out or first / "report", options, overwrite=common.overwrite, progress=talk)
     pictures = sorted(str(p) for p in (page.parent / "figures").glob("*"))
     document = {"schema": schemas.REPORT, "path": str(page), "pictures": pictures, "versions": versions()}
     talk.result(page, document)

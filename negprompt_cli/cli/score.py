@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Without, option
+from negprompt_cli.cli.options import Common, ScoreName, Threshold, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -81,13 +80,8 @@ def score(
     classes: Annotated[
         Path | None, option("--classes", help="Class names instead of an artifact: text, CSV, JSON or YAML.")
     ] = None,
-    score_name: Annotated[
-        str | None,
-        option("--score", autocompletion=completion.scores, help="ID score to use (default: the calibrated one)."),
-    ] = None,
-    threshold: Annotated[
-        float | None, option("--threshold", help="Threshold: images that score below it are OOD.")
-    ] = None,
+    score_name: ScoreName = None,
+    threshold: Threshold = None,
     form: Annotated[
         Format | None, option("--format", help="Form of the rows (default: by the suffix of --out, else csv).")
     ] = None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
-from negprompt_cli.cli.options import Common, option
+from negprompt_cli.cli.options import Common, option, split_commas
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
 
@@ -31,7 +31,7 @@ def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int,
     """
     if text is None:
         return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = split_commas(text)
     if not parts or not all(part.isascii() and part.isdecimal() for part in parts):
         raise UsageError(f"--seeds {text}: write non-negative integers separated by commas, for example --seeds 1,2,3.")
     seeds = tuple(int(part) for part in parts)

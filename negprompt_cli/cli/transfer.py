@@ -8,7 +8,7 @@ from negprompt_cli import schemas
 from negprompt_cli.cli.calibrate import print_calibration
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Without, option
+from negprompt_cli.cli.options import Common, Prompts, Without, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import file_name, percent, some_of
@@ -33,9 +33,7 @@ def transfer(
         option("--images", help="With --extend: images of new classes, and perhaps of old ones.", metavar="SPECS"),
     ] = None,
     extend: Annotated[bool, option("--extend", help="Keep the artifact's own classes too.")] = False,
-    prompts: Annotated[
-        Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")
-    ] = None,
+    prompts: Prompts = None,
     out: Annotated[
         Path | None,
         option("--out", help="Artifact (default transfer-<stem>.safetensors in --run, or beside --prompts)."),

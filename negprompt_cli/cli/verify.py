@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from negprompt_cli.cli.console import Talk, hanging
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.console import hanging
+from negprompt_cli.cli.options import Common, only, option
 from negprompt_cli.cli.remedies import REMEDIES
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ DIFFERS = 1
 
 
 def verify(
+    common: Annotated[Common, only("json", "quiet")],
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
     parent: Annotated[
         Path | None,
@@ -39,8 +40,6 @@ def verify(
     device: Annotated[
         str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps (default: as recorded).")
     ] = None,
-    as_json: Annotated[bool, option("--json", help="Print one JSON document on stdout.")] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", help="Print only the verdict.")] = False,
 ) -> None:
     """Check whether an artifact could be made again.
 
@@ -60,13 +59,11 @@ def verify(
     if model is not None:
         # The recorded tag belongs to the recorded model.
         changes["model.pretrained"] = pretrained
-    found = run_verify(
-        artifact, parent=parent, retrain=retrain, changes=changes, progress=Talk(quiet=quiet, as_json=as_json)
-    )
-    if as_json:
+    found = run_verify(artifact, parent=parent, retrain=retrain, changes=changes, progress=common.talk())
+    if common.json:
         typer.echo(json.dumps(found.document(), indent=1, ensure_ascii=False))
     else:
-        _print(found, quiet=quiet)
+        _print(found, quiet=common.quiet)
     if found.status == "differs":
         raise typer.Exit(DIFFERS)
 
