@@ -29,6 +29,7 @@ Kind = Literal[
     "test-time",
     "threshold",
     "threshold-dropped",
+    "weights",
     "few-classes",
     "weak-classes",
     "prompts-changed",
@@ -62,6 +63,7 @@ Kind = Literal[
     test-time                scores that learn from the test images
     threshold                which threshold is used, or why there is none
     threshold-dropped        a threshold that no longer applies was left out of an artifact
+    weights                  which of several files of weights in a model's folder is used
     few-classes              what one or two classes mean for scores
     weak-classes             classes with a low accuracy on held-out images
     prompts-changed          what became of an artifact's classes

@@ -96,6 +96,10 @@ REMEDIES = {
     "moved-images": "If they have moved, pass --data or --data-root.",
     "name-parent": "If it is elsewhere, pass --parent PATH.",
     # Results
+    "make-again": (
+        "Make it again with the command and the options that made it (`negprompt fit`, or `negprompt train-positive` and "
+        "then `negprompt train-negative`; `negprompt transfer`; `negprompt import`) and --overwrite."
+    ),
     "append-or-overwrite": "Pass --append to add the rows that are missing, or --overwrite to replace the file.",
     "sort-again": "With --append an interrupted run adds to its own folder.",
     "append-later": "A later run with --append adds the others.",

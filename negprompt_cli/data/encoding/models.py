@@ -15,12 +15,14 @@ from urllib.request import getproxies
 
 from negprompt_cli.config import ModelConfig
 from negprompt_cli.data.encoding.decoders import Preprocess
-from negprompt_cli.data.encoding.weight_files import WEIGHT_SUFFIXES, fault_of_weights, folder_as_weights
+from negprompt_cli.data.encoding.weight_files import chosen_weights, fault_of_weights, folder_as_weights
 from negprompt_cli.data.sets.spec import user_path
+from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip, weights_digest
 from negprompt_cli.engine.devices import Compute
 from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.errors import NegPromptError, UsageError, did_you_mean
+from negprompt_cli.wording import some_of
 
 
 def load_clip(config: ModelConfig, compute: Compute) -> Clip:
@@ -66,6 +68,18 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
     )
 
 
+def weights_decisions(config: ModelConfig) -> tuple[Decision, ...]:
+    """Which of several files of weights in a model's folder is used."""
+    if not config.name.startswith("local-dir:"):
+        return ()
+    folder = user_path(config.name.removeprefix("local-dir:"))
+    chosen, others = chosen_weights(folder)
+    if not others:
+        return ()
+    facts = {"folder": str(folder), "used": chosen, "not_used": others}
+    return (Decision("weights", f"{folder} has several files of weights: {chosen} is used, not {some_of(others)}.", facts),)
+
+
 def _check(config: ModelConfig, open_clip: Any) -> str | None:
     """Refuse what cannot work before anything is downloaded; return the tag that applies."""
     name, tag = config.name, config.pretrained
@@ -81,6 +95,7 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
                 f"Model {name}: {folder / 'open_clip_config.json'} does not exist. "
                 "local-dir: takes a folder with open_clip_config.json and the weights beside it."
             )
+        chosen_weights(folder)
         return None
     if name.startswith("hf-hub:"):
         return None
@@ -141,8 +156,8 @@ def _load_failure(config: ModelConfig, error: Exception) -> NegPromptError:
     where = f"{config.name} {config.pretrained or ''}".strip()
     if config.name.startswith("local-dir:"):
         folder = user_path(config.name.removeprefix("local-dir:"))
-        weights = next((p for p in sorted(folder.iterdir()) if p.suffix in WEIGHT_SUFFIXES), None)
-        fault = f"{folder} has no file of weights." if weights is None else fault_of_weights(weights, where, error)
+        weights, _ = chosen_weights(folder)
+        fault = fault_of_weights(folder / weights, where, error) if weights else f"{folder} has no file of weights."
         return NegPromptError(f"Model {where} could not be loaded. {fault}")
     if config.pretrained is not None and (path := user_path(config.pretrained)).is_file():
         return NegPromptError(f"Model {config.name} could not be loaded. {fault_of_weights(path, config.name, error)}")

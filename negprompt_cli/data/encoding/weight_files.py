@@ -7,8 +7,40 @@ from pathlib import Path
 
 from negprompt_cli.data.files.torch_file import read_tensors
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import some_of
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz"})
+
+
+USUAL_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""What open_clip calls a model's weights, in the order in which it looks for them in a folder."""
+
+
+def chosen_weights(folder: Path) -> tuple[str, list[str]]:
+    """The file of weights that open_clip takes of a model's folder, and the others there; no name where there is none.
+
+    Raises:
+        UsageError: there are several and none has a usual name, so that open_clip would take the first in the alphabet.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    usual = [name for name in USUAL_NAMES if name in names]
+    if len(names) > 1 and not usual:
+        raise UsageError(
+            f"{folder} holds {len(names)} files of weights, and their names do not say which are the model's: "
+            f"{some_of(names)}. Keep one of them there, or call it {USUAL_NAMES[0]} (a safetensors file) or "
+            f"{USUAL_NAMES[2]} (a file of torch)."
+        )
+    chosen = next(iter([*usual, *names]), "")
+    return chosen, [name for name in names if name != chosen]
 
 
 def folder_as_weights(folder: Path) -> UsageError:

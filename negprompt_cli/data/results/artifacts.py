@@ -30,7 +30,7 @@ from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.engine.scores.id_statistics import IdStatistics
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import UsageError, first_fault
 from negprompt_cli.loss_presets import ScoreForm
 
 MAX_HEADER_BYTES = 64 << 20
@@ -217,7 +217,7 @@ def load_prompts(path: Path) -> Prompts:
     """Read an artifact.
 
     Raises:
-        UsageError: missing, truncated, not an artifact, of a later schema, or inconsistent; the message names the file.
+        UsageError: missing, truncated, not an artifact, of another version, or inconsistent; the message names the file.
     """
     if not path.is_file():
         raise UsageError(f"No prompt artifact at {path}.")
@@ -238,35 +238,61 @@ def load_prompts(path: Path) -> Prompts:
         raise UsageError(
             f"{path} is not a readable prompt artifact ({error}). It may be truncated: make it again, or copy it again."
         ) from None
-    if metadata.get("schema") != schemas.PROMPTS:
-        raise UsageError(
-            f"{path} is not a prompt artifact of schema {schemas.PROMPTS} (found: {metadata.get('schema', 'none')[:40]})."
-        )
+    if (schema := metadata.get("schema", "none")[:40]) != schemas.PROMPTS:
+        if schema.startswith(schemas.PROMPTS.rpartition("/")[0] + "/"):
+            raise _of_another_version(path, f"its schema is {schema}, and {schemas.PROMPTS} is read")
+        raise UsageError(f"{path} is not a prompt artifact of schema {schemas.PROMPTS} (found: {schema}).")
     try:
         prompts = Prompts(
-            kind=TypeAdapter(Kind).validate_python(metadata["kind"]),
+            kind=_read(Kind, {"kind": json.dumps(metadata["kind"])}, "kind"),
             positive=tensors["positive"],
             negative=tensors.get("negative"),
-            classes=tuple(TypeAdapter(list[ClassLabel]).validate_json(metadata["classes"])),
-            model=TypeAdapter(ModelIdentity).validate_json(metadata["model"]),
-            config=parse_config(metadata["config"], str(path)),
-            learned_on=int(metadata["learned_on"]),
-            parents=tuple(TypeAdapter(list[Parent]).validate_json(metadata["parents"])),
-            training=tuple(TypeAdapter(list[TrainingSummary]).validate_json(metadata["training"])),
+            classes=tuple(_read(list[ClassLabel], metadata, "classes")),
+            model=_read(ModelIdentity, metadata, "model"),
+            config=parse_config(metadata["config"], "configuration"),
+            learned_on=_read(int, metadata, "learned_on"),
+            parents=tuple(_read(list[Parent], metadata, "parents")),
+            training=tuple(_read(list[TrainingSummary], metadata, "training")),
             calibration=(
-                _calibration(metadata["calibration"], tensors["calibration_scores"])
+                _calibration(_read(Calibration, metadata, "calibration"), tensors["calibration_scores"])
                 if "calibration" in metadata
                 else None
             ),
             id_statistics=_id_statistics(tensors),
             sha256=hashlib.sha256(data).hexdigest(),
-            written_with=TypeAdapter(dict[str, str]).validate_json(metadata.get("versions", "{}")),
+            written_with=_read(dict[str, str], {"versions": "{}", **metadata}, "versions"),
         )
-    except (KeyError, ValidationError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path} is not a sound prompt artifact ({type(error).__name__}: {reason}).") from None
+    except KeyError as error:
+        raise _of_another_version(path, f"{error.args[0]} is missing") from None
+    except UsageError as error:
+        # The first sentence: advice about keys of a configuration is for people who write one.
+        first = str(error).splitlines()[0].partition(". ")[0]
+        raise _of_another_version(path, first.rstrip(".")) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not a sound prompt artifact: {error}.") from None
     _check_shapes(prompts, path)
     return prompts
+
+
+def _read(kind: Any, metadata: Mapping[str, str], key: str) -> Any:
+    """A value of the metadata, from its JSON.
+
+    Raises:
+        KeyError: it is missing.
+        UsageError: it is of another type.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(metadata[key])
+    except ValidationError as error:
+        raise UsageError(f"{key}, {first_fault(error)}") from None
+
+
+def _of_another_version(path: Path, reason: str) -> UsageError:
+    """The message about an artifact that has other contents than this version writes."""
+    return UsageError(
+        f"{path} was written by another version of negprompt, most likely an older one, or was changed since: {reason}.",
+        remedy="make-again",
+    )
 
 
 def _id_statistics(tensors: Mapping[str, Tensor]) -> IdStatistics | None:
@@ -282,13 +308,12 @@ def _id_statistics(tensors: Mapping[str, Tensor]) -> IdStatistics | None:
     return IdStatistics(**{name: tensors[f"id_{name}"] for name in names})
 
 
-def _calibration(document: str, scores: Tensor) -> Calibration:
-    """The calibration of a file.
+def _calibration(made: Calibration, scores: Tensor) -> Calibration:
+    """The calibration of a file with its scores.
 
     Raises:
-        ValueError: its scores are not finite, not ascending, or not one for each held-out image.
+        ValueError: they are not finite, not ascending, or not one for each held-out image.
     """
-    made = Calibration.model_validate_json(document)
     if scores.shape != (made.images,) or not bool(torch.isfinite(scores).all()) or bool((scores.diff() < 0).any()):
         raise ValueError(f"its calibration scores are not {made.images} finite numbers in ascending order")
     return made.model_copy(update={"scores": tuple(scores.tolist())})

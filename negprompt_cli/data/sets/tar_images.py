@@ -215,16 +215,18 @@ class _Index:
     sizes: NDArray[np.int64]
 
     def place(self, name: str) -> tuple[int, int]:
-        """Offset and size of a member; of the last one of that name, as tar has it.
+        """Offset and size of a member.
 
         Raises:
-            OSError: there is none.
+            OSError: there is none, or several have that name, so that nothing says which of them a row or a class means.
         """
         wanted = np.frombuffer(_digest(name), dtype="S16")[0]
-        i = int(np.searchsorted(self.digests, wanted, side="right")) - 1
-        if i < 0 or self.digests[i] != wanted:
+        first, end = (int(np.searchsorted(self.digests, wanted, side=side)) for side in ("left", "right"))
+        if end == first:
             raise OSError("the tar file has no such member")
-        return int(self.offsets[i]), int(self.sizes[i])
+        if end - first > 1:
+            raise OSError(f"the tar file has {end - first} members of this name: write it again with a name for each")
+        return int(self.offsets[first]), int(self.sizes[first])
 
 
 @lru_cache(maxsize=64)

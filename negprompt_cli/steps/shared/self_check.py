@@ -24,6 +24,8 @@ from negprompt_cli.wording import percent
 LEARNED = "negprompt"
 SIMPLE = ("mcm", "max-logit")
 """Scores of the same positives that need no negatives."""
+NOISE = 0.002
+"""Differences of AUROC up to this one decide nothing: other draws of the small problems change them by as much."""
 
 
 def self_check(
@@ -39,8 +41,8 @@ def self_check(
         scale: CLIP's logit scale.
 
     Returns:
-        The figures, None where the data are too few, and what a person is told: a warning where the learned score is not
-        above both simple ones.
+        The figures, None where the data are too few, and what a person is told: a warning where the learned score is below
+        the better of the simple ones by more than `NOISE`.
     """
     known = None if statistics is None else statistics.to(positives.device, positives.dtype)
     learn = learner_of_parts(config, known, scale=scale)
@@ -79,12 +81,14 @@ def told(found: Criterion) -> Decision:
         f"{score} {percent(one.auroc)} / {percent(one.fpr95_id_positive)}" for score, one in means.items()
     )
     above = [score for score in SIMPLE if means[LEARNED].auroc > means[score].auroc]
-    ahead = [score for score in SIMPLE if score not in above]
+    best = max(SIMPLE, key=lambda score: means[score].auroc)
+    behind = means[best].auroc - means[LEARNED].auroc > NOISE
     said = f"Self-check, part of the ID classes in the place of OOD images, AUROC / FPR95: {figures}."
-    if ahead:
+    if behind:
         said += (
-            f" The learned score is not above {' and '.join(ahead)} on these data. Compare them on OOD images of your own "
-            f"before you rely on it, or calibrate and score with {ahead[0]}."
+            f" The learned score is below {best} on these data. Compare them on OOD images of your own before you rely on it, "
+            f"or calibrate and score with {best}."
         )
+    said += f" Differences of AUROC below {percent(NOISE)} decide nothing."
     facts = {"sides": found.document(), "better_than": above, "problems": found.problems}
-    return Decision("self-check", said, facts, warning=bool(ahead))
+    return Decision("self-check", said, facts, warning=behind)

@@ -13,7 +13,7 @@ from torch import Tensor
 from negprompt_cli.config import Config, parse_bytes
 from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
-from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.encoding.models import load_clip, weights_decisions
 from negprompt_cli.data.encoding.onnx_clip import run_by_onnx
 from negprompt_cli.data.encoding.pixels import rules_decisions
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
@@ -67,6 +67,8 @@ class _Machine:
             )
         clip = load_shared(team, named, compute) if team else load_clip(named, compute)
         self._progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
+        for decision in weights_decisions(named):
+            self._progress.decide(decision)
         if self.asked.runtime == "onnx":
             by_onnx = run_by_onnx(clip, keep=self.asked.cache)
             self._progress.say(f"image encoder: onnxruntime, within {by_onnx.difference:.1g} of torch")

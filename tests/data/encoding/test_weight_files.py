@@ -1,6 +1,7 @@
 """What is said of files of weights that cannot be loaded: what the file is, without the words of torch."""
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import build_tiny_clip
 from scoring_world import make_prompts, run, write_artifact, write_images
 
 from negprompt_cli.config import ModelConfig
-from negprompt_cli.data.encoding.models import load_clip
+from negprompt_cli.data.encoding.models import load_clip, weights_decisions
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.errors import NegPromptError, UsageError
@@ -121,6 +122,24 @@ def test_a_local_folder_with_weights_that_do_not_fit(clip: Clip, tmp_path: Path)
     (folder / "open_clip_model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(NegPromptError, match="git lfs pull"):
         load_clip(ModelConfig(name=f"local-dir:{folder}", pretrained=None), choose_compute("cpu"))
+
+
+def test_of_several_files_of_weights_the_one_with_a_usual_name_is_used_and_said(clip: Clip, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(clip.identity.name.removeprefix("local-dir:"), folder)
+    model = ModelConfig(name=f"local-dir:{folder}", pretrained=None)
+    assert weights_decisions(model) == ()
+    (weights,) = folder.glob("*.safetensors")
+    for other in ("aaa.safetensors", "epoch_3.pt"):
+        shutil.copy(weights, folder / other)
+    (told,) = weights_decisions(model)
+    assert told.facts == {"folder": str(folder), "used": weights.name, "not_used": ["aaa.safetensors", "epoch_3.pt"]}
+    weights.rename(folder / "bbb.safetensors")
+    with pytest.raises(UsageError, match=r"do not say which are the model's: aaa\.safetensors, bbb\.safetensors, epoch_3\.pt"):
+        load_clip(model, choose_compute("cpu"))
+    (folder / "aaa.safetensors").unlink()
+    (folder / "epoch_3.pt").unlink()
+    assert load_clip(model, choose_compute("cpu")).identity.weights_sha256 == clip.identity.weights_sha256
 
 
 def test_a_relative_model_seen_from_elsewhere(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

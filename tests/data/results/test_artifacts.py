@@ -132,7 +132,8 @@ def tensors(**changes: Any) -> dict[str, torch.Tensor]:
         (tensors(negative=torch.zeros(2, 5, 3, 8)), "5 classes"),
         (tensors(positive=torch.zeros(1, 3, 8, dtype=torch.int32)), "int32"),
         ({"positive": torch.zeros(1, 3, 8)}, "negatives are missing"),
-        ({"negative": torch.zeros(2, 3, 8)}, "positive"),
+        ({"negative": torch.zeros(2, 3, 8)}, "another version.*positive is missing"),
+        (tensors(id_mean=torch.zeros(8)), "another version.*id_.* is missing"),
     ],
 )
 def test_inconsistent_tensors_are_refused(tmp_path: Path, content: dict[str, torch.Tensor], says: str):
@@ -148,13 +149,16 @@ def test_inconsistent_tensors_are_refused(tmp_path: Path, content: dict[str, tor
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("schema", "negprompt/prompts/9", "schema"),
+        ("schema", "negprompt/prompts/9", "another version.*its schema is negprompt/prompts/9"),
+        ("schema", "negprompt/features/1", "not a prompt artifact"),
         ("classes", "[]", "no classes"),
         ("classes", '[{"key": "a", "name": "a", "wnid": null}, {"key": "a", "name": "b", "wnid": null}]', "twice"),
-        ("kind", "neutral", "kind|literal|Literal"),
-        ("config", "seed: -1", "seed"),
+        ("kind", "neutral", "another version.*kind"),
+        ("config", "seed: -1", "another version.*seed"),
+        ("config", "negative: {floors: 1}", "another version.*Unknown configuration key 'negative.floors'.$"),
+        ("learned_on", "many", "another version.*learned_on"),
         ("config", "!!python/object/apply:os.system ['true']", "YAML"),
-        ("model", "[]", "sound"),
+        ("model", "[]", "another version.*model"),
     ],
 )
 def test_inconsistent_metadata_is_refused(tmp_path: Path, key: str, value: str, says: str):

@@ -262,6 +262,17 @@ def test_links_in_tar_files_are_the_images_they_lead_to(tmp_path: Path) -> None:
         open_rgb(Path(paths[3]))
 
 
+def test_a_name_that_several_members_have_means_none_of_them(tmp_path: Path) -> None:
+    # As shards come about whose writer drops the folders of the images.
+    members = [("1.png", picture(1)), ("1.cls", b"cat"), ("2.png", picture(2)), ("2.cls", b"cat")]
+    write_tar(tmp_path / "a.tar", [*members, ("./1.png", picture(3)), ("1.cls", b"dog")])
+    paths = listed(tmp_path / "a.tar")
+    assert [path.rpartition("/")[2] for path in paths] == ["1.png", "2.png", "1.png"]
+    assert same_pictures(paths[1:2], [2])
+    with pytest.raises(BrokenImage, match="2 members of this name"):
+        open_rgb(Path(paths[0]))
+
+
 def test_labels_in_json_are_read_by_their_names(tmp_path: Path) -> None:
     fields = [{"label": "cat", "size": 3}, {"target": 1, "classname": "dog"}, {"caption": "a"}]
     members = [
