@@ -133,7 +133,12 @@ def test_the_self_check_says_what_the_criterion_found(form: str):
 
 @pytest.mark.parametrize(
     ("learned", "simple", "warned"),
-    [(0.9, (0.85, 0.88), ""), (0.9, (0.9015, 0.88), ""), (0.9, (0.88, 0.9025), "max-logit"), (0.9, (0.92, 0.91), "mcm")],
+    [
+        (0.9, (0.85, 0.88), ""),
+        (0.9, (0.9015, 0.88), ""),
+        (0.9, (0.88, 0.9025), "max-logit"),
+        (0.9, (0.92, 0.91), "mcm"),
+    ],
 )
 def test_the_self_check_warns_only_of_what_is_more_than_noise(learned: float, simple: tuple[float, float], warned: str):
     figures = dict(zip(("negprompt", "mcm", "max-logit"), (learned, *simple), strict=True))

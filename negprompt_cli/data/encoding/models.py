@@ -77,7 +77,9 @@ def weights_decisions(config: ModelConfig) -> tuple[Decision, ...]:
     if not others:
         return ()
     facts = {"folder": str(folder), "used": chosen, "not_used": others}
-    return (Decision("weights", f"{folder} has several files of weights: {chosen} is used, not {some_of(others)}.", facts),)
+    return (
+        Decision("weights", f"{folder} has several files of weights: {chosen} is used, not {some_of(others)}.", facts),
+    )
 
 
 def _check(config: ModelConfig, open_clip: Any) -> str | None:

@@ -86,8 +86,8 @@ def told(found: Criterion) -> Decision:
     said = f"Self-check, part of the ID classes in the place of OOD images, AUROC / FPR95: {figures}."
     if behind:
         said += (
-            f" The learned score is below {best} on these data. Compare them on OOD images of your own before you rely on it, "
-            f"or calibrate and score with {best}."
+            f" The learned score is below {best} on these data. Compare them on OOD images of your own before you rely on "
+            f"it, or calibrate and score with {best}."
         )
     said += f" Differences of AUROC below {percent(NOISE)} decide nothing."
     facts = {"sides": found.document(), "better_than": above, "problems": found.problems}
