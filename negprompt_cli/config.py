@@ -16,11 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision, Runtime
-from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.loss_presets import (
     LOSS_PRESETS,
@@ -272,6 +270,8 @@ class Config(_Section):
 
     def to_yaml(self) -> str:
         """Write the configuration in the format `load_config` reads."""
+        import yaml
+
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
@@ -360,7 +360,7 @@ def ask_config(
         where = f"Setting {assignment[:SHOWN_CHARACTERS]}"
         if not found:
             raise UsageError(f"{where}: write key=value, for example negative.count=4.")
-        asked = asked.over({key.strip(): parse_yaml(text, where)})
+        asked = asked.over({key.strip(): _parse(text, where)})
     return asked
 
 
@@ -385,7 +385,7 @@ def parse_config(text: str, where: str) -> Config:
     Raises:
         UsageError: not YAML, or not a configuration.
     """
-    values = _mapping(parse_yaml(text, where), where)
+    values = _mapping(_parse(text, where), where)
     try:
         return _validate(values)
     except UsageError as error:
@@ -423,12 +423,20 @@ def _read(source: str) -> dict[str, Any]:
     path = Path(source)
     if not path.is_file():
         if source in preset_names():
-            return _mapping(parse_yaml(preset_text(source), source), source)
+            return _mapping(_parse(preset_text(source), source), source)
         raise UsageError(
             f"Configuration {source!r} is neither a file nor a preset.{did_you_mean(source, preset_names())}",
             remedy="list-presets",
         )
+    from negprompt_cli.data.files.yamlfile import read_yaml
+
     return _mapping(read_yaml(path, what="a configuration"), source)
+
+
+def _parse(text: str, where: str) -> Any:
+    from negprompt_cli.data.files.yamlfile import parse_yaml
+
+    return parse_yaml(text, where)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ def main() -> None:
     # OpenMP reads this when torch is loaded. By default its threads spin while they wait; if other processes want the cores,
     # a training with its small tensors becomes several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # pydantic would read the metadata of every installed package to look for plugins, which takes as long as its own import.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     ranks = ranks_from_environment()
     if ranks.several:
         run_as_rank(ranks, lambda: app(arguments, prog_name="negprompt"))

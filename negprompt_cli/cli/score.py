@@ -20,6 +20,8 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from negprompt_cli.config import Asked, Config
     from negprompt_cli.data.results.rowfile import Sink
     from negprompt_cli.steps.score import ScoreSummary
@@ -115,6 +117,12 @@ def score(
     """
     talk = common.talk()
     _check(common, prompts, classes, out, report, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
+    opening = None
+    if prompts and prompts.suffix.lower() == ".onnx":
+        from negprompt_cli.data.files.onnx_session import begin_opening
+
+        # It takes about as long as importing what follows, and both can be done at once.
+        opening = begin_opening(prompts)
     from negprompt_cli.data.results.rowfile import (
         KnownPaths,
         RowFile,
@@ -147,7 +155,7 @@ def score(
     for decision in check_paths(paths):
         talk.decide(decision)
     asked = common.asked()
-    config, judge = _detector(common, asked, talk, prompts, classes, score_name, threshold)
+    config, judge = _detector(common, asked, talk, prompts, opening, classes, score_name, threshold)
     verdicts = judge.verdicts
     if fail_on_ood and fdr is None:
         require_threshold(verdicts, "--fail-on-ood")
@@ -247,6 +255,7 @@ def _detector(
     asked: "Asked",
     talk: Talk,
     prompts: Path | None,
+    opening: "Future[Any] | None",
     classes: Path | None,
     score_name: str | None,
     threshold: float | None,
@@ -256,13 +265,13 @@ def _detector(
     Raises:
         UsageError: it is missing or unsound, or cannot do what is asked.
     """
-    if prompts is not None and prompts.suffix.lower() == ".onnx":
+    if prompts and opening:
         from negprompt_cli.data.results.exported import open_exported
         from negprompt_cli.steps.shared.exported import exported_model, make_exported_judge
 
         if asked.given("compute.runtime") == "torch":
             raise UsageError(f"{prompts} is run by onnxruntime, not by torch.", remedy="exported-runtime")
-        detector = open_exported(prompts)
+        detector = open_exported(prompts, opening)
         config = asked.config({"model": exported_model(detector.metadata).model_dump()})
         judge = make_exported_judge(detector, config, score=score_name, threshold=threshold)
         talk.say(f"model: {detector.metadata.model} in {prompts}, run by onnxruntime in {judge.threads} threads")

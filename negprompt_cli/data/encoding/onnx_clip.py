@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from negprompt_cli.data.encoding.cache_folder import towers_folder
 from negprompt_cli.data.encoding.onnx_files import LIBRARIES, first_line, onnx_model, require_libraries
 from negprompt_cli.data.files.atomic import atomic_write_bytes
+from negprompt_cli.data.files.onnx_session import open_session
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
 
@@ -122,12 +123,7 @@ def _write(clip: Clip, path: Path) -> None:
 
 def _load(clip: Clip, path: Path) -> OnnxClip:
     """Load an exported tower and compare it with torch."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     given = {f.name: getattr(clip, f.name) for f in fields(Clip)}
     # Not the same bits, so not the same features to the cache.
     given["preprocessing"] = f"{clip.preprocessing} onnxruntime"

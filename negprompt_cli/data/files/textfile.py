@@ -1,12 +1,10 @@
-"""Reading text, YAML, JSON and tables that somebody else wrote: bounded in size and depth, and nothing in them is executed.
+"""Reading text, JSON and tables that somebody else wrote: bounded in size and depth, and nothing in them is executed.
 
 A text file is read up to a limit that its kind never honestly reaches, in blocks, so that an endless file (a device, a
-pipe) costs no more memory than the limit. YAML is read by PyYAML's safe loader with more rules: no tags, no deeper nesting
-than any file of this package has, and aliases, which can unfold without bound ("billion laughs"), count as what they
-stand for. JSON is read by the standard library, which bounds its depth; a key that comes twice is refused, because a
-parser would silently keep the last one.
+pipe) costs no more memory than the limit. JSON is read by the standard library, which bounds its depth; a key that comes
+twice is refused, because a parser would silently keep the last one.
 
-Leaves out: schemas, which belong to whoever reads the file.
+Leaves out: schemas, which belong to whoever reads the file; YAML (`yamlfile`).
 """
 
 import codecs
@@ -14,20 +12,11 @@ import csv
 import io
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
 from negprompt_cli.errors import UsageError
 
-MAX_YAML_BYTES = 256 << 10
-"""Largest YAML text; PyYAML reads about 70 KiB in a second."""
-MAX_YAML_DEPTH = 32
-MAX_YAML_NODES = 100_000
-MAX_YAML_PLAIN = 4096
-"""Most characters of a text without quotes: the loader takes digits and colons for a number, however long it is."""
 _BLOCK = 1 << 20
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -93,7 +82,7 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
             raise UsageError(f"{where} holds NUL bytes, so it is not {what}. Save it as UTF-8 text.")
         size += len(block)
         if size > most:
-            raise UsageError(f"{where} is larger than {_amount(most)}, so it is not {what}.")
+            raise UsageError(f"{where} is larger than {amount(most)}, so it is not {what}.")
         blocks.append(block)
     try:
         text = b"".join(blocks).decode(encoding)
@@ -113,7 +102,7 @@ def parse_json(text: str, where: str) -> Any:
         UsageError: not JSON, too deep, or with a key that comes twice in one object; one line that names `where`.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: not readable as JSON: {error.msg}.") from None
     except (ValueError, RecursionError) as error:
@@ -139,7 +128,12 @@ def parse_rows(text: str, delimiter: str) -> list[list[str]]:
     return [row for row in rows if any(row)]
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of pairs.
+
+    Raises:
+        ValueError: a key comes twice.
+    """
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -151,111 +145,7 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON value")
 
 
-def read_yaml(path: Path, *, what: str) -> Any:
-    """Read a YAML file by the rules above.
-
-    Args:
-        path: the file.
-        what: what it should be, for messages: "a catalogue".
-
-    Raises:
-        UsageError: it cannot be read, or `parse_yaml` refuses it; names the file.
-    """
-    return parse_yaml(read_text(path, most=MAX_YAML_BYTES, what=what), str(path))
-
-
-def parse_yaml(text: str, where: str, *, texts: bool = False) -> Any:
-    """Read YAML text by the rules above into dicts, lists, numbers, dates and texts.
-
-    Args:
-        text: one document.
-        where: what messages call it.
-        texts: leave every scalar the text that it is; otherwise `no` is False and `010` is 8.
-
-    Raises:
-        UsageError: too large or too deep with its aliases unfolded, with tags, or not YAML; one line that names `where`.
-    """
-    if len(text) > MAX_YAML_BYTES:
-        raise UsageError(f"{where}: more than {_amount(MAX_YAML_BYTES)} of YAML.")
-    try:
-        return yaml.load(text, Loader=_TextLoader) if texts else yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{where}{line}: not readable as YAML: {error.problem or error.context}.") from None
-    # Beside its own errors PyYAML lets through what int(), float() and datetime raise, and unhashable keys.
-    except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-        raise UsageError(f"{where}: not readable as YAML: {reason}.") from None
-
-
-@dataclass(frozen=True)
-class _Extent:
-    """How many nodes a piece of YAML has, aliases unfolded, and how deep it goes."""
-
-    nodes: int
-    depth: int
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader with bounds. The scanner runs at most a line ahead of what is refused."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._extents: dict[int, _Extent] = {}
-        self._nodes = self._depth = self._deepest = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One node, after a look at the event that begins it."""
-        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent):
-            node = super().compose_node(parent, index)
-            extent = self._extents.get(id(node))
-            if extent is None:
-                raise _refused("an alias refers to the value that contains it", event)
-            self._enter(extent, event)
-            return node
-        if getattr(event, "tag", None) is not None:
-            raise _refused("YAML tags (!) are not allowed here", event)
-        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_YAML_PLAIN:
-            raise _refused(f"more than {MAX_YAML_PLAIN} characters need quotes", event)
-        before, deepest = self._nodes, self._deepest
-        self._deepest = self._depth
-        self._enter(_Extent(1, 1), event)
-        self._depth += 1
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        self._extents[id(node)] = _Extent(self._nodes - before, self._deepest - self._depth)
-        self._deepest = max(deepest, self._deepest)
-        return node
-
-    def _enter(self, extent: _Extent, event: yaml.Event) -> None:
-        """Count what begins here, and refuse it where it is too much."""
-        self._nodes += extent.nodes
-        self._deepest = max(self._deepest, self._depth + extent.depth)
-        if self._deepest > MAX_YAML_DEPTH:
-            raise _refused(f"nested more than {MAX_YAML_DEPTH} deep", event)
-        if self._nodes > MAX_YAML_NODES:
-            raise _refused(f"more than {MAX_YAML_NODES} values, aliases unfolded", event)
-
-
-class _TextLoader(_Loader):
-    """Scalars stay texts, and a key that comes twice is refused."""
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        """The tag of a node: that of a text for every scalar."""
-        return "tag:yaml.org,2002:str" if kind is yaml.ScalarNode else super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """One mapping."""
-        pairs = [(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        _unique(pairs)
-        return super().construct_mapping(node, deep)
-
-
-def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
-
-
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
+    """A number of bytes in words: `256 KiB`."""
     unit, name = next((u, n) for u, n in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")) if size >= u)
     return f"{size // unit} {name}"

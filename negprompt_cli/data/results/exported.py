@@ -5,9 +5,9 @@ A file takes preprocessed pixels (B, 3, H, W) with any B and gives class probabi
 everything else that judging images needs, so that the file alone is enough.
 """
 
-import importlib
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from negprompt_cli import schemas
 from negprompt_cli.data.encoding.preprocessing import Preprocessing
+from negprompt_cli.data.files.onnx_session import open_session
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.judgement import INPUT, NEGATIVE_OUTPUTS, OUTPUTS, Judgements
 from negprompt_cli.engine.model_identity import ModelIdentity
@@ -84,8 +85,12 @@ class ExportedDetector:
         )
 
 
-def open_exported(path: Path) -> ExportedDetector:
+def open_exported(path: Path, opening: "Future[Any] | None" = None) -> ExportedDetector:
     """Open a file with onnxruntime on the CPU, each call on one thread.
+
+    Args:
+        path: the file.
+        opening: its session, where opening it has begun already.
 
     Raises:
         UsageError: it is missing, onnxruntime is not installed, or it is no detector that this package exported.
@@ -93,17 +98,11 @@ def open_exported(path: Path) -> ExportedDetector:
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", remedy="export")
     try:
-        onnxruntime = importlib.import_module("onnxruntime")
+        session = opening.result() if opening else open_session(path)
+        text = session.get_modelmeta().custom_metadata_map.get(KEY, "{}")
     except ImportError:
         raise UsageError(f"{path} is run by onnxruntime, which is not installed: `pip install onnxruntime`.") from None
-    options = onnxruntime.SessionOptions()
-    # Images are shared out among threads, which needs fewer of them to wait for each other than sharing out each product.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        text = session.get_modelmeta().custom_metadata_map.get(KEY, "{}")
-    except Exception as error:  # onnxruntime has a class of errors for each of its status codes
+    except Exception as error:
         raise UsageError(
             f"{path} is not a readable ONNX file ({str(error).splitlines()[0]}).", remedy="export"
         ) from None

@@ -23,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from negprompt_cli.data.files.textfile import MAX_YAML_BYTES, parse_yaml, read_text
+from negprompt_cli.data.files.textfile import read_text
+from negprompt_cli.data.files.yamlfile import MAX_YAML_BYTES, parse_yaml
 from negprompt_cli.data.sets.torchsets import READABLE
 from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 

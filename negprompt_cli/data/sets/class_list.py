@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from negprompt_cli.data.files.textfile import parse_json, parse_rows, parse_yaml, read_stream, read_text
+from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_stream, read_text
+from negprompt_cli.data.files.yamlfile import parse_yaml
 from negprompt_cli.data.sets.classnames import ClassLabel, class_label, is_wnid, synonym_texts
 from negprompt_cli.data.sets.matching import Known, clean, fold
 from negprompt_cli.decisions import Decision

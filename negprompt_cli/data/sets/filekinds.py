@@ -1,8 +1,9 @@
 """What is an image and what never is, told by the names of files and folders; and what was left out, counted by reason.
 
-The lists are in `file_kinds.yaml`. An image is a file with a suffix whose format the installed Pillow decodes by itself; its
-registry is asked, so a newer Pillow, or a plugin for HEIC, AVIF or JPEG XL that is installed, adds suffixes. Everything else
-in a folder of images is left out for one of these reasons, which are fixed words for scripts:
+The lists are in `file_kinds.yaml`, but for the usual formats, which are needed for every image. An image is a file with a
+suffix whose format the installed Pillow decodes by itself; its registry is asked, so a newer Pillow, or a plugin for HEIC,
+AVIF or JPEG XL that is installed, adds suffixes. Everything else in a folder of images is left out for one of these reasons,
+which are fixed words for scripts:
 
     system      made by systems, servers, editors or version control: @eaDir, Thumbs.db, ._photo.jpg, .git
     hidden      a name that begins with a dot
@@ -31,12 +32,14 @@ from importlib import resources
 from pathlib import PurePath
 from typing import Any, Literal
 
-import yaml
 from PIL import Image
 
 Reason = Literal[
     "system", "hidden", "unfinished", "unreadable", "twin", "container", "dead-link", "no-suffix", "beside", "other"
 ]
+
+BY_CONTENT = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the usual formats: nothing else begins as they do, so they are read whatever a file is called."""
 
 _PATTERNED: tuple[Reason, ...] = ("system", "unfinished")
 """The reasons that the list gives names for."""
@@ -92,7 +95,6 @@ class _Content:
 
 @dataclass(frozen=True)
 class _Lists:
-    by_content: tuple[str, ...]
     never: frozenset[str]
     also: dict[str, str]
     not_images: dict[str, str]
@@ -103,14 +105,14 @@ class _Lists:
     contents: tuple[_Content, ...]
 
 
-# The safe parser in C, if PyYAML has it: the one in Python takes longer than everything else that one image needs.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
 @cache
 def _lists() -> _Lists:
+    # A file that is named itself and has a usual format needs no list, and PyYAML takes a while to import.
+    import yaml
+
     file = resources.files(__package__) / "file_kinds.yaml"
-    values: dict[str, Any] = yaml.load(file.read_text("utf-8"), Loader=_Loader)
+    # The safe parser in C, if PyYAML has it: the one in Python takes longer than everything else that one image needs.
+    values: dict[str, Any] = yaml.load(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     kinds = tuple(Unreadable(**{**each, "suffixes": tuple(each["suffixes"])}) for each in values["unreadable"])
     help_of = {kind.kind: kind.help for kind in kinds}
     names: dict[tuple[Reason, bool], _Names] = {}
@@ -118,7 +120,6 @@ def _lists() -> _Lists:
         for folders, key in ((True, "folders"), (False, "files")):
             names[reason, folders] = _Names(values["never"][reason][key])
     return _Lists(
-        by_content=tuple(values["formats"]["by_content"]),
         never=frozenset(values["formats"]["never"]),
         also=values["suffixes"]["also"],
         not_images=values["suffixes"]["not_images"],
@@ -176,7 +177,7 @@ def image_suffixes() -> frozenset[str]:
 def readable_formats(suffix: str) -> tuple[str, ...]:
     """Pillow's names of the formats that a file of this suffix may have: the usual ones, and that of the suffix."""
     own = _formats().get(suffix.lower())
-    usual = [format for format in _lists().by_content if format in Image.OPEN]
+    usual = [format for format in BY_CONTENT if format in Image.OPEN]
     return tuple(dict.fromkeys([*usual, *([own] if own else [])]))
 
 
@@ -184,7 +185,7 @@ def readable_formats(suffix: str) -> tuple[str, ...]:
 def common_formats() -> tuple[str, ...]:
     """Those of the usual formats that Pillow knows before it loads all its plugins, which takes a tenth of a second."""
     Image.preinit()
-    return tuple(format for format in _lists().by_content if format in Image.OPEN)
+    return tuple(format for format in BY_CONTENT if format in Image.OPEN)
 
 
 @cache

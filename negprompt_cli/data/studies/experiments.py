@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from negprompt_cli.data.files.textfile import parse_yaml, read_yaml
+from negprompt_cli.data.files.yamlfile import parse_yaml, read_yaml
 from negprompt_cli.data.studies.published import published
 from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from negprompt_cli.data.files.textfile import read_yaml
+from negprompt_cli.data.files.yamlfile import read_yaml
 from negprompt_cli.data.studies.experiments import ExperimentTask
 from negprompt_cli.errors import UsageError, first_fault
 

@@ -1,0 +1,129 @@
+"""Reading YAML that somebody else wrote: bounded in size and depth, and nothing in it is executed.
+
+YAML is read by PyYAML's safe loader with more rules: no tags, no deeper nesting than any file of this package has, and
+aliases, which can unfold without bound ("billion laughs"), count as what they stand for.
+
+A module of its own, imported where there is YAML to read, because importing PyYAML takes longer than what most commands do
+before their work begins.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from negprompt_cli.data.files.textfile import amount, read_text, unique
+from negprompt_cli.errors import UsageError
+
+MAX_YAML_BYTES = 256 << 10
+"""Largest YAML text; PyYAML reads about 70 KiB in a second."""
+MAX_YAML_DEPTH = 32
+MAX_YAML_NODES = 100_000
+MAX_YAML_PLAIN = 4096
+"""Most characters of a text without quotes: the loader takes digits and colons for a number, however long it is."""
+
+
+def read_yaml(path: Path, *, what: str) -> Any:
+    """Read a YAML file by the rules above.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: "a catalogue".
+
+    Raises:
+        UsageError: it cannot be read, or `parse_yaml` refuses it; names the file.
+    """
+    return parse_yaml(read_text(path, most=MAX_YAML_BYTES, what=what), str(path))
+
+
+def parse_yaml(text: str, where: str, *, texts: bool = False) -> Any:
+    """Read YAML text by the rules above into dicts, lists, numbers, dates and texts.
+
+    Args:
+        text: one document.
+        where: what messages call it.
+        texts: leave every scalar the text that it is; otherwise `no` is False and `010` is 8.
+
+    Raises:
+        UsageError: too large or too deep with its aliases unfolded, with tags, or not YAML; one line that names `where`.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise UsageError(f"{where}: more than {amount(MAX_YAML_BYTES)} of YAML.")
+    try:
+        return yaml.load(text, Loader=_TextLoader) if texts else yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{where}{line}: not readable as YAML: {error.problem or error.context}.") from None
+    # Beside its own errors PyYAML lets through what int(), float() and datetime raise, and unhashable keys.
+    except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise UsageError(f"{where}: not readable as YAML: {reason}.") from None
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """How many nodes a piece of YAML has, aliases unfolded, and how deep it goes."""
+
+    nodes: int
+    depth: int
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with bounds. The scanner runs at most a line ahead of what is refused."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._extents: dict[int, _Extent] = {}
+        self._nodes = self._depth = self._deepest = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node, after a look at the event that begins it."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            extent = self._extents.get(id(node))
+            if extent is None:
+                raise _refused("an alias refers to the value that contains it", event)
+            self._enter(extent, event)
+            return node
+        if getattr(event, "tag", None) is not None:
+            raise _refused("YAML tags (!) are not allowed here", event)
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_YAML_PLAIN:
+            raise _refused(f"more than {MAX_YAML_PLAIN} characters need quotes", event)
+        before, deepest = self._nodes, self._deepest
+        self._deepest = self._depth
+        self._enter(_Extent(1, 1), event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        self._extents[id(node)] = _Extent(self._nodes - before, self._deepest - self._depth)
+        self._deepest = max(deepest, self._deepest)
+        return node
+
+    def _enter(self, extent: _Extent, event: yaml.Event) -> None:
+        """Count what begins here, and refuse it where it is too much."""
+        self._nodes += extent.nodes
+        self._deepest = max(self._deepest, self._depth + extent.depth)
+        if self._deepest > MAX_YAML_DEPTH:
+            raise _refused(f"nested more than {MAX_YAML_DEPTH} deep", event)
+        if self._nodes > MAX_YAML_NODES:
+            raise _refused(f"more than {MAX_YAML_NODES} values, aliases unfolded", event)
+
+
+class _TextLoader(_Loader):
+    """Scalars stay texts, and a key that comes twice is refused."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        """The tag of a node: that of a text for every scalar."""
+        return "tag:yaml.org,2002:str" if kind is yaml.ScalarNode else super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """One mapping."""
+        pairs = [(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        unique(pairs)
+        return super().construct_mapping(node, deep)
+
+
+def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
