@@ -1,17 +1,21 @@
 """Images of Hugging Face datasets, through the library `datasets` (extra `datasets`): rows by number, from its own files.
 
 `hf:NAME` is a dataset of the hub, which the library downloads to its cache, or a local folder: one that `save_to_disk`
-wrote, or any that the library loads. `hf:NAME:SPLIT` is one of its splits. Images are the column of type Image called image
-or img, else the first one; classes are the column of type ClassLabel, else one that has a name as lists of images use it.
+wrote, or any that the library loads. `hf:NAME:SPLIT` is one of its splits. Images are the column of type Image (or of bytes,
+where there is none) called image or img, else the first one; classes are the column of type ClassLabel, else one that has a
+name as lists of images use it. The number -1 of a ClassLabel is no class, as in test sets whose labels are not published.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.sets.image_list import label_column, labelled
-from negprompt_cli.data.sets.parquet_images import content
+from negprompt_cli.data.sets.image_list import class_columns, column_taken, label_column, labelled
+from negprompt_cli.data.sets.parquet_images import NO_CLASS, content
+from negprompt_cli.data.sets.spec import user_path
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 PREFIX = "hf:"
@@ -30,6 +34,7 @@ def taken_apart(text: str) -> tuple[str, str | None]:
         UsageError: there is no name.
     """
     name, colon, split = text.removeprefix(PREFIX).partition(":")
+    name = (str(user_path(name)) if name.startswith("~") else name).rstrip("/") or name
     if not name or (colon and not split):
         raise UsageError(
             f"{text!r} does not name a dataset. Write hf:NAME or hf:NAME:SPLIT, for example hf:beans:test."
@@ -50,8 +55,9 @@ def rows(name: str, split: str) -> int:
     """How many rows a split has.
 
     Raises:
-        UsageError: as `splits`, or it has no such split.
+        UsageError: as `splits`, or it has no such split or no column of images.
     """
+    _images(name, split)
     return len(_split(name, split))
 
 
@@ -61,20 +67,25 @@ def classes(name: str, split: str) -> Iterator[tuple[int | None, str]]:
     Raises:
         UsageError: as `rows`.
     """
-    found = _split(name, split)
-    kinds = {column: type(kind).__name__ for column, kind in found.features.items()}
-    known = [column for column, kind in kinds.items() if kind == "ClassLabel"]
-    plain = [
-        column for column, kind in found.features.items() if getattr(kind, "dtype", "") in ("string", "int64", "int32")
-    ]
-    column = label_column(known) or (known[0] if known else label_column(plain))
+    _images(name, split)
+    found, column = _split(name, split), _columns(name, split).label
     if column is None:
         yield from [(None, "")] * len(found)
         return
     names = getattr(found.features[column], "names", ())
     for value in found.select_columns([column])[column]:
         number, text = labelled(value, f"{PREFIX}{name}") or (None, "")
+        if names and number == NO_CLASS:
+            number = None
         yield number, names[number] if number is not None and 0 <= number < len(names) else text
+
+
+def columns_told(name: str, split: str, *, labels: bool = True) -> list[Decision]:
+    """What a person should know of the columns of images, and of `labels`, that are read; raises as `rows`."""
+    _images(name, split)
+    found = _columns(name, split)
+    made = column_taken("Images", f"{PREFIX}{name}", found.images, found.image)
+    return made + (column_taken("Classes", f"{PREFIX}{name}", found.labels, found.label) if labels else [])
 
 
 def read(name: str, split: str, row: int) -> tuple[bytes, str]:
@@ -115,16 +126,37 @@ def _split(name: str, split: str) -> Any:
     return loaded[split]
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """The columns that may hold images and classes, and the ones that are read, None where there is none."""
+
+    images: list[str]
+    labels: list[str]
+    image: str | None
+    label: str | None
+
+
+def _columns(name: str, split: str) -> _Columns:
+    kinds = _split(name, split).features
+    types = {column: type(kind).__name__ for column, kind in kinds.items()}
+    plain = {column: str(getattr(kind, "dtype", "")) for column, kind in kinds.items()}
+    images = [column for column, kind in types.items() if kind == "Image"]
+    images = images or [column for column, kind in plain.items() if kind in ("binary", "large_binary")]
+    labels = [column for column, kind in types.items() if kind == "ClassLabel"]
+    labels = labels or class_columns([c for c, kind in plain.items() if kind.endswith("string") or "int" in kind])
+    image = next((column for column in images if column.lower() in ("image", "img")), next(iter(images), None))
+    return _Columns(images, labels, image, label_column(labels) or next(iter(labels), None))
+
+
 @lru_cache(maxsize=8)
 def _images(name: str, split: str) -> Any:
     """The column of images of a split, not decoded."""
     import datasets
 
-    found = _split(name, split)
-    columns = [column for column, kind in found.features.items() if isinstance(kind, datasets.Image)]
-    if not columns:
-        raise UsageError(f"{PREFIX}{name} has no column of type Image. Its columns are {', '.join(found.features)}.")
-    image = next((column for column in columns if column.lower() in ("image", "img")), columns[0])
+    found, image = _split(name, split), _columns(name, split).image
+    if image is None:
+        told = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in found.features.items())
+        raise UsageError(f"{PREFIX}{name} has no column of type Image. The columns of {split} are {told or 'none'}.")
     return found.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
 
@@ -138,10 +170,15 @@ def _loaded(name: str) -> dict[str, Any]:
         ) from None
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
-    folder = Path(name)
     try:
-        found = datasets.load_from_disk(name) if is_saved(folder) else datasets.load_dataset(name)
+        found = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name)
     except Exception as error:  # the library, the hub and the network raise anything
+        if "Config name is missing" in str(error):
+            raise UsageError(
+                f"{PREFIX}{name} has several configurations: {', '.join(datasets.get_dataset_config_names(name))}. Save the "
+                f'one you mean, and name its folder:\n  python -c "import datasets; datasets.load_dataset({name!r}, '
+                "'CONFIGURATION').save_to_disk('FOLDER')\""
+            ) from error
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(
             f"{PREFIX}{name} cannot be loaded ({type(error).__name__}: {reason[:300]}). Check the name, or give a local "

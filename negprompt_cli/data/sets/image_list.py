@@ -188,6 +188,25 @@ def label_column(columns: Sequence[str]) -> str | None:
     return next((plain[name] for name in _LABELS if name in plain), None)
 
 
+def column_taken(what: str, where: str, found: Sequence[str], taken: str | None) -> list[Decision]:
+    """Which column is read, where there is a choice.
+
+    Args:
+        what: what the columns hold, as a sentence begins with it.
+        where: the table.
+        found: its columns that hold such.
+        taken: the one that is read.
+    """
+    others = [name for name in found if name != taken]
+    said = f"{what} of {where} are read from the column {taken}, not from {some_of(others)}."
+    return [Decision("list-form", said, {"file": where, "column": taken, "not_read": others})] if others else []
+
+
+def class_columns(columns: Sequence[str]) -> list[str]:
+    """The columns that may have the classes, by the names that are known for it."""
+    return [name for name in columns if _plain(name) in _LABELS]
+
+
 def labelled(value: Any, where: str) -> tuple[int | None, str] | None:
     """The class that a cell or a field holds: a number, a name, or an object with fields of the known names.
 

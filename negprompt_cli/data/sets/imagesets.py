@@ -128,7 +128,7 @@ def load_image_set(
     keys = [source.keys[i] for i in chosen] if source.keys else [""]
     paths, labels, counts = _list(source, keys, role)
     left_out = merged(source.left_out[key] for key in dict.fromkeys(("", *keys)) if key in source.left_out)
-    if not len(paths) and source.halve and role == "eval":
+    if not len(paths) and source.halve and role == "eval" and any(map(source.list_class, keys)):
         raise NothingHeldOut(
             f"{parsed.text} has one image per class and no separate images for evaluation, so nothing is held out from "
             "training. Add images to each class, or a folder val/ beside train/."

@@ -109,13 +109,16 @@ def listed_source(
         decisions.append(Decision("files-left-out", text, facts))
     keyed = _key_labels(file, chosen, class_names, index_keys)
     if keyed is None and role != "ood":
-        why = f" {listed.unclear}" if listed.unclear else ""
-        bare = next((line.path for line in chosen if _tag(line) is None), None)
-        if bare is not None and any(_tag(one) is not None for one in chosen):
-            why = f" The first image without a label is {bare[:200]!r}."
+        fault = f"{file} does not name its classes."
+        bare = [line.path for line in chosen if _tag(line) is None]
+        if listed.unclear:
+            fault += f" {listed.unclear}"
+        elif len(bare) == len(chosen):
+            fault = f"None of the {len(chosen)} images of {file} for {role} has a class."
+        elif bare:
+            fault += f" The first image without a label is {bare[0][:200]!r}."
         raise UsageError(
-            f"{file} does not name its classes.{why} Put the images of each class into a folder of its own, or name the "
-            "classes in a file.",
+            f"{fault} Put the images of each class into a folder of its own, or name the classes in a file.",
             remedy="class-names",
         )
     halve = role != "ood" and not apart and kind is None

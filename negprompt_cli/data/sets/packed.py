@@ -127,23 +127,34 @@ def row_name(row: int) -> str:
     return f"{row:06d}"
 
 
-def packed_files(folder: Path) -> list[Path]:
-    """The files directly in a folder that hold images, where there is nothing else that may hold some; sorted.
+def packed_files(folder: Path, *, deeper: int = 2) -> list[Path]:
+    """The files in a folder that hold images, where there is nothing else that may hold some; sorted.
 
-    Beside tar files, Parquet files hold facts about their images.
+    They may be in the only subfolder, as `data/` is in a clone of a dataset of the hub. Beside tar files, Parquet files hold
+    facts about their images.
+
+    Args:
+        folder: the folder.
+        deeper: through how many folders that are the only subfolder.
     """
-    found = []
+    found: list[Path] = []
+    inside: list[Path] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                inner = entry.is_dir()
-                # The first image or subfolder ends the search, because a folder may have a million images.
-                if is_image_name(entry.name) or (inner and reason_for(entry.name, folder=True) is None):
+                # The first image or second subfolder ends the search, because a folder may have a million images.
+                if is_image_name(entry.name):
                     return []
-                if not inner and not entry.name.startswith(".") and entry.name.lower().endswith(PACKED_SUFFIXES):
+                if entry.is_dir():
+                    inside += [folder / entry.name] if reason_for(entry.name, folder=True) is None else []
+                    if (found and inside) or len(inside) > 1:
+                        return []
+                elif not entry.name.startswith(".") and entry.name.lower().endswith(PACKED_SUFFIXES):
                     found.append(folder / entry.name)
     except OSError:  # whoever lists the folder says what is wrong
         return []
+    if inside:
+        return packed_files(inside[0], deeper=deeper - 1) if deeper and not found else []
     return sorted(path for path in found if path.name.lower().endswith(tar_images.SUFFIXES)) or sorted(found)
 
 

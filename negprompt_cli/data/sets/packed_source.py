@@ -18,6 +18,7 @@ from negprompt_cli.data.sets.image_list import ImageList, Line, told
 from negprompt_cli.data.sets.imglist import listed_source
 from negprompt_cli.data.sets.layouts import Role, Source, found_instead
 from negprompt_cli.data.sets.parts import Part, part_named
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
@@ -49,7 +50,8 @@ def packed_source(text: str, files: Sequence[Path], role: Role, *, class_names: 
         lines = [replace(line, name=PurePosixPath(line.path).parts[-2].partition(".")[0]) for line in lines]
     form = "Parquet" if files[0].name.lower().endswith(parquet_images.SUFFIXES) else "tar"
     many = f"{len(files)} {form} files" if len(files) > 1 else f"a {form} file"
-    listed = told(ImageList(text, many, lines))
+    columns = parquet_images.columns_told(files[0]) if form == "Parquet" else []
+    listed = _with(told(ImageList(text, many, lines)), columns)
     source = listed_source(
         listed,
         role,
@@ -80,12 +82,20 @@ def dataset_source(text: str, role: Role, *, class_names: Path | None = None) ->
     if not lines:
         raise UsageError(f"No images in {text}.")
     return listed_source(
-        told(ImageList(text, "a Hugging Face dataset", lines)),
+        _with(
+            told(ImageList(text, "a Hugging Face dataset", lines)),
+            [d for s in splits for d in hub_images.columns_told(name, s)],
+        ),
         role,
         lambda chosen: (Path(f"{hub_images.PREFIX}{name}"), list(chosen), []),
         class_names=class_names,
         layout=f"{text}, split{'s' * (len(splits) > 1)} {some_of(splits)}",
     )
+
+
+def _with(listed: ImageList, more: Sequence[Decision]) -> ImageList:
+    """The list with more that a person should know, each once."""
+    return replace(listed, decisions=(*listed.decisions, *dict.fromkeys(more)))
 
 
 def _labelled(file: Path, left_out: LeftOut) -> Iterator[tuple[str, int | None, str]]:

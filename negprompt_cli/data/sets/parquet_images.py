@@ -14,23 +14,38 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from negprompt_cli.data.sets.image_list import label_column, labelled
+from negprompt_cli.data.sets.image_list import class_columns, column_taken, label_column, labelled
+from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 SUFFIXES = (".parquet",)
+NO_CLASS = -1
+"""The number that has no class where numbers have names, as in test sets whose labels are not published."""
 _ROWS = 32
 """Rows that are held at once."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a Parquet file has: `rows`, the columns of images and of classes, and the names of the classes' numbers."""
+    """What a Parquet file has: `rows`, the columns of images and of classes, and the names of the classes' numbers.
+
+    `images` and `labels` are all columns that may hold images and classes.
+    """
 
     rows: int
     image: str
     is_struct: bool
     label: str | None
     names: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def columns_told(path: Path, *, labels: bool = True) -> list[Decision]:
+    """What a person should know of the columns of images, and of `labels`, that are read; raises as `columns`."""
+    found = columns(path)
+    made = column_taken("Images", str(path), found.images, found.image)
+    return made + (column_taken("Classes", str(path), found.labels, found.label) if labels else [])
 
 
 def columns(path: Path) -> Columns:
@@ -59,14 +74,18 @@ def _columns(path: Path, size: int, changed: int) -> Columns:
             "or structs of bytes and path as Hugging Face's datasets writes them."
         )
     image = next((name for name in found if name.lower() in ("image", "img")), found[0])
-    label = label_column([name for name, kind in kinds.items() if kind in ("string", "large_string") or "int" in kind])
+    labels = class_columns(
+        [name for name, kind in kinds.items() if kind in ("string", "large_string") or "int" in kind]
+    )
+    label = label_column(labels)
     names: tuple[str, ...] = ()
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         names = tuple(map(str, features[label]["names"]))
     except (ValueError, KeyError, TypeError):
         pass  # not written by datasets, or another version of it
-    return Columns(count, image, kinds[image].startswith("struct"), label, names)
+    is_struct = kinds[image].startswith("struct")
+    return Columns(count, image, is_struct, label, names, tuple(found), tuple(labels))
 
 
 def classes(path: Path) -> Iterator[tuple[int | None, str]]:
@@ -83,6 +102,8 @@ def classes(path: Path) -> Iterator[tuple[int | None, str]]:
         for batch in file.iter_batches(columns=[found.label]) if found.rows else ():
             for value in batch.column(0).to_pylist():
                 number, name = labelled(value, str(path)) or (None, "")
+                if found.names and number == NO_CLASS:
+                    number = None
                 known = number is not None and 0 <= number < len(found.names) and not name
                 yield number, found.names[number] if known and number is not None else name
 

@@ -25,6 +25,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from negprompt_cli.data.sets import hub_images, parquet_images
 from negprompt_cli.data.sets.filekinds import LeftOut, readable_formats, system_name, system_part
 from negprompt_cli.data.sets.hub_images import PREFIX, is_saved
 from negprompt_cli.data.sets.image_list import LIST_SUFFIXES, parse_line, portable, read_image_list
@@ -58,6 +59,7 @@ def check_paths(arguments: Sequence[str]) -> tuple[Decision, ...]:
         elif (images := _packed(argument, left_out := LeftOut())) is not None:
             if next(images, None) is None:
                 raise UsageError(f"No images in {argument}.{found_instead(left_out)}")
+            decisions += _columns(argument)
         elif Path(argument).is_dir():
             left_out = LeftOut()
             if not _systems(argument, arguments) and next(_walk(Path(argument), (), left_out), None) is None:
@@ -160,13 +162,33 @@ def _systems(argument: str, arguments: Sequence[str]) -> str:
 
 def _packed(argument: str, left_out: LeftOut) -> Iterator[Path] | None:
     """The images of files or of a dataset that hold many; None where the argument names something else."""
+    if dataset := _dataset(argument):
+        return images_of_dataset(dataset)
+    files = _files(argument)
+    return (image for file in files for image in images_in(file, left_out)) if files else None
+
+
+def _dataset(argument: str) -> str:
+    """The Hugging Face dataset that an argument names, or nothing."""
     path = Path(argument)
     if argument.startswith(PREFIX) and not exists(path):
-        return images_of_dataset(argument)
-    if path.is_dir() and is_saved(path):
-        return images_of_dataset(f"{PREFIX}{argument}")
-    files = packed_files(path) if path.is_dir() else [path] if is_packed_file(path) else expanded(argument)
-    return (image for file in files for image in images_in(file, left_out)) if files else None
+        return argument
+    return f"{PREFIX}{argument}" if path.is_dir() and is_saved(path) else ""
+
+
+def _files(argument: str) -> list[Path]:
+    """The files that hold many images which an argument names."""
+    path = Path(argument)
+    return packed_files(path) if path.is_dir() else [path] if is_packed_file(path) else expanded(argument)
+
+
+def _columns(argument: str) -> list[Decision]:
+    """Which of several columns the images of a dataset or of Parquet files come from; classes are not read."""
+    if dataset := _dataset(argument):
+        name, split = hub_images.taken_apart(dataset)
+        return hub_images.columns_told(name, split or hub_images.splits(name)[0], labels=False)
+    file = _files(argument)[0]
+    return parquet_images.columns_told(file, labels=False) if file.suffix.lower() in parquet_images.SUFFIXES else []
 
 
 def _no_systems(names: Iterable[str], left_out: LeftOut) -> Iterator[Path]:

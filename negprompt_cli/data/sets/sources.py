@@ -93,7 +93,7 @@ def find_source(
 def short_name(spec: Spec, found: Path | None = None) -> str:
     """A short name for run folders and result rows: the catalogue's or that of the path found, and the selector."""
     if found is None:
-        plain = re.sub(r"[^\w.+-]+", "_", spec.base.rpartition("/")[2].removeprefix(PREFIX))
+        plain = re.sub(r"[^\w.+-]+", "_", spec.base.rstrip("/").rpartition("/")[2].removeprefix(PREFIX))
         return (plain or "data") + spec.label
     return (found.stem if found.is_file() else path_name(found)) + spec.label
 

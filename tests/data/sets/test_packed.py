@@ -221,6 +221,63 @@ def test_datasets_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         listed(f"hf:{tmp_path}/nowhere")
 
 
+def test_columns_of_datasets_of_hugging_face(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the library datasets is not installed")
+    datasets.disable_progress_bars()
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    pictures, labels = [picture(n) for n in range(4)], [0, 1, 0, 1]
+
+    def saved(name: str, **columns: tuple[list[object], object]) -> str:
+        features = datasets.Features({column: kind for column, (_, kind) in columns.items()})
+        made = datasets.Dataset.from_dict(
+            {column: values for column, (values, _) in columns.items()}, features=features
+        )
+        made.save_to_disk(tmp_path / name)
+        return f"hf:{tmp_path}/{name}"
+
+    of_files = [{"bytes": one, "path": None} for one in pictures]
+    masks = [{"bytes": one, "path": None} for one in pictures[::-1]]
+    many = saved(
+        "many", mask=(masks, datasets.Image()), img=(of_files, datasets.Image()), a=(labels, names), b=([0] * 4, names)
+    )
+    images = loaded(many, "train")
+    assert same_pictures([str(path) for path in images.paths], [0, 1])
+    told = [one.facts["not_read"] for one in images.decisions if "not_read" in one.facts]
+    assert told == [["mask"], ["b"]]
+    assert [one.facts["not_read"] for one in check_paths([many])] == [["mask"]]
+    plain = saved("plain", image=(pictures, datasets.Value("binary")), label=(labels, datasets.Value("uint8")))
+    assert same_pictures(listed(plain), [0, 1, 2, 3])
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    assert [c.name for c in loaded(plain, "train", class_names=tmp_path / "names.txt").classes] == ["cat", "dog"]
+    with pytest.raises(UsageError, match=r"no column of type Image. The columns of train are label \(ClassLabel\)"):
+        listed(saved("none", label=(labels, names)))
+    unlabelled = saved("unlabelled", image=(of_files, datasets.Image()), label=([-1] * 4, names))
+    assert not loaded(unlabelled, "ood").classes
+    with pytest.raises(UsageError, match=r"None of the 4 images of .* for eval has a class"):
+        loaded(unlabelled, "eval")
+
+
+def test_parquet_files_in_the_only_folder_and_their_columns(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    # As a clone of a dataset of the hub is laid out.
+    file = tmp_path / "clone/data/a.parquet"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "clone/README.md").touch()
+    table = {"mask": [picture(9)] * 2, "img": [picture(0), picture(1)], "label": ["cat", "dog"], "category": ["x", "y"]}
+    parquet.write_table(pyarrow.table(table), file)
+    assert listed(tmp_path / "clone") == [f"{file}/000000", f"{file}/000001"]
+    assert [one.facts["not_read"] for one in check_paths([str(tmp_path / "clone")])] == [["mask"]]
+    images = loaded(tmp_path / "clone", "ood")
+    assert [c.name for c in images.classes] == ["cat", "dog"] and same_pictures([str(p) for p in images.paths], [0, 1])
+    assert [one.facts["not_read"] for one in images.decisions if "not_read" in one.facts] == [["mask"], ["category"]]
+    (tmp_path / "clone/more").mkdir()
+    with pytest.raises(UsageError, match="No images"):
+        listed(tmp_path / "clone")
+    with pytest.raises(UsageError, match="No images"):
+        loaded(tmp_path / "clone", "eval")
+
+
 def test_shards_as_other_programs_write_them(tmp_path: Path) -> None:
     # img2dataset: facts about the images beside the shards, and samples whose download failed.
     texts = [(f"{n}.{suffix}", b"{}") for n in range(3) for suffix in ("txt", "json")]
