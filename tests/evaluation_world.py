@@ -85,12 +85,5 @@ def train(world: World, run: Path, *, seed: int = 0) -> None:
     config = world.config.model_copy(update={"seed": seed})
     bench = workbench(config, world.clip)
     positive = run / "positive.safetensors"
-    run_train_positive(config, positive, overwrite=True, progress=Silent(), bench=bench)
-    run_train_negative(
-        config,
-        run / "negative.safetensors",
-        positive=ArtifactFile(positive),
-        overwrite=True,
-        progress=Silent(),
-        bench=bench,
-    )
+    run_train_positive(bench, positive, overwrite=True)
+    run_train_negative(bench, run / "negative.safetensors", positive=ArtifactFile(positive), overwrite=True)

@@ -185,10 +185,8 @@ def _train(clip: Clip, given: dict[str, Path]) -> None:
     )
     work = Workbench(config, Silent(), clip=clip)
     positive, negative = given["run"] / "positive.safetensors", given["run"] / "negative.safetensors"
-    run_train_positive(config, positive, overwrite=False, progress=Silent(), bench=work)
-    run_train_negative(
-        config, negative, positive=ArtifactFile(positive), overwrite=False, progress=Silent(), bench=work
-    )
+    run_train_positive(work, positive, overwrite=False)
+    run_train_negative(work, negative, positive=ArtifactFile(positive), overwrite=False)
 
 
 def _local(clip: Clip, folder: Path) -> list[float]:

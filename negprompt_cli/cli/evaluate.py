@@ -156,6 +156,7 @@ def evaluate(
     from negprompt_cli.steps.shared.score_file import check_score_file
     from negprompt_cli.steps.shared.score_file import save_scores as write_scores
     from negprompt_cli.steps.shared.words_file import check_words_file, save_words
+    from negprompt_cli.steps.shared.workbench import Workbench
 
     if save_scores:
         check_score_file(save_scores, overwrite=common.overwrite)
@@ -165,12 +166,14 @@ def evaluate(
     if words_out:
         check_words_file(words_out, config.evaluate.scores, overwrite=common.overwrite)
     start_processes(config)
+    # Features are kept for the artifacts of several seeds.
+    bench = Workbench(config, talk, remember=bool(many))
     result: Evaluation | SeedsEvaluation
     if many:
-        over = evaluate_seeds(config, folder, path, artifacts=each, overwrite=common.overwrite, progress=talk)
+        over = evaluate_seeds(bench, folder, path, artifacts=each, overwrite=common.overwrite)
         result, measured = over, over.measured
     else:
-        single = run_evaluate(config, path, artifact=source, overwrite=common.overwrite, progress=talk)
+        single = run_evaluate(bench, path, artifact=source, overwrite=common.overwrite)
         result, measured = single, (single.measured,)
     if save_scores:
         write_scores(save_scores, measured)

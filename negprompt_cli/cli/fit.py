@@ -52,10 +52,11 @@ def fit(
     place = common.run_folder(asked)
     from negprompt_cli.steps.fit import run_fit
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions
+    from negprompt_cli.steps.shared.workbench import Workbench
 
-    options = CalibrateOptions(**vars(threshold))
+    bench, options = Workbench(config, talk), CalibrateOptions(**vars(threshold))
     with resumable():
-        result = run_fit(config, place, options=options, overwrite=common.overwrite, progress=talk, resume=resume)
+        result = run_fit(bench, place, options=options, overwrite=common.overwrite, resume=resume)
     made = result.prompts
     last, held = made.training[-1], result.held_out
     talk.say(

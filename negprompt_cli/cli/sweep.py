@@ -37,6 +37,7 @@ def sweep(
     """
     talk = common.talk()
     from negprompt_cli.data.studies.grids import load_grid
+    from negprompt_cli.steps.shared.workbench import Workbench
     from negprompt_cli.steps.sweep import plan_sweep, run_sweep
 
     found = load_grid(grid)
@@ -55,8 +56,9 @@ def sweep(
         lines = [job.command() for cell in plan_sweep(found, run, configure) for job in cell.jobs]
         typer.echo("\n".join(dict.fromkeys(lines)))
         return
-    start_processes(asked.config())
-    result = run_sweep(found, run, configure=configure, overwrite=common.overwrite, progress=talk)
+    config = asked.config()
+    start_processes(config)
+    result = run_sweep(Workbench(config, talk), found, run, configure=configure, overwrite=common.overwrite)
     _print_rows(talk, result.rows)
     print_criterion(talk, result.criterion)
     print_overall(talk, result.overall)

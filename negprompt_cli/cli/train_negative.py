@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Training, option
@@ -60,6 +60,7 @@ def train_negative(
     folder = common.run_folder(asked)
     many = parse_seeds(seeds, common, out=out)
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile, seed_artifacts
+    from negprompt_cli.steps.shared.workbench import Workbench
     from negprompt_cli.steps.train_negative import run_train_negative
 
     each: Mapping[int, ArtifactFile | None] = seed_artifacts(folder, many or (), POSITIVE)
@@ -72,14 +73,14 @@ def train_negative(
         source = each[many[0]]
     config = source.configure(asked, "model", "positive") if source else asked.config()
     start_processes(config)
-    more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}
+    bench, more = Workbench(config, talk), {"overwrite": common.overwrite, "resume": resume}
     if many:
         from negprompt_cli.steps.seeds import train_negative_seeds
 
         with resumable():
-            results = train_negative_seeds(config, folder, NEGATIVE, positives=each, **more)
+            results = train_negative_seeds(bench, folder, positives=each, **more)
         print_training_seeds(talk, results)
         return
     with resumable():
-        result = run_train_negative(config, out or folder / NEGATIVE, positive=source, **more)
+        result = run_train_negative(bench, out or folder / NEGATIVE, positive=source, **more)
     print_training(talk, result)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Training, option
@@ -66,16 +66,19 @@ def train_positive(
     start_processes(config)
     talk = common.talk()
     many = parse_seeds(seeds, common, out=out)
-    more: dict[str, Any] = {"overwrite": common.overwrite, "progress": talk, "resume": resume}
+    from negprompt_cli.steps.shared.workbench import Workbench
+
+    bench, folder = Workbench(config, talk), common.run_folder(asked)
+    more = {"overwrite": common.overwrite, "resume": resume}
     if many:
         from negprompt_cli.steps.seeds import train_positive_seeds
 
         with resumable():
-            results = train_positive_seeds(config, common.run_folder(asked), POSITIVE, seeds=many, **more)
+            results = train_positive_seeds(bench, folder, seeds=many, **more)
         print_training_seeds(talk, results)
         return
     from negprompt_cli.steps.train_positive import run_train_positive
 
     with resumable():
-        result = run_train_positive(config, out or common.run_folder(asked) / POSITIVE, **more)
+        result = run_train_positive(bench, out or folder / POSITIVE, **more)
     print_training(talk, result)

@@ -91,13 +91,12 @@ def transfer(
         lambda: source.require(config.data.spec),
     )
     result = run_transfer(
-        config,
+        Workbench(config, talk),
         out or folder / transfer_name(stem),
         artifact=source,
         names=novel_names(listed[0]),
         extend=extend,
         overwrite=common.overwrite,
-        progress=talk,
     )
     _tell(talk, result)
     talk.result(result.path, _document(result))

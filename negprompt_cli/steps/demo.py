@@ -67,39 +67,16 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
     # It is over in a minute: an interrupted one starts afresh, and no mention of its checkpoint.
     for out in (positive, negative):
         checkpoint_path(out).unlink(missing_ok=True)
-    run_train_positive(config, positive, overwrite=overwrite, progress=progress, bench=bench)
-    trained = run_train_negative(
-        config, negative, positive=ArtifactFile(positive), overwrite=overwrite, progress=progress, bench=bench
-    )
-    evaluation = run_evaluate(
-        config,
-        folder / EVALUATION,
-        artifact=ArtifactFile(negative),
-        overwrite=overwrite,
-        progress=progress,
-        bench=bench,
-    )
+    run_train_positive(bench, positive, overwrite=overwrite)
+    trained = run_train_negative(bench, negative, positive=ArtifactFile(positive), overwrite=overwrite)
+    artifact = ArtifactFile(negative)
+    evaluation = run_evaluate(bench, folder / EVALUATION, artifact=artifact, overwrite=overwrite)
     novel = folder / transfer_name(world.novel_names.stem)
     names = novel_names(read_class_list(world.novel_names))
-    run_transfer(
-        config,
-        novel,
-        artifact=ArtifactFile(negative),
-        names=names,
-        extend=False,
-        overwrite=overwrite,
-        progress=progress,
-        bench=bench,
-    )
+    run_transfer(bench, novel, artifact=artifact, names=names, extend=False, overwrite=overwrite)
     again = load_config("demo", flags={**flags, "data.spec": str(world.novel), "evaluate.ood": ood[1:]})
-    transferred = run_evaluate(
-        again,
-        folder / f"evaluation-{world.novel_names.stem}.json",
-        artifact=ArtifactFile(novel),
-        overwrite=overwrite,
-        progress=progress,
-        bench=bench.with_config(again),
-    )
+    out = folder / f"evaluation-{world.novel_names.stem}.json"
+    transferred = run_evaluate(bench.with_config(again), out, artifact=ArtifactFile(novel), overwrite=overwrite)
     return Demo(folder, model, world, trained.prompts, evaluation, transferred)
 
 

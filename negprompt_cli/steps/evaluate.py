@@ -36,7 +36,6 @@ from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc, fpr_at_recall, metrics_of
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
-from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import making, write_config
@@ -54,24 +53,14 @@ class Evaluation:
     measured: Measured
 
 
-def run_evaluate(
-    config: Config,
-    out: Path,
-    *,
-    artifact: ArtifactFile,
-    overwrite: bool,
-    progress: Progress,
-    bench: Workbench | None = None,
-) -> Evaluation:
+def run_evaluate(bench: Workbench, out: Path, *, artifact: ArtifactFile, overwrite: bool) -> Evaluation:
     """Score ID and OOD images and write the evaluation document to `out`.
 
     Args:
-        config: the resolved configuration.
+        bench: the configuration, with its model and data.
         out: the JSON file to write.
         artifact: any prompt artifact.
         overwrite: whether `out` may be replaced.
-        progress: told how it goes.
-        bench: a workbench to share model and features with other steps.
 
     Raises:
         UsageError: `out` exists, the artifact is missing or does not fit, data are not there, classes do not match,
@@ -79,11 +68,10 @@ def run_evaluate(
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
     with making(out, overwrite=overwrite):
-        bench = bench or Workbench(config, progress)
         measured = measure(bench, artifact, keep_features=False)
         document = evaluation_document(bench, measured, artifact.path)
         save_evaluation(out, document)
-        write_config(config, out)
+        write_config(bench.config, out)
     return Evaluation(out, document, measured)
 
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.config import Config
 from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.runs import NEGATIVE, PAGE, POSITIVE
 from negprompt_cli.data.sets.imagesets import NothingHeldOut
 from negprompt_cli.errors import UsageError
-from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.correction_effect import (
     Corrected,
@@ -55,14 +53,7 @@ class Fitted:
 
 
 def run_fit(
-    config: Config,
-    folder: Path,
-    *,
-    options: CalibrateOptions,
-    overwrite: bool,
-    progress: Progress,
-    resume: bool = False,
-    bench: Workbench | None = None,
+    bench: Workbench, folder: Path, *, options: CalibrateOptions, overwrite: bool, resume: bool = False
 ) -> Fitted:
     """Train both stages on the ID data of the configuration and calibrate on its held-out images, into `folder`.
 
@@ -76,14 +67,13 @@ def run_fit(
     positive, negative = folder / POSITIVE, folder / NEGATIVE
     for path in (positive, negative):
         refuse_existing(path, overwrite=overwrite or resume)
-    bench = bench or Workbench(config, progress)
     calibrated = enough_held_out(bench, options)
-    corrections = config.data.corrections is not None
+    corrections = bench.config.data.corrections is not None
     # Looked at before training, which may replace it.
     earlier = earlier_detector(bench, negative) if corrections else None
-    more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume, "bench": bench}
-    run_train_positive(config, positive, **more)
-    prompts = run_train_negative(config, negative, positive=ArtifactFile(positive), **more).prompts
+    more = {"overwrite": overwrite, "resume": resume}
+    run_train_positive(bench, positive, **more)
+    prompts = run_train_negative(bench, negative, positive=ArtifactFile(positive), **more).prompts
     if calibrated:
         made = calibrate_prompts(bench, prompts, options)
         with claimed(negative):

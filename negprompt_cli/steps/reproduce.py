@@ -214,7 +214,7 @@ def run_reproduce(
                 progress.say(f"finished already: {job.out}")
                 continue
             progress.say(f"{job.kind}: {job.out}")
-            run_job(job, bench, overwrite=overwrite, progress=progress)
+            run_job(job, bench, overwrite=overwrite)
     documents = [{preset: load_evaluation(path) for preset, path in one.evaluations.items()} for one in planned]
     figures = tuple(_figures(experiment, planned, documents))
     document = {
@@ -283,22 +283,22 @@ def finished(job: Job, bench: Workbench) -> bool:
     return True
 
 
-def run_job(job: Job, bench: Workbench, *, overwrite: bool, progress: Progress) -> None:
+def run_job(job: Job, bench: Workbench, *, overwrite: bool) -> None:
     """Do one job with the step its subcommand runs, or what an interruption left of it; raises what the step raises."""
     mine = bench.with_config(job.config)
-    more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "bench": mine}
     if job.kind == "train-positive":
-        run_train_positive(job.config, job.out, resume=not overwrite, **more)
+        run_train_positive(mine, job.out, overwrite=overwrite, resume=not overwrite)
     elif job.kind == "train-negative":
         positive = None if job.source is None else ArtifactFile(job.source)
-        run_train_negative(job.config, job.out, positive=positive, resume=not overwrite, **more)
+        run_train_negative(mine, job.out, positive=positive, overwrite=overwrite, resume=not overwrite)
     elif job.kind == "evaluate":
-        run_evaluate(job.config, job.out, artifact=ArtifactFile(_source(job)), **more)
+        run_evaluate(mine, job.out, artifact=ArtifactFile(_source(job)), overwrite=overwrite)
     elif job.kind == "data classes":
         write_classes(_classes(job, mine), job.out, overwrite=overwrite)
     else:
         names = novel_names(read_class_list(class_list(job.out)))
-        run_transfer(job.config, job.out, artifact=ArtifactFile(_source(job)), names=names, extend=False, **more)
+        artifact = ArtifactFile(_source(job))
+        run_transfer(mine, job.out, artifact=artifact, names=names, extend=False, overwrite=overwrite)
 
 
 def class_list(artifact: Path) -> Path:

@@ -4,20 +4,18 @@ Seed N's files are in <run>/seed-N/ under their usual names. The standard deviat
 training seeds: sampling of shots, starts and batch order all follow the seed. It says nothing of the choice of images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, average_over_seeds, save_evaluation
-from negprompt_cli.data.results.runs import seed_folder
+from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE, seed_folder
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_mean_ci
 from negprompt_cli.errors import UsageError
-from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.measure import Measured
@@ -44,73 +42,64 @@ class SeedsEvaluation:
 
 
 def train_positive_seeds(
-    config: Config,
-    run: Path,
-    name: str,
-    *,
-    seeds: Sequence[int],
-    overwrite: bool,
-    progress: Progress,
-    resume: bool = False,
-    bench: Workbench | None = None,
+    bench: Workbench, run: Path, *, seeds: Sequence[int], overwrite: bool, resume: bool = False
 ) -> list[TrainingResult]:
-    """Stage 1 once for each seed, into <run>/seed-N/<name>; raises what `run_train_positive` raises."""
-    outs = [seed_folder(run, seed) / name for seed in seeds]
-    together(*(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs))
-    bench = bench or Workbench(config, progress)
-    results = []
-    for seed, out in zip(seeds, outs, strict=True):
-        progress.say(f"seed {seed}")
-        mine = config.model_copy(update={"seed": seed})
-        more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume}
-        results.append(run_train_positive(mine, out, bench=bench.with_config(mine), **more))
-    return results
+    """Stage 1 once for each seed, into <run>/seed-N/; raises what `run_train_positive` raises."""
+
+    def learn(mine: Workbench, out: Path) -> TrainingResult:
+        return run_train_positive(mine, out, overwrite=overwrite, resume=resume)
+
+    return _each_seed(bench, run, POSITIVE, seeds, learn, replace=overwrite or resume)
 
 
 def train_negative_seeds(
-    config: Config,
+    bench: Workbench,
     run: Path,
-    name: str,
     *,
     positives: Mapping[int, ArtifactFile | None],
     overwrite: bool,
-    progress: Progress,
     resume: bool = False,
-    bench: Workbench | None = None,
 ) -> list[TrainingResult]:
-    """Stage 2 once for each seed, into <run>/seed-N/<name>, from the seed's positives or, for None, from untrained ones.
+    """Stage 2 once for each seed, into <run>/seed-N/, from the seed's positives or, for None, from untrained ones.
 
     Raises what `run_train_negative` raises.
     """
-    outs = [seed_folder(run, seed) / name for seed in positives]
     missing = dict.fromkeys(str(p.path) for p in positives.values() if p and p.missing)
     if missing:
-        raise UsageError(
-            f"No positive prompts at {', '.join(missing)}.",
-            remedy="learn-positive-seeds",
-        )
-    together(*(partial(refuse_existing, o, overwrite=overwrite or resume) for o in outs))
-    bench = bench or Workbench(config, progress)
+        raise UsageError(f"No positive prompts at {', '.join(missing)}.", remedy="learn-positive-seeds")
+
+    def learn(mine: Workbench, out: Path) -> TrainingResult:
+        source = positives[mine.config.seed]
+        return run_train_negative(mine, out, positive=source, overwrite=overwrite, resume=resume)
+
+    return _each_seed(bench, run, NEGATIVE, list(positives), learn, replace=overwrite or resume)
+
+
+def _each_seed(
+    bench: Workbench,
+    run: Path,
+    name: str,
+    seeds: Sequence[int],
+    learn: Callable[[Workbench, Path], TrainingResult],
+    *,
+    replace: bool,
+) -> list[TrainingResult]:
+    """Learn <run>/seed-N/<name> for each seed, each with the configuration of its seed and the same model."""
+    outs = [seed_folder(run, seed) / name for seed in seeds]
+    together(*(partial(refuse_existing, out, overwrite=replace) for out in outs))
     results = []
-    for (seed, source), out in zip(positives.items(), outs, strict=True):
-        progress.say(f"seed {seed}")
-        mine = config.model_copy(update={"seed": seed})
-        more: dict[str, Any] = {"overwrite": overwrite, "progress": progress, "resume": resume}
-        results.append(run_train_negative(mine, out, positive=source, bench=bench.with_config(mine), **more))
+    for seed, out in zip(seeds, outs, strict=True):
+        bench.progress.say(f"seed {seed}")
+        results.append(learn(bench.with_config(bench.config.model_copy(update={"seed": seed})), out))
     return results
 
 
 def evaluate_seeds(
-    config: Config,
-    run: Path,
-    out: Path,
-    *,
-    artifacts: Mapping[int, ArtifactFile],
-    overwrite: bool,
-    progress: Progress,
-    bench: Workbench | None = None,
+    bench: Workbench, run: Path, out: Path, *, artifacts: Mapping[int, ArtifactFile], overwrite: bool
 ) -> SeedsEvaluation:
-    """Evaluate the artifact of every seed into <run>/seed-N/ and write the means to `out`; images are encoded once.
+    """Evaluate the artifact of every seed into <run>/seed-N/ and write the means to `out`.
+
+    Images are encoded once by a workbench that remembers them.
 
     Raises:
         UsageError, NegPromptError: as `run_evaluate`; an artifact that was trained with another seed than its folder says.
@@ -122,21 +111,17 @@ def evaluate_seeds(
     ]
     missing = [str(a.path) for a in artifacts.values() if a.missing]
     if missing:
-        raise UsageError(
-            f"No prompt artifact at {', '.join(missing)}.",
-            remedy="learn-prompts-seeds",
-        )
+        raise UsageError(f"No prompt artifact at {', '.join(missing)}.", remedy="learn-prompts-seeds")
     together(*(partial(refuse_existing, o, overwrite=overwrite) for o in (out, *outs)))
-    bench = bench or Workbench(config, progress, remember=True)
     made = []
     for (seed, artifact), own in zip(artifacts.items(), outs, strict=True):
-        progress.say(f"seed {seed}: {artifact.path}")
-        result = run_evaluate(config, own, artifact=artifact, overwrite=overwrite, progress=progress, bench=bench)
+        bench.progress.say(f"seed {seed}: {artifact.path}")
+        result = run_evaluate(bench, own, artifact=artifact, overwrite=overwrite)
         found = result.document.prompts.seed
         if found != seed:
             raise UsageError(f"{artifact.path} was trained with seed {found}, but is in the folder of seed {seed}.")
         made.append(result)
-    document = average_over_seeds([e.document for e in made])
+    config, document = bench.config, average_over_seeds([e.document for e in made])
     if config.evaluate.ci:
         measured = [e.measured for e in made]
         document = with_differences(_with_intervals(document, measured, config), measured, config)

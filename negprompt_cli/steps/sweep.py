@@ -41,7 +41,6 @@ from negprompt_cli.data.studies.grids import Grid
 from negprompt_cli.decisions import documents as records
 from negprompt_cli.engine.criterion import Figures, mean_of
 from negprompt_cli.errors import UsageError
-from negprompt_cli.progress import Progress
 from negprompt_cli.steps.reproduce import Job, finished, run_job, task_data
 from negprompt_cli.steps.shared.outputs import write_config
 from negprompt_cli.steps.shared.preflight import together
@@ -147,31 +146,23 @@ def plan_sweep(grid: Grid, run: Path, configure: Configure) -> list[Cell]:
     return cells
 
 
-def run_sweep(
-    grid: Grid,
-    run: Path,
-    *,
-    configure: Configure,
-    overwrite: bool,
-    progress: Progress,
-    bench: Workbench | None = None,
-) -> Sweep:
+def run_sweep(bench: Workbench, grid: Grid, run: Path, *, configure: Configure, overwrite: bool) -> Sweep:
     """Run the cells that are not finished, and put the figures of all together.
 
     Args:
+        bench: its model serves the cells that ask for the same one.
         grid: what to try.
         run: the folder for everything.
         configure: resolves a configuration with dotted keys set.
         overwrite: make everything again; without it finished cells are skipped.
-        progress: told how it goes.
-        bench: a workbench whose model is to be used.
 
     Raises:
         UsageError: wrong settings, missing data (all of them are named), or a cell made earlier with other settings.
         NegPromptError: a job failed.
     """
     cells = plan_sweep(grid, run, configure)
-    bench = bench or Workbench(cells[0].jobs[0].config, progress)
+    bench = bench.with_config(cells[0].jobs[0].config)
+    progress = bench.progress
     together(
         *(
             partial(bench.with_config(cell.jobs[0].config).image_set, spec, role)
@@ -186,7 +177,7 @@ def run_sweep(
         for job in cell.jobs:
             if job.out in done or (not overwrite and _finished(job, bench)):
                 continue
-            run_job(job, bench, overwrite=overwrite, progress=progress)
+            run_job(job, bench, overwrite=overwrite)
             done.add(job.out)
     rows: list[SweepRow] = []
     criterion: list[CriterionRow] = []

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from negprompt_cli.config import Config
 from negprompt_cli.data.files.claims import claimed
-from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.learning import learn_negative
 from negprompt_cli.steps.shared.outputs import TrainingResult, write_training
@@ -15,31 +13,23 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 
 def run_train_negative(
-    config: Config,
-    out: Path,
-    *,
-    positive: ArtifactFile | None,
-    overwrite: bool,
-    progress: Progress,
-    resume: bool = False,
-    bench: Workbench | None = None,
+    bench: Workbench, out: Path, *, positive: ArtifactFile | None, overwrite: bool, resume: bool = False
 ) -> TrainingResult:
     """Train negative contexts and write `out`, its configuration and its epochs.
 
     Args:
-        config: the resolved configuration.
+        bench: the configuration, with its model and data.
         out: the artifact to write.
         positive: a positive artifact, or None for untrained positives.
         overwrite: whether `out` may be replaced.
-        progress: told how it goes.
         resume: continue from the checkpoint beside `out`, if there is one; a finished `out` is left as it is.
-        bench: a workbench to share model and features with other steps.
 
     Raises:
         UsageError: `out` exists, the positives are missing or do not fit model or data, the data are not there, or there
             is nothing to resume with this configuration, these positives and these data.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
+    config, progress = bench.config, bench.progress
     if resume and positive:
         positive.require_positive(config.data.spec)
     known = None if positive is None or positive.missing else positive.prompts
@@ -47,7 +37,6 @@ def run_train_negative(
         resumable = Resumable("negative", config, out, positives=known, progress=progress)
         if made := resumable.find(resume=resume, overwrite=overwrite):
             return TrainingResult(out, made, ())
-        bench = bench or Workbench(config, progress)
         _ = bench.compute
         together(
             lambda: positive.require_positive(config.data.spec) if positive else None,

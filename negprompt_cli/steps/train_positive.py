@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from negprompt_cli.config import Config
 from negprompt_cli.data.files.claims import claimed
-from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.learning import learn_positive
 from negprompt_cli.steps.shared.outputs import TrainingResult, write_training
 from negprompt_cli.steps.shared.resuming import Resumable
@@ -12,35 +10,25 @@ from negprompt_cli.steps.shared.training_data import positive_data
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
-def run_train_positive(
-    config: Config,
-    out: Path,
-    *,
-    overwrite: bool,
-    progress: Progress,
-    resume: bool = False,
-    bench: Workbench | None = None,
-) -> TrainingResult:
+def run_train_positive(bench: Workbench, out: Path, *, overwrite: bool, resume: bool = False) -> TrainingResult:
     """Train the positive context and write `out`, its configuration and its epochs.
 
     Args:
-        config: the resolved configuration.
+        bench: the configuration, with its model and data.
         out: the artifact to write.
         overwrite: whether `out` may be replaced.
-        progress: told how it goes.
         resume: continue from the checkpoint beside `out`, if there is one; a finished `out` is left as it is.
-        bench: a workbench to share model and features with other steps.
 
     Raises:
         UsageError: `out` exists, the data are not there or do not fit, a name is too long, or there is nothing to resume
             with this configuration and these data.
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
+    config, progress = bench.config, bench.progress
     with claimed(out):
         resumable = Resumable("positive", config, out, progress=progress)
         if made := resumable.find(resume=resume, overwrite=overwrite):
             return TrainingResult(out, made, ())
-        bench = bench or Workbench(config, progress)
         _ = bench.compute
         data = positive_data(bench)
         with resumable:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from negprompt_cli.config import Config
 from negprompt_cli.data.results.artifacts import Calibration, Prompts, check_model, save_prompts
 from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.data.sets.matching import fold
@@ -50,45 +49,39 @@ class TransferResult:
 
 
 def run_transfer(
-    config: Config,
-    out: Path,
-    *,
-    artifact: ArtifactFile,
-    names: NovelNames,
-    extend: bool,
-    overwrite: bool,
-    progress: Progress,
-    bench: Workbench | None = None,
+    bench: Workbench, out: Path, *, artifact: ArtifactFile, names: NovelNames, extend: bool, overwrite: bool
 ) -> TransferResult:
     """Put the contexts of an artifact in front of new class names and write `out`.
 
     Args:
-        config: the resolved configuration; its model must be the artifact's. The artifact keeps the configuration it
-            was trained with.
+        bench: the configuration; its model must be the artifact's. The artifact keeps the configuration it was trained with.
         out: the artifact to write.
         artifact: one with negatives.
         names: the new classes.
         extend: keep the artifact's classes in front of the new ones.
         overwrite: whether `out` may be replaced.
-        progress: told what was dropped or known already.
-        bench: a workbench to share the model with other steps.
 
     Raises:
         UsageError: `out` exists, the artifact is missing, has no negatives or class-specific contexts, or does not fit
             the model; a name is too long for the text tower.
     """
     with making(out, overwrite=overwrite):
-        artifact.require(config.data.spec)
-        source = artifact.prompts
-        check_transferable(source, artifact.path)
-        bench = bench or Workbench(config, progress)
-        clip = bench.clip
-        check_model(source, clip.identity, clip.plan.width, artifact.path)
-        prompts, known = transfer_prompts(clip, source, names, extend=extend, budget=bench.budget, progress=progress)
+        source = _source(bench, artifact)
+        prompts, known = transfer_prompts(
+            bench.clip, source, names, extend=extend, budget=bench.budget, progress=bench.progress
+        )
         made = save_prompts(prompts, out, overwrite=overwrite)
         write_config(made.config, out)
     new = tuple(name for name in made.names if name not in set(known))
     return TransferResult(out, made, known, new, learned=source.kind == "negative")
+
+
+def _source(bench: Workbench, artifact: ArtifactFile) -> Prompts:
+    """The prompts of an artifact that can be transferred with the model at hand."""
+    artifact.require(bench.config.data.spec)
+    check_transferable(artifact.prompts, artifact.path)
+    check_model(artifact.prompts, bench.clip.identity, bench.clip.plan.width, artifact.path)
+    return artifact.prompts
 
 
 def check_transferable(prompts: Prompts, path: Path) -> None:
@@ -197,10 +190,7 @@ def run_extend(
         NegPromptError: an image is broken, the model cannot be had, the disk is full.
     """
     with making(out, overwrite=overwrite):
-        artifact.require(bench.config.data.spec)
-        source = artifact.prompts
-        check_transferable(source, artifact.path)
-        check_model(source, bench.clip.identity, bench.clip.plan.width, artifact.path)
+        source = _source(bench, artifact)
         prompts, found = extend_prompts(bench, source, images)
         extension = _compared(bench, source, prompts, found)
         prompts = save_prompts(prompts, out, overwrite=overwrite)

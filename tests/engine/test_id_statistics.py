@@ -309,9 +309,8 @@ def test_training_records_statistics_that_evaluation_and_transfer_use(tmp_path: 
     moved = tmp_path / "moved.safetensors"
     for given, same in ((prompts.names, True), (["owl", "bear"], False)):
         run_transfer(
-            made.config, moved, artifact=made.artifact, names=novel_names(given_names(given)), extend=False,
-            overwrite=True, progress=bench.progress, bench=bench,
-        )  # fmt: skip
+            bench, moved, artifact=made.artifact, names=novel_names(given_names(given)), extend=False, overwrite=True
+        )
         followed = load_prompts(moved).id_statistics
         assert followed is not None
         assert torch.allclose(followed.terms, recorded.terms, atol=1e-4) == same

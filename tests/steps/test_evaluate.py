@@ -118,9 +118,7 @@ def test_a_tower_without_patches_says_why(tiny_clip):
 
 def test_the_document_has_every_metric_for_every_set_and_score(world, tmp_path):
     bench = world.bench(scores=("negprompt", "mcm"), recalls=(0.8, 1.0), ci=True, resamples=20)
-    result = run_evaluate(
-        bench.config, tmp_path / "e.json", artifact=world.artifact, overwrite=False, progress=Recorder(), bench=bench
-    )
+    result = run_evaluate(bench, tmp_path / "e.json", artifact=world.artifact, overwrite=False)
     document = result.document
     assert [(row.score, row.ood) for row in document.rows] == [
         ("negprompt", "noise"),
@@ -193,14 +191,7 @@ def test_an_artifact_of_a_limited_training_stays_limited(world):
 
 
 def test_an_evaluation_lets_go_of_features_it_has_scored(world, tmp_path):
-    result = run_evaluate(
-        world.config,
-        tmp_path / "evaluation.json",
-        artifact=world.artifact,
-        overwrite=False,
-        progress=Recorder(),
-        bench=world.bench(),
-    )
+    result = run_evaluate(world.bench(), tmp_path / "evaluation.json", artifact=world.artifact, overwrite=False)
     for scored in (result.measured.id_set, *result.measured.ood_sets):
         assert scored.encoded.features.numel() == 0
         assert len(scored.encoded) == len(scored.table.predictions) > 0

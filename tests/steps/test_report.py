@@ -57,14 +57,7 @@ from negprompt_cli.steps.shared.scored_sets import of_measured, read_score_file
 def world(tmp_path_factory, tiny_clip) -> World:
     world = make_world(tmp_path_factory.mktemp("world"), tiny_clip)
     bench = world.bench(scores=("mcm", "negprompt"))
-    run_evaluate(
-        bench.config,
-        world.run / "evaluation.json",
-        artifact=world.artifact,
-        overwrite=False,
-        progress=Recorder(),
-        bench=bench,
-    )
+    run_evaluate(bench, world.run / "evaluation.json", artifact=world.artifact, overwrite=False)
     return world
 
 

@@ -28,8 +28,7 @@ def world(tmp_path_factory, tiny_clip) -> World:
 def _evaluate(world, out, seeds=(1, 2, 5), bench=None):
     bench = bench or world.bench(scores=("negprompt", "mcm"))
     artifacts = seed_artifacts(world.run, seeds, "negative.safetensors")
-    more = {"overwrite": True, "progress": Recorder(), "bench": bench}
-    return evaluate_seeds(bench.config, world.run, out, artifacts=artifacts, **more)
+    return evaluate_seeds(bench, world.run, out, artifacts=artifacts, overwrite=True)
 
 
 def test_every_cell_is_the_mean_and_the_sample_deviation_of_the_seeds(world):
@@ -90,10 +89,10 @@ def test_intervals_are_kept_over_seeds(world):
 def test_a_second_result_goes_beside_the_first(world, tmp_path):
     bench = world.bench(scores=("mcm",))
     artifacts = seed_artifacts(world.run, (1, 2), "negative.safetensors")
-    more = {"artifacts": artifacts, "overwrite": False, "progress": Recorder(), "bench": bench}
-    evaluate_seeds(bench.config, world.run, world.run / "first.json", **more)
-    evaluate_seeds(bench.config, world.run, world.run / "other.json", **more)
-    evaluate_seeds(bench.config, world.run, tmp_path / "evaluation.json", **more)
+    more = {"artifacts": artifacts, "overwrite": False}
+    evaluate_seeds(bench, world.run, world.run / "first.json", **more)
+    evaluate_seeds(bench, world.run, world.run / "other.json", **more)
+    evaluate_seeds(bench, world.run, tmp_path / "evaluation.json", **more)
     assert sorted(p.name for p in tmp_path.glob("*.json")) == [
         "evaluation-seed-1.json",
         "evaluation-seed-2.json",
@@ -101,7 +100,7 @@ def test_a_second_result_goes_beside_the_first(world, tmp_path):
     ]
     assert (world.run / "seed-1" / "other.json").is_file()
     with pytest.raises(UsageError, match="exists"):
-        evaluate_seeds(bench.config, world.run, world.run / "other.json", **more)
+        evaluate_seeds(bench, world.run, world.run / "other.json", **more)
 
 
 def test_one_seed_has_no_deviation(world):
@@ -119,19 +118,19 @@ def test_missing_and_misplaced_seeds_are_refused(world, tmp_path):
 
 
 def test_both_stages_write_one_folder_per_seed(world, tmp_path):
-    seeds, run, more = (3, 4), tmp_path / "run", {"overwrite": False, "progress": Recorder(), "bench": world.bench()}
-    positives = train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
+    seeds, run, bench = (3, 4), tmp_path / "run", world.bench()
+    positives = train_positive_seeds(bench, run, seeds=seeds, overwrite=False)
     found = seed_artifacts(run, seeds, "positive.safetensors")
-    negatives = train_negative_seeds(world.config, run, "negative.safetensors", positives=found, **more)
+    negatives = train_negative_seeds(bench, run, positives=found, overwrite=False)
     assert [r.path for r in negatives] == [run / f"seed-{s}" / "negative.safetensors" for s in seeds]
     assert [r.prompts.config.seed for r in (*positives, *negatives)] == [3, 4, 3, 4]
     for positive, negative in zip(positives, negatives, strict=True):
         assert negative.prompts.parents[0].sha256 == positive.prompts.sha256
     with pytest.raises(UsageError, match="exists"):
-        train_positive_seeds(world.config, run, "positive.safetensors", seeds=seeds, **more)
+        train_positive_seeds(bench, run, seeds=seeds, overwrite=False)
     with pytest.raises(UsageError, match="No positive prompts"):
         missing = seed_artifacts(run, (6,), "positive.safetensors")
-        train_negative_seeds(world.config, run, "negative.safetensors", positives=missing, **more)
+        train_negative_seeds(bench, run, positives=missing, overwrite=False)
 
 
 @pytest.mark.parametrize("text", ["", "1,x", "1,-2", "1,1", "1.5"])

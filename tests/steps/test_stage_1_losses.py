@@ -8,7 +8,6 @@ from negprompt_cli.config import load_config
 from negprompt_cli.data.encoding.images import open_rgb
 from negprompt_cli.engine.local_features import encode_local
 from negprompt_cli.errors import UsageError
-from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.learning import TrainingData, learn_positive
 from negprompt_cli.steps.shared.training_data import find_training_images, positive_data
 from negprompt_cli.steps.train_positive import run_train_positive
@@ -24,7 +23,7 @@ def test_a_preset_trains_with_its_terms(world, tmp_path, loss):
     keys = {"data.spec": world.config.data.spec, "data.shots": 3, "compute.workers": 0, "compute.cache": False}
     config = load_config(flags={**keys, "positive.loss": loss, "positive.schedule.epochs": 3})
     out = tmp_path / "positive.safetensors"
-    made = run_train_positive(config, out, overwrite=False, progress=Silent(), bench=workbench(config, world.clip))
+    made = run_train_positive(workbench(config, world.clip), out, overwrite=False)
     assert out.is_file()
     summary = made.prompts.training[-1]
     assert summary.end_loss < summary.start_loss

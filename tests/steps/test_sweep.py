@@ -126,7 +126,7 @@ def _run(world: World, run: Path, grid: Grid, *, overwrite: bool = False) -> tup
         return load_config(flags={**flags, "compute.workers": 0, "data.shots": 3})
 
     bench = workbench(configure({}), world.clip, progress)
-    result = run_sweep(grid, run, configure=configure, overwrite=overwrite, progress=progress, bench=bench)
+    result = run_sweep(bench, grid, run, configure=configure, overwrite=overwrite)
     assert json.loads(result.path.read_text()) == result.document
     return progress, result.document
 
@@ -234,7 +234,7 @@ def test_the_criterion_of_id_data_is_the_mean_of_what_the_trainings_recorded(wor
 
     bench = workbench(configure({}), world.clip, progress)
     run = tmp_path / "run"
-    result = run_sweep(grid, run, configure=configure, overwrite=False, progress=progress, bench=bench)
+    result = run_sweep(bench, grid, run, configure=configure, overwrite=False)
     recorded = [
         load_prompts(run / f"birds/default/seed-{s}/negative.safetensors").training[-1].self_check for s in (0, 1)
     ]
