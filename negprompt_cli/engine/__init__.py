@@ -1,13 +1,14 @@
-"""The method as pure tensor functions; no files, no command line.
+"""The method as pure tensor functions. Nothing here reads files or knows the command line.
 
     clip               the frozen CLIP (wrapper of an open_clip model)
     model_identity     name and digest of a CLIP
     prompt_learners    contexts, their encoding and training
-    losses             what stage 1 and stage 2 minimise
+    losses             the objectives of stage 1 and stage 2
     scores             ID scores of images; `mcm_extended` is NegPrompt's
-    judgement          prediction, score and verdict of single images
+    judgement          prediction, score and verdict for single images
     metrics            AUROC, FPR95 and the like, thresholds
-    parallel           several processes
-    devices            device and precision, decided in one place
+    parallel           work shared by several processes
+    devices            choice of device and precision
+
 May import: `errors`; never `data`, `steps` or `cli`.
 """

@@ -1,9 +1,9 @@
-"""Handing freed memory back to the operating system, on a CPU with glibc.
+"""Return freed memory to the operating system, on a CPU with glibc.
 
-PyTorch takes a CPU tensor's memory from malloc. Buffers of slightly different sizes, as chunks of different classes need,
-leave gaps that the next chunk does not fill, so that the process grows though no more is in use (measured: 1.5 times the
-memory for 4000 classes that 1000 took). glibc gives the gaps back when asked to (malloc_trim(3)). Leaves out: other
-C libraries, where nothing is done, and GPUs, whose allocator PyTorch has itself.
+PyTorch allocates CPU tensors with malloc. Chunks of different classes need buffers of slightly different sizes, which
+fragment the heap. The process then grows although it uses no more memory (measured: 4000 classes took 1.5 times the
+memory of 1000). malloc_trim(3) returns the gaps. With other C libraries this module does nothing. It does not concern
+GPUs, where PyTorch has its own allocator.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 def return_free_memory() -> None:
-    """Give the gaps between live CPU tensors back to the operating system; costs milliseconds for each GiB of them."""
+    """Return the gaps between live CPU tensors to the operating system; takes milliseconds per GiB of gaps."""
     trim = _malloc_trim()
     if trim:
         trim(0)

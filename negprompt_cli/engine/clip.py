@@ -1,8 +1,8 @@
-"""A frozen CLIP: model, preprocessing, tokenizer and identity in one object that is never taken apart.
+"""A frozen CLIP: model, preprocessing, tokenizer and identity in one object.
 
-Wraps any open_clip dual encoder. Image and prompt features come out L2-normalised in float32. Model and preprocessing
-travel together, because features of another preprocessing are silently wrong (as in `clip.load`, Radford et al., 2021).
-Leaves out: loading (see `data.encoding.models`).
+The class wraps any open_clip dual encoder. Image and prompt features are L2-normalised float32. Model and preprocessing
+are kept together, because features made with other preprocessing are silently wrong (`clip.load` of Radford et al., 2021,
+does the same). `data.encoding.models` loads models.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from negprompt_cli.errors import UsageError
 class Clip:
     """A frozen CLIP on its device.
 
-    `preprocess` maps a PIL image to (3, H, W); `preprocessing` describes it in words for cache keys.
+    `preprocess` maps a PIL image to (3, H, W). `preprocessing` describes it in words and is part of cache keys.
     """
 
     model: nn.Module
@@ -56,12 +56,12 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
-        """Where images and text are encoded and prompts are trained."""
+        """The device that encodes images and text and trains prompts."""
         return self.compute.device
 
     @property
     def logit_scale(self) -> float:
-        """CLIP's logit scale s, the factor on cosines in its softmax."""
+        """CLIP's logit scale s: its softmax multiplies cosines by s."""
         scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
         return float(scale.detach().exp())
 
@@ -95,8 +95,11 @@ class Clip:
             names: K class names as words.
             context: number M of context vectors, 0 for none.
             budget: bytes the activations of one call may take.
-            template: the text behind the context, with {} for the name.
-            notice: called with one line when chunks had to be made smaller.
+            template: the text after the context, with {} for the name.
+            notice: called with one line when memory ran out and chunks became smaller.
+
+        Raises:
+            UsageError: a prompt is longer than the text tower reads, or the model's end token is wrong.
         """
         tokens = tokenize_prompts(names, self.tokenizer, self.plan, context=context, template=template)
         return self.encoder_of(tokens, budget=budget, notice=notice)
@@ -104,7 +107,7 @@ class Clip:
     def encoder_of(
         self, tokens: PromptTokens, *, budget: int, notice: Callable[[str], None] | None = None
     ) -> PromptEncoder:
-        """Make the encoder of prompts that are tokens already."""
+        """Make the encoder of K prompts that are already tokenised. Arguments as for `prompt_encoder`."""
         return PromptEncoder(self.model, self.plan, tokens, device=self.device, budget=budget, notice=notice)
 
     def word_context(self, words: str) -> Tensor:
@@ -120,7 +123,14 @@ class Clip:
         return vectors.detach().float()
 
     def encode_template(self, names: Sequence[str], *, template: str, budget: int) -> Tensor:
-        """Encode plain text prompts, `template` with {} replaced by each of K names: (K, F), L2-normalised."""
+        """Encode plain text prompts: `template` with {} replaced by each of K names.
+
+        Returns:
+            (K, F) float32 features, L2-normalised.
+
+        Raises:
+            UsageError: the template has no {}, or `prompt_encoder` raises it.
+        """
         before, found, _ = template.partition("{}")
         if not found:
             raise UsageError(f"The template '{template}' has no {{}} for the class name.")
@@ -133,9 +143,9 @@ class Clip:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 over the names, types, shapes and values of a model's parameters and buffers, in name order.
+    """Return the sha256 (hex) of the names, types, shapes and values of a model's parameters and buffers, in name order.
 
-    Independent of the file format the weights came in and of the device they are on.
+    The digest does not depend on the file format of the weights or on their device.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,10 +1,8 @@
-"""Image encoder, prompts, score and threshold as one torch module: pixels in, decisions out.
+"""Image encoder, prompts, score and threshold as one torch module that maps pixels to decisions.
 
-The text tower is folded into matrices: prompt features are constants. The scores are the catalogue's own functions, so an
-exported file computes what `evaluate` does. Pixels are what the model's preprocessing makes; that preprocessing stays
-outside, because decoding and resizing do not belong into a graph.
-
-Leaves out: scores that compare with anything but prompts.
+Prompt features are constants, so the module needs no text tower. It calls the score functions of `engine.scores`, so an
+exported file computes the same scores as `evaluate`. The input is preprocessed pixels: decoding and resizing are not part
+of the graph. Only scores that need nothing but prompts are supported.
 """
 
 from collections.abc import Mapping
@@ -19,18 +17,21 @@ from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 
 class DetectorModule(nn.Module):
-    """Maps pixels (B, 3, H, W) to probabilities (B, K), ID scores (B,) float32 and is_ood (B,) bool.
+    """Map pixels (B, 3, H, W) to probabilities (B, K), ID scores (B,) float32 and is_ood (B,) bool.
 
-    Where there are negatives, also to the nearest of all K * p, (B,) int64, and its cosine, (B,) float32: the outputs named
-    in `judgement`.
+    With negatives there are two more outputs: the index of the nearest of all K * p negatives, (B,) int64, and its cosine,
+    (B,) float32. `judgement` has the names of all outputs.
 
     Args:
         visual: the image tower, (B, 3, H, W) to (B, F); frozen, on the CPU.
         bank: prompt features, on the CPU.
         score: name of an ID score that needs prompts only.
         temperature: tau of the softmax scores, on cosines.
-        threshold: images whose score is below are OOD; None calls none OOD.
-        by_class: thresholds of predicted classes that have one of their own.
+        threshold: images that score below it are OOD; with None no image is OOD.
+        by_class: thresholds for single predicted classes, in place of `threshold`.
+
+    Raises:
+        UsageError: there is no such score.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class DetectorModule(nn.Module):
         self.register_buffer("_thresholds", thresholds)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Judge preprocessed images."""
+        """Judge preprocessed images (B, 3, H, W); the outputs are those of the class docstring, in that order."""
         pooled = self.visual(pixels)
-        if isinstance(pooled, tuple):  # CoCa's tower gives its tokens too
+        if isinstance(pooled, tuple):  # CoCa's tower also returns its tokens.
             pooled = pooled[0]
-        # A setup remembers what it computes, and what an exporter traces must not be remembered.
+        # A context caches what it computes. Tensors that an exporter traces must not be cached, so each call makes its own.
         block = ImageBlock(
             ScoringContext(self._bank, self._temperature, ScoreOptions()), F.normalize(pooled.float(), dim=-1), None
         )

@@ -1,6 +1,6 @@
-"""Which device and which number format to compute with: decided here, once, with a reason that can be printed.
+"""Choice of the device and the number format of the computation, with a printable reason.
 
-One process computes on one device. Where torchrun started several, each takes the device of its local rank.
+Each process computes on one device. If torchrun started several processes, each takes the device of its local rank.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 class Compute:
     """Where and how a process computes.
 
-    `dtype`: format of the image encoder's arithmetic; text encoding and training are always float32, because context
-    gradients are small. `reason`: one line for people.
+    `dtype` is the number format of the image encoder. Text encoding and training always use float32, because the gradients
+    of contexts are small. `reason` explains the choice in one line.
     """
 
     device: torch.device
@@ -30,14 +30,14 @@ def choose_compute(device: str = "auto", *, precision: str = "auto", ranks: Rank
     """Resolve the settings `device` and `precision` against the hardware present.
 
     Args:
-        device: auto, cpu, cuda, cuda:N or mps. Of several processes on a machine, the one of local rank r takes the CUDA
-            device N + r (cuda is cuda:0).
+        device: auto, cpu, cuda, cuda:N or mps. With several processes on a machine, local rank r takes the CUDA device
+            N + r (cuda means cuda:0).
         precision: auto, fp32, bf16 or fp16.
         ranks: this process among those of its job.
 
     Raises:
-        UsageError: the device does not exist here, there are fewer devices than processes, or the combination makes no
-            sense.
+        UsageError: the device does not exist here, there are fewer devices than processes, or the device does not support
+            the precision or several processes.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown precision '{precision}'.{did_you_mean(precision, PRECISIONS)}")
@@ -73,20 +73,22 @@ def _choose_device(text: str, ranks: Ranks) -> tuple[torch.device, str]:
             present = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
             raise UsageError(f"Device '{text}' does not exist. Present: {present}.")
         index = _cuda_index(first, ranks)
-        return torch.device("cuda", index), f"asked for: {torch.cuda.get_device_name(index)}"
+        return torch.device("cuda", index), f"as requested: {torch.cuda.get_device_name(index)}"
     if kind == "mps" and not mps:
         raise UsageError(f"Device 'mps': PyTorch {torch.__version__} finds no Apple GPU here.", remedy="device-cpu")
     if kind == "mps" and ranks.several:
-        raise UsageError(f"Device 'mps': an Apple GPU serves one process, not {ranks.size}.", remedy="one-process")
-    return torch.device(kind), "asked for"
+        raise UsageError(
+            f"Device 'mps': an Apple GPU can be used by one process only, not by {ranks.size}.", remedy="one-process"
+        )
+    return torch.device(kind), "as requested"
 
 
 def _cuda_index(first: int, ranks: Ranks) -> int:
-    """The device of this local rank, counted from `first`; every process here must find one."""
+    """Return the CUDA device of this local rank, counted from `first`; each process of this machine must have one."""
     present = torch.cuda.device_count()
     if first + ranks.local_size > present:
         raise UsageError(
-            f"{ranks.local_size} processes need a CUDA device each, counted from cuda:{first}, but {present} are present.",
+            f"{ranks.local_size} processes need a CUDA device each, starting at cuda:{first}, but there are only {present}.",
             remedy="fewer-processes",
         )
     return first + ranks.local_rank
@@ -95,9 +97,9 @@ def _cuda_index(first: int, ranks: Ranks) -> int:
 def _choose_dtype(device: torch.device, precision: str) -> tuple[torch.dtype, str]:
     if precision == "auto":
         if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "bf16 (auto: the GPU has it)"
+            return torch.bfloat16, "bf16 (auto: the GPU supports it)"
         return torch.float32, f"fp32 (auto on {device.type})"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if dtype == torch.float16 and device.type == "cpu":
-        raise UsageError("Precision 'fp16' works on GPUs only; a CPU takes fp32 or bf16.", remedy="precision-cpu")
-    return dtype, f"{precision} (asked for)"
+        raise UsageError("Precision 'fp16' works on GPUs only; on a CPU use fp32 or bf16.", remedy="precision-cpu")
+    return dtype, f"{precision} (as requested)"

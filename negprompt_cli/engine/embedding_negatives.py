@@ -1,11 +1,11 @@
-"""Negatives learned as embeddings, without a text tower: N_ij = normalise(P_i + d_j), the offsets d_j shared by all classes.
+"""Negatives learned as embeddings, without a text tower: N_ij = normalise(P_i + d_j) with offsets d_j shared by all classes.
 
-A shared offset is to embeddings what a shared context is to prompts, so offsets follow new class embeddings as contexts
-follow new names. They are learned with stage 2's loss (`losses`), in seconds: for features of any CLIP that are at hand
-without the model, and to see what becomes of classes that negatives never saw (`scores.id_statistics`).
+An offset shared by class embeddings corresponds to a context shared by prompts, so learned offsets can be applied to new
+classes. Training minimises stage 2's loss (`losses`) and takes seconds. It has two uses: learning from precomputed features
+of any CLIP, and measuring how negatives work on classes they were not trained on (`scores.id_statistics`).
 
-The optimiser is Adam (Kingma and Ba, ICLR 2015) over all images at once. Its step is in units of the usual coordinate of a
-unit vector, 1 / sqrt(D), so it means the same in every dimension; the step with the lowest loss is kept.
+The optimiser is Adam (Kingma and Ba, ICLR 2015) on all images at once. Its step size is a multiple of 1 / sqrt(D), the
+typical size of a coordinate of a unit vector, so it suits every dimension D. The offsets with the lowest loss are kept.
 """
 
 import math
@@ -19,9 +19,9 @@ from negprompt_cli.errors import NegPromptError
 
 STEPS = 60
 STEP = 0.45
-"""Of Adam and of the start, in units of 1 / sqrt(D)."""
+"""Adam's step size and the standard deviation of the initial offsets, in units of 1 / sqrt(D)."""
 MOST_IMAGES, MOST_CLASSES = 1000, 250
-"""Images and classes that the loss looks at; of more, so many are drawn, since few numbers are learned."""
+"""The loss uses at most this many images and classes, drawn at random: few parameters are learned, so these suffice."""
 
 
 def negatives_of(positives: Tensor, offsets: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def learn_offsets(
         scale: CLIP's logit scale.
         loss: stage 2's loss.
         negatives: p, negatives per class.
-        seed: of the start, and of the choice where there are more images or classes than the loss looks at.
+        seed: random seed for the initial offsets and for drawing images and classes.
 
     Returns:
         (p, D) offsets.

@@ -1,4 +1,4 @@
-"""Judging image features with torch: everything about an image comes from the same cosines."""
+"""Judge image features with torch: class, probability, score and nearest negative all come from the same cosines."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,12 @@ from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 @torch.no_grad()
 def judge(features: Tensor, bank: ScoreInputs, score: str, *, temperature: float = 1.0) -> Judgements:
-    """Judge B images; everything about an image comes from the same cosines.
+    """Judge B images.
 
     Args:
         features: (B, D) L2-normalised image features.
         bank: prompts to compare with.
-        score: name of an ID score that the bank has everything for.
+        score: name of an ID score; the bank must contain everything it needs.
         temperature: tau of the softmax scores, on cosines.
 
     Raises:

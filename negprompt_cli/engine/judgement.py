@@ -1,10 +1,10 @@
-"""What is said about single images: predicted class, its probability, an ID score, and the nearest negative prompt.
+"""The judgement of single images: predicted class, its probability, an ID score, and the nearest negative prompt.
 
-The class is the nearest positive prompt and its probability CLIP's own, softmax(s <P_i,f>) with the logit scale s; negatives
-change neither. The ID score is one of the catalogue's that need prompts only, so that an artifact and an image are enough.
-Importing this needs no torch: `engine.judge` computes it with torch, an exported detector with another runtime.
+The predicted class is that of the nearest positive prompt. Its probability is CLIP's own, softmax(s <P_i,f>) with the logit
+scale s. Negatives change neither. The ID score must be one that needs prompts only, so that an artifact and an image are
+enough to compute it. Scores that need training images, word lists or patches are refused.
 
-Leaves out: scores that compare with training images, with a list of words, or with patches.
+Importing this module needs no torch: `engine.judge` computes judgements with torch, exported detectors with onnxruntime.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from negprompt_cli.errors import UsageError, did_you_mean
 
 PROMPT_FIELDS = frozenset({"positives", "negatives", "zero_shot"})
 INPUT, OUTPUTS, NEGATIVE_OUTPUTS = "pixels", ("probabilities", "score", "is_ood"), ("negative", "negative_similarity")
-"""Names of the input and the outputs of exported files; those of the second group are there with negative prompts.
-`negative` counts over all classes: number n of class i is i * p + n, with p negatives per class."""
+"""Names of the input and the outputs of exported files. The second group of outputs exists with negative prompts only.
+`negative` is an index over all classes: negative n of class i has index i * p + n, with p negatives per class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Judgements:
         probabilities: (B,) float64 probability of that class, in (0, 1].
         scores: (B,) float64 ID scores, higher = more ID.
         negatives: (B, 2) int64 class and number of the nearest negative prompt, or None without negatives.
-        similarities: (B,) float64 cosine with it, or None.
+        similarities: (B,) float64 cosine with that prompt, or None without negatives.
     """
 
     predictions: npt.NDArray[np.int64]
@@ -41,15 +41,15 @@ class Judgements:
 
 
 def prompt_scores() -> tuple[str, ...]:
-    """Names of the scores that need prompts and nothing else."""
+    """Return the names of the scores that need nothing but prompts."""
     return tuple(name for name, score in SCORES.items() if PROMPT_FIELDS.issuperset(score.requires))
 
 
 def check_prompt_score(name: str) -> None:
-    """Refuse a score that an artifact and an image are not enough for.
+    """Check that a score can be computed from an artifact and an image alone.
 
     Raises:
-        UsageError: an unknown score, or one that needs more.
+        UsageError: the score is unknown, or it needs more than prompts.
     """
     find_score(name)
     if name not in prompt_scores():

@@ -1,24 +1,23 @@
-"""Images whose label is doubtful: their prompts and the other images agree on another class.
+"""Find images whose label is doubtful, because the prompts and the other images agree on another class.
 
-Confident learning (Northcutt, Jiang and Chuang, JAIR 2021) ranks labels by out-of-sample probabilities: by how far the most
-probable other class is ahead of the given one. Here two witnesses give these probabilities, and neither was told the label
-of the image it judges:
+Confident learning (Northcutt, Jiang and Chuang, JAIR 2021) ranks labels by out-of-sample probabilities: by how much more
+probable another class is than the given one. Two sources give these probabilities here:
 
-    prompts   softmax(s <P_k, f>) with the positives P_k and the logit scale s; prompts that were trained on the image are
-              biased towards its label, so a doubt weighs all the more
+    prompts   softmax(s <P_k, f>) with the positives P_k and the logit scale s. Prompts that were trained on the image are
+              biased towards its label, so their doubt is strong evidence
     images    softmax(10 cos(f - m, c_k)), where m is the mean of all images and c_k the mean of f' - m over the other
-              images of class k: a linear probe in closed form that leaves one image out
+              images of class k: a closed-form, leave-one-out linear probe
 
-A label is doubtful where both put the same other class first, and where the product of the two is above 0.99 for that class
-after the given one is taken off. Both numbers were chosen on ID images with planted errors: with 5 % of the labels of
-tiny-imagenet changed (lite-clip, 64-pixel images, 20 and 200 classes), 50 to 64 % of the doubtful labels were changed
-ones, and 36 to 64 % of the changed labels were doubtful. Class-wise thresholds, as confident learning has them, found no
-more.
+A label is doubtful if both sources rank the same other class first, and its probability in the normalised product of both
+is more than 0.99 above that of the given class. The constants 10 and 0.99 were chosen on ID images with planted errors:
+with 5 % of the labels of tiny-imagenet changed (lite-clip, 64-pixel images, 20 and 200 classes), 50 to 64 % of the doubtful
+labels were changed ones, and 36 to 64 % of the changed labels were found. The class-wise thresholds of confident learning
+found no more.
 
-The package cleanlab has the method for any classifier; it is not used because it is licensed under the AGPL and brings
-pandas.
+The package cleanlab implements confident learning for any classifier. It is not used, because its licence is the AGPL and
+it depends on pandas.
 
-Cost and memory are linear in the number of images.
+Time and memory are linear in the number of images.
 """
 
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Doubt:
-    """A doubtful label: the place of the image, the class it looks like, and how much more probable that is, up to 1."""
+    """A doubtful label: the image's index, the class it looks like, and how much more probable that class is, up to 1."""
 
     image: int
     suggested: int
@@ -51,18 +50,19 @@ def label_doubts(
     least: float = LEAST_MARGIN,
     block: int = BLOCK,
 ) -> list[Doubt]:
-    """Find images whose label both witnesses contradict, the largest margin first.
+    """Find images whose label both sources contradict, sorted by falling margin.
 
     Args:
         features: (N, F) L2-normalised image features.
         labels: (N,) int64 classes.
         positives: (K, F) L2-normalised positive prompt features.
         scale: CLIP's logit scale s.
-        least: the least margin of a doubt, in [0, 1).
-        block: images compared at a time.
+        least: smallest margin of a doubtful label, in [0, 1).
+        block: number of images compared at a time.
 
     Returns:
-        Doubts. An image that is the only one of its class has none, because no other image speaks for its label.
+        The doubtful labels. An image that is the only one of its class is never among them, because no other image could
+        confirm its label.
     """
     classes = len(positives)
     mean = features.mean(dim=0)

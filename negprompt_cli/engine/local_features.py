@@ -1,12 +1,12 @@
 """Patch features of a CLIP vision transformer that can be compared with its text features.
 
-The last block's patches are carried on by their own values instead of by attention: with x the block's input,
+In the last block each patch keeps its own value instead of an attention average: with x the block's input,
 
     v = x + out_proj(W_v ln_1(x) + b_v),    f_r = proj(ln_post(v + mlp(ln_2(v))))_r   for the patches r
 
 as GL-MCM does (Miyai et al., "GL-MCM: global and local maximum concept matching for zero-shot out-of-distribution
-detection", IJCV 2025, section 3; the idea is MaskCLIP's, Zhou et al., ECCV 2022). Ordinary last-layer patch tokens were
-never trained against text. Leaves out: ResNets with attention pooling and towers of other libraries, which are refused.
+detection", IJCV 2025, section 3; the idea is MaskCLIP's, Zhou et al., ECCV 2022). Ordinary patch tokens of the last layer
+were never trained against text. ResNets with attention pooling and towers of other libraries are refused.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from negprompt_cli.engine.clip import Clip
 
 
 def why_no_local_features(model: nn.Module) -> str | None:
-    """Say why an open_clip model gives no local features, or None if it does."""
+    """Return why an open_clip model has no local features, or None if it has them."""
     visual: Any = getattr(model, "visual", None)
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     name = type(getattr(visual, "trunk", visual)).__name__
@@ -30,15 +30,15 @@ def why_no_local_features(model: nn.Module) -> str | None:
     if not plain or not all(hasattr(block, part) for part in ("ln_1", "ls_1", "ln_2", "mlp", "ls_2")):
         return f"the last block of its image tower ({type(block).__name__}) is not a plain attention block"
     if visual.attn_pool is not None or visual.final_ln_after_pool:
-        return "its image tower pools its patches in a way of its own"
+        return "its image tower pools patches by attention or normalises after pooling"
     return None
 
 
 def encode_local(clip: Clip, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode preprocessed images, patches included.
+    """Encode preprocessed images and their patches.
 
     Args:
-        clip: a model for which `why_no_local_features` gives None.
+        clip: a model for which `why_no_local_features` returns None.
         pixels: (B, 3, H, W) as `clip.preprocess` makes them, on any device.
 
     Returns:
@@ -51,14 +51,14 @@ def encode_local(clip: Clip, pixels: Tensor) -> tuple[Tensor, Tensor]:
     try:
         with torch.autocast(clip.device.type, dtype, enabled=dtype != torch.float32):
             features: Tensor = clip.model.encode_image(pixels.to(clip.device))  # type: ignore[operator]
-            local = _own_values(visual, seen[0])
+            local = _patch_features(visual, seen[0])
     finally:
         handle.remove()
     return F.normalize(features.float(), dim=-1), F.normalize(local.float(), dim=-1)
 
 
-def _own_values(visual: Any, entering: Tensor) -> Tensor:
-    """The features (B, R, F) of the patches in the last block's input, not normalised."""
+def _patch_features(visual: Any, entering: Tensor) -> Tensor:
+    """Return the features (B, R, F), not normalised, of the R patches in the last block's input (B, 1 + R, width)."""
     block = visual.transformer.resblocks[-1]
     if not getattr(visual.transformer, "batch_first", False):
         entering = entering.transpose(0, 1)

@@ -1,16 +1,19 @@
-"""The losses of both stages: each term a function, each preset a sum of terms.
+"""The losses of both stages. Each term is a function, and each preset is a weighted sum of terms.
 
 Notation (k classes, p negatives per class, B images): f (B, F) image features, P (k, F) positive and N (k, p, F)
 negative prompt features, all L2-normalised; s is CLIP's logit scale. NIS, NPD and NND are the paper's names (Li et al.,
 CVPR 2024, section 3.3): negative-image separation, negative-positive distance, negative-negative distance.
 
-Presets for stage 2, L = NIS + beta * NPD + gamma * NND + contrast * L_class, the last of which is in `class_bond`:
+Presets for stage 2, L = NIS + beta * NPD + gamma * NND + contrast * L_class (`class_bond` has L_class):
 
-    separation   NIS pushes every negative away from ID images, NPD away from the own positive, NND apart on cosines
-    quoted       as independent notes quote the paper's equations 4 to 7: uniform target over the negatives, NPD attractive
-    official     the published code's default branch: multi-label soft margin over positives and negatives, NND on norms
+    separation   NIS pushes every negative away from ID images, NPD pushes it away from the positive of its class, and NND
+                 pushes the negatives of a class apart (by cosine)
+    quoted       the paper's equations 4 to 7 as independent notes quote them: NIS has a uniform target over the negatives,
+                 NPD attracts a negative to its positive
+    official     the default branch of the published code: NIS is a multi-label soft margin over positives and negatives,
+                 NND uses norms
 
-Leaves out: anything that looks at OOD images.
+No loss uses OOD images.
 """
 
 import math
@@ -29,16 +32,16 @@ Terms = dict[str, Tensor]
 
 
 def positive_loss(f: Tensor, labels: Tensor, positives: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of softmax(s * f P^T) against ID labels (B,): stage 1, CoOp's equation 3."""
+    """Cross-entropy of softmax(s * f P^T) against ID labels (B,), a scalar: stage 1, CoOp's equation 3."""
     return F.cross_entropy(scale * f @ positives.T, labels)
 
 
 def forced_loss(f: Tensor, labels: Tensor, positives: Tensor, anchors: Tensor, scale: float, copies: int) -> Tensor:
-    """Cross-entropy of ID labels (B,) in softmax(s * f [P, A, ..., A]^T), A (k, F) the frozen prompts of plain words.
+    """Cross-entropy of ID labels (B,) in softmax(s * f [P, A, ..., A]^T), with `copies` of the plain prompts A (k, F).
 
-    FA ("Forced prompt learning of vision-language models for out-of-distribution detection", ICCV 2025), whose code has 3
-    copies of A: an image's learned prompt must beat the plain prompt of its own class too, so it takes on more than the name
-    says.
+    FA ("Forced prompt learning of vision-language models for out-of-distribution detection", ICCV 2025); its code uses 3
+    copies. A learned prompt must beat the plain prompt of its own class too, so it must learn more than the class name
+    already expresses.
     """
     own = scale * f @ positives.T
     plain = (scale * f @ anchors.T).logsumexp(1) + math.log(copies)
@@ -49,9 +52,9 @@ def forced_loss(f: Tensor, labels: Tensor, positives: Tensor, anchors: Tensor, s
 def patch_entropy(patches: Tensor, labels: Tensor, positives: Tensor, scale: float) -> Tensor:
     """Minus the mean entropy of softmax(s * f_r P^T) over the patches that do not show their image's class.
 
-    A patch does not show it if the class is not among the fifth of the classes that are nearest to the patch. Miyai et al.,
-    "LoCoOp: few-shot out-of-distribution detection via prompt learning", NeurIPS 2023, with its 200 of 1000 classes. Which
-    patches those are has no gradient.
+    A patch shows the class if the class is among the 20 % of the classes nearest to the patch: Miyai et al., "LoCoOp:
+    few-shot out-of-distribution detection via prompt learning", NeurIPS 2023, where it is 200 of 1000 classes. The choice
+    of patches has no gradient.
 
     Args:
         patches: (B, R, F) L2-normalised features of R patches.
@@ -60,22 +63,22 @@ def patch_entropy(patches: Tensor, labels: Tensor, positives: Tensor, scale: flo
         scale: CLIP's logit scale.
 
     Returns:
-        A scalar in [-log k, 0]; 0 where every patch shows its class.
+        A scalar in [-log k, 0]; 0 if every patch shows its class.
     """
     logits = scale * patches @ positives.T
     classes = logits.shape[-1]
     own = logits.detach().gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
-    foreign = (logits.detach() > own).sum(-1) >= max(1, round(0.2 * classes))
+    background = (logits.detach() > own).sum(-1) >= max(1, round(0.2 * classes))
     log_p = logits.log_softmax(-1)
     negative_entropy = (log_p.exp() * log_p).sum(-1)
-    return (negative_entropy * foreign).sum() / foreign.sum().clamp(min=1)
+    return (negative_entropy * background).sum() / background.sum().clamp(min=1)
 
 
 def anchor_distance(positives: Tensor, anchors: Tensor) -> Tensor:
-    """Mean over classes of ||P_i - A_i||^2, A (k, F) the prompts of plain words: keeps stage 1 near what CLIP knows.
+    """Mean over classes of ||P_i - A_i||^2 with the plain prompts A (k, F), a scalar: keeps stage 1 close to zero-shot CLIP.
 
     Knowledge-guided CoOp (Yao, Zhang, Xu: Visual-Language Prompt Tuning with Knowledge-guided Context Optimization, CVPR
-    2023, equation 3). Without it a context learned on few classes fits them and spoils all other names.
+    2023, equation 3). Without this term a context learned on few classes overfits to them and harms all other names.
     """
     return (positives - anchors).square().sum(-1).mean()
 
@@ -86,12 +89,12 @@ def nis_separation(f: Tensor, negatives: Tensor, scale: float) -> Tensor:
 
 
 def nis_uniform(f: Tensor, negatives: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of a uniform target against softmax over the k * p negatives of s * N f (paper's Eq. 4, quoted)."""
+    """Cross-entropy of softmax(s * N f) over the k * p negatives against a uniform target (the paper's Eq. 4, as quoted)."""
     return -F.log_softmax(scale * f @ negatives.flatten(0, 1).T, dim=-1).mean()
 
 
 def nis_soft_margin(f: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Tensor:
-    """Multi-label soft margin over positives and negatives; target 1 for both kinds of the true class (official code)."""
+    """Multi-label soft margin over positives and negatives; both of the true class have target 1 (official code)."""
     classes, count, _ = negatives.shape
     logits = scale * torch.cat([f @ positives.T, f @ negatives.flatten(0, 1).T], dim=1)
     own = F.one_hot(labels, classes).to(logits)
@@ -101,22 +104,22 @@ def nis_soft_margin(f: Tensor, labels: Tensor, positives: Tensor, negatives: Ten
 
 
 def own_similarity(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Mean over i, j of <N_ij, P_i>: how near negatives are to their own positive."""
+    """Mean over i, j of <N_ij, P_i>: how similar negatives are to the positive of their class, in [-1, 1]."""
     return torch.einsum("kpf,kf->kp", negatives, positives).mean()
 
 
 def nnd_cosine(negatives: Tensor) -> Tensor:
-    """Mean over i and j != l of <N_ij, N_il>: how alike the negatives of one class are; 0 when p = 1."""
+    """Mean over i and j != l of <N_ij, N_il>: how similar the negatives of a class are, in [-1, 1]; 0 if p = 1."""
     classes, count, _ = negatives.shape
     if count == 1:
         return negatives.new_zeros(())
-    # The sum over all pairs is the squared norm of the sum; the diagonal is the squared norms.
+    # The squared norm of the sum is the sum over all pairs; the pairs j = l are subtracted.
     pairs = negatives.sum(1).square().sum(-1) - negatives.square().sum(-1).sum(1)
     return pairs.sum() / (classes * count * (count - 1))
 
 
 def nnd_norm(negatives: Tensor) -> Tensor:
-    """Mean over i of ||mean_j N_ij|| - 1: what the official code computes in place of cosines."""
+    """Mean over i of ||mean_j N_ij|| - 1, in [-1, 0]: the official code uses this in place of cosines."""
     lengths: Tensor = torch.linalg.vector_norm(negatives.mean(1), dim=-1)
     return lengths.mean() - 1
 
@@ -153,7 +156,7 @@ _TERMS: dict[LossName, Callable[[Tensor, Tensor, Tensor, Tensor, float], Terms]]
 
 
 class LossSettings(Protocol):
-    """Settings that name a loss and its weights."""
+    """Settings of a stage 2 loss: its preset and its weights."""
 
     @property
     def name(self) -> LossName:
@@ -169,14 +172,14 @@ class LossSettings(Protocol):
 
     @property
     def contrast(self) -> float:
-        """Weight of the class term."""
+        """Weight of the class term L_class."""
 
 
 @dataclass(frozen=True)
 class NegativeLoss:
-    """Stage 2's loss: a preset with its weights.
+    """Stage 2's loss: a preset and its weights.
 
-    `beta` weighs NPD, `gamma` NND, `contrast` the term that binds negatives to their classes; each is at least 0.
+    `beta` is the weight of NPD, `gamma` of NND, and `contrast` of the class term; each is at least 0.
     """
 
     name: LossName
@@ -186,12 +189,12 @@ class NegativeLoss:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the loss compares images with their own class, so that every class must be among the prompts."""
+        """Whether the loss uses the images' labels; the classes of all images must then be among the prompts."""
         return self.name == "official"
 
     @classmethod
     def of(cls, config: "LossSettings") -> "NegativeLoss":
-        """The loss that settings ask for."""
+        """Make the loss that settings describe."""
         return cls(config.name, config.beta, config.gamma, config.contrast)
 
     def __call__(
@@ -204,7 +207,7 @@ class NegativeLoss:
         *,
         bound: tuple[Tensor, Tensor] | None = None,
     ) -> Terms:
-        """Compute the terms nis, npd, nnd, with a weight also class, and their weighted sum 'loss', each a scalar.
+        """Compute the scalars 'nis', 'npd', 'nnd', if `contrast` is above 0 also 'class', and their weighted sum 'loss'.
 
         Args:
             f: (B, F) image features.
@@ -212,7 +215,7 @@ class NegativeLoss:
             positives: (k, F).
             negatives: (k, p, F).
             scale: CLIP's logit scale.
-            bound: (n, F) positives and (n, p, F) negatives of the names that the class term looks at; None for those above.
+            bound: (n, F) positives and (n, p, F) negatives for the class term; None uses `positives` and `negatives`.
         """
         terms = _TERMS[self.name](f, labels, positives, negatives, scale)
         loss = terms["nis"] + self.beta * terms["npd"] + self.gamma * terms["nnd"]

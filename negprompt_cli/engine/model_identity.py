@@ -1,13 +1,13 @@
-"""Which CLIP something was made with. No torch, so that exported detectors can name theirs too."""
+"""The identity of a CLIP model. It needs no torch, so exported detectors can read theirs without it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What a model is, as written into artifacts and results.
+    """The identity of a model, as written into artifacts and results.
 
-    `weights_sha256`: digest of all parameters and buffers, so the same weights are the same model wherever the files are.
+    `weights_sha256` is a digest of all parameters and buffers, so equal weights have one identity in any file or folder.
     """
 
     name: str

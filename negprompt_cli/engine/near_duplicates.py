@@ -1,18 +1,18 @@
-"""Near-duplicates: images that are almost the same, such as a copy in another size or the next frame of a film.
+"""Find near-duplicates: images that are almost the same, such as a resized copy or the next frame of a film.
 
-Cosines of CLIP features cannot be compared between data: features share a direction, so different photos of flowers already
-have a cosine of 0.95 with ViT-B/32. What two images have in common with all images is therefore taken off: m is the mean of
-the images that are checked, and two images are near-duplicates where
+One threshold on cosines does not suit all data sets, because CLIP features share a common direction: with ViT-B/32,
+different photos of flowers already have a cosine of 0.95. The mean m of the checked images is therefore subtracted. Two
+images with features f and g are near-duplicates if
 
-    cos(f - m, g - m) >= 0.9    they differ from the others in the same way, or
-    cos(f, g) >= 0.99           they are alike whatever the others are (where all images are alike, f - m is only noise)
+    cos(f - m, g - m) >= 0.9    they differ from the other images in the same way, or
+    cos(f, g) >= 0.99           they are almost equal (if all images are almost equal, f - m is only noise)
 
-Candidates are pairs of an image and its nearest other image by cosine, so there are at most as many pairs as images; a group
-of many copies is found as a chain of pairs. Both numbers were looked at on ID images only: with lite-clip, 0 of 3,200
-training images of tiny-imagenet and 2 of 5,000 evaluation images have such a pair, and of 50 photos of imagenette 60 % are
-found after JPEG compression at quality 50, 98 % after a change of brightness by a fifth.
+Each image is compared with its nearest other image by cosine only, so there are at most as many pairs as images. A group
+of many copies appears as a chain of pairs. Both thresholds were checked on ID images only: with lite-clip, 0 of 3,200
+training images of tiny-imagenet and 2 of 5,000 evaluation images have such a pair. Of 50 photos of imagenette, 60 % are
+found after JPEG compression at quality 50 and 98 % after a brightness change of 20 %.
 
-Memory is linear in the number of images, time quadratic: 12,000 images of 512 features take 2 s on a CPU core.
+Memory is linear and time quadratic in the number of images: 12,000 images of 512 features take 2 s on a CPU core.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """An image and its nearest other one, by their places, with their cosine and that of f - m and g - m."""
+    """The indices of an image and its nearest other image, with cos(f, g) and, as `similarity`, cos(f - m, g - m)."""
 
     image: int
     other: int
@@ -44,14 +44,14 @@ def near_duplicates(
     similarity: float = SIMILARITY,
     block: int = BLOCK,
 ) -> list[NearDuplicate]:
-    """Find near-duplicates within a set, or of one set in another, the most similar first.
+    """Find near-duplicates within one set or between two sets, sorted by falling similarity.
 
     Args:
-        images: (n, F) L2-normalised features.
-        others: (m, F) features of another set; None to compare the images with each other, where a pair is found once.
-        mean: (F,) m.
-        similarity: least cosine of f - m and g - m, at most 1.
-        block: images that are compared with all others at a time.
+        images: (N, F) L2-normalised features.
+        others: (M, F) L2-normalised features of another set; None compares the images with each other, each pair once.
+        mean: (F,) the mean m.
+        similarity: smallest cos(f - m, g - m) of a near-duplicate, at most 1.
+        block: number of images compared with all others at a time.
     """
     known = images if others is None else others
     if len(known) < 1 + (others is None):

@@ -24,7 +24,7 @@ def test_auto_takes_the_first_gpu_in_bf16(monkeypatch: pytest.MonkeyPatch) -> No
     compute = choose_compute()
     assert compute.device == torch.device("cuda", 0)
     assert compute.dtype == torch.bfloat16
-    assert compute.reason == "cuda:0 (auto: Pretend GPU 0), image encoder in bf16 (auto: the GPU has it)"
+    assert compute.reason == "cuda:0 (auto: Pretend GPU 0), image encoder in bf16 (auto: the GPU supports it)"
 
 
 def test_auto_stays_in_fp32_where_bf16_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,9 @@ def test_each_process_takes_the_device_of_its_local_rank(monkeypatch: pytest.Mon
     assert choose_compute(ranks=ranks).device == torch.device("cuda", 1)
     assert choose_compute("cuda:1", ranks=ranks).device == torch.device("cuda", 2)
     assert choose_compute("cpu", ranks=ranks).device == torch.device("cpu")
-    with pytest.raises(UsageError, match="3 processes need a CUDA device each, counted from cuda:2, but 4 are present"):
+    with pytest.raises(
+        UsageError, match="3 processes need a CUDA device each, starting at cuda:2, but there are only 4"
+    ):
         choose_compute("cuda:2", ranks=ranks)
 
 
@@ -58,7 +60,7 @@ def test_several_processes_need_devices_or_the_cpu_by_name(monkeypatch: pytest.M
     with pytest.raises(UsageError, match="finds no CUDA device here for 2 processes"):
         choose_compute(ranks=ranks)
     pretend(monkeypatch, mps=True)
-    with pytest.raises(UsageError, match="an Apple GPU serves one process, not 2"):
+    with pytest.raises(UsageError, match="an Apple GPU can be used by one process only, not by 2"):
         choose_compute("mps", ranks=ranks)
 
 
@@ -78,7 +80,7 @@ def test_only_torchrun_says_what_rank_this_is() -> None:
         ("cpu:0", "auto", "Unknown device 'cpu:0'"),
         ("cuda", "auto", "finds no CUDA device here"),
         ("mps", "auto", "finds no Apple GPU"),
-        ("cpu", "fp16", "a CPU takes fp32 or bf16"),
+        ("cpu", "fp16", "on a CPU use fp32 or bf16"),
         ("cpu", "bf61", "Unknown precision 'bf61'. Did you mean 'bf16'"),
     ],
 )
@@ -99,4 +101,4 @@ def test_precision_asked_for_is_taken(precision: str, dtype: torch.dtype, monkey
     pretend(monkeypatch)
     compute = choose_compute("cpu", precision=precision)
     assert compute.dtype == dtype
-    assert compute.reason == f"cpu (asked for), image encoder in {precision} (asked for)"
+    assert compute.reason == f"cpu (as requested), image encoder in {precision} (as requested)"

@@ -118,7 +118,7 @@ def test_what_cannot_be_paired_is_refused() -> None:
     one, generator = _judged(1), np.random.default_rng(0)
     with pytest.raises(ValueError, match="same images"):
         paired_differences({"a": [one], "b": [_judged(1, sizes=(17, 12, 8))]}, "a", generator=generator)
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(ValueError, match="at least two"):
         paired_differences({"a": [_judged(1, sizes=(17, 1))]}, "a", generator=generator)
     with pytest.raises(ValueError, match="NaN"):
         paired_differences({"a": [Judged(np.array([1.0, np.nan]), one.ood_scores)]}, "a", generator=generator)

@@ -160,7 +160,7 @@ def test_encode_template_equals_encode_text(
 def test_bidirectional_tower_that_ignores_padding_is_truncated(pool: str, tokenizer: SimpleTokenizer) -> None:
     model = with_tower(no_causal_mask=True, use_pad_mask=True, pool_type=pool, eos_id=EOT, context_length=32)
     plan = plan_text_path(model)
-    assert (plan.path, plan.reason) == ("truncated", "attention runs both ways but ignores padding")
+    assert (plan.path, plan.reason) == ("truncated", "attention is bidirectional but ignores padding")
     seen = []
     model.text.token_embedding.register_forward_hook(lambda _m, args, _out: seen.append(args[0].shape[1]))
     compare(model, tokenizer, (2, 4), torch.float64)
@@ -187,11 +187,11 @@ def test_a_name_of_the_padding_word_keeps_its_context(tokenizer: SimpleTokenizer
 
 
 FULL = {
-    "bidirectional": (lambda: custom(no_causal_mask=True, context_length=32), "attention runs both ways"),
-    "bidirectional, flat": (lambda: flat(no_causal_mask=True, context_length=32), "attention runs both ways"),
+    "bidirectional": (lambda: custom(no_causal_mask=True, context_length=32), "attention is bidirectional"),
+    "bidirectional, flat": (lambda: flat(no_causal_mask=True, context_length=32), "attention is bidirectional"),
     "padding ignored, last pooled": (
         lambda: with_tower(no_causal_mask=True, use_pad_mask=True, pool_type="last", context_length=32),
-        "attention runs both ways",
+        "attention is bidirectional",
     ),
     "class token": (lambda: custom(embed_cls=True, context_length=32), "class token"),
     "causal, first pooled": (lambda: custom(pool_type="first", context_length=32), "pooling 'first'"),

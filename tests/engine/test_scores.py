@@ -19,7 +19,7 @@ from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.engine.scores import SCORES, ScoreOptions, score_names
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.gaussian import fit_gaussians
-from negprompt_cli.engine.scores.logit_gap import best_count, fit_next_classes, mixed
+from negprompt_cli.engine.scores.logit_gap import best_count, fit_next_classes, synthetic_ood
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 
@@ -143,8 +143,8 @@ def _logit_gap_fit(f, local, bank, tau, options) -> float:
     """The N of the largest mean gap of training images less that of mixtures, looked for one by one."""
     order = torch.randperm(TRAIN, generator=(generator := torch.Generator().manual_seed(0)))
     images, labels = bank.train_features.double()[order], bank.train_labels[order]
-    foreign = mixed(images, labels, generator=generator)
-    known, other = ([[_dot(p, x) for p in bank.positives] for x in some] for some in (images, foreign))
+    synthetic = synthetic_ood(images, labels, generator=generator)
+    known, other = ([[_dot(p, x) for p in bank.positives] for x in some] for some in (images, synthetic))
     differences = [
         statistics.fmean(_gap(c, n) for c in known) - statistics.fmean(_gap(c, n) for c in other)
         for n in range(1, CLASSES)
@@ -319,7 +319,7 @@ def test_negatives_lower_the_score_and_never_touch_predictions(seed, classes, ne
 def test_the_order_of_images_and_prompts_does_not_matter(name):
     bank = _bank(torch.float64)
     order, classes = torch.randperm(11, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 4, 1, 2])
-    mixed = _bank(
+    permuted = _bank(
         torch.float64,
         positives=bank.positives[classes],
         negatives=bank.negatives[classes].flip(1),
@@ -328,7 +328,7 @@ def test_the_order_of_images_and_prompts_does_not_matter(name):
         train_labels=bank.train_labels.flip(0),
     )
     here = compute_scores(FEATURES, bank, [name], local_features=LOCAL)
-    there = compute_scores(FEATURES[order], mixed, [name], local_features=LOCAL[order].flip(1))
+    there = compute_scores(FEATURES[order], permuted, [name], local_features=LOCAL[order].flip(1))
     np.testing.assert_allclose(there.scores[name], here.scores[name][order], rtol=1e-10)
     np.testing.assert_array_equal(classes[there.predictions], here.predictions[order])
 
@@ -362,13 +362,13 @@ def test_input_is_left_as_it_is():
 def test_mixtures_follow_the_generator_and_have_no_noise_where_images_do_not_spread():
     labels = torch.arange(30) % 3
     images = torch.eye(3, dtype=torch.float64)[labels]
-    made = mixed(images, labels, generator=torch.Generator().manual_seed(0))
-    again = mixed(images, labels, generator=torch.Generator().manual_seed(0))
+    made = synthetic_ood(images, labels, generator=torch.Generator().manual_seed(0))
+    again = synthetic_ood(images, labels, generator=torch.Generator().manual_seed(0))
     assert torch.equal(made, again)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(30, dtype=torch.float64))
     alone = torch.zeros(8, dtype=torch.int64)
     torch.testing.assert_close(
-        mixed(images[:1].expand(8, -1), alone, generator=torch.Generator()), images[:8] * 0 + images[0]
+        synthetic_ood(images[:1].expand(8, -1), alone, generator=torch.Generator()), images[:8] * 0 + images[0]
     )
 
 
@@ -428,14 +428,14 @@ def test_a_bank_that_does_not_fit_is_refused(change, message):
 def test_options_out_of_reach_name_what_to_change():
     bank = _bank()
     for options, name, message in (
-        (ScoreOptions(neighbours=TRAIN + 1), "knn", "lower neighbours"),
-        (ScoreOptions(word_groups=WORDS + 1), "neglabel", "lower word_groups"),
+        (ScoreOptions(neighbours=TRAIN + 1), "knn", "Lower neighbours"),
+        (ScoreOptions(word_groups=WORDS + 1), "neglabel", "Lower word_groups"),
     ):
         with pytest.raises(UsageError, match=message):
             compute_scores(FEATURES.float(), bank, [name], options=options)
     few = _bank(train_features=_unit(6, DIMENSION, seed=0), train_labels=torch.arange(6) % 3)
     for name in ("mahalanobis", "mahalanobis-relative"):
-        with pytest.raises(UsageError, match="raise shrinkage"):
+        with pytest.raises(UsageError, match="Raise shrinkage"):
             compute_scores(FEATURES.float(), few, [name], options=ScoreOptions(shrinkage=0.0))
         assert np.isfinite(compute_scores(FEATURES.float(), few, [name]).scores[name]).all()
 
@@ -481,7 +481,7 @@ def test_no_visual_score_is_below_chance_on_real_features(shared: Path, classes:
 
 def test_one_image_per_class_has_no_spread():
     bank = _bank(train_features=_unit(CLASSES, DIMENSION, seed=0), train_labels=torch.arange(CLASSES))
-    with pytest.raises(UsageError, match="two training images of a class"):
+    with pytest.raises(UsageError, match="two different training images"):
         compute_scores(FEATURES.float(), bank, ["mahalanobis"])
 
 

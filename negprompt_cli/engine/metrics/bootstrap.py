@@ -1,8 +1,8 @@
 """Confidence intervals for the metrics by the percentile bootstrap (Efron, 1979).
 
-ID and OOD samples are resampled with replacement, each within its own set, so the two set sizes stay as they are. The
-scores are ranked once: a resample only changes how many samples sit at each distinct score, so no replicate sorts.
-The intervals speak of the sampling of test images alone, not of training seeds or of the choice of OOD sets.
+ID and OOD samples are resampled with replacement, each within its own set, so both set sizes stay the same. The scores
+are sorted once: a resample only changes how many samples have each distinct score.
+The intervals describe the sampling of test images only, not the effect of training seeds or of the choice of OOD sets.
 """
 
 import copy
@@ -51,13 +51,15 @@ def bootstrap_ci(
     n: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Return the percentile bootstrap interval of each metric that is defined on the samples and on every resample.
+    """Return the percentile bootstrap interval of each metric in `METRICS`.
+
+    A metric that is undefined on the samples or on a resample is left out.
 
     Args:
         id_scores: (n_id,) scores of ID samples, higher = more ID.
         ood_scores: (n_ood,) scores of OOD samples.
         id_correct: (n_id,) whether each ID sample was classified correctly; needed for `oscr`.
-        generator: the source of randomness; the same state gives the same intervals.
+        generator: source of randomness; equal states give equal intervals.
         n: number of resamples, at least 1.
         level: confidence level in (0, 1).
 
@@ -74,15 +76,17 @@ def bootstrap_mean_ci(
     n: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Return the intervals of means of metrics over detectors that judged the same images, such as those of several seeds.
+    """Return the intervals of metrics averaged over detectors that judged the same images, such as one detector per seed.
 
-    Each resample draws images, and every detector is measured on the same ones, so the intervals speak of the sampling of
-    images and keep that a hard image is hard for all.
+    Each resample draws images, and every detector is measured on the same draw. The intervals therefore take into account
+    that an image that is hard for one detector tends to be hard for all.
 
     Args:
-        samples: for each detector ID scores, OOD scores and whether ID images were classified correctly, as for
-            `bootstrap_ci`, in one order of images.
-        generator: as for `bootstrap_ci`; and `n` and `level` too.
+        samples: for each detector the ID scores, the OOD scores and whether each ID image was classified correctly, as for
+            `bootstrap_ci`. All detectors list the images in the same order.
+        generator: as for `bootstrap_ci`.
+        n: as for `bootstrap_ci`.
+        level: as for `bootstrap_ci`.
 
     Raises:
         ValueError: `n` or `level` out of range, scores that `evaluate_scores` refuses, or detectors that judged different
@@ -98,7 +102,7 @@ def bootstrap_mean_ci(
         curve = acceptance_curve(id_scores, ood_scores, id_correct)
         id_ranks, ood_ranks = _ranks(id_scores, curve), _ranks(ood_scores, curve)
         correct = None if id_correct is None else checked_correct(id_correct, len(id_ranks))
-        # The same draws for every detector.
+        # Every detector gets the same draws.
         mine = copy.deepcopy(start) if place else generator
         whole.append(metrics_of(curve))
         resamples.append([metrics_of(_resampled(curve, id_ranks, ood_ranks, correct, mine)) for _ in range(n)])
@@ -123,13 +127,15 @@ def bootstrap_average_ci(
 ) -> dict[str, Interval]:
     """Return the intervals of AUROC and FPR95 (ID positive), each averaged over several OOD sets.
 
-    The sets share their ID images, so each resample draws ID images once for all of them; intervals of single sets cannot
-    be averaged.
+    All sets are compared with the same ID images, so each resample draws ID images once for all sets. Averaging the
+    intervals of single sets would be wrong.
 
     Args:
         id_scores: (n_id,) scores of ID samples, higher = more ID.
         ood_sets: for each set (n_ood,) scores.
-        generator: as for `bootstrap_ci`; and `n` and `level` too.
+        generator: as for `bootstrap_ci`.
+        n: as for `bootstrap_ci`.
+        level: as for `bootstrap_ci`.
 
     Returns:
         Intervals named `auroc` and `fpr95_id_positive`.
@@ -159,7 +165,7 @@ def bootstrap_average_ci(
 
 
 def _ranks(scores: npt.ArrayLike, curve: AcceptanceCurve) -> IntArray:
-    """Return (n,): for each score its place among the curve's thresholds, 0 for the highest."""
+    """Return (n,): the index of each score among the curve's thresholds; 0 is the highest."""
     from_below = np.searchsorted(curve.thresholds[::-1], np.asarray(scores, dtype=np.float64))
     return (len(curve.thresholds) - 1 - from_below).astype(np.int64, copy=False)
 
@@ -171,7 +177,7 @@ def _resampled(
     correct: BoolArray | None,
     generator: np.random.Generator,
 ) -> AcceptanceCurve:
-    """Return the curve of one resample, over the thresholds of the original."""
+    """Return the curve of one resample at the thresholds of the original curve."""
     m = len(curve.thresholds)
     id_drawn = generator.integers(len(id_ranks), size=len(id_ranks))
     ood_drawn = generator.integers(len(ood_ranks), size=len(ood_ranks))
@@ -184,5 +190,5 @@ def _resampled(
 
 
 def _running_counts(ranks: IntArray, m: int) -> IntArray:
-    """Return (m + 1,): 0, then how many of the ranks are at most 0, 1, ..., m - 1."""
+    """Return (m + 1,): 0, then the numbers of ranks that are at most 0, 1, ..., m - 1."""
     return np.concatenate([[0], np.cumsum(np.bincount(ranks, minlength=m))]).astype(np.int64, copy=False)

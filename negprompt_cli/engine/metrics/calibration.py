@@ -1,12 +1,12 @@
-"""A threshold on ID scores, chosen on held-out ID images alone, with what such a choice can promise.
+"""Choose a threshold on ID scores from held-out ID images, with a confidence interval for its acceptance.
 
-The threshold is the highest that accepts at least the asked share of the n held-out images, the very one behind FPR at
-that recall (`metrics.fpr_at_recall_id_positive`). An image is ID where its score is at or above it. The share of new ID
-images it accepts is estimated by the share m / n of the held-out ones, with the exact binomial interval of Clopper and
-Pearson, Biometrika 1934. For scores without ties the true share is distributed as Beta(m, n - m + 1): the interval's lower
-end is that distribution's own quantile, its upper end is on the safe side.
+The threshold is the highest one that accepts at least the requested share of the n held-out images; FPR at that recall
+uses the same threshold (`detection.fpr_at_recall`). An image is accepted as ID if its score is at least the threshold.
+The share of new ID images that it accepts is estimated by the share m / n of the held-out images, with the exact binomial
+interval of Clopper and Pearson, Biometrika 1934. For scores without ties the true share has the distribution
+Beta(m, n - m + 1): the lower end of the interval is a quantile of that distribution, and the upper end is conservative.
 
-Leaves out: OOD images, which no threshold here ever sees, and thresholds by class.
+No threshold here uses OOD images. `conformal` has thresholds by class.
 """
 
 import math
@@ -23,11 +23,11 @@ class Threshold:
     """A calibrated threshold.
 
     Attributes:
-        value: images whose score is at least this are accepted as ID.
-        acceptance: share of ID images that was asked for, in (0, 1).
-        accepted: how many held-out images it accepts.
+        value: images with at least this score are accepted as ID.
+        acceptance: requested share of ID images to accept, in (0, 1).
+        accepted: number of held-out images that the threshold accepts.
         images: number n of held-out images.
-        low, high: interval of the share of new ID images it accepts.
+        low, high: interval of the share of new ID images that the threshold accepts.
         confidence: confidence of that interval, in (0, 1).
     """
 
@@ -45,8 +45,8 @@ def choose_threshold(scores: npt.ArrayLike, *, acceptance: float = 0.95, confide
 
     Args:
         scores: (n,) scores of held-out ID images, higher = more ID.
-        acceptance: in (0, 1).
-        confidence: of the interval, in (0, 1).
+        acceptance: share of ID images to accept, in (0, 1).
+        confidence: confidence of the interval, in (0, 1).
 
     Raises:
         UsageError: n is below `images_needed`, or a share is outside (0, 1).
@@ -61,7 +61,7 @@ def choose_threshold(scores: npt.ArrayLike, *, acceptance: float = 0.95, confide
     n = len(values)
     if n < needed:
         raise UsageError(
-            f"{n} held-out ID images are too few for a threshold that accepts a share of {acceptance:.4g} of ID images: "
+            f"{n} held-out ID images are too few for a threshold with acceptance {acceptance:.4g}: "
             f"at least {needed} are needed"
             + (f". With {n} the highest possible acceptance is {_reachable(n):g}." if n >= 2 else ".")
         )
@@ -72,13 +72,15 @@ def choose_threshold(scores: npt.ArrayLike, *, acceptance: float = 0.95, confide
 
 
 def accepting_threshold(scores: npt.ArrayLike, acceptance: float) -> float:
-    """The highest threshold that accepts at least a share of scores (n,), n >= 1; `acceptance` in (0, 1)."""
+    """Return the highest threshold that accepts at least the share `acceptance`, in (0, 1), of scores (n,), n >= 1."""
     values = np.sort(np.asarray(scores, dtype=np.float64))
     return float(values[_most_rejected(len(values), acceptance)])
 
 
 def images_needed(acceptance: float) -> int:
-    """Fewest held-out images at which a threshold for `acceptance` may reject any of them: 1 / (1 - acceptance).
+    """Return the smallest number of held-out images of which a threshold for `acceptance` may reject one.
+
+    It is 1 / (1 - acceptance), rounded up.
 
     Raises:
         UsageError: `acceptance` is not in (0, 1).
@@ -92,15 +94,17 @@ def images_needed(acceptance: float) -> int:
 
 
 def images_for_precision(acceptance: float, *, confidence: float = 0.95) -> int:
-    """Held-out images whose interval excludes rejecting twice as many ID images as was asked for.
+    """Return how many held-out images exclude, by the interval, rejecting twice as many ID images as requested.
 
     Args:
         acceptance: share a of ID images to accept, in (0, 1).
-        confidence: of the interval.
+        confidence: confidence of the interval, in (0, 1).
 
     Returns:
-        The lowest multiple of `images_needed` at which the interval's lower end is at least 2 a - 1, or 0 if that is
-        negative.
+        The lowest multiple of `images_needed` for which the interval's lower end is at least max(0, 2 a - 1).
+
+    Raises:
+        UsageError: `acceptance` is not in (0, 1).
     """
     n, floor = images_needed(acceptance), max(0.0, 2 * acceptance - 1)
     step = n
@@ -118,7 +122,7 @@ def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) ->
         confidence: in (0, 1).
 
     Returns:
-        Lower and upper end, fractions; 0 for the lower where m = 0, 1 for the upper where m = n.
+        Lower and upper end as fractions. The lower end is 0 if m = 0, the upper end is 1 if m = n.
     """
     from scipy.stats import binomtest
 
@@ -127,14 +131,14 @@ def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) ->
 
 
 def _most_rejected(n: int, acceptance: float) -> int:
-    """How many of n images may fall below the threshold: the most r with (n - r) / n >= acceptance."""
+    """Return how many of n images may be below the threshold: the highest r with (n - r) / n >= acceptance."""
     r = math.floor(n * (1 - acceptance)) + 1
-    # The comparison is the one that recalls are compared with, so that rounding falls the same way.
+    # Recalls are computed and compared with the same expression, so both round in the same way.
     while (n - r) / n < acceptance:
         r -= 1
     return r
 
 
 def _reachable(n: int) -> float:
-    """The highest acceptance in steps of 0.05 that n images do for."""
+    """Return the highest acceptance, in steps of 0.05, for which n images are enough."""
     return max((share / 20 for share in range(1, 20) if images_needed(share / 20) <= n), default=0.05)

@@ -1,17 +1,18 @@
-"""Conformal p-values of ID scores, selections with a controlled false discovery rate, and tests of a whole delivery.
+"""Conformal p-values of ID scores, selections with a controlled false discovery rate, and tests of a batch of images.
 
-All of it compares new scores with the scores of n held-out ID images (the calibration scores) and assumes one thing only:
-an ID image of the future is exchangeable with them. Whatever the model and the score are, these statements then hold.
+All functions compare new scores with the scores of n held-out ID images (the calibration scores). The only assumption is
+that new ID images are exchangeable with these. The following then holds for every model and every score:
 
     p_values          P(p <= t) <= t for an ID image (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World,
                       2005)
-    select_ood        the expected share of ID images among the selected is at most the asked rate (Benjamini and Hochberg,
-                      JRSS B 1995, on conformal p-values: Bates, Candes, Lei, Romano and Sesia, Annals of Statistics 2023)
-    class_thresholds  thresholds by predicted class, where a class has enough calibration images (Mondrian conformal
+    select_ood        the expected share of ID images among the selected ones is at most the given rate (Benjamini and
+                      Hochberg, JRSS B 1995; for conformal p-values: Bates, Candes, Lei, Romano and Sesia, Annals of
+                      Statistics 2023)
+    class_thresholds  each predicted class with enough calibration images has its own threshold (Mondrian conformal
                       prediction, Vovk et al., 2005)
-    batch_verdict     has this delivery shifted?
+    batch_verdict     two tests decide whether a batch has shifted; an unshifted batch is called shifted at a known rate
 
-Leaves out: which score is compared (see `engine.scores`) and the one threshold for all classes (see `calibration`).
+The scores are in `engine.scores`; the threshold for all classes is in `calibration`.
 """
 
 from collections.abc import Mapping
@@ -27,10 +28,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def p_values(scores: npt.ArrayLike, calibration: npt.ArrayLike) -> Floats:
-    """Conformal p-value of each image: the share of calibration images that are at most as ID as the image.
+    """Return the conformal p-value of each image: the share of images with at most its score.
 
-    p = (1 + #{calibration scores <= score}) / (n + 1); the image itself counts once, and ties count as "at most as ID", so
-    that an ID image has P(p <= t) <= t for every t. A small value says: few ID images look this foreign.
+    p = (1 + #{calibration scores <= score}) / (n + 1). The image itself counts once and ties count, so that
+    P(p <= t) <= t for every ID image and every t. A small p-value means that few ID images have such a low score.
 
     Args:
         scores: (m,) ID scores, higher = more ID.
@@ -47,17 +48,17 @@ def p_values(scores: npt.ArrayLike, calibration: npt.ArrayLike) -> Floats:
 
 
 def select_ood(p: npt.ArrayLike, rate: float) -> float:
-    """The largest p-value that may be called OOD at a false discovery rate of `rate` (Benjamini and Hochberg, 1995).
+    """Return the largest p-value that may be called OOD at the false discovery rate `rate` (Benjamini and Hochberg, 1995).
 
-    With p_(1) <= ... <= p_(m), it is the largest p_(k) with p_(k) <= rate * k / m. Calling every image with a p-value of at
-    most this OOD keeps the expected share of ID images among those called OOD at or below `rate`.
+    With p_(1) <= ... <= p_(m), it is the largest p_(k) with p_(k) <= rate * k / m. If all images with at most this p-value
+    are called OOD, the expected share of ID images among them is at most `rate`.
 
     Args:
         p: (m,) conformal p-values of all images that are judged together.
         rate: false discovery rate, in (0, 1).
 
     Returns:
-        The largest p-value selected; 0 where none is.
+        The largest selected p-value, or 0 if no image is selected.
 
     Raises:
         UsageError: `rate` is not in (0, 1).
@@ -70,16 +71,16 @@ def select_ood(p: npt.ArrayLike, rate: float) -> float:
 
 
 def images_for_selection(images: int, rate: float) -> int:
-    """Calibration images with which the single most foreign of `images` images could be selected at `rate`.
+    """Return the smallest n of calibration images with which a single one of `images` images can be selected at `rate`.
 
-    The smallest p-value is 1 / (n + 1), and one image alone is selected where it is at most rate / m.
+    The smallest possible p-value is 1 / (n + 1), and a single image is selected if its p-value is at most rate / m.
 
     Args:
-        images: m, how many images are judged together.
+        images: m, the number of images judged together.
         rate: false discovery rate, in (0, 1).
     """
     n = int(np.ceil(images / rate)) - 1
-    # Rounding of the division must not promise one image too few.
+    # Rounding of the division must not give one image too few.
     while 1 / (n + 1) > rate / images:
         n += 1
     return n
@@ -88,20 +89,23 @@ def images_for_selection(images: int, rate: float) -> int:
 def class_thresholds(
     scores: npt.ArrayLike, predictions: npt.ArrayLike, *, acceptance: float, confidence: float = 0.95
 ) -> dict[int, float]:
-    """Thresholds for the predicted classes that have enough calibration images of their own.
+    """Return a threshold for each predicted class that has enough calibration images.
 
-    Within each predicted class at least `acceptance` of the ID images is then accepted, where one threshold for all classes
-    may reject most images of a difficult class. Classes with fewer images than `images_needed(acceptance)` have no entry:
-    they keep the common threshold.
+    One threshold for all classes may reject most images of a difficult class. With its own threshold each predicted class
+    accepts at least the share `acceptance` of its calibration images. Classes with fewer images than
+    `images_needed(acceptance)` have no entry; the common threshold applies to them.
 
     Args:
         scores: (n,) ID scores of held-out ID images.
-        predictions: (n,) their predicted classes, integers.
+        predictions: (n,) integers, their predicted classes.
         acceptance: share of ID images to accept, in (0, 1).
         confidence: passed to `choose_threshold`.
 
     Returns:
-        Threshold by predicted class.
+        Thresholds by predicted class.
+
+    Raises:
+        UsageError: `acceptance` or `confidence` is not in (0, 1).
     """
     values, classes = _finite(scores), np.asarray(predictions)
     needed = images_needed(acceptance)
@@ -113,22 +117,23 @@ def class_thresholds(
 
 
 def thresholds_of(predictions: npt.ArrayLike, common: float, by_class: Mapping[int, float]) -> Floats:
-    """(m,) the threshold of each image: that of its predicted class where there is one, else the common one."""
+    """Return (m,): the threshold of each image's predicted class, or `common` if that class has none."""
     return np.array([by_class.get(int(label), common) for label in np.asarray(predictions)], dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class BatchVerdict:
-    """Whether a delivery of m images looks like the n calibration images.
+    """Whether a batch of m images looks like the n calibration images.
 
     Attributes:
-        images: m, how many images were tested.
-        rejected: how many of them are below the threshold.
+        images: m, the number of tested images.
+        rejected: number of tested images below the threshold.
         expected: share of ID images that the threshold rejects, estimated from the calibration images.
-        rejected_p: probability that at least so many of m ID images are rejected, the uncertainty of the threshold included.
-        scores_p: two-sided p-value of the Kolmogorov-Smirnov test that the scores have one distribution.
-        level: share of unshifted deliveries that may be called shifted, in (0, 1).
-        shifted: whether either p-value is at most level / 2 (Bonferroni, since there are two tests).
+        rejected_p: probability that at least `rejected` of m ID images are rejected; it includes the uncertainty of the
+            threshold.
+        scores_p: two-sided p-value of the Kolmogorov-Smirnov test that both sets of scores have the same distribution.
+        level: share of unshifted batches that may be called shifted, in (0, 1).
+        shifted: whether either p-value is at most level / 2 (Bonferroni correction for two tests).
     """
 
     images: int
@@ -140,34 +145,34 @@ class BatchVerdict:
     shifted: bool
 
     def sentence(self) -> str:
-        """The verdict for people."""
+        """The verdict as one sentence."""
         return (
             f"The images as a whole {'HAVE SHIFTED' if self.shifted else 'have not shifted'}: {self.rejected} of "
-            f"{self.images} are rejected where {100 * self.expected:.1f} % of ID images are (p = {self.rejected_p:.2g}); "
-            f"their scores against those of held-out ID images: p = {self.scores_p:.2g}."
+            f"{self.images} are rejected; of ID images, {100 * self.expected:.1f} % would be (p = {self.rejected_p:.2g}). "
+            f"Comparing their scores with those of held-out ID images gives p = {self.scores_p:.2g}."
         )
 
 
 def batch_verdict(
     scores: npt.ArrayLike, calibration: npt.ArrayLike, threshold: float, *, level: float = 0.05
 ) -> BatchVerdict:
-    """Test whether a delivery has shifted away from the calibration images.
+    """Test whether a batch of images has shifted away from the calibration images.
 
-    Two tests, each at level / 2. The first asks whether more images are rejected than ID images would be. The share that a
-    threshold rejects is itself only known from n images, so the count of m ID images is beta-binomial, not binomial: with r
-    calibration scores below the threshold it is BetaBinomial(m, r + 1, n - r) (exact for scores without ties and a threshold
-    that is one of the calibration scores). The second is the two-sample Kolmogorov-Smirnov test on the scores, which also
-    sees shifts that reject nobody, such as scores that became too high.
+    There are two tests, each at level / 2. The first asks whether more images are rejected than expected for ID images. The
+    rejected share is only estimated from n images, so the number of rejected images among m ID images is not binomial. With
+    r calibration scores below the threshold it is BetaBinomial(m, r + 1, n - r); this is exact for scores without ties if
+    the threshold is one of the calibration scores. The second is the two-sample Kolmogorov-Smirnov test on the scores. It
+    also detects shifts that reject no image, such as scores that became too high.
 
     Args:
-        scores: (m,) ID scores of the delivery.
+        scores: (m,) ID scores of the batch.
         calibration: (n,) scores of held-out ID images.
-        threshold: images below are rejected.
-        level: share of unshifted deliveries that may be called shifted, in (0, 1).
+        threshold: images that score below it are rejected.
+        level: share of unshifted batches that may be called shifted, in (0, 1).
 
     Raises:
         UsageError: there are no images, or `level` is not in (0, 1).
-        ValueError: a score is not finite.
+        ValueError: a score is not finite, or there are no calibration scores.
     """
     from scipy.stats import betabinom, ks_2samp
 
@@ -177,7 +182,7 @@ def batch_verdict(
     if not len(new):
         raise UsageError("There are no images to test.")
     below, rejected = int((known < threshold).sum()), int((new < threshold).sum())
-    # Where the threshold is above every calibration score the second parameter would be 0.
+    # If the threshold is above every calibration score, the second parameter would be 0.
     rejected_p = float(betabinom.sf(rejected - 1, len(new), below + 1, max(1, len(known) - below)))
     scores_p = float(ks_2samp(new, known).pvalue)
     return BatchVerdict(

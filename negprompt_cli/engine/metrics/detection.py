@@ -1,13 +1,13 @@
 """The metrics of OOD detection, from the scores of ID and OOD samples.
 
-Convention, for every function here: a higher score means more in-distribution (ID), ID is the positive class, and a
-sample is accepted as ID at threshold t when its score is >= t. Results are fractions, not per cent. Samples with equal
-scores pass a threshold together, so ties never depend on the order of the input.
+All functions follow one convention: a higher score means more in-distribution (ID), ID is the positive class, and a
+sample is accepted as ID at threshold t if its score is >= t. Results are fractions, not per cent. Samples with equal
+scores pass a threshold together, so the order of the input does not matter.
 
-Everything is exact in float64 over all distinct thresholds: one sort, then running counts (`AcceptanceCurve`), from
-which each metric is a line or two; `evaluate_scores` shares the sort between all of them. Two conventions of FPR95 are
-in use and differ by many points, so both are here under names that say which class is the positive one. Left out:
-curves for plotting (scikit-learn draws them) and metrics that choose a threshold on OOD data.
+Metrics are exact in float64 over all distinct thresholds. The scores are sorted once and counted once
+(`AcceptanceCurve`), and every metric is computed from the counts. Two conventions of FPR95 are in use, and their values
+differ by many points. Both are computed; their names say which class is positive. Curves for plotting come from
+scikit-learn. No metric chooses a threshold on OOD data.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class AcceptanceCurve:
-    """How many samples are accepted as ID as the threshold falls through all m distinct scores.
+    """The numbers of samples accepted as ID at each of the m distinct scores as threshold.
 
-    Each array of counts has m + 1 entries: entry 0 is "nothing accepted", entry j counts the samples with a score of at
-    least `thresholds[j - 1]`, the last entry is everything.
+    Each array of counts has m + 1 entries. Entry 0 is 0: nothing is accepted. Entry j counts the samples with a score of at
+    least `thresholds[j - 1]`, so the last entry counts all samples.
 
     Attributes:
         thresholds: (m,) the distinct scores, from highest to lowest.
         accepted_id: (m + 1,) accepted ID samples.
         accepted_ood: (m + 1,) accepted OOD samples.
-        accepted_correct: (m + 1,) accepted ID samples whose class was predicted correctly, or None if not known.
+        accepted_correct: (m + 1,) accepted ID samples whose class was predicted correctly, or None if unknown.
     """
 
     thresholds: FloatArray
@@ -53,25 +53,25 @@ class AcceptanceCurve:
 
     @cached_property
     def recall(self) -> FloatArray:
-        """(m + 1,) the share of ID accepted."""
+        """(m + 1,) the share of ID samples that are accepted."""
         return self.accepted_id / self.n_id
 
     @cached_property
     def fallout(self) -> FloatArray:
-        """(m + 1,) the share of OOD accepted."""
+        """(m + 1,) the share of OOD samples that are accepted."""
         return self.accepted_ood / self.n_ood
 
     @cached_property
     def precision(self) -> FloatArray:
-        """(m + 1,) the share of ID among what is accepted; 1 where nothing is."""
+        """(m + 1,) the share of ID among the accepted samples; 1 if none is accepted."""
         accepted = self.accepted_id + self.accepted_ood
         shares: FloatArray = np.divide(self.accepted_id, accepted, out=np.ones(len(accepted)), where=accepted > 0)
         return shares
 
     def mirrored(self) -> "AcceptanceCurve":
-        """Return the curve of the negated scores with ID and OOD exchanged: OOD is what gets accepted.
+        """Return the curve of the negated scores with ID and OOD exchanged, so that it accepts OOD samples.
 
-        Any metric with ID positive, taken on the mirrored curve, is the same metric with OOD positive.
+        A metric with ID positive, computed on the mirrored curve, is the same metric with OOD positive.
         """
         return AcceptanceCurve(
             thresholds=-self.thresholds[::-1],
@@ -81,7 +81,7 @@ class AcceptanceCurve:
 
 
 class OodMetrics(BaseModel):
-    """All metrics of one ID set against one OOD set, as fractions in [0, 1]: the package's one list of metrics.
+    """All metrics of one ID set against one OOD set, as fractions in [0, 1].
 
     Attributes:
         auroc: area under the ROC curve; 0.5 is chance.
@@ -89,10 +89,10 @@ class OodMetrics(BaseModel):
         aupr_out: average precision with OOD positive.
         fpr95_id_positive: share of OOD accepted at the threshold that accepts 95 % of ID.
         fpr95_ood_positive: share of ID rejected at the threshold that catches 95 % of OOD.
-        oscr: area under the correct-classification rate over the share of OOD accepted; None where it is not known which
-            ID samples were classified correctly.
+        oscr: area under the correct-classification rate over the share of OOD accepted; None if it is unknown which ID
+            samples were classified correctly.
         detection_error: lowest mean of the two error rates over all thresholds; 0.5 is chance.
-        autc: area under the threshold curves, lower is better; None where all scores are equal, which leaves it
+        autc: area under the threshold curves, lower is better; None if all scores are equal, because it is then
             undefined.
         aupr_in_trapezoid: area under the precision-recall curve by trapezoids, ID positive.
         aupr_out_trapezoid: the same, OOD positive.
@@ -118,7 +118,7 @@ METRICS = tuple(OodMetrics.model_fields)
 def evaluate_scores(
     id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike, id_correct: npt.ArrayLike | None = None
 ) -> OodMetrics:
-    """Return all metrics at once; the scores are sorted once and the counts shared.
+    """Return all metrics; the scores are sorted once.
 
     Args:
         id_scores: (n,) scores of ID samples, higher = more ID.
@@ -151,7 +151,7 @@ def metrics_of(curve: AcceptanceCurve) -> OodMetrics:
 def acceptance_curve(
     id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike, id_correct: npt.ArrayLike | None = None
 ) -> AcceptanceCurve:
-    """Sort the scores and count what each threshold accepts; O(n log n). Arguments and errors as `evaluate_scores`."""
+    """Count the samples that each threshold accepts; O(n log n). Arguments and errors are those of `evaluate_scores`."""
     id_values, ood_values = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
     id_sorted, ood_sorted = np.sort(id_values), np.sort(ood_values)
     both = np.concatenate([id_sorted, ood_sorted])
@@ -167,25 +167,27 @@ def acceptance_curve(
 
 
 def area_under_roc(curve: AcceptanceCurve) -> float:
-    """Return the AUROC: the probability that a random ID sample scores above a random OOD sample, ties counting half.
+    """Return the AUROC: the probability that a random ID sample scores above a random OOD sample; a tie counts one half.
 
-    Equals scikit-learn's `roc_auc_score`. The area is an integer number of half pairs, so only the last division rounds.
+    It equals scikit-learn's `roc_auc_score`. The area is an integer number of half pairs, so only the final division
+    rounds.
     """
     return _area(curve.accepted_ood, curve.accepted_id) / (curve.n_id * curve.n_ood)
 
 
 def average_precision(curve: AcceptanceCurve) -> float:
-    """Return sum_j (recall_j - recall_{j-1}) * precision_j with the accepted class of the curve positive.
+    """Return the average precision sum_j (recall_j - recall_{j-1}) * precision_j.
 
-    Equals scikit-learn's `average_precision_score`.
+    The class that the curve accepts is positive. The result equals scikit-learn's `average_precision_score`.
     """
     return float(np.dot(np.diff(curve.accepted_id), curve.precision[1:])) / curve.n_id
 
 
 def trapezoid_aupr(curve: AcceptanceCurve) -> float:
-    """Return the area under the precision-recall curve by trapezoids from (0, 1), the accepted class positive.
+    """Return the area under the precision-recall curve by trapezoids from (0, 1).
 
-    What OpenOOD and pytorch-ood call AUPR. It differs from average precision by little, but by more than rounding.
+    The class that the curve accepts is positive. OpenOOD and pytorch-ood call this AUPR. It differs from average precision
+    a little, but by more than rounding.
     """
     return float(np.dot(np.diff(curve.recall), curve.precision[1:] + curve.precision[:-1])) / 2
 
@@ -193,8 +195,8 @@ def trapezoid_aupr(curve: AcceptanceCurve) -> float:
 def fpr_at_recall(curve: AcceptanceCurve, recall: float) -> float:
     """Return the share of false acceptances at the highest threshold that accepts at least `recall` of the positives.
 
-    On a curve as it is the convention of MCM, LoCoOp and NegPrompt ("ID positive"), mirrored that of OpenOOD and
-    pytorch-ood ("OOD positive").
+    MCM, LoCoOp and NegPrompt compute it on the curve itself ("ID positive"), OpenOOD and pytorch-ood on the mirrored curve
+    ("OOD positive").
 
     Raises:
         ValueError: `recall` is not in (0, 1].
@@ -214,12 +216,12 @@ def lowest_detection_error(curve: AcceptanceCurve) -> float:
 
 
 def area_under_oscr(curve: AcceptanceCurve) -> float | None:
-    """Return the open-set classification rate: the area under correct classification over false acceptance, or None.
+    """Return the open-set classification rate (OSCR), or None if it is unknown which samples were classified correctly.
 
-    Dhamija et al., "Reducing network agnostophobia", NeurIPS 2018: as the threshold falls, CCR is the share of all ID
-    samples that are accepted and classified correctly, FPR the share of OOD samples accepted. The area is taken by
-    trapezoids, so ID and OOD samples that tie count half, as for AUROC. At most the accuracy, which perfect detection
-    reaches. None where the curve does not know what was classified correctly.
+    Dhamija et al., "Reducing network agnostophobia", NeurIPS 2018: the area under CCR over FPR. At each threshold, CCR is
+    the share of all ID samples that are accepted and classified correctly, and FPR is the share of OOD samples that are
+    accepted. The area is computed by trapezoids, so ties of ID and OOD samples count one half, as for AUROC. OSCR is at
+    most the accuracy; perfect detection reaches it.
     """
     if curve.accepted_correct is None:
         return None
@@ -227,17 +229,17 @@ def area_under_oscr(curve: AcceptanceCurve) -> float | None:
 
 
 def area_under_threshold_curves(curve: AcceptanceCurve) -> float | None:
-    """Return the AUTC, lower is better, or None where all scores are equal; it depends on the scores' spacing.
+    """Return the AUTC, lower is better, or None if all scores are equal. It depends on the distances between scores.
 
     Humblot-Renaux et al., "Beyond AUROC & co. for evaluating out-of-distribution detection performance", CVPR Workshops
-    2023: the mean of the areas under "OOD accepted" and "ID rejected" over thresholds in [0, 1], which are plain means of
-    the scores. Scores are scaled to [0, 1] by the lowest and highest of all samples first, which the paper leaves open
-    and pytorch-ood does alike.
+    2023: the mean of the areas under "OOD accepted" and "ID rejected" over thresholds in [0, 1]. Both areas are means of
+    scores. The scores are first scaled so that the lowest of all samples is 0 and the highest is 1. The paper does not
+    define the scaling; pytorch-ood uses the same.
 
     Raises:
-        ValueError: the scores are farther apart than float64 can represent.
+        ValueError: the difference of the highest and lowest score exceeds float64.
     """
-    # A resampled curve may hold no sample at its outermost thresholds.
+    # A resampled curve may have no sample at its outermost thresholds.
     present = np.flatnonzero(np.diff(curve.accepted_id) + np.diff(curve.accepted_ood))
     high, low = float(curve.thresholds[present[0]]), float(curve.thresholds[present[-1]])
     if high == low:
@@ -251,12 +253,16 @@ def area_under_threshold_curves(curve: AcceptanceCurve) -> float | None:
 
 
 def checked_scores(scores: npt.ArrayLike, which: str) -> FloatArray:
-    """Return the scores as float64, or raise ValueError saying which (`ID`, `OOD`) scores are unusable and why."""
+    """Return the scores (n,) as float64.
+
+    Raises:
+        ValueError: scores are empty, not one-dimensional, NaN or infinite; the message names `which` (ID or OOD).
+    """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"{which} scores must be one-dimensional, got shape {values.shape}")
     if values.size == 0:
-        raise ValueError(f"there are no {which} scores: the metrics need both ID and OOD samples")
+        raise ValueError(f"there are no {which} scores; the metrics need both ID and OOD samples")
     if not np.isfinite(values).all():
         nans = int(np.isnan(values).sum())
         infinite = int(np.isinf(values).sum())
@@ -265,7 +271,11 @@ def checked_scores(scores: npt.ArrayLike, which: str) -> FloatArray:
 
 
 def checked_correct(id_correct: npt.ArrayLike, n_id: int) -> BoolArray:
-    """Return `id_correct` as booleans, or raise ValueError if it is not one truth value (or 0/1) per ID sample."""
+    """Return `id_correct` as booleans (n_id,).
+
+    Raises:
+        ValueError: it does not have one entry per ID sample, or an entry is not boolean, 0 or 1.
+    """
     values = np.asarray(id_correct)
     if values.shape != (n_id,):
         raise ValueError(f"id_correct must have one entry per ID score, {(n_id,)}, got shape {values.shape}")
@@ -275,11 +285,11 @@ def checked_correct(id_correct: npt.ArrayLike, n_id: int) -> BoolArray:
 
 
 def _accepted(ascending_scores: FloatArray, ascending_thresholds: FloatArray) -> IntArray:
-    """Return (m + 1,): 0, then how many scores are >= each threshold, from the highest threshold down."""
+    """Return (m + 1,): 0, then the number of scores >= each threshold, from the highest threshold to the lowest."""
     below = np.searchsorted(ascending_scores, ascending_thresholds, side="left")
     return np.concatenate([[0], len(ascending_scores) - below[::-1]]).astype(np.int64, copy=False)
 
 
 def _area(x: IntArray, y: IntArray) -> float:
-    """Return the area under the line through the integer points (x, y), x rising, in exact integer arithmetic."""
+    """Return the area under the line through the integer points (x, y) with rising x."""
     return int(np.dot(np.diff(x), y[1:] + y[:-1])) / 2

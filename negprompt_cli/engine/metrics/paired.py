@@ -1,15 +1,15 @@
-"""Paired comparison of detectors that judged the same images: is one better, or was it the choice of images?
+"""Paired comparison of detectors on the same images: is the difference larger than the choice of images explains?
 
-AUROC: the method of DeLong, DeLong and Clarke-Pearson ("Comparing the areas under two or more correlated receiver operating
-characteristic curves", Biometrics 1988). An AUROC is a mean over pairs of an ID and an OOD image, so its variance follows
-from the share of OOD images below each ID image and the share of ID images above each OOD image. The difference of two means
-over several detectors (seeds) and several OOD sets is one more such mean: the same ID images meet every OOD set, and OOD
-sets are independent of each other.
+AUROC uses the method of DeLong, DeLong and Clarke-Pearson ("Comparing the areas under two or more correlated receiver
+operating characteristic curves", Biometrics 1988). An AUROC is a mean over pairs of an ID and an OOD image. Its variance
+follows from the share of OOD images below each ID image and the share of ID images above each OOD image. The difference
+of two means over detectors (seeds) and OOD sets is such a mean too: all OOD sets are paired with the same ID images, and
+OOD sets are independent of each other.
 
-FPR95: the paired percentile bootstrap, because a threshold that depends on the images has no such closed form. Every
+FPR95 uses the paired percentile bootstrap, because its threshold depends on the images and there is no closed form. Every
 detector is measured on the same resamples.
 
-The intervals speak of the sampling of test images alone. Leaves out: a correction for many comparisons.
+The intervals describe the sampling of test images only. There is no correction for multiple comparisons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ RECALL = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """The scores of one detector, higher = more ID: (n,) of the ID images, and (m_s,) of each of S OOD sets."""
+    """The scores of one detector, higher = more ID: (n,) of the ID images, and (m_s,) of each OOD set s of S."""
 
     id_scores: FloatArray
     ood_scores: tuple[FloatArray, ...]
@@ -34,13 +34,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean of a metric minus the baseline's, as fractions, with its interval.
+    """The difference between a detector's mean metric and the baseline's, as fractions, with its interval.
 
     Attributes:
         value: the difference on the samples themselves; above 0 the metric is higher than the baseline's.
         low: lower end of the interval.
         high: upper end of the interval.
-        p: two-sided p-value of no difference (DeLong's test); None for the bootstrap, and where all images agree.
+        p: two-sided p-value of DeLong's test of no difference; None for the bootstrap, and if the variance is zero but the
+            difference is not.
     """
 
     value: float
@@ -57,30 +58,30 @@ def paired_differences(
     n: int = 1000,
     level: float = 0.95,
 ) -> dict[str, list[dict[str, Difference]]]:
-    """Compare every detector with one of them.
+    """Compare every detector with the baseline.
 
     Args:
-        detectors: by name one or several judgements of the same images in the same order, such as those of several seeds,
-            whose metrics are averaged.
-        baseline: the name that the others are compared with.
-        generator: the source of randomness of the bootstrap.
+        detectors: for each name one or several judgements of the same images in the same order, such as one per seed.
+            Their metrics are averaged.
+        baseline: name of the detector that the others are compared with.
+        generator: source of randomness of the bootstrap.
         n: number of resamples, at least 1.
         level: confidence level in (0, 1).
 
     Returns:
-        For each other name S + 1 times the differences of `auroc`, `fpr95_id_positive` and `fpr95_ood_positive` from the
-        baseline's: on each OOD set, and at last of their means over the sets.
+        For each other name a list of S + 1 entries, one for each OOD set and a last one for the mean over the sets. Each
+        entry has the differences of `auroc`, `fpr95_id_positive` and `fpr95_ood_positive` from the baseline's.
 
     Raises:
-        ValueError: `n` or `level` out of range, scores that are NaN, infinite or missing, other numbers of images, or fewer
-            than two images in a set.
+        ValueError: `n` or `level` out of range; scores that are NaN, infinite or missing; different numbers of images; no
+            OOD set; or fewer than two images in a set.
     """
     if n < 1 or not 0 < level < 1:
         raise ValueError(f"need n >= 1 and level in (0, 1), got n={n} and level={level}")
     everyone = [one for judged in detectors.values() for one in judged]
     sizes = {(len(one.id_scores), *map(len, one.ood_scores)) for one in everyone}
     if len(sizes) != 1 or min(next(iter(sizes))) < 2 or len(next(iter(sizes))) < 2:
-        raise ValueError("all detectors must have judged the same images, two or more of ID and of each OOD set")
+        raise ValueError("all detectors must have judged the same images, at least two of ID and of each OOD set")
     for one in everyone:
         checked_scores(one.id_scores, "ID")
         for scores in one.ood_scores:
@@ -105,11 +106,11 @@ def paired_differences(
 
 
 def delong_difference(ones: Sequence[Judged], others: Sequence[Judged], *, level: float = 0.95) -> Difference:
-    """Mean AUROC of `ones` minus that of `others`, over detectors and OOD sets, with DeLong's interval and test.
+    """Return the mean AUROC of `ones` minus that of `others`, over detectors and OOD sets, with DeLong's interval and test.
 
     Args:
         ones: judgements of the same images in the same order.
-        others: the same of the same images.
+        others: judgements of the same images in that order, to compare with.
         level: confidence level in (0, 1).
     """
     first = ones[0]
@@ -123,10 +124,10 @@ def delong_difference(ones: Sequence[Judged], others: Sequence[Judged], *, level
             of_ood[s] += weight / len(of_ood) * below
     value = float(of_id.mean())
     variance = of_id.var(ddof=1) / len(of_id) + sum(part.var(ddof=1) / len(part) for part in of_ood)
-    # Equal detectors leave rounding errors alone.
+    # The variance of equal detectors is rounding error only.
     error = float(np.sqrt(variance)) if variance > 1e-24 else 0.0
     margin = float(ndtri((1 + level) / 2)) * error
-    # Without any variance a test says nothing, unless there is no difference either.
+    # Without variance the test is undefined, unless the difference is zero too.
     certain = 1.0 if abs(value) < 1e-12 else None
     p = float(2 * ndtr(-abs(value) / error)) if error else certain
     return Difference(value, value - margin, value + margin, p)
@@ -137,7 +138,10 @@ def _on(judged: Judged, sets: Sequence[int]) -> Judged:
 
 
 def _placements(id_scores: FloatArray, ood_scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(n,) the share of OOD images below each ID image, (m,) the share of ID images above each OOD one; ties are halves."""
+    """Return (n,) the share of OOD images below each ID image and (m,) the share of ID images above each OOD image.
+
+    A tie counts one half.
+    """
 
     def below(scores: FloatArray, among: FloatArray) -> npt.NDArray[np.float64]:
         ordered = np.sort(among)
@@ -150,7 +154,7 @@ def _placements(id_scores: FloatArray, ood_scores: FloatArray) -> tuple[FloatArr
 def _fpr95_samples(
     detectors: Mapping[str, Sequence[Judged]], generator: np.random.Generator, n: int
 ) -> dict[str, dict[str, FloatArray]]:
-    """By convention and name (S, 1 + n) FPR95, means over detectors: of the images themselves, then of resamples."""
+    """Return (S, 1 + n) mean FPR95 by convention and name; column 0 is of the images themselves, the others of resamples."""
     first = next(iter(detectors.values()))[0]
     metrics = ("fpr95_id_positive", "fpr95_ood_positive")
     samples = {metric: {name: np.zeros((len(first.ood_scores), 1 + n)) for name in detectors} for metric in metrics}
@@ -174,7 +178,7 @@ def _draw(generator: np.random.Generator, size: int) -> npt.NDArray[np.int64]:
 
 
 def _accepting(scores: FloatArray) -> float:
-    """The highest threshold that accepts at least 95 % of the scores."""
+    """Return the highest threshold that accepts at least 95 % of the scores."""
     accepted = int(np.searchsorted(np.arange(len(scores) + 1) / len(scores), RECALL))
     place = len(scores) - accepted
     return float(np.partition(scores, place)[place])

@@ -1,6 +1,6 @@
-"""Several processes: their ranks, calls from rank 0 to the others, and prompts encoded by all of them.
+"""Work shared by several processes: their ranks, calls from rank 0 to the others, and prompt encoding by all of them.
 
-Belongs here: everything that knows of ranks.
+Belongs here: all code that depends on ranks.
 May import: `errors` and other rooms of `engine`; never `data`, `steps` or `cli`.
-Neighbours: `data/encoding/sharding` deals images out; `engine/prompt_learners` encodes on one process.
+Neighbours: `data/encoding/sharding` distributes images; `engine/prompt_learners` encodes in one process.
 """

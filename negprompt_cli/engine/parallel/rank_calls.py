@@ -1,12 +1,12 @@
-"""The processes of one job, and how calls and tensors pass between them (torch.distributed).
+"""Calls and tensors between the processes of one job (torch.distributed).
 
-Rank 0 runs the command as it would alone: it reads, decides, prints and writes. The other ranks wait for its calls, lend it
-their devices, and answer. So there is one loop, one set of files and one voice, whatever the number of processes, and a
-rank needs nothing but the images and the model to be where they are on the first machine. Calls and answers are JSON with
-tensors beside it (safetensors), over gloo; tensors that many ranks share go over NCCL where the devices are CUDA's. The sum
-of what the ranks made is taken in the order of ranks, so it does not depend on who came first.
+Rank 0 runs the command as it would without other processes: it reads, decides, prints and writes. The other ranks wait for
+its calls, compute on their devices, and answer. So only rank 0 runs the training loop and writes files and messages. The
+other ranks need only the images and the model, at the same paths as on the first machine. Calls and answers are JSON
+documents with tensors (safetensors), sent over gloo. Tensors that all ranks exchange go over NCCL if the devices are CUDA
+devices. Results are added in rank order, so the sum does not depend on timing.
 
-Leaves out: what is called for (see `sharded_prompts`, `steps.shared.rank_worker`), and starting the processes.
+`sharded_prompts` and `steps.shared.rank_worker` define the calls. torchrun starts the processes.
 """
 
 import json
@@ -29,22 +29,22 @@ from negprompt_cli.engine.parallel.ranks import Ranks
 from negprompt_cli.errors import NegPromptError, UsageError
 
 ASSEMBLY_TIME = timedelta(minutes=10)
-"""Longest that the processes of a job wait for each other at the start."""
+"""Longest time that the processes of a job wait for each other at the start."""
 ANSWER_TIME = timedelta(hours=1)
-"""Longest that one answer may take: fetching a model's weights, encoding a batch. A rank that dies is noticed at once."""
+"""Longest time for one answer, such as downloading weights or encoding a batch. A dead rank is noticed at once."""
 IDLE_TIME = timedelta(days=7)
-"""Longest that a rank waits for its next call: rank 0 may be reading a list that somebody is still writing."""
+"""Longest time that a rank waits for its next call: rank 0 may be reading a list that is still being written."""
 
 _DOCUMENT = "document"
 
 
 class LostRank(NegPromptError):
-    """Another process of the job is gone, or does not answer."""
+    """Another process of the job has ended or does not answer."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A JSON document, and tensors on the CPU by name."""
+    """A JSON document and named tensors on the CPU."""
 
     document: dict[str, Any]
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -52,22 +52,22 @@ class Message:
 
 @dataclass(frozen=True)
 class Shared:
-    """A thing that every rank of `team` has one of, known there by `number`."""
+    """An object of which every rank of `team` has a copy, registered there under `number`."""
 
     team: "Team"
     number: int
 
 
 class Team:
-    """The processes of this job; made by each of them at about the same time.
+    """The processes of this job. Every process creates its own `Team`, at about the same time.
 
-    `device` is where tensors are that `broadcast`, `scatter` and `gather` pass on; see `use`.
+    `device` is the device of the tensors that `broadcast`, `scatter` and `gather` exchange; see `use`.
 
     Args:
-        ranks: this process among them, several.
+        ranks: this process among those of the job, at least two.
 
     Raises:
-        LostRank: they do not all come within `ASSEMBLY_TIME`.
+        LostRank: not all processes connect within `ASSEMBLY_TIME`.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -76,7 +76,7 @@ class Team:
         self._dropped: list[int] = []
         self._settled = True
         self._broken = False
-        with self._noticing("the others, at the start"):
+        with self._noticing("the other processes at the start"):
             store, rank, size = next(rendezvous("env://", timeout=ASSEMBLY_TIME))
             dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=ANSWER_TIME)
             self._calls: Any = dist.new_group(backend="gloo", timeout=IDLE_TIME)
@@ -90,44 +90,48 @@ class Team:
 
     @property
     def backend(self) -> str:
-        """What tensors go over: gloo or nccl."""
+        """The backend that exchanges tensors: gloo or nccl."""
         return str(dist.get_backend(self._tensors))
 
     def use(self, device: torch.device) -> None:
-        """Pass tensors on from this device of this rank; every rank has to say it, with a device of the same kind."""
+        """Exchange tensors on this device from now on; every rank must call it, with a device of the same kind."""
         if device.type == "cuda" and self.device != device:
             torch.cuda.set_device(device)
-            with self._noticing("the others"):
+            with self._noticing("the other processes"):
                 self._tensors = dist.new_group(backend="nccl", timeout=ANSWER_TIME)
         self.device = device
 
-    # What rank 0 does.
+    # Methods for rank 0.
 
     def number(self) -> int:
-        """A new number for a thing that every rank has one of."""
+        """Return a new number for an object that every rank has."""
         self._numbers += 1
         return self._numbers
 
     def drop(self, number: int) -> None:
-        """Let the others forget a thing at the next call; safe at any moment, so that the garbage collector may say it."""
+        """Tell the other ranks, with the next call, to delete an object; safe to call from the garbage collector."""
         self._dropped.append(number)
 
     def call(
         self, name: str, document: dict[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Call all other ranks; unless the call is one without an answer, `answers` has to follow."""
+        """Send a call to all other ranks. Call `answers` next, unless the call has no answer.
+
+        Raises:
+            LostRank: a rank is gone.
+        """
         dropped, self._dropped = self._dropped, []
         data = _pack(Message({"call": name, "drop": dropped, **(document or {})}, dict(tensors or {})))
         self._settled = False
-        with self._noticing("the others"):
+        with self._noticing("the other processes"):
             dist.broadcast(torch.tensor([len(data)]), 0, group=self._calls)
             dist.broadcast(data, 0, group=self._calls)
 
     def answers(self) -> list[Message]:
-        """The answer of each other rank, in their order.
+        """Return the answer of each other rank, in rank order.
 
         Raises:
-            UsageError, NegPromptError, torch.OutOfMemoryError: what the first rank that failed, failed with.
+            UsageError, NegPromptError, torch.OutOfMemoryError: the error of the lowest rank that failed.
             LostRank: a rank is gone.
         """
         messages = [self.receive(rank) for rank in self.others]
@@ -137,29 +141,29 @@ class Team:
         return messages
 
     def settle(self) -> None:
-        """Say that every rank waits for a call again."""
+        """Record that every rank is waiting for a call again."""
         self._settled = True
 
     def catch_up(self) -> None:
-        """Take the answers of the others after a failure of one's own, which alone is to be told."""
+        """Receive and discard the answers of the other ranks after rank 0 itself failed; only its error is reported."""
         with suppress(NegPromptError, torch.OutOfMemoryError):
             self.answers()
 
     def dismiss(self) -> None:
-        """Send the other ranks home; without a word where they are not listening, since they notice that rank 0 is gone."""
+        """Tell the other ranks to exit. If they are not waiting for a call, they notice that rank 0 is gone instead."""
         try:
             self._signs.set("over", "yes")
             if self._settled and not self._broken:
                 self.call("leave")
                 dist.destroy_process_group()
         except (LostRank, RuntimeError):
-            # There is nobody left to tell.
+            # The other ranks are already gone.
             return
 
-    # What the other ranks do.
+    # Methods for the other ranks.
 
     def heard(self) -> Message:
-        """Wait for the next call of rank 0.
+        """Wait for the next call of rank 0 and return it.
 
         Raises:
             LostRank: rank 0 is gone.
@@ -173,26 +177,30 @@ class Team:
 
     @property
     def over(self) -> bool:
-        """Whether rank 0 has ended in its own way; if not, and it is gone, it has died."""
+        """Whether rank 0 has ended regularly. If it is gone and this is False, it has crashed."""
         try:
             return bool(self._signs.check(["over"]))
         except RuntimeError:
             return False
 
-    # What any rank does.
+    # Methods for all ranks.
 
     def send(self, message: Message, rank: int) -> None:
-        """Send a message, which `rank` has to be waiting for or to come to."""
+        """Send a message to `rank`, which must call `receive`.
+
+        Raises:
+            LostRank: that rank is gone.
+        """
         data = _pack(message)
         with self._noticing(f"rank {rank}"):
             dist.send(torch.tensor([len(data)]), rank)
             dist.send(data, rank)
 
     def receive(self, rank: int) -> Message:
-        """Wait for a message of `rank`.
+        """Wait for a message from `rank` and return it.
 
         Raises:
-            LostRank: it is gone.
+            LostRank: that rank is gone.
         """
         length = torch.zeros(1, dtype=torch.int64)
         with self._noticing(f"rank {rank}"):
@@ -202,50 +210,50 @@ class Team:
         return _unpack(data)
 
     def stop(self, number: int) -> None:
-        """Rank 0: put up the sign that a long piece of work is not wanted any more."""
-        with self._noticing("the others"):
+        """On rank 0: signal that the work with this number is to stop."""
+        with self._noticing("the other processes"):
             self._signs.set(f"stop/{number}", "yes")
 
     def stopped(self, number: int) -> bool:
-        """Whether that sign is up."""
+        """Whether rank 0 has signalled that the work with this number is to stop."""
         with self._noticing("rank 0"):
             return bool(self._signs.check([f"stop/{number}"]))
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Rank 0's tensor on every rank; the others give one of its shape to fill."""
-        with self._noticing("the others"):
+        """Copy rank 0's tensor to every rank; the other ranks pass a tensor of its shape, which is overwritten."""
+        with self._noticing("the other processes"):
             dist.broadcast(tensor, 0, group=self._tensors)
         return tensor
 
     def scatter(self, parts: list[Tensor] | None, shape: tuple[int, ...]) -> Tensor:
-        """One of rank 0's parts, all of one shape, for each rank."""
+        """Send each rank one of rank 0's parts, all of shape `shape`, and return this rank's part."""
         mine = torch.empty(shape, device=self.device)
-        with self._noticing("the others"):
+        with self._noticing("the other processes"):
             dist.scatter(mine, parts, 0, group=self._tensors)
         return mine
 
     def gather(self, part: Tensor) -> list[Tensor]:
-        """On rank 0 the parts of all ranks, in their order; elsewhere nothing. All parts are of one shape."""
+        """Return on rank 0 the parts of all ranks in rank order, elsewhere an empty list. All parts have the same shape."""
         parts = [torch.empty_like(part) for _ in range(self.ranks.size)] if self.ranks.rank == 0 else []
-        with self._noticing("the others"):
+        with self._noticing("the other processes"):
             dist.gather(part.contiguous(), parts or None, 0, group=self._tensors)
         return parts
 
     @contextmanager
     def _noticing(self, whom: str) -> Iterator[None]:
         if self._broken:
-            raise LostRank("The processes of the job do not understand each other any more. Run again.")
-        # Whatever ends an exchange half way, Ctrl-C too, leaves the ranks waiting for different things.
+            raise LostRank("An earlier failure interrupted the exchange between the processes. Run the command again.")
+        # If anything interrupts an exchange (Ctrl-C too), the ranks wait for different messages and cannot continue.
         self._broken = True
         try:
             yield
             self._broken = False
         except RuntimeError as error:
-            # gloo says where in its source it failed, then why, then more than anybody wants to know.
-            said = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines() or [type(error).__name__]
+            # gloo's message has a source location, the reason, and more details. Only the reason is useful.
+            lines = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines() or [type(error).__name__]
             raise LostRank(
-                f"Lost {whom} of the job's {self.ranks.size} processes ({said[0].split('. ')[0]}). If a process died, what "
-                "it said is above or in the log of its machine; mend that and run again."
+                f"Lost the connection to {whom} of the job's {self.ranks.size} processes ({lines[0].split('. ')[0]}). If a "
+                "process crashed, its error is above or in the log of its machine. Correct it and run the command again."
             ) from error
 
 
@@ -253,19 +261,23 @@ _current: Team | None = None
 
 
 def current_team() -> Team | None:
-    """The team this process belongs to, or None where it is alone."""
+    """Return the team of this process, or None if it is the only process."""
     return _current
 
 
 def assemble(ranks: Ranks) -> Team:
-    """Make the team of this process, once."""
+    """Create the team of this process; call it once.
+
+    Raises:
+        LostRank: not all processes connect within `ASSEMBLY_TIME`.
+    """
     global _current
     _current = Team(ranks)
     return _current
 
 
 def failure(error: Exception) -> Message:
-    """An error as an answer."""
+    """Turn an error into an answer for rank 0."""
     kind = (
         "memory" if isinstance(error, torch.OutOfMemoryError) else "usage" if isinstance(error, UsageError) else "run"
     )
@@ -273,7 +285,11 @@ def failure(error: Exception) -> Message:
 
 
 def raise_failure(message: Message, rank: int) -> None:
-    """Raise the error that an answer of `rank` reports, if it reports one."""
+    """Raise the error that an answer of `rank` reports, if there is one.
+
+    Raises:
+        UsageError, NegPromptError, torch.OutOfMemoryError: the error of that rank.
+    """
     kind = message.document.get("failure")
     if kind is None:
         return
@@ -284,7 +300,7 @@ def raise_failure(message: Message, rank: int) -> None:
 
 
 def _pack(message: Message) -> Tensor:
-    """A message as (n,) uint8."""
+    """Serialise a message as (n,) uint8."""
     text = torch.frombuffer(bytearray(json.dumps(message.document).encode("ascii")), dtype=torch.uint8)
     tensors = {f"tensor/{name}": tensor.cpu().contiguous() for name, tensor in message.tensors.items()}
     return torch.frombuffer(bytearray(save({_DOCUMENT: text, **tensors})), dtype=torch.uint8)

@@ -1,7 +1,7 @@
-"""Which process of a job this one is, as torchrun says in the environment, and which cores there are.
+"""The rank of this process, read from torchrun's environment variables, and the number of usable cores.
 
-Only torchrun's own processes count: cluster software sets RANK and WORLD_SIZE for reasons of its own. Importing this
-needs no torch. Leaves out: how the processes talk (see `rank_calls`).
+The variables RANK and WORLD_SIZE are used only if torchrun set them, because cluster software sets them for other purposes.
+Importing this module needs no torch. `rank_calls` has the communication between processes.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""The variable that torchrun, and nothing else, sets for the processes it starts."""
+"""A variable that only torchrun sets, for the processes it starts."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Ranks:
 
     @property
     def several(self) -> bool:
-        """Whether there are other processes at all."""
+        """Whether the job has more than one process."""
         return self.size > 1
 
 
 ALONE = Ranks()
-"""The only process of its job."""
+"""A process that is the only one of its job."""
 
 
 def ranks_from_environment(variables: Mapping[str, str] = os.environ) -> Ranks:
-    """This process as torchrun describes it, or `ALONE` where torchrun did not start it."""
+    """Return this process's ranks as set by torchrun, or `ALONE` if torchrun did not start it."""
     if TORCHRUN not in variables:
         return ALONE
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -43,5 +43,5 @@ def ranks_from_environment(variables: Mapping[str, str] = os.environ) -> Ranks:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, at least 1."""
+    """Return the number of cores that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

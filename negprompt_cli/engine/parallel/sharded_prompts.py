@@ -1,14 +1,15 @@
-"""A prompt encoder whose classes are shared out among the processes of a job.
+"""A prompt encoder that distributes classes among the processes of a job.
 
-Each rank encodes its own classes with the contexts rank 0 sends, keeps their graph, and sends the features; in the backward
-pass it gets their gradients and sends the gradients of the contexts, which rank 0 adds up. Activations are thereby spread
-over all devices: 21,000 classes take on eight of them what 2,600 take on one.
+In the forward pass each rank receives the contexts from rank 0, encodes its classes, keeps the autograd graph, and returns
+the features. In the backward pass it receives the gradients of the features and returns the gradients of the contexts,
+which rank 0 adds. So activations are spread over all devices: with eight devices, 21,000 classes take as much memory on
+each as 2,600 classes take on a single one.
 
-What is dealt out are the chunks that one process would encode, and their gradients are added in the order in which
-autograd adds them there. Where devices compute alike, the result is therefore that of one process, bit for bit. Classes of
-a single chunk are rank 0's own work: sending them about would take longer than encoding them.
+The ranks share the same chunks of classes that one process would encode, and rank 0 adds gradients in the order in which
+autograd would add them. If all devices compute alike, the result is therefore bit for bit that of one process. If all
+classes fit one chunk, rank 0 encodes them alone, because sending them would take longer than encoding them.
 
-Leaves out: the loss and the step, which rank 0 takes alone.
+Rank 0 alone computes the loss and the optimiser's step.
 """
 
 import copy
@@ -27,17 +28,16 @@ from negprompt_cli.engine.prompt_learners.tokens import PromptTokens
 
 
 class ShardedPromptEncoder:
-    """Rank 0's encoder of prompts of K classes on all ranks, used like a `PromptEncoder`.
+    """Rank 0's encoder of K prompts on all ranks, used like a `PromptEncoder`.
 
-    Classes are shared out at the first pass that learns. What is encoded before that, for a score or an anchor, is rank 0's
-    own work.
+    Classes are distributed at the first pass with gradients. Rank 0 alone encodes what comes before, such as anchors.
 
     Args:
-        model: the model that every rank has.
+        model: the model, shared by every rank.
         tokens: the K prompts.
-        make: makes a plain encoder on this rank, of (tokens, budget=, notice=).
+        make: function (tokens, budget=, notice=) that makes an encoder on this rank.
         budget: bytes the activations of one call may take on each rank.
-        notice: called with one line when a rank had to make its chunks smaller.
+        notice: called with one line when a rank ran out of memory and made its chunks smaller.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ShardedPromptEncoder:
         return self._alone.tokens
 
     def subset(self, classes: Sequence[int]) -> "ShardedPromptEncoder":
-        """An encoder of n of the K classes, in the order given, shared out anew."""
+        """Return an encoder of n of the K classes, in the given order; they are distributed anew."""
         part = copy.copy(self)
         part._alone = self._alone.subset(classes)
         part._classes = [self._classes[c] for c in classes]
@@ -69,7 +69,7 @@ class ShardedPromptEncoder:
         return part
 
     def __call__(self, contexts: Tensor) -> Tensor:
-        """Encode all classes with C contexts, as `PromptEncoder` does.
+        """Encode all classes with C contexts: (C, M, D) or (C, K, M, D) to (C, K, F), as `PromptEncoder` does.
 
         Raises:
             LostRank: another process is gone.
@@ -99,7 +99,7 @@ class ShardedPromptEncoder:
 
 
 class _Whole:
-    """All classes, whose encoder each rank makes at the first call and of which it then takes what it is dealt."""
+    """The encoder of all classes on every rank. It is made at the first call; each rank then uses a subset of it."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class _Whole:
         self._everywhere: tuple[int, PromptShard] | None = None
 
     def share_out(self, classes: Sequence[int], chunks: Sequence[Sequence[int]]) -> "_Parts":
-        """Deal out some of the classes, of which `chunks` says what is encoded together."""
+        """Distribute some of the classes; `chunks` lists, by index into `classes`, the classes encoded together."""
         team = self._model.team
         number, whole = self._made()
         shards = deal(chunks, team.ranks.size)
@@ -124,7 +124,7 @@ class _Whole:
         return _Parts(part, own, shards, self._notice)
 
     def _made(self) -> tuple[int, "PromptShard"]:
-        """The number under which every rank has an encoder of all classes, and rank 0's."""
+        """Return the number of the encoder of all classes on every rank, and rank 0's own encoder."""
         if self._everywhere is None:
             team = self._model.team
             number = team.number()
@@ -138,12 +138,12 @@ class _Whole:
 
 
 class _Parts:
-    """The classes of all ranks: what rank 0 calls for, and its own part.
+    """The distributed classes, as rank 0 uses them: calls to the other ranks, and its own shard.
 
     Args:
         shared: the team, and the number of each rank's `PromptShard`.
-        own: rank 0's.
-        shards: the classes of each rank, by index.
+        own: rank 0's shard.
+        shards: the indices of each rank's classes.
         notice: see `ShardedPromptEncoder`.
     """
 
@@ -158,15 +158,19 @@ class _Parts:
         weakref.finalize(self, shared.team.drop, shared.number).atexit = False
 
     def shrink(self) -> None:
-        """Halve the budget of every rank that can; torch.OutOfMemoryError where none can."""
+        """Halve the budget of every rank that can.
+
+        Raises:
+            torch.OutOfMemoryError: no rank can.
+        """
         self._team.call("prompts.shrink", {"number": self._number})
         shrunk = self._own.shrink()
         answers = self._team.answers()
         if not shrunk and not any(answer.document["shrunk"] for answer in answers):
-            raise torch.OutOfMemoryError("not even one class's prompts fit the devices")
+            raise torch.OutOfMemoryError("the prompts of a single class do not fit into the devices' memory")
 
     def forward(self, contexts: Tensor, *, learning: bool) -> Tensor:
-        """Features (C, K, F) of all ranks; `learning` keeps the graph for `backward`."""
+        """Return the features (C, K, F) of all ranks; `learning` keeps the autograd graph for `backward`."""
         self.passes += 1
         shape = self._part_shape(contexts)
         self._team.call("prompts.forward", {"number": self._number, "learning": learning, "shape": list(shape)})
@@ -178,7 +182,7 @@ class _Parts:
         return self._in_class_order(self._collect((len(contexts), self._most, self._width)))
 
     def backward(self, gradient: Tensor, contexts: Tensor) -> Tensor:
-        """The gradient of the contexts for that of the features (C, K, F) of the last forward pass."""
+        """Return the gradient of the contexts, given that of the features (C, K, F) of the last forward pass."""
         shape = (len(gradient), self._most, gradient.shape[-1])
         self._team.call("prompts.backward", {"number": self._number, "shape": list(shape)})
         mine = self._team.scatter([_padded(gradient[:, shard], shape) for shard in self._shards], shape)
@@ -186,7 +190,7 @@ class _Parts:
         if contexts.dim() == 4:
             return self._in_class_order(self._collect(self._part_shape(contexts)))
         parts = self._collect((len(contexts), max(self._chunks), *contexts.shape[1:]))
-        # As `deal` went about it, from the last chunk to the first: in this order autograd goes back through them.
+        # The reverse of the order of `deal`: autograd adds gradients from the last chunk to the first.
         dealt = sorted((place, rank) for rank, count in enumerate(self._chunks) for place in range(count))
         total = torch.zeros_like(contexts)
         for place, rank in reversed(dealt):
@@ -194,7 +198,7 @@ class _Parts:
         return total
 
     def _together(self, own: Callable[[], None]) -> None:
-        """Do this rank's part while the others do theirs; their answers are taken whatever comes of it."""
+        """Run this rank's part while the others run theirs; their answers are received even if this rank fails."""
         try:
             own()
         except BaseException:
@@ -209,27 +213,27 @@ class _Parts:
                     self._notice(f"rank {rank}: {line}")
 
     def _collect(self, shape: tuple[int, ...]) -> list[Tensor]:
-        """What each rank's last pass made, padded to `shape`."""
+        """Return the result of each rank's last pass, padded to `shape`."""
         self._team.call("prompts.collect", {"number": self._number, "shape": list(shape)})
         parts = self._team.gather(_padded(self._own.made, shape))
         self._team.settle()
         return parts
 
     def _in_class_order(self, parts: list[Tensor]) -> Tensor:
-        """Put padded parts (C, n or more, ...) of all ranks together, their classes in their own order."""
+        """Join the padded parts (C, n or more, ...) of all ranks in the original order of classes."""
         whole = torch.cat([part[:, : len(shard)] for part, shard in zip(parts, self._shards, strict=True)], dim=1)
         places = torch.tensor([c for shard in self._shards for c in shard], device=whole.device)
         return whole.index_select(1, torch.argsort(places))
 
     def _part_shape(self, contexts: Tensor) -> tuple[int, ...]:
-        """The shape of what a rank gets of `contexts`: all of it, or the contexts of its own classes, padded."""
+        """Return the shape of a rank's part of `contexts`: all of it, or the contexts of its classes, padded."""
         if contexts.dim() == 3:
             return tuple(contexts.shape)
         return (len(contexts), self._most, *contexts.shape[2:])
 
 
 class _Everywhere(torch.autograd.Function):
-    """Autograd's view of all ranks: one step from contexts to features."""
+    """The autograd function from contexts to features, computed by all ranks."""
 
     @staticmethod
     def forward(ctx: Any, contexts: Tensor, parts: _Parts) -> Tensor:
@@ -241,20 +245,21 @@ class _Everywhere(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.number != ctx.parts.passes:
-            raise RuntimeError("the backward pass has to come before the next forward pass")
+            raise RuntimeError("the backward pass must come before the next forward pass")
         (contexts,) = ctx.saved_tensors
         return ctx.parts.backward(gradient, contexts), None
 
 
 class PromptShard:
-    """One rank's classes: features forward, gradients backward; the graph of the last pass is kept.
+    """One rank's n classes: computes their features and the gradients, and keeps the autograd graph of the last pass.
 
-    `made` is what the last pass made: features (C, n, F), or gradients of the contexts: (C, chunks, M, D), one for each of
-    the chunks, or of contexts per class (C, n, M, D). `width` is F, 0 before the first pass and where there are no classes.
+    `made` is the result of the last pass: features (C, n, F), or gradients of the contexts. These are (C, chunks, M, D) for
+    shared contexts, one for each chunk, and (C, n, M, D) for class-specific contexts. `width` is F; it is 0 before the
+    first pass and without classes.
 
     Args:
-        encoder: of this rank's n classes; None where n is 0.
-        notes: where the encoder's notices go.
+        encoder: the encoder of this rank's n classes; None if n is 0.
+        notes: list that collects the encoder's notices.
     """
 
     def __init__(self, encoder: PromptEncoder | None, notes: list[str]) -> None:
@@ -266,11 +271,11 @@ class PromptShard:
 
     @property
     def chunks(self) -> int:
-        """In how many chunks the last pass that learns encoded the classes."""
+        """The number of chunks in the last pass with gradients."""
         return len(self._leaves)
 
     def forward(self, contexts: Tensor, *, learning: bool) -> None:
-        """Make features (C, n, F) of this rank's classes for (C, M, D), or (C, n, M, D) with n or more."""
+        """Compute features (C, n, F) of this rank's classes from contexts (C, M, D) or padded (C, n or more, M, D)."""
         self._leaves, self._features = [], None
         if self._encoder is None:
             self.made = contexts.new_zeros(len(contexts), 0, 0)
@@ -287,18 +292,22 @@ class PromptShard:
         self.width = features.shape[-1]
 
     def backward(self, gradient: Tensor) -> None:
-        """Make the gradients of the contexts for that of the features (C, n, F), with n or more; uses the graph up."""
+        """Compute the gradients of the contexts from that of the features (C, n or more, F); frees the graph.
+
+        Raises:
+            RuntimeError: there was no forward pass.
+        """
         if self._encoder is None:
             return
         features, self._features = self._features, None
         if features is None:
-            raise RuntimeError("no forward pass to go back through")
+            raise RuntimeError("there was no forward pass before this backward pass")
         gradients = torch.autograd.grad(features, self._leaves, gradient[:, : features.shape[1]])
-        # With contexts per class, each class's gradient is in that of its own chunk and zero in the others.
+        # With class-specific contexts, the gradient of a class is nonzero only in that of its own chunk.
         self.made = reduce(torch.add, gradients) if gradients[0].dim() == 4 else torch.stack(gradients, dim=1)
 
     def shrink(self) -> bool:
-        """Halve the budget, and forget the graph; False where it cannot be halved."""
+        """Halve the budget and free the graph; return False if the budget cannot be halved."""
         self._leaves, self._features = [], None
         try:
             if self._encoder is not None:
@@ -308,32 +317,35 @@ class PromptShard:
         return self._encoder is not None
 
     def subset(self, classes: Sequence[int]) -> "PromptShard":
-        """A shard of some of this rank's classes; its notices are this one's."""
+        """Return a shard of some of this rank's classes; both collect notices in the same list."""
         return PromptShard(self._encoder.subset(classes) if self._encoder and classes else None, self._notes)
 
     def take_notes(self) -> list[str]:
-        """The encoder's notices since the last time."""
+        """Return the encoder's notices since the last call."""
         notes = list(self._notes)
         self._notes.clear()
         return notes
 
 
 def deal(chunks: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
-    """Share chunks out in turn, at most one more or less for each rank.
+    """Distribute chunks among ranks in turn, so that their numbers differ by at most one.
 
     Returns:
-        The classes of each rank in ascending order, in which a `PromptEncoder` makes the same chunks of them again.
+        The classes of each rank in ascending order; a `PromptEncoder` splits them into the same chunks again.
     """
     return [sorted(c for chunk in chunks[rank::ranks] for c in chunk) for rank in range(ranks)]
 
 
 def answer_prompts(team: Team, call: Message, things: dict[int, Any]) -> Message | None:
-    """What a rank other than 0 does at a call about prompts; `prompts.collect` has no answer.
+    """Execute a call about prompts on a rank other than 0.
 
     Args:
         team: the team.
-        call: the call, named 'prompts.' and what to do.
-        things: this rank's things by number: models with a method `encoder_of`, and `PromptShard`s.
+        call: the call; its name is 'prompts.' plus the action.
+        things: this rank's objects by number: models with a method `encoder_of`, and `PromptShard`s.
+
+    Returns:
+        The answer; None for `prompts.collect`, which has none.
 
     Raises:
         torch.OutOfMemoryError: the device cannot hold one class's prompts.
@@ -371,7 +383,7 @@ def _tokens(document: dict[str, Any]) -> PromptTokens:
 
 
 def _padded(part: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`part` with zeros behind its second dimension: collectives want equal shapes."""
+    """Return `part` padded with zeros at the end of its second dimension, because collectives need equal shapes."""
     if tuple(part.shape) == shape:
         return part.contiguous()
     whole = part.new_zeros(shape)

@@ -1,4 +1,4 @@
-"""A frozen CLIP that every process of a job has: all of them encode its prompts."""
+"""A frozen CLIP that every process of a job has loaded, so that all of them encode prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -12,13 +12,13 @@ from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 
 @dataclass(frozen=True)
 class SharedClip(Clip):
-    """Rank 0's CLIP, used like any other; `shared` is the same model on the other ranks."""
+    """Rank 0's CLIP, used like any other `Clip`; `shared` is the same model on the other ranks."""
 
     shared: Shared
 
     @classmethod
     def of(cls, clip: Clip, shared: Shared) -> "SharedClip":
-        """The model of rank 0 together with that of the others."""
+        """Combine rank 0's model with the same model on the other ranks."""
         return cls(**{f.name: getattr(clip, f.name) for f in fields(Clip)}, shared=shared)
 
     def prompt_encoder(
@@ -30,6 +30,6 @@ class SharedClip(Clip):
         template: str = "{}.",
         notice: Callable[[str], None] | None = None,
     ) -> Encoder:
-        """The encoder that `Clip.prompt_encoder` makes, its classes shared out among the ranks."""
+        """Make an encoder like that of `Clip.prompt_encoder`, with its classes distributed among the ranks."""
         tokens = tokenize_prompts(names, self.tokenizer, self.plan, context=context, template=template)
         return ShardedPromptEncoder(self.shared, tokens, self.encoder_of, budget=budget, notice=notice)

@@ -1,7 +1,7 @@
 """Prompt learners: context vectors, their encoding with class names, and their training.
 
-Belongs here: what turns contexts (C, M, D) and class names into prompt features (C, K, F), with gradients, and the loop
-that learns the contexts.
+Belongs here: the code that maps contexts (C, M, D) and class names to prompt features (C, K, F) with gradients, and the
+training loop.
 May import: `errors` and other rooms of `engine`; never `data`, `steps` or `cli`.
-Neighbours: `engine/losses` says what is minimised; `engine/clip` holds the model.
+Neighbours: `engine/losses` has the objectives; `engine/clip` has the model.
 """

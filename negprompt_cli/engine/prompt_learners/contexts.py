@@ -1,35 +1,35 @@
-"""Where context vectors start.
+"""Initial values of context vectors.
 
-Positive contexts start from words or at random (CoOp, Zhou et al., IJCV 2022: N(0, 0.02^2)); negative contexts start as
-copies of the positive one plus noise, far enough apart that diversity has something to act on: copies 1e-5 apart, as in
-the official code, stay identical to the end. Leaves out: contexts behind the class name.
+Positive contexts start from words or at random (CoOp, Zhou et al., IJCV 2022: N(0, 0.02^2)). Negative contexts start as
+copies of the positive one plus noise. The noise must be large enough for the diversity term to separate them: the
+official code's copies, which differ by 1e-5, remain identical. The context is always before the class name.
 """
 
 import torch
 from torch import Tensor
 
 RANDOM_STD = 0.02
-"""Standard deviation of a random context, CoOp's value and that of CLIP's own token embeddings."""
+"""Standard deviation of a random context. CoOp uses this value, and CLIP's token embeddings have it too."""
 
 
 def random_context(length: int, width: int, *, generator: torch.Generator) -> Tensor:
-    """Draw M = `length` vectors of `width` from N(0, 0.02^2): (M, D)."""
+    """Draw M = `length` vectors of size D = `width` from N(0, 0.02^2): (M, D)."""
     return torch.randn(length, width, generator=generator) * RANDOM_STD
 
 
 def positive_context(start: Tensor, *, classes: int | None = None) -> Tensor:
-    """Shape a start (M, D) as the one context set of stage 1: (1, M, D), or (1, K, M, D) when class-specific."""
+    """Shape an initial context (M, D) for stage 1: (1, M, D), or (1, K, M, D) with K = `classes` copies."""
     context = start[None] if classes is None else start.expand(1, classes, *start.shape)
     return context.clone()
 
 
 def negative_contexts(positive: Tensor, count: int, *, noise: float, generator: torch.Generator) -> Tensor:
-    """Make p = `count` negative contexts around a positive one.
+    """Make p = `count` negative contexts: copies of a positive one plus noise.
 
     Args:
         positive: (1, M, D) or (1, K, M, D).
         count: negatives per class.
-        noise: standard deviation of the Gaussian noise added, in the units of token embeddings.
+        noise: standard deviation of the added Gaussian noise, in the units of token embeddings.
         generator: a CPU generator.
 
     Returns:

@@ -1,15 +1,12 @@
-"""L-BFGS: one step down a smooth function, of which value and gradient are computed together.
+"""L-BFGS: single minimisation steps on a smooth function.
 
-The direction is the gradient times an estimate of the inverse Hessian from the last steps (Nocedal, Updating Quasi-Newton
-Matrices with Limited Storage, 1980). The length is found by bisection until the weak Wolfe conditions hold (Lewis and
-Overton, Nonsmooth Optimization via Quasi-Newton Methods, 2013): a step always lowers the value, and a value that is not
-finite counts as too long a step. Nothing here has a rate: only the length tried first has a unit, and only where no step was
-taken yet.
+The direction is the negative gradient times an estimate of the inverse Hessian from the last steps (Nocedal, Updating
+Quasi-Newton Matrices with Limited Storage, 1980). Bisection finds a step length that fulfils the weak Wolfe conditions
+(Lewis and Overton, Nonsmooth Optimization via Quasi-Newton Methods, 2013). A step always lowers the value; if a value is
+not finite, the step was too long. There is no learning rate. Only the very first step needs an initial length, `unit`.
 
-`torch.optim.LBFGS` evaluates the point it starts from again at each call and keeps its state to itself. Here a step is a
-function of what it is given, so a checkpoint is three tensors.
-
-Leaves out: when to stop.
+`torch.optim.LBFGS` evaluates the start point again at each call and hides its state. Here a step is a pure function, so a
+checkpoint needs only three tensors. The caller decides when to stop.
 """
 
 import math
@@ -20,9 +17,9 @@ import torch
 from torch import Tensor
 
 MEMORY = 10
-"""Steps that the estimate remembers."""
+"""Number of past steps that the estimate uses."""
 TRIALS = 20
-"""Most lengths tried in one direction."""
+"""Largest number of step lengths tried in one direction."""
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
 """Constants of the Wolfe conditions, the usual ones (Nocedal and Wright, Numerical Optimization, 2006, section 3.1)."""
@@ -30,7 +27,7 @@ CURVATURE = 0.9
 
 @dataclass(frozen=True)
 class Point:
-    """A place with the function's value there, and its gradient of the same shape."""
+    """A point `place` of any shape, the function's value there, and its gradient of the same shape."""
 
     place: Tensor
     value: float
@@ -43,29 +40,29 @@ class Point:
 
 @dataclass(frozen=True)
 class Memory:
-    """The last steps (h, *shape) and the changes of the gradient (h, *shape) they brought, oldest first."""
+    """The last steps (h, *shape) and the changes of the gradient (h, *shape) over them, oldest first."""
 
     steps: Tensor
     changes: Tensor
 
     @classmethod
     def empty(cls, like: Tensor) -> "Memory":
-        """A memory of no steps of places shaped as `like`."""
+        """Return a memory without steps, for points of the shape of `like`."""
         return cls(like.new_zeros(0, *like.shape), like.new_zeros(0, *like.shape))
 
     def with_step(self, before: Point, after: Point) -> "Memory":
-        """This memory and one more step, unless that says nothing of the curvature."""
+        """Return this memory with one more step; a step without positive curvature is not added."""
         step, change = after.place - before.place, after.gradient - before.gradient
         if not float((step * change).sum()) > 1e-10 * float(step.norm() * change.norm()):
             return self
         return Memory(*(torch.cat([a, b[None]])[-MEMORY:] for a, b in ((self.steps, step), (self.changes, change))))
 
     def direction(self, gradient: Tensor, unit: float) -> Tensor:
-        """Where to go: downhill, over ridges and along valleys alike.
+        """Return the search direction, of the gradient's shape.
 
         Args:
-            gradient: at the place to go from.
-            unit: root mean square of a first step's elements.
+            gradient: the gradient at the current point.
+            unit: root mean square of the elements of the first step.
         """
         down = -gradient
         if not len(self.steps):
@@ -88,14 +85,14 @@ def descend(start: Point, memory: Memory, evaluate: Callable[[Tensor], Point], *
     """Take one step.
 
     Args:
-        start: where to go from; finite.
-        memory: of the steps that led there.
-        evaluate: makes a place a point.
-        unit: root mean square of a first step's elements.
+        start: the current point, with finite value and gradient.
+        memory: the steps that led to it.
+        evaluate: function that computes value and gradient at a place.
+        unit: root mean square of the elements of the first step.
 
     Returns:
-        A point with a lower value, and the memory with this step; or `start` itself where no lower value was found even
-        straight downhill, which in floating point is a minimum.
+        A point with a lower value, and the memory with this step. If even the direction of steepest descent has no lower
+        value, `start` itself; in floating point this is a minimum.
     """
     for remembered in (memory, Memory.empty(start.place)) if len(memory.steps) else (memory,):
         if float(start.gradient.norm()) == 0:
@@ -107,7 +104,7 @@ def descend(start: Point, memory: Memory, evaluate: Callable[[Tensor], Point], *
 
 
 def _line_search(start: Point, direction: Tensor, evaluate: Callable[[Tensor], Point]) -> Point | None:
-    """The point that meets the Wolfe conditions, or else the lowest met; None where nothing is lower."""
+    """Return a point that fulfils the Wolfe conditions, else the lowest point tried; None if no point is lower."""
     slope = float((start.gradient * direction).sum())
     if not slope < 0:
         return None

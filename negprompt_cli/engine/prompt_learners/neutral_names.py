@@ -1,7 +1,7 @@
-"""Names made of syllables, for what has to hold for any class name.
+"""Meaningless names, for properties that must hold for any class name.
 
-A context that is learned on few classes need not do for other names what it does for these. Words chosen from a language
-would be names of somebody's classes; these are two random syllables each, the same for everybody.
+A context learned on few classes may behave differently with other names. Stage 2 therefore also looks at neutral names.
+Real words could be names of a user's classes, so each neutral name is two syllables; their order is random but fixed.
 """
 
 import torch
@@ -10,10 +10,10 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
 def neutral_names(count: int) -> tuple[str, ...]:
-    """The first `count` of 4,900 different names, such as "bako".
+    """Return the first `count` of 4,900 different names, such as "bako".
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: `count` is negative or above 4,900.
     """
     syllables = [consonant + vowel for consonant in CONSONANTS for vowel in VOWELS]
     if not 0 <= count <= len(syllables) ** 2:

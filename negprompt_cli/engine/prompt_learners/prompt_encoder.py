@@ -1,12 +1,12 @@
-"""Contexts in, prompt features out: the one place that knows paths, chunks and memory.
+"""Encode contexts into prompt features within a memory budget.
 
 The encoder is built once for a list of class names and called at every training step with the current contexts. It splits
-the classes into chunks. Autograd keeps the activations of as many as fit a budget; the others' are recomputed in the
-backward pass (`torch.utils.checkpoint`), so that memory is bounded whatever the number of classes, at the price of a second
-forward of the classes beyond the budget. Where the device runs out of memory after all, the budget is halved for good, and
-it is said.
+the classes into chunks. Autograd keeps the activations of as many chunks as the budget allows; the activations of the other
+chunks are recomputed in the backward pass (`torch.utils.checkpoint`). Memory is therefore bounded for any number of
+classes, but classes beyond the budget need a second forward pass. If the device runs out of memory anyway, the budget is
+halved permanently, with a notice.
 
-Leaves out: sharding classes over several processes.
+`sharded_prompts` distributes classes over several processes.
 """
 
 import itertools
@@ -26,49 +26,49 @@ from negprompt_cli.engine.prompt_learners.tokens import PromptTokens
 from negprompt_cli.engine.prompt_learners.towers import TowerPlan
 
 FLOATS_PER_TOKEN_AND_LAYER = 14
-"""Activations one token takes in one block, in units of the tower's width.
+"""Activations per token and block, in units of the tower's width.
 
-Autograd keeps about 11 in a frozen tower (the two norms' inputs 2, queries to values 3, the four-fold hidden layer before
-its activation 4, attention's output and copies 2); the rest is for what lives only while a block runs and for memory that
-allocators hold without handing it out. Attention weights come on top, see `_costs`."""
+In a frozen tower autograd keeps about 11: 2 for the inputs of the two norms, 3 for queries, keys and values, 4 for the
+hidden layer before its activation, and 2 for attention's output and copies. The rest allows for temporary tensors and for
+memory that allocators reserve. Attention weights are added in `_costs`."""
 ATTENTION_COPIES = 3
-"""Attention weights kept of each token, in units of heads x tokens attended to."""
+"""Attention weights kept per token, in units of heads x attended tokens."""
 
 CHUNKS = 4
-"""Chunks that fill the budget, at least. Chunks of one size find room in the memory that others left behind: with one large
-kept chunk and small recomputed ones the pieces did not fit, and the peak grew with the number of classes."""
+"""Smallest number of chunks that fill the budget. Chunks of equal size can reuse each other's memory. With one large kept
+chunk and small recomputed ones the heap was fragmented, and the peak grew with the number of classes."""
 MOST_CLASSES = 128
-"""Classes of one chunk, at most. Chunks are what several processes share out (see `sharded_prompts`), and products of other
-shapes are rounded otherwise: with chunks that do not depend on the number of processes, the result does not either."""
+"""Largest number of classes in a chunk. Several processes share the chunks (see `sharded_prompts`). Matrix products of other
+shapes round differently, so chunks must not depend on the number of processes; then the result does not either."""
 
 
 T = TypeVar("T")
 
 
 class Encoder(Protocol):
-    """What encodes the prompts of K classes: `PromptEncoder` on one device, or several of them on several."""
+    """An encoder of the prompts of K classes: one `PromptEncoder`, or several of them on several devices."""
 
     @property
     def tokens(self) -> PromptTokens:
         """The K prompts."""
 
     def __call__(self, contexts: Tensor) -> Tensor:
-        """(C, M, D) or (C, K, M, D) contexts to (C, K, F) L2-normalised features, differentiable."""
+        """Encode contexts (C, M, D) or (C, K, M, D) as (C, K, F) L2-normalised, differentiable features."""
 
     def subset(self, classes: Sequence[int]) -> "Encoder":
-        """An encoder of n of the K classes, in the order given."""
+        """Return an encoder of n of the K classes, in the given order."""
 
     def shrink(self) -> None:
-        """Take less memory from now on.
+        """Use less memory from now on.
 
         Raises:
-            torch.OutOfMemoryError: not possible.
+            torch.OutOfMemoryError: the encoder cannot use less.
         """
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Classes encoded together: their indices, on the prefix path their token layout, and the bytes they should take."""
+    """Classes encoded together: their indices, their token layout (on the prefix path only), and their expected bytes."""
 
     classes: tuple[int, ...]
     sequences: Ragged | None
@@ -76,15 +76,15 @@ class _Chunk:
 
 
 class PromptEncoder:
-    """Encodes prompts of K classes for any contexts; call it with (C, M, D) to get (C, K, F), L2-normalised.
+    """Encodes the prompts of K classes with any contexts: (C, M, D) or (C, K, M, D) to (C, K, F), L2-normalised.
 
     Args:
         model: the frozen open_clip model.
-        plan: how its text tower is run.
+        plan: the encoding path of its text tower.
         tokens: the K prompts.
-        device: where the model is.
+        device: the device of the model.
         budget: bytes that the activations of one call may take.
-        notice: called with one line when a chunk had to be made smaller.
+        notice: called with one line when memory ran out and the budget was halved.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class PromptEncoder:
         return self._tokens
 
     def subset(self, classes: Sequence[int]) -> "PromptEncoder":
-        """An encoder of n of the K classes, in the order given; what it learns of the device's memory holds for this one.
+        """Return an encoder of n of the K classes, in the given order; if it halves its budget, this encoder does too.
 
         Args:
-            classes: indices from 0 to K - 1. Contexts with one per class are given for these classes only.
+            classes: indices from 0 to K - 1. Class-specific contexts are then (C, n, M, D), of these classes only.
         """
         tokens = self._tokens.subset(classes)
         part = PromptEncoder(
@@ -124,7 +124,7 @@ class PromptEncoder:
         """Encode all classes with C contexts.
 
         Args:
-            contexts: (C, M, D) shared by the classes, or (C, K, M, D) with one per class.
+            contexts: (C, M, D) shared by the classes, or (C, K, M, D) class-specific.
 
         Returns:
             (C, K, F) L2-normalised text features, differentiable with respect to `contexts`.
@@ -132,10 +132,10 @@ class PromptEncoder:
         return self._again_if_too_large(lambda: self._encode([contexts] * len(self._chunks(tuple(contexts.shape)))))
 
     def encode_apart(self, contexts: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Encode all classes, each chunk with a copy of the contexts of its own, so that its gradient can be told.
+        """Encode all classes, each chunk with its own copy of the contexts, so that each chunk has its own gradient.
 
         Returns:
-            The copies, leaves that want gradients, in the order of `chunked`; and the features (C, K, F).
+            The copies, which are leaves that require gradients, in the order of `chunked`; and the features (C, K, F).
         """
 
         def encode() -> tuple[list[Tensor], Tensor]:
@@ -145,9 +145,9 @@ class PromptEncoder:
         return self._again_if_too_large(encode)
 
     def chunked(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The classes that are encoded together for contexts of a shape.
+        """Return the indices of the classes of each chunk, for contexts of a shape.
 
-        A subset of whole chunks is split into these chunks again, in this order.
+        A subset of whole chunks is split into the same chunks again, in the same order.
         """
         return [chunk.classes for chunk in self._chunks(shape)]
 
@@ -155,12 +155,12 @@ class PromptEncoder:
         """Halve the budget after the device ran out of memory.
 
         Raises:
-            torch.OutOfMemoryError: the budget is already too small for a single class.
+            torch.OutOfMemoryError: each chunk already has a single class.
         """
         chunks = [chunk for layout in self._layouts.values() for chunk in layout]
         if all(len(chunk.classes) == 1 for chunk in chunks):
-            raise torch.OutOfMemoryError("not even one class's prompts fit the device")
-        # Half of a budget that was never filled would change nothing.
+            raise torch.OutOfMemoryError("the prompts of a single class do not fit into the device's memory")
+        # Start from the memory that is used: half of a budget that was never filled would change nothing.
         used = max(sum(chunk.size for chunk in layout[-self._kept(layout) :]) for layout in self._layouts.values())
         self._budget = min(self._budget, used) // 2
         self._layouts.clear()
@@ -170,7 +170,7 @@ class PromptEncoder:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if self._notice:
-            self._notice(f"out of memory: text encoding now keeps to {self._budget / 2**20:.0f} MiB")
+            self._notice(f"out of memory: text encoding now uses at most {self._budget / 2**20:.0f} MiB")
 
     def _again_if_too_large(self, encode: Callable[[], T]) -> T:
         while True:
@@ -180,14 +180,14 @@ class PromptEncoder:
                 self.shrink()
 
     def _encode(self, contexts: Sequence[Tensor]) -> Tensor:
-        """Encode each chunk with its contexts."""
+        """Encode each chunk with its contexts and return the features (C, K, F), L2-normalised."""
         learning = torch.is_grad_enabled() and contexts[0].requires_grad
         chunks = self._chunks(tuple(contexts[0].shape))
         parts = []
         first_kept = len(chunks) - self._kept(chunks)
-        # Where one chunk follows on another in the same memory, its gaps add up; with few chunks there is nothing to gain.
+        # Recomputed chunks reuse the same memory and fragment it, so it is trimmed; with few chunks this gains nothing.
         encode = self._encode_in_trimmed_memory if self._device.type == "cpu" and first_kept else self._encode_chunk
-        # The kept chunks come last, so that the backward pass uses them up before it makes any other's activations again.
+        # Kept chunks come last, so that the backward pass frees their activations before it recomputes those of others.
         for number, (own, chunk) in enumerate(zip(contexts, chunks, strict=True)):
             if learning and number < first_kept:
                 parts.append(checkpoint(encode, own, chunk, use_reentrant=False))
@@ -202,7 +202,7 @@ class PromptEncoder:
         return self._encode_chunk(contexts, chunk)
 
     def _encode_chunk(self, contexts: Tensor, chunk: _Chunk) -> Tensor:
-        """(C, M, D) or (C, K, M, D) to (C, n, F) for the n classes of a chunk."""
+        """Encode contexts (C, M, D) or (C, K, M, D) as features (C, n, F) of the n classes of a chunk."""
         causal = self._plan.causal
         if causal is None or chunk.sequences is None:
             return encode_spliced(self._model, self._plan, self._tokens, contexts, chunk.classes)
@@ -210,7 +210,7 @@ class PromptEncoder:
         start = start.expand(contexts.shape[0], -1, -1)
         if contexts.dim() == 3:
             return encode_shared_prefix(causal, torch.cat([start, contexts], dim=1), chunk.sequences)
-        # One context per class: only the start token is shared, and each ending is its context and its name.
+        # With class-specific contexts only the start token is shared; context and name follow as the ending.
         embedded = causal.token_embedding(chunk.sequences.ids)
         pieces: list[Tensor] = []
         count, token = contexts.shape[-2], 0
@@ -222,7 +222,7 @@ class PromptEncoder:
         return encode_shared_prefix(causal, start, chunk.sequences, torch.cat(pieces, dim=1))
 
     def _kept(self, chunks: Sequence[_Chunk]) -> int:
-        """How many of the last chunks fit the budget together; one at least."""
+        """Return how many of the last chunks fit the budget together, at least 1."""
         sizes = itertools.accumulate(chunk.size for chunk in reversed(chunks))
         return max(1, sum(size <= self._budget for size in sizes))
 
@@ -249,7 +249,7 @@ class PromptEncoder:
         return self._layouts[shape]
 
     def _costs(self, shape: tuple[int, ...]) -> list[int]:
-        """Bytes of activations each class takes for contexts of a shape."""
+        """Return the bytes of each class's activations for contexts of a shape."""
         contexts, count, own = shape[0], shape[-2], len(shape) == 4
         shared = len(self._tokens.start) + count
         lengths = self._tokens.lengths()

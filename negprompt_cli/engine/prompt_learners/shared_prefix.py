@@ -1,14 +1,15 @@
 """Exact text encoding of many prompts that share their beginning, for causal towers.
 
-Every class's prompt begins with the same [start] + context. Under a causal mask no token sees a later one, so the hidden
-states of that prefix are the same for all classes: they are computed once per context, and per class only the tokens
-behind the context are run, attending to the prefix's keys and values and to themselves. Tokens behind the one that is
-read out are never computed, and in the last block only that token is. Classes are sorted by length and all their tokens
-are in one tensor, so each linear layer is one matrix product without padding; attention runs once per length.
+The prompts of all classes begin with the same prefix, [start] + context. Under a causal mask no token attends to a later
+one, so the hidden states of the prefix are the same for all classes and are computed once per context. For each class only
+the tokens after the context are computed; they attend to the prefix's keys and values and to themselves. Tokens after the
+read-out token are never computed, and the last block computes only the read-out token. Classes are sorted by length and
+all their tokens are in one tensor, so each linear layer is one matrix product without padding. Attention runs once per
+length.
 
-The result equals the full-length encode up to rounding, gradients with respect to the contexts included (tests compare
-with open_clip's own forward in float32 and float64). Leaves out: dropout (the towers have none at inference), and towers
-that are not causal (see `towers`).
+The result equals the full-length encoding up to rounding, and so do gradients with respect to the contexts (tests compare
+both with open_clip's forward in float32 and float64). Dropout is not implemented, because the towers have none at
+inference. `towers` names the paths of towers that are not causal.
 """
 
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ from negprompt_cli.engine.prompt_learners.towers import CausalTower
 
 @dataclass(frozen=True)
 class Ragged:
-    """K sequences of unequal length laid end to end, sorted by length.
+    """K sequences of different lengths, concatenated and sorted by length; T is the total number of tokens.
 
-    `ids` (T,) token ids; `offsets` (T,) place of each token within its sequence; `ends` (K,) index of each sequence's last
-    token; `order` (K,) which sequence of the caller each one is; `runs` (first token, sequences, length) per length.
+    `ids` (T,): token ids. `offsets` (T,): position of each token in its sequence. `ends` (K,): index of each sequence's last
+    token. `order` (K,): the caller's index of each sequence. `runs`: (first token, number of sequences, length) per length.
     """
 
     ids: Tensor
@@ -39,7 +40,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], device: torch.device) -> "Ragged":
-        """Lay out K non-empty rows of ids."""
+        """Concatenate K non-empty rows of ids."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         lengths = [len(rows[i]) for i in order]
         runs, first = [], 0
@@ -64,11 +65,11 @@ def encode_shared_prefix(tower: CausalTower, prefix: Tensor, sequences: Ragged, 
         tower: the causal text tower, frozen.
         prefix: (C, P, D) embeddings of the shared beginning, without positions.
         sequences: the K endings.
-        behind: (C, T, D) embeddings of the endings, without positions, where they are not the tower's own token
-            embeddings (class-specific contexts).
+        behind: (C, T, D) embeddings of the endings, without positions; None uses the tower's token embeddings. Needed for
+            class-specific contexts.
 
     Returns:
-        (C, K, F) text features in the caller's order of sequences, not normalised.
+        (C, K, F) text features in the caller's order, not normalised.
     """
     shared = prefix.shape[1]
     x_prefix = prefix + tower.positions[:shared]
@@ -96,7 +97,7 @@ def _block(block: Any, heads: int, x_prefix: Tensor, x: Tensor, sequences: Ragge
 
 
 def _last_block(block: Any, heads: int, x_prefix: Tensor, x: Tensor, sequences: Ragged) -> Tensor:
-    """Run the last block for the read-out tokens only: (C, K, D) in the order of `sequences`."""
+    """Run the last block for the read-out tokens only and return (C, K, D) in the order of `sequences`."""
     _, k_prefix, v_prefix = _qkv(block.attn, heads, block.ln_1(x_prefix))
     q, k, v = _qkv(block.attn, heads, block.ln_1(x))
     out = _attend_all(q, k, v, k_prefix, v_prefix, sequences, last_only=True)
@@ -104,7 +105,7 @@ def _last_block(block: Any, heads: int, x_prefix: Tensor, x: Tensor, sequences: 
 
 
 def _residual(block: Any, x: Tensor, attended: Tensor) -> Tensor:
-    """Finish a pre-norm residual block from its attention output, layer scales and extra norms included."""
+    """Apply the rest of a pre-norm residual block to its attention output, with layer scales and extra norms."""
     after = getattr(block, "ln_attn", None)
     x = x + block.ls_1(attended if after is None else after(attended))
     out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
@@ -121,7 +122,7 @@ def _qkv(attention: Any, heads: int, h: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _split(t: Tensor, contexts: int, count: int) -> Tensor:
-    """(C or 1, heads, count * L, d) to (C, count, heads, L, d)."""
+    """Reshape (C or 1, heads, count * L, d) to (C, count, heads, L, d)."""
     split: Tensor = t.unflatten(2, (count, -1))
     return split.transpose(1, 2).expand(contexts, -1, -1, -1, -1)
 
@@ -129,13 +130,13 @@ def _split(t: Tensor, contexts: int, count: int) -> Tensor:
 def _attend_all(
     q: Tensor, k: Tensor, v: Tensor, k_prefix: Tensor, v_prefix: Tensor, sequences: Ragged, *, last_only: bool = False
 ) -> Tensor:
-    """Attention of all endings, one length after the other.
+    """Compute the attention of all endings, one length after the other.
 
     Args:
-        q: (C or 1, heads, T, d); k and v the same.
-        k_prefix: (C, heads, P, d); v_prefix the same.
-        sequences: positions of the endings.
-        last_only: ask for each ending's last token only.
+        q: (C or 1, heads, T, d); k and v have the same shape.
+        k_prefix: (C, heads, P, d); v_prefix has the same shape.
+        sequences: layout of the endings.
+        last_only: compute each ending's last token only.
 
     Returns:
         (C, T, heads, d), or (C, K, heads, d) with `last_only`, in the order of `sequences`.
@@ -150,19 +151,19 @@ def _attend_all(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, k_prefix: Tensor, v_prefix: Tensor) -> Tensor:
-    """Attention of endings of one length to the prefix and, causally, to themselves.
+    """Compute the attention of endings of one length to the prefix and, causally, to themselves.
 
     Args:
         q: (C, n, heads, Q, d), the last Q tokens of each ending.
-        k: (C, n, heads, L, d); v the same.
-        k_prefix: (C, heads, P, d); v_prefix the same.
+        k: (C, n, heads, L, d); v has the same shape.
+        k_prefix: (C, heads, P, d); v_prefix has the same shape.
 
     Returns:
         (C, n * Q, heads, d).
     """
     count, rows, length = q.shape[1], q.shape[3], k.shape[3]
     scale = q.shape[-1] ** -0.5
-    # Against the prefix all endings of a context go through one product per head.
+    # One product per head compares all endings of a context with the prefix.
     flat = q.transpose(1, 2).flatten(2, 3)
     to_prefix = (flat @ k_prefix.transpose(-1, -2)).unflatten(2, (count, rows)).transpose(1, 2)
     to_self = q @ k.transpose(-1, -2)
@@ -177,7 +178,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, k_prefix: Tensor, v_prefix: Tensor)
 
 
 def _merge(attention: Any, out: Tensor) -> Tensor:
-    """(B, L, heads, d) to (B, L, D) through head scales, the inner norm and the output projection."""
+    """Map (B, L, heads, d) to (B, L, D) by head scales, the inner norm and the output projection."""
     if getattr(attention, "head_scale", None) is not None:
         out = out * attention.head_scale.view(-1, 1)
     out = out.flatten(2)

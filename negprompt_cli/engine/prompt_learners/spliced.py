@@ -1,8 +1,8 @@
-"""Prompts through a model's own `encode_text`, with context vectors put in place of token embeddings.
+"""Encode prompts by a model's own `encode_text`, with context vectors in place of token embeddings.
 
-Used for towers that cannot share a prefix (see `towers`), and the reference that shared-prefix encoding is held to: a
-forward hook on the embedding module overwrites the embeddings at the context's places, everything else is the model's
-own code. The cost is a whole sequence per class.
+A forward hook on the embedding module overwrites the embeddings at the positions of the context; everything else is the
+model's own code. Each class costs a whole sequence. This path is used for towers that cannot share a prefix (see
+`towers`), and tests compare shared-prefix encoding with it.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def encode_spliced(
 
     Args:
         model: the open_clip model, frozen.
-        plan: its text path; 'truncated' cuts the sequences to the longest of these classes.
+        plan: its encoding path; 'truncated' cuts the sequences to the longest of these classes.
         tokens: the prompts of all K classes.
         contexts: (C, M, D), or (C, K, M, D) when class-specific.
         classes: the n classes to encode.

@@ -1,9 +1,9 @@
-"""Class names as token ids, split where the context vectors go: [start] | context | name . [end].
+"""Class names as token ids, split at the place of the context vectors: [start] | context | name . [end].
 
-CoOp's layout (Zhou et al., IJCV 2022, section 3.1, class token at the end): a prompt is
-[SOS] v1 .. vM classname . [EOS]. The text is tokenised without a context, and the context is put in behind the start
-token: byte-pair and word-piece vocabularies never join across a space, so the ids are those of the whole sentence
-(the tests compare the two). Leaves out: contexts in the middle of or behind the class name.
+The layout is CoOp's (Zhou et al., IJCV 2022, section 3.1, class token at the end): a prompt is
+[SOS] v1 .. vM classname . [EOS]. The text is tokenised without a context, and the context is inserted after the start
+token. Byte-pair and word-piece vocabularies never join tokens across a space, so the ids equal those of the whole sentence
+(tests compare the two). Contexts in the middle of the class name or after it are not supported.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ Tokenizer = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Token ids of K prompts around a gap for M context vectors.
+    """Token ids of K prompts with a gap for M context vectors.
 
-    `start`: ids before the gap, the same for all classes (S of them). `rest`: for each class the ids behind the gap, up to
-    and with the token that is read out. `pad`: the id that fills a sequence to full length. `filler`: the id of an
-    ordinary word, which holds the gap where a model's own code sees ids and not vectors.
+    `start`: the S ids before the gap, the same for all classes. `rest`: for each class the ids after the gap, up to and
+    including the read-out token. `pad`: the id that fills a sequence to full length. `filler`: the id of an ordinary word,
+    which fills the gap where a model's own code needs ids instead of vectors.
     """
 
     names: tuple[str, ...]
@@ -38,11 +38,11 @@ class PromptTokens:
         return len(self.rest)
 
     def lengths(self) -> list[int]:
-        """Tokens of each class behind the gap."""
+        """Number of tokens of each class after the gap."""
         return [len(r) for r in self.rest]
 
     def subset(self, classes: Sequence[int]) -> "PromptTokens":
-        """The prompts of some of the K classes, by index and in the order given."""
+        """Return the prompts of some of the K classes, by index, in the given order."""
         names, rest = tuple(self.names[c] for c in classes), tuple(self.rest[c] for c in classes)
         return replace(self, names=names, rest=rest)
 
@@ -55,17 +55,17 @@ def tokenize_prompts(
     Args:
         names: K class names as words.
         tokenizer: the model's own.
-        plan: the model's text path; its context length bounds the whole prompt.
-        context: number M of context vectors that will be put in.
-        template: the text behind the context, with {} for the name.
+        plan: the model's encoding path; its context length limits the whole prompt.
+        context: number M of context vectors to be inserted.
+        template: the text after the context, with {} for the name.
 
     Raises:
-        UsageError: a prompt would be longer than the tower reads (such classes are named with their length), or the
+        UsageError: a prompt is longer than the tower reads (the message lists such classes with their lengths), or the
             tower reads out an end token that its tokenizer does not write.
     """
     limit = plan.context_length
     texts = [template.format(name.replace("_", " ")) for name in names]
-    # Long enough to see the true length of any name that is not absurd; longer ones are refused below all the same.
+    # Tokenise beyond the limit, so that the message below states the true length of all but extremely long names.
     rows = tokenizer([*texts, "a", "the"], context_length=4 * limit).tolist()
     probe_a, probe_b = rows[-2:]
     start = next(i for i, (a, b) in enumerate(zip(probe_a, probe_b, strict=True)) if a != b)
@@ -79,13 +79,13 @@ def tokenize_prompts(
             "Shorten the class names or use fewer context vectors."
         )
     if plan.path == "prefix" and plan.pool == "last":
-        # The read-out token sits behind the padding, which a causal tower lets it attend to.
+        # The read-out token is after the padding, and in a causal tower it attends to the padding.
         rest = [r + (pad,) * (room - len(r)) for r in rest]
     return PromptTokens(tuple(names), tuple(probe_a[:start]), tuple(rest), pad, filler=probe_a[start])
 
 
 def word_ids(words: str, tokenizer: Tokenizer, plan: TowerPlan) -> list[int]:
-    """Ids of some words alone, without the start, end and padding a tokenizer puts around them."""
+    """Return the ids of some words, without the start, end and padding tokens that a tokenizer adds."""
     rows = tokenizer([words, "a", "the"], context_length=4 * plan.context_length).tolist()
     ids, a, the = (_strip(row, rows[-1][-1]) for row in rows)
     start = next(i for i, (x, y) in enumerate(zip(a, the, strict=False)) if x != y)
@@ -94,7 +94,7 @@ def word_ids(words: str, tokenizer: Tokenizer, plan: TowerPlan) -> list[int]:
 
 
 def _up_to_end(row: list[int], plan: TowerPlan, pad: int) -> list[int]:
-    """Cut a padded row behind its last meaningful token, the one a tower pools where it pools one."""
+    """Cut a padded row after its last meaningful token, which is the one that a tower with a single read-out token uses."""
     if plan.pool == "argmax":
         return row[: row.index(max(row)) + 1]
     if plan.pool == "eos":
@@ -108,7 +108,7 @@ def _up_to_end(row: list[int], plan: TowerPlan, pad: int) -> list[int]:
 
 
 def _strip(row: list[int], pad: int) -> list[int]:
-    """Cut the padding off a row."""
+    """Remove the padding from a row."""
     end = len(row)
     while end and row[end - 1] == pad:
         end -= 1

@@ -1,17 +1,16 @@
-"""What kind of text tower a model has, and so which encoding path keeps its features exact.
+"""Choose the encoding path that keeps the text features of a model exact.
 
 Learned prompts put context vectors in front of class names, so the text tower must be fed embeddings instead of token
 ids. How much of the work can be shared between classes depends on the tower, and is decided here by looking at the
 model, never at its name:
 
-    prefix      causal attention in blocks this package knows: [start] + context is computed once per context, each class
-                adds only its own tokens (`shared_prefix`)
-    truncated   attention that ignores padding, and a pool that does too: sequences are cut to the longest class of a
-                chunk (`spliced`)
-    full        everything else: full-length sequences through the model's own forward (`spliced`)
+    prefix      causal attention in blocks this package knows: [start] + context is computed once per context, and each
+                class adds only its own tokens (`shared_prefix`)
+    truncated   attention and pooling that ignore padding: sequences are cut to the longest class of a chunk (`spliced`)
+    full        everything else: the model's own forward encodes full-length sequences (`spliced`)
 
-Source: open_clip's `CLIP`, `CustomTextCLIP`, `CoCa`, `TextTransformer` and `HFTextEncoder` (3.x). Leaves out: towers of
-other libraries.
+Source: open_clip's `CLIP`, `CustomTextCLIP`, `CoCa`, `TextTransformer` and `HFTextEncoder` (3.x). Towers of other libraries
+are not supported.
 """
 
 from dataclasses import dataclass
@@ -22,14 +21,14 @@ from torch import Tensor, nn
 PathKind = Literal["prefix", "truncated", "full"]
 
 DEFAULT_CONTEXT_LENGTH = 77
-"""Tokens of a sequence where the tower sets no limit: CLIP's, and open_clip's default."""
+"""Length of a sequence if the tower sets no limit: that of CLIP and open_clip's default."""
 
 
 @dataclass(frozen=True)
 class CausalTower:
-    """The parts of a causal text tower that shared-prefix encoding runs one by one.
+    """The parts of a causal text tower that shared-prefix encoding calls one by one.
 
-    Shapes: `positions` (L, D); `projection` maps (..., D) to (..., F), and is None where the tower has none.
+    Shapes: `positions` (L, D); `projection` maps (..., D) to (..., F), and is None if the tower has none.
     """
 
     token_embedding: nn.Embedding
@@ -52,11 +51,11 @@ class CausalTower:
 
 @dataclass(frozen=True)
 class TowerPlan:
-    """Which path a model's text tower takes and why, with what the path needs to know.
+    """The encoding path of a model's text tower, the reason for it, and the values that the path needs.
 
-    `context_length` counts tokens, start and end included. `pool` is 'argmax', 'eos', 'last' or what the tower itself
-    does ('own'). `embedding` is the module that turns token ids into vectors, `layers` counts blocks. `ignored_id` is the
-    id that attention ignores on the 'truncated' path; a tokenizer that pads with another id gets full sequences.
+    `context_length` counts tokens, start and end included. `pool` is 'argmax', 'eos', 'last', or 'own' if the tower itself
+    pools. `embedding` is the module that maps token ids to vectors, and `layers` counts blocks. `ignored_id` is the id that
+    attention ignores on the 'truncated' path; if a tokenizer pads with another id, sequences are not truncated.
     """
 
     path: PathKind
@@ -71,16 +70,16 @@ class TowerPlan:
 
     @property
     def width(self) -> int:
-        """Length of one token embedding, and so of one context vector."""
+        """Size D of a token embedding, and so of a context vector."""
         weight: Tensor = self.embedding.weight  # type: ignore[assignment]
         return int(weight.shape[1])
 
 
 def plan_text_path(model: nn.Module) -> TowerPlan:
-    """Look at an open_clip model and say how its prompts are encoded.
+    """Inspect an open_clip model and choose the encoding path of its prompts.
 
     Args:
-        model: an open_clip `CLIP`, `CustomTextCLIP`, `CoCa` or a model shaped like one.
+        model: an open_clip `CLIP`, `CustomTextCLIP`, `CoCa`, or a model with the same structure.
 
     Returns:
         The plan; `plan.causal` is set exactly when the path is 'prefix'.
@@ -103,12 +102,12 @@ def _plan_native(model: Any, text: Any) -> TowerPlan:
         "layers": len(text.transformer.resblocks),
     }
     if getattr(text, "cls_emb", None) is not None:
-        return TowerPlan("full", "a class token behind the padding attends to the whole sequence", **common)
+        return TowerPlan("full", "a class token after the padding attends to the whole sequence", **common)
     if text.attn_mask is None:
         if getattr(text, "use_pad_mask", False) and pool in ("first", "eos", "argmax"):
-            reason = "attention runs both ways but ignores padding"
+            reason = "attention is bidirectional but ignores padding"
             return TowerPlan("truncated", reason, ignored_id=int(text.pad_id), **common)
-        return TowerPlan("full", "attention runs both ways, so every token sees every other", **common)
+        return TowerPlan("full", "attention is bidirectional, so every token sees every other", **common)
     blocks = tuple(text.transformer.resblocks)
     unknown = next((why for block in blocks if (why := _unknown_block(block))), None)
     if unknown:
@@ -125,7 +124,7 @@ def _plan_native(model: Any, text: Any) -> TowerPlan:
 def _plan_hugging_face(model: Any, text: Any) -> TowerPlan:
     embedding = text.transformer.get_input_embeddings()
     common = {
-        # Towers with relative positions (T5) name no limit.
+        # Towers with relative positions (T5) have no limit.
         "context_length": int(getattr(model, "context_length", 0)) or DEFAULT_CONTEXT_LENGTH,
         "pool": "own",
         "eos_id": None,
@@ -133,23 +132,23 @@ def _plan_hugging_face(model: Any, text: Any) -> TowerPlan:
         "layers": int(getattr(text.config, "num_hidden_layers", 12)),
     }
     if not hasattr(text, "pooler"):
-        return TowerPlan("full", f"text tower {type(text).__name__} is not one whose padding is known", **common)
+        return TowerPlan("full", f"how text tower {type(text).__name__} treats padding is not known", **common)
     ignored = text.config.pad_token_id
     return TowerPlan("truncated", "a Hugging Face tower that masks its padding", ignored_id=ignored, **common)
 
 
 def _unknown_block(block: Any) -> str | None:
-    """Say why a transformer block cannot be run part by part, or None if it can."""
+    """Return why the parts of a transformer block cannot be called separately, or None if they can."""
     attention = getattr(block, "attn", None)
     name = f"{type(block).__module__.split('.')[0]}.{type(block).__name__}"
     if not all(hasattr(block, part) for part in ("ln_1", "ls_1", "ln_2", "mlp", "ls_2")) or hasattr(block, "ln_1_kv"):
-        return f"block {name} is not one that can be run part by part"
+        return f"the parts of block {name} are not known"
     if isinstance(attention, nn.MultiheadAttention):
         plain = attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
-        return None if plain else f"attention of {name} has separate or extra keys"
+        return None if plain else f"the attention of {name} has separate projections or extra keys"
     known = ("in_proj_weight", "in_proj_bias", "ln_q", "ln_k", "ln_inner", "head_scale", "out_proj", "num_heads")
     if not all(hasattr(attention, part) for part in known):
-        return f"attention of {name} is not one that can be run part by part"
+        return f"the parts of the attention of {name} are not known"
     if getattr(attention, "logit_scale", None) is not None:
-        return f"attention of {name} scales cosines"
+        return f"the attention of {name} scales cosines"
     return None

@@ -1,20 +1,20 @@
-"""The training of both stages: context vectors against cached image features.
+"""The training of both stages: learn context vectors from cached image features.
 
-Because image features are fixed, a step costs the text tower's pass, not the images: a step over all of them costs hardly
-more than one over a few. So the default (`FullBatch`) takes exact, deterministic steps over all images by L-BFGS (see
-`lbfgs`). It has no learning rate, a step never ends with a higher loss, and it stops once the loss has settled. The other
-ways see parts of the data in each step: `Sgd`, for presets whose rates belong to them, and `Adam`, where the classes are
-too many for a step (POMP's local contrast, without its correction: Ren et al., Prompt Pre-Training with Twenty-Thousand
-Classes, NeurIPS 2023; `class_batches` says which classes).
+Image features are fixed, so most of the time of a step is the text tower's, and a step over all images takes hardly longer
+than one over a few. The default method (`FullBatch`) therefore takes exact, deterministic steps over all images by L-BFGS
+(see `lbfgs`). It has no learning rate, a step never raises the loss, and training stops when the loss has settled. The
+other methods use a part of the data in each step: `Sgd`, for presets that define a learning rate, and `Adam`, for more
+classes than a step can hold (POMP's local contrast, without its correction: Ren et al., Prompt Pre-Training with
+Twenty-Thousand Classes, NeurIPS 2023; `class_batches` chooses the classes).
 
-Every way is guarded: a loss that is not a finite number stops the training with an error, and `Trained` says where the
-loss started, where it ended and why the training stopped. The epoch kept is the last, or the one with the lowest objective
-on held-out ID images; OOD images are never seen.
+With every method a loss that is not finite stops the training with an error. `Trained` reports the first and the last loss
+and why the training stopped. The contexts kept are those of the last epoch, or of the epoch with the lowest objective on
+held-out ID images. OOD images are never used.
 
-A training can be taken up after any epoch: `State` holds all that the next one depends on, and what comes out is the same
-bit for bit as without the break wherever the device computes the same twice.
+A training can be resumed after any epoch: `State` has everything that the next epoch depends on. On devices that compute
+deterministically, a resumed training gives bit for bit the result of an uninterrupted one.
 
-Leaves out: what is minimised (see `losses`), and files.
+The objectives are in `losses`. This module reads and writes no files.
 """
 
 import math
@@ -38,30 +38,31 @@ from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
 from negprompt_cli.errors import NegPromptError
 
 Objective = Callable[["Features", Tensor, Tensor | slice], Terms]
-"""(images with labels among n classes, prompt features (C, n, F), which classes these are) to named scalars, 'loss' among
-them. Each is a mean over the images, or does not depend on them."""
+"""A function of (images with labels among n classes, prompt features (C, n, F), the n classes) that returns named scalars,
+one of them 'loss'. Each is a mean over the images or does not depend on them."""
 
 ALL = slice(None)
-"""Every class, in order."""
+"""All classes, in order."""
 
 SETTLED_OVER = 10
-"""Epochs over which `FullBatch` looks at how far the loss has fallen."""
+"""Number of recent epochs over which `FullBatch` measures the decrease of the loss."""
 LOGITS_AT_ONCE = 2**24
-"""Image-prompt products computed together where a step sees all images: some 64 MiB for each copy that autograd keeps."""
+"""Image-prompt products computed together in a step over all images: about 64 MiB for each copy that autograd keeps."""
 
 ADAM_STEP = 0.3
-"""First step of `Adam`, in units of the start's spread, for each element; it falls to zero along a cosine."""
+"""Step size of `Adam` per element after the warm-up, in units of `Job.unit`; it decays to zero along a cosine."""
 ADAM_WARM_UP = 0.05
+"""Share of all steps over which Adam's step size grows linearly."""
 ADAM_DECAYS = (0.9, 0.99)
-"""Decays of the running means of the gradient and of its square. The second is shorter than usual, as trainings are."""
+"""Decays of the running means of the gradient and of its square. The second is lower than usual: trainings are short."""
 
 
 @dataclass(frozen=True)
 class FullBatch:
     """L-BFGS over all images and classes; an epoch is one step.
 
-    `tolerance`: the training stops once the last `SETTLED_OVER` steps together lowered the loss by less than this share of
-    what all steps lowered it by, or of 1 where that is less than 1. With 0 it stops at a minimum only.
+    `tolerance`: training stops when the last `SETTLED_OVER` steps together lowered the loss by less than `tolerance` times
+    the decrease since the start (or times 1, if that decrease is below 1). With 0 it stops at a minimum only.
     """
 
     tolerance: float = 0.01
@@ -69,18 +70,18 @@ class FullBatch:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam in units of the start's spread, on images and prompts of `classes_per_step` classes at a time."""
+    """Adam on the images and prompts of `classes_per_step` classes at a time; its step size is in units of `Job.unit`."""
 
     classes_per_step: int
 
 
 @dataclass(frozen=True)
 class Sgd:
-    """SGD with a learning rate of someone's choice.
+    """SGD with momentum and a given learning rate.
 
-    `warmup`: share of all steps, 0 to 1, over which the rate climbs linearly, before it falls to zero along a cosine (SGDR,
+    `warmup`: share of all steps, 0 to 1, over which the rate grows linearly; then it decays to zero along a cosine (SGDR,
     Loshchilov & Hutter, ICLR 2017). `batch_size`: images per step. `classes_per_step`: prompts encoded per step and context
-    (see `class_batches`); 0, or at least K, for all.
+    (see `class_batches`); 0, or K and more, means all.
     """
 
     lr: float
@@ -95,7 +96,7 @@ Method = FullBatch | Adam | Sgd
 
 @dataclass(frozen=True)
 class Features:
-    """ID images of one training: features (N, F), L2-normalised, and labels (N,), and maybe those of R patches (N, R, F)."""
+    """ID images of a training: features (N, F), labels (N,), and optionally patch features (N, R, F); L2-normalised."""
 
     images: Tensor
     labels: Tensor
@@ -110,19 +111,22 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training.
+    """The definition of one training.
 
     Attributes:
         start: (C, M, D) or (C, K, M, D) initial contexts.
         encoder: encoder of the K class names.
         data: training images.
-        objective: what is minimised, see `positive_objective` and `negative_objective`.
-        method: how steps are taken.
-        epochs: most epochs.
-        judges: (K, F) prompts that tell an image's class; None where the contexts that learn are those prompts'.
-        keep: 'last' epoch or 'best' on `held_out`.
-        held_out: ID images for `keep='best'`, and for reports.
-        seed: of the order of batches; a method without batches needs none.
+        objective: the function to minimise, see `positive_objective` and `negative_objective`.
+        method: the optimisation method.
+        epochs: largest number of epochs.
+        judges: (K, F) prompt features that classify images for the reported accuracy; None uses the prompts in training.
+        keep: the contexts to keep: those of the 'last' epoch, or of the 'best' epoch on `held_out`.
+        held_out: ID images for `keep='best'` and for reports.
+        seed: random seed of the batch order; `FullBatch` does not use it.
+
+    Raises:
+        ValueError: `keep` is 'best' and there are no held-out images.
     """
 
     start: Tensor
@@ -142,23 +146,24 @@ class Job:
 
     @property
     def classes_per_step(self) -> int | None:
-        """How many of the classes each step sees; None for all."""
+        """The number of classes in each step; None means all."""
         some = 0 if isinstance(self.method, FullBatch) else self.method.classes_per_step
         return some if 0 < some < len(self.encoder.tokens) else None
 
     def unit(self) -> float:
-        """The root mean square of the start's elements: how large a coordinate of token embeddings is."""
+        """Return the root mean square of the elements of `start`: the typical size of a coordinate; 1 if all are 0."""
         return float(self.start.square().mean().sqrt()) or 1.0
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch came to.
+    """The results of one epoch.
 
-    `terms`: of the loss; after the step for `FullBatch`, else the means over the epoch's steps, each over its own classes.
-    `accuracy`: share of the epoch's ID images classified right, among all K classes, by the positives, in [0, 1]: those of
-    each image's step, but where stage 1's steps see some of the classes, those at the end of the epoch. `lr`: of the last
-    step; None for `FullBatch`. `held_out`: the objective on held-out images, over all K classes, where there are any.
+    `terms`: the terms of the loss; for `FullBatch` after the step, otherwise means over the epoch's steps, each over its own
+    classes. `accuracy`: share, in [0, 1], of the epoch's ID images that the positives classify correctly among all K
+    classes. Each image is classified in its own step; if stage 1's steps use only some of the classes, at the end of the
+    epoch. `lr`: learning rate of the last step; None for `FullBatch`. `held_out`: the objective on held-out images over all
+    K classes; None without held-out images.
     """
 
     epoch: int
@@ -173,9 +178,9 @@ class EpochReport:
 class State:
     """The state of a training after len(history) epochs.
 
-    `contexts` as they are, `best` as they were after epoch `best_epoch` (0: the start), both shaped as the start;
-    `memory`: the method's own tensors by name. `generator`: the state of the generator of the batch order, uint8.
-    `start_loss`: see `Trained`. On the device of the training unless they come from elsewhere.
+    `contexts`: the current contexts. `best`: the contexts after epoch `best_epoch` (0 is the start). Both have the shape of
+    `Job.start`. `memory`: the optimiser's tensors by name. `generator`: uint8 state of the generator of the batch order.
+    `start_loss`: see `Trained`. A state read from a file may be on another device than the training.
     """
 
     contexts: Tensor
@@ -188,15 +193,16 @@ class State:
 
 
 Outcome = Literal["tolerance", "minimum", "epochs"]
-"""Why a training stopped: the loss has settled within the tolerance; no step lowers it any more; all epochs are done."""
+"""Why a training stopped: the loss settled within the tolerance, no step lowers the loss further, or all epochs are done."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made.
+    """The result of a training.
 
-    `contexts` kept, the `epoch` they are from (1 to epochs), and every epoch's report. `start_loss`, `end_loss`: of the
-    start and of the kept contexts, over all training images and classes.
+    `contexts`: the contexts that are kept, of the shape of `Job.start`. `epoch`: the epoch they come from, 1 to epochs.
+    `history`: the report of every epoch. `start_loss`, `end_loss`: the loss of the initial and of the kept contexts over all
+    training images and classes. `outcome`: why the training stopped.
     """
 
     contexts: Tensor
@@ -215,15 +221,17 @@ def positive_objective(
     forced: int = 0,
     patch_weight: float = 0.0,
 ) -> Objective:
-    """Stage 1's: cross-entropy (CoOp), among plain word prompts too (FA), and the distance to these (KgCoOp).
+    """Return stage 1's objective: cross-entropy (CoOp) and optional terms.
+
+    These are plain prompts as further classes (FA), the distance to plain prompts (KgCoOp) and patch entropy (LoCoOp).
 
     Args:
         scale: CLIP's logit scale.
-        anchors: (K, F) features of plain word prompts, L2-normalised, or None.
-        anchor_weight: weight of the distance to them in units of the scale, at least 0. The cross-entropy's slope grows with
-            the scale; in its units one weight does the same for every model.
-        forced: how often each anchor is among the classes of the cross-entropy; 0 without anchors.
-        patch_weight: weight of the entropy of patches that do not show the class (LoCoOp); 0 without patches.
+        anchors: (K, F) features of plain prompts, L2-normalised, or None.
+        anchor_weight: weight of the distance to the anchors, at least 0. It is multiplied by the scale, because the slope of
+            the cross-entropy grows with the scale; so one weight suits every model.
+        forced: number of copies of each anchor among the classes of the cross-entropy; 0 without anchors.
+        patch_weight: weight of the entropy of patches that do not show the class; 0 without patches.
     """
 
     def objective(batch: Features, prompts: Tensor, classes: Tensor | slice) -> Terms:
@@ -245,10 +253,10 @@ def positive_objective(
 
 
 def negative_objective(loss: NegativeLoss, *, positives: Tensor, scale: float, others: int = 0) -> Objective:
-    """Stage 2's: a preset of losses, against the features (K, F) of the frozen positive prompts.
+    """Return stage 2's objective: a loss of the negatives and the features (K, F) of the frozen positive prompts.
 
-    The last `others` of the K names are no classes of the images: they belong to the class term alone. Steps must then see
-    all classes.
+    The last `others` of the K names are not classes of the images. Only the class term uses them, and every step must then
+    use all classes.
     """
 
     def objective(batch: Features, prompts: Tensor, classes: Tensor | slice) -> Terms:
@@ -269,13 +277,13 @@ def train(
     """Learn contexts.
 
     Args:
-        job: what to train and how.
-        state: where an earlier training of the same job stopped; it is taken up there.
+        job: the definition of the training.
+        state: the state of an earlier training of the same job, which is resumed; None starts anew.
         on_epoch: called after each epoch.
-        on_state: called after each epoch, before `on_epoch`, with all that the next ones depend on.
+        on_state: called after each epoch, before `on_epoch`, with the state from which training can resume.
 
     Raises:
-        NegPromptError: the loss is not a finite number.
+        NegPromptError: the loss is not finite.
     """
     generator = torch.Generator().manual_seed(job.seed)
     if state:
@@ -284,8 +292,8 @@ def train(
     start_loss = state.start_loss if state else learner.loss()
     if not math.isfinite(start_loss):
         raise NegPromptError(
-            f"The loss is {start_loss} before the first step. Image features, the model's weights or its logit scale hold "
-            "values that are not finite numbers; check where they come from."
+            f"The loss is {start_loss} before the first step: image features, the model's weights or its logit scale "
+            "contain values that are not finite. Check these inputs."
         )
     history = list(state.history) if state else []
     best = state.best.to(job.start) if state else job.start.detach().clone()
@@ -325,22 +333,22 @@ def train(
 def class_batches(
     labels: Tensor, classes: int, *, per_step: int, batch_size: int | None, generator: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """Batches of one epoch whose steps see `per_step` of K classes each.
+    """Make the batches of one epoch, each with `per_step` of the K classes.
 
-    The classes are dealt at random into ceil(K / per_step) groups of about one size. A batch holds images of one group: a
-    batch of any images would soon hold more classes than a step may see. Its prompts are the group's and those of other
-    classes drawn at random up to `per_step`, so that the true class is always in. Every image comes once per epoch, and the
-    batches come in random order.
+    The classes are split at random into ceil(K / per_step) groups of nearly equal size. A batch has images of one group
+    only, because random images could have more classes than a step allows. Its prompts are those of the group, filled up
+    to `per_step` with random other classes, so the true class is always present. Every image occurs once per epoch, and
+    the order of batches is random.
 
     Args:
         labels: (N,) ID labels, on the CPU.
         classes: K, more than `per_step`.
-        per_step: classes of a step, at least 1.
-        batch_size: most images of a batch; None for all of a group's.
+        per_step: number of classes in a step, at least 1.
+        batch_size: largest number of images in a batch; None takes all images of a group.
         generator: a CPU generator.
 
     Returns:
-        Pairs of indices into the images (b,) and classes (per_step,), ascending.
+        Pairs of image indices (b,) and ascending class indices (per_step,).
     """
     groups = torch.randperm(classes, generator=generator).tensor_split(math.ceil(classes / per_step))
     group_of = torch.empty(classes, dtype=torch.long)
@@ -359,12 +367,17 @@ def class_batches(
 
 
 def split_held_out(labels: Tensor, share: float, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Split images for selection: indices (train, held out), the same share of each class, one at least to train on.
+    """Split images into training and held-out images for selection, with the same share of each class.
+
+    At least one image of each class is left for training.
 
     Args:
         labels: (N,) ID labels.
         share: share of each class to hold out, in (0, 1).
         generator: a CPU generator.
+
+    Returns:
+        Ascending indices of the training images and of the held-out images; together (N,).
     """
     train, held = [], []
     for label in labels.unique().tolist():
@@ -377,7 +390,7 @@ def split_held_out(labels: Tensor, share: float, *, generator: torch.Generator) 
 
 
 def rate(position: float, *, lr: float, warmup: float, steps: int) -> float:
-    """Learning rate of step `position` (from 0) of `steps`: a linear warm-up over a share of them, then a cosine to zero."""
+    """Return the learning rate of step `position` (from 0) of `steps`: linear warm-up, then a cosine decay to zero."""
     warm = round(warmup * steps)
     if position < warm:
         return lr * (position + 1) / (warm + 1)
@@ -385,7 +398,7 @@ def rate(position: float, *, lr: float, warmup: float, steps: int) -> float:
 
 
 def _outcome(job: Job, start_loss: float, history: Sequence[EpochReport]) -> Outcome | None:
-    """Why to stop before the next epoch, if there is a reason. It follows from the reports, so a resumed training agrees."""
+    """Return why training stops before the next epoch, or None. It depends on reports only, so resuming changes nothing."""
     if isinstance(job.method, FullBatch) and history:
         losses = [start_loss, *(report.terms["loss"] for report in history)]
         if losses[-2] == losses[-1]:
@@ -400,17 +413,17 @@ def _stop_unless_finite(values: Sequence[float], contexts: Tensor, epoch: int, j
     if all(math.isfinite(v) for v in values) and contexts.isfinite().all():
         return
     cure = (
-        f"Lower the learning rate ({job.method.lr:g}), or leave it out: the default training needs none."
+        f"Lower the learning rate ({job.method.lr:g}), or omit it: the default training needs none."
         if isinstance(job.method, Sgd)
         else "Please report this."
     )
     raise NegPromptError(
-        f"The training diverged: after epoch {epoch} of {job.epochs} the loss is {values[0]}. Nothing of it is kept. {cure}"
+        f"The training diverged: after epoch {epoch} of {job.epochs} the loss is {values[0]}. No result is saved. {cure}"
     )
 
 
 def _loss(job: Job, contexts: Tensor) -> float:
-    """The loss of contexts over all images and classes."""
+    """Return the loss of contexts over all images and classes."""
     with torch.no_grad():
         prompts = job.encoder(contexts)
         parts = _image_parts(job)
@@ -418,20 +431,20 @@ def _loss(job: Job, contexts: Tensor) -> float:
 
 
 def _image_parts(job: Job) -> list[Features]:
-    """The training images in parts whose products with all prompts fit `LOGITS_AT_ONCE`."""
+    """Split the training images into parts whose products with all prompts number at most `LOGITS_AT_ONCE`."""
     patches = 0 if job.data.patches is None else job.data.patches.shape[1]
     at_once = max(1, LOGITS_AT_ONCE // (len(job.encoder.tokens) * len(job.start) * (1 + patches)))
     return [job.data[first : first + at_once] for first in range(0, len(job.data), at_once)]
 
 
 def _right(batch: Features, prompts: Tensor) -> Tensor:
-    """Number of images (B, F) that are nearest to the prompt of their own class, of prompts (K, F)."""
+    """Return how many images (B, F) are nearest, among prompts (K, F), to the prompt of their own class; a scalar."""
     return ((batch.images @ prompts.T).argmax(1) == batch.labels).sum()
 
 
 @dataclass(frozen=True)
 class _Epoch:
-    """What a learner says of an epoch, see `EpochReport`."""
+    """A learner's results of an epoch, see `EpochReport`."""
 
     terms: dict[str, float]
     accuracy: float
@@ -439,28 +452,28 @@ class _Epoch:
 
 
 class _Learner(Protocol):
-    """One method at work on one job."""
+    """A method applied to a job."""
 
     @property
     def contexts(self) -> Tensor:
-        """The contexts as they are."""
+        """The current contexts."""
 
     def epoch(self, number: int, generator: torch.Generator) -> _Epoch:
-        """Do epoch `number`, from 1."""
+        """Run epoch `number`, counted from 1."""
 
     def loss(self) -> float:
-        """The loss of the contexts over all images and classes."""
+        """Return the loss of the current contexts over all images and classes."""
 
     def prompts(self) -> Tensor:
-        """The prompts (C, K, F) of the contexts."""
+        """Return the prompt features (C, K, F) of the current contexts."""
 
     def memory(self) -> dict[str, Tensor]:
-        """Copies of the tensors that the next epoch depends on, besides the contexts."""
+        """Return copies of the tensors, besides the contexts, that the next epoch depends on."""
 
 
 @dataclass(frozen=True)
 class _Judged(Point):
-    """Contexts with loss and gradient, the loss's terms, and prompts (C, K, F); None where a checkpoint has none."""
+    """Contexts with loss and gradient, the terms of the loss, and prompts (C, K, F); None after loading a checkpoint."""
 
     terms: dict[str, float]
     prompts: Tensor | None
@@ -477,7 +490,7 @@ class _FullBatchLearner:
         return self._point.place
 
     def epoch(self, number: int, generator: torch.Generator) -> _Epoch:
-        # A step that finds nothing lower gives back the point it was given.
+        # If no lower loss is found, `descend` returns the current point.
         point, self._memory = descend(self._point, self._memory, self._evaluate, unit=self._unit)
         assert isinstance(point, _Judged)
         self._point = point
@@ -507,12 +520,12 @@ class _FullBatchLearner:
         return _Judged(state.contexts.to(like), terms["loss"], memory["gradient"].to(like), terms, None)
 
     def _evaluate(self, contexts: Tensor) -> _Judged:
-        """Loss and gradient over all images, again with smaller chunks where the device runs out of memory."""
+        """Compute loss and gradient over all images; retry with smaller chunks if the device runs out of memory."""
         while True:
             variable = contexts.clone().requires_grad_()
             try:
                 prompts = self._job.encoder(variable)
-                # The prompts are encoded once; only their products with the images are made part by part.
+                # The prompts are encoded once; only their products with the images are computed in parts.
                 leaf = prompts.detach().requires_grad_()
                 sums: dict[str, Tensor] = {}
                 for part in self._parts:
@@ -531,7 +544,7 @@ class _FullBatchLearner:
 
 
 class _Stepper:
-    """SGD or Adam: many steps in an epoch, each on some of the images and possibly of the classes."""
+    """SGD or Adam: an epoch has many steps, each on some of the images and possibly on some of the classes."""
 
     def __init__(self, job: Job, state: State | None) -> None:
         assert not isinstance(job.method, FullBatch)
@@ -543,18 +556,18 @@ class _Stepper:
             for name in names
         }
         self._unit = job.unit()
-        # With a part of the classes a step cannot tell what stage 1's prompts get right among all.
+        # In stage 1, a step with some of the classes cannot measure the accuracy among all classes.
         self._blind = job.judges is None and job.classes_per_step is not None
 
     def epoch(self, number: int, generator: torch.Generator) -> _Epoch:
         job = self._job
-        # Kept on the device until the epoch ends: reading a number back would stop a GPU at every step.
+        # The sums stay on the device until the epoch ends, because reading a number makes the CPU wait for the GPU.
         sums: dict[str, Tensor] = {}
         right = torch.zeros((), device=self.contexts.device)
         lr = 0.0
         batches = self._batches(generator)
         for place, (chosen, classes) in enumerate(batches):
-            # Epochs of sampled classes may differ in their number of steps; each takes up the same share of the schedule.
+            # Epochs of sampled classes may have different numbers of steps; each covers the same share of the schedule.
             step, steps = (number - 1) * len(batches) + place, len(batches) * job.epochs
             terms, prompts, gradient = self._gradient(job.data[chosen], classes)
             lr = self._move(gradient, step, steps)
@@ -580,7 +593,7 @@ class _Stepper:
         return {name: tensor.clone() for name, tensor in self._memory.items()}
 
     def _move(self, gradient: Tensor, step: int, steps: int) -> float:
-        """Take step `step` (from 0) of `steps`, and return its rate."""
+        """Take step `step` (from 0) of `steps` and return its learning rate."""
         if isinstance(self._method, Sgd):
             velocity = self._memory["momentum"].mul_(self._method.momentum).add_(gradient)
             lr = rate(step, lr=self._method.lr, warmup=self._method.warmup, steps=steps)
@@ -590,13 +603,13 @@ class _Stepper:
         mean = self._memory["mean"].mul_(first).add_(gradient, alpha=1 - first) / (1 - first ** (step + 1))
         square = self._memory["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
         lr = rate(step, lr=ADAM_STEP * self._unit, warmup=ADAM_WARM_UP, steps=steps)
-        # An element without a gradient, such as of a class that no step has seen, stays where it is.
+        # The clamp keeps elements without any gradient so far (such as classes not yet used) unchanged.
         size = (square / (1 - second ** (step + 1))).sqrt().clamp(min=torch.finfo(square.dtype).tiny)
         self.contexts = self.contexts - lr * mean / size
         return lr
 
     def _batches(self, generator: torch.Generator) -> list[tuple[Tensor, Tensor | slice]]:
-        """One epoch's batches: indices of images, on the device, and classes, on the CPU."""
+        """Return one epoch's batches: image indices on the device, and class indices on the CPU."""
         labels, some = self._job.data.labels, self._job.classes_per_step
         size = self._method.batch_size if isinstance(self._method, Sgd) else None
         if some is None:
@@ -608,7 +621,7 @@ class _Stepper:
         return [(chosen.to(labels.device), classes) for chosen, classes in drawn]
 
     def _gradient(self, batch: Features, classes: Tensor | slice) -> tuple[Terms, Tensor, Tensor]:
-        """The terms on n classes, their prompts (C, n, F) and the gradient, again where the device runs out of memory."""
+        """Compute the terms on n classes, their prompts (C, n, F) and the gradient; retry if device memory runs out."""
         encoder = self._job.encoder
         if isinstance(classes, Tensor):
             encoder = encoder.subset(classes.tolist())

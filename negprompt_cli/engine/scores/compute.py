@@ -1,7 +1,7 @@
-"""All scores asked for in one pass over the images, block by block.
+"""Compute all requested scores in one pass over the images, block by block.
 
-Images x prompts never exist as a whole: a block of images is multiplied with each group of prompts once, and all scores
-read the same cosines. The time is that of the matrix product and little more.
+The full matrix of images x prompts never exists. Each block of images is multiplied with each group of prompts once, and
+all scores read the same cosines. Computing scores takes little longer than the matrix product alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,10 @@ from negprompt_cli.engine.scores.registry import check_scores, find_score
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs, check_normalised
 
 CPU_BLOCK_BYTES = 4 * 2**20
-"""Cosines of a block that stay in a CPU's caches between the product and the exponentials."""
+"""Size of a block's cosines on a CPU: they stay in its caches between the product and the exponentials."""
 
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
-"""Cosines of a block that keep an accelerator busy for longer than launching its kernels takes."""
+"""Size of a block's cosines on an accelerator: computing them takes longer than launching kernels."""
 
 
 PREDICTIONS = "predictions"
@@ -32,7 +32,7 @@ class ScoreTable:
     """Scores and predictions of N images.
 
     Attributes:
-        scores: for each score asked for, (N,) float64, higher = more ID.
+        scores: for each requested score, (N,) float64, higher = more ID.
         predictions: (N,) int64 class of the nearest positive prompt.
     """
 
@@ -53,17 +53,18 @@ def compute_scores(
 ) -> ScoreTable:
     """Return the scores and predictions of all images.
 
-    The computation runs on the device of the features, in float64 if they are, else in float32 with float64 sums (see
-    `block`; a global setting that lowers the precision of float32 products, such as TF32, lowers that of the scores).
+    The computation runs on the device of the features. Float64 features are processed in float64, all others in float32
+    with float64 sums (see `image_block`). A global setting that lowers the precision of float32 products, such as TF32,
+    also lowers the precision of the scores.
 
     Args:
         features: (N, D) L2-normalised image features; N may be 0.
         bank: prompts and training features to compare with.
-        names: scores of the catalogue; predictions come with any, or none.
+        names: names of scores; predictions are always computed, even with no name.
         temperature: tau of the softmax scores (negprompt, mcm, entropy, gl-mcm), on cosines.
-        options: constants of single scores; None is the defaults.
-        block_bytes: memory for the cosines of one block; temporary copies come to about as much again. None is 4 MiB on
-            a CPU, which fits its caches, and 256 MiB on an accelerator. Scores do not depend on it beyond rounding.
+        options: constants of single scores; None uses the defaults.
+        block_bytes: bytes for the cosines of one block; temporary copies take about as much again. None uses 4 MiB on a
+            CPU, which fits its caches, and 256 MiB on an accelerator. It changes scores by rounding only.
         local_features: (N, R, D) L2-normalised features of R patches, for gl-mcm.
 
     Raises:
@@ -102,13 +103,16 @@ def over_blocks(
     block_bytes: int | None = None,
     local_features: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return what functions say of each image, (N,) or (N, ...) on the CPU; all read the same cosines of a block.
+    """Apply functions to all blocks of images and join their results; all functions read the same cosines of a block.
 
     Args:
-        functions: of a block of B images, each giving (B,) or (B, ...).
-        groups: what of the bank the functions look at besides the positives.
+        functions: functions of a block of B images that return (B,) or (B, ...).
+        groups: fields of the bank that the functions use, besides the positives.
 
-    The other arguments and the errors are those of `compute_scores`, apart from its names.
+    The other arguments and the ValueErrors are those of `compute_scores`.
+
+    Returns:
+        For each function (N,) or (N, ...), on the CPU.
     """
     dimension = bank.positives.shape[1]
     if features.ndim != 2 or features.shape[1] != dimension:
@@ -125,7 +129,7 @@ def over_blocks(
     rows = max(1, block_bytes // (dtype.itemsize * _columns(groups, bank, local_features)))
 
     parts: dict[str, list[Tensor]] = {name: [] for name in functions}
-    # Half precision products would be useless here, whatever the caller runs its networks in.
+    # Half precision is too coarse for these products, even if the caller's networks use it.
     with torch.autocast(features.device.type, enabled=False):
         for start in range(0, len(features), rows):
             part = features[start : start + rows].to(dtype)
@@ -138,7 +142,7 @@ def over_blocks(
 
 
 def _columns(groups: set[str], bank: ScoreInputs, local_features: Tensor | None) -> int:
-    """Return how many cosines per image the groups of prompts and training images make."""
+    """Return the number of cosines per image with all groups of prompts and training images."""
     columns = sum(len(bank.rows(group)) for group in {"positives", *groups} - {"train_labels", "local_features"})
     if local_features is not None and "local_features" in groups:
         columns += local_features.shape[1] * len(bank.positives)

@@ -2,9 +2,10 @@
 
     S(f) = mean_g sum_i exp(s <Z_i,f>) / (sum_i exp(s <Z_i,f>) + sum_{w in group g} exp(s <w,f>))
 
-The words w are nouns and phrases "adjective superclass", both chosen far from the class names. Chen, Gao, Xu: "Conjugated
-semantic pool improves OOD detection with pre-trained vision-language models", NeurIPS 2024. A phrase is a cluster centre of
-many unlike things, which OOD images are near more often than to one rare noun. In (0, 1).
+The words w are nouns and phrases "adjective superclass", both chosen far from the class names. A phrase covers many
+different things, so OOD images are near a phrase more often than near a rare noun. Scores are in (0, 1).
+Source: Chen, Gao, Xu: "Conjugated semantic pool improves OOD detection with pre-trained vision-language models", NeurIPS
+2024.
 """
 
 from torch import Tensor
@@ -16,7 +17,7 @@ SUPERCLASSES = (
     *("area", "creature", "environment", "item", "landscape", "object", "pattern"),
     *("place", "scene", "space", "structure", "thing", "view", "vista"),
 )
-"""Words for anything that can be seen; each adjective gets one at random. [unverified]: whether they are the paper's."""
+"""General words for visible things. Each adjective is combined with a random one. [unverified]: the paper may use others."""
 
 
 def csp(block: ImageBlock) -> Tensor:

@@ -2,8 +2,8 @@
 
     S(f) = log sum_i exp(s <P_i,f>)
 
-Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020, with their temperature T = 1. The logits carry
-the model's logit scale s, as in training; the temperature of the softmax scores plays no part.
+Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020, with their temperature T = 1. The logits include
+the model's logit scale s, as in training. The temperature of the softmax scores is not used.
 """
 
 from torch import Tensor

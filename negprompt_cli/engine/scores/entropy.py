@@ -3,8 +3,8 @@
     S(f) = sum_i p_i log p_i,  p = softmax_i(<P_i,f>/tau)
 
 Chan et al., "Entropy maximization and meta classification for out-of-distribution detection in semantic segmentation",
-ICCV 2021. In [-log K, 0]. At tau = 1 all images are close to -log K, so the sum is taken as mean - log-sum of the
-exponents b * (cosine - highest cosine), which loses nothing to cancellation with large terms.
+ICCV 2021. Scores are in [-log K, 0]. At tau = 1 all images score close to -log K. To avoid cancellation, the sum is
+computed as the weighted mean minus the log-sum-exp of the exponents (cosine - highest cosine) / tau.
 """
 
 import torch

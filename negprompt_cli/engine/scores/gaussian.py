@@ -1,14 +1,14 @@
 """Gaussians fitted to the ID training features, for the Mahalanobis scores.
 
-One Gaussian per class with a covariance shared by all classes (Lee et al., NeurIPS 2018), and one background Gaussian
-over all samples regardless of class (Ren et al., 2021). With few shots there are fewer samples than dimensions, so each
-covariance is shrunk towards a multiple of the identity that keeps its trace. Fitted on the CPU in float64.
+There is one Gaussian per class with a covariance shared by all classes (Lee et al., NeurIPS 2018), and one background
+Gaussian of all samples (Ren et al., 2021). With few shots there are fewer samples than dimensions, so each covariance is
+shrunk towards a multiple of the identity that keeps its trace. Fitting runs on the CPU in float64.
 
-Both are shrunk by the same weight, that of the within-class covariance. In directions that no training feature has, the
-identity's share is all there is of a covariance. Weights estimated for each covariance by itself make that share smaller for
-the background than within classes (the background needs less shrinking), so that whatever is unlike all training images
-looked nearer to a class than to the background: on the features of a small CLIP, 6 classes of 16 images, the relative score
-had an AUROC of 0 to 15 on three OOD sets, and has 96 to 99.9 with one weight. Where images are many the two agree.
+Both covariances are shrunk by the same weight, the one estimated for the within-class covariance. In directions without
+training features, a shrunk covariance consists of the identity term only. If each covariance had its own weight, this term
+would be smaller for the background, and images unlike all training images would be nearer to a class than to the
+background. On the features of a small CLIP (6 classes of 16 images) the relative score then had an AUROC of 0 to 15 on
+three OOD sets; with one weight it has 96 to 99.9. With many images both ways agree.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from negprompt_cli.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Gaussians:
-    """Class means and background mean, each kept after the whitening of its covariance.
+    """The whitened class means and the background mean, with the whitening of both covariances.
 
-    For a covariance S = L L' the whitening is W = L^-T: the squared Mahalanobis distance of x and m under S is the
+    For a covariance S = L L' the whitening is W = L^-T: the squared Mahalanobis distance between x and m under S is the
     squared length of (x - m) W.
 
     Attributes:
@@ -39,7 +39,7 @@ class Gaussians:
     background_whitening: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Gaussians":
-        """Return the same on another device and in another type."""
+        """Return a copy on another device and in another type."""
         return Gaussians(
             self.centre.to(device, dtype),
             self.whitening.to(device, dtype),
@@ -61,12 +61,12 @@ class Gaussians:
 
 
 def fit_gaussians(features: Tensor, labels: Tensor, shrinkage: float | None) -> Gaussians:
-    """Fit class Gaussians with a shared covariance, and the background Gaussian; on the CPU in float64.
+    """Fit class Gaussians with a shared covariance, and the background Gaussian, on the CPU in float64.
 
     Args:
         features: (T, D) training features.
-        labels: (T,) integer labels; a label without samples is no class.
-        shrinkage: weight of the identity in [0, 1], or None for Ledoit and Wolf's of the within-class covariance.
+        labels: (T,) integer labels; labels without samples are ignored.
+        shrinkage: weight of the identity in [0, 1]; None uses Ledoit and Wolf's estimate for the within-class covariance.
 
     Raises:
         UsageError: no class has two samples, or a covariance is singular; the message says what to do.
@@ -77,7 +77,7 @@ def fit_gaussians(features: Tensor, labels: Tensor, shrinkage: float | None) -> 
     centre, within = x.mean(dim=0), x - means[classes]
     if not within.any():
         raise UsageError(
-            "The Mahalanobis scores need at least two training images of a class to see how classes spread."
+            "The Mahalanobis scores need a class with at least two different training images to estimate the covariance."
         )
     weight = _ledoit_wolf(within) if shrinkage is None else shrinkage
     whitening = _whitening(within, weight)
@@ -85,24 +85,28 @@ def fit_gaussians(features: Tensor, labels: Tensor, shrinkage: float | None) -> 
 
 
 def _whitening(residuals: Tensor, weight: float) -> Tensor:
-    """Return (D, D): the whitening of the covariance of centred (T, D) residuals, shrunk by `weight`."""
+    """Return (D, D): the whitening of the covariance of (T, D) residuals, shrunk by `weight`.
+
+    Raises:
+        UsageError: the shrunk covariance is singular.
+    """
     n, d = residuals.shape
     covariance = residuals.T @ residuals / n
     identity = torch.eye(d, dtype=residuals.dtype)
     shrunk = (1 - weight) * covariance + weight * covariance.trace() / d * identity
     factor, failed = torch.linalg.cholesky_ex(shrunk)
-    # A singular matrix may pass by rounding, with pivots at the level of that rounding.
+    # Because of rounding, Cholesky may accept a singular matrix; its smallest pivots are then rounding errors.
     pivots = factor.diagonal().square()
     if bool(failed) or bool(pivots.min() <= 1e-13 * pivots.max()):
         raise UsageError(
-            f"The covariance of {n} training features in {d} dimensions is singular: raise shrinkage above {weight}."
+            f"The covariance of {n} training features in {d} dimensions is singular. Raise shrinkage above {weight}."
         )
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
     return inverse.T
 
 
 def _ledoit_wolf(residuals: Tensor) -> float:
-    """Return the shrinkage weight of Ledoit and Wolf, "A well-conditioned estimator", 2004, as scikit-learn has it."""
+    """Return the shrinkage weight of Ledoit and Wolf, "A well-conditioned estimator", 2004, computed by scikit-learn."""
     from sklearn.covariance import ledoit_wolf_shrinkage
 
     return float(ledoit_wolf_shrinkage(residuals.numpy(), assume_centered=True))

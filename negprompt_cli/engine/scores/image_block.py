@@ -1,13 +1,13 @@
-"""One block of images and the sums over prompts that its scores share.
+"""A block of images and the sums over prompts that its scores share.
 
-Prompt scores are made of two summaries of the cosines <w_i, f> of an image with a group of prompts: the highest, and
-log sum_i exp(b <w_i, f>) at an inverse temperature b. They are computed when a score first asks, and kept for the
-others.
+Prompt scores use two summaries of the cosines <w_i, f> of an image with a group of prompts: the highest cosine, and
+log sum_i exp(b <w_i, f>) at an inverse temperature b. The first score that needs a summary computes it; the others reuse
+it.
 
-Numerics: cosines are float32 products, off by about 5e-8. Exponentials are taken of b * (cosine - highest cosine), so
-no temperature overflows, and summed in float64: at tau = 1 over 1000 classes MCM differs between images by a few per
-cent of its value, and a float32 sum would leave ties. The summaries and all that follows are float64. Compared with
-float64 throughout, scores are off by about b * 1e-7 of their value and AUROC by less than 1e-6.
+Numerics: cosines are float32 products with an error of about 5e-8. The exponents are b * (cosine - highest cosine), so no
+temperature causes an overflow. Exponentials are summed in float64: at tau = 1 over 1000 classes MCM differs between images
+by a few per cent of its value, and a float32 sum would create ties. The summaries and all later steps are float64.
+Compared with float64 throughout, the relative error of scores is about b * 1e-7, and AUROC differs by less than 1e-6.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ Made = TypeVar("Made")
 
 
 class ScoringContext:
-    """What all the blocks of one call share.
+    """The inputs and options of one call, with results that all its blocks share.
 
     Attributes:
         bank: prompts and training features, on the device and in the type of the computation.
-        temperature: tau of the softmax scores.
+        temperature: tau of the softmax scores, on cosines.
         options: constants of single scores.
-        exact: the type of sums and scores: float64, or float32 on devices that have nothing better (MPS).
+        exact: the type of sums and scores: float64, or float32 on devices without float64 (MPS).
     """
 
     def __init__(self, bank: ScoreInputs, temperature: float, options: ScoreOptions) -> None:
@@ -42,14 +42,14 @@ class ScoringContext:
         self._made: dict[str, object] = {}
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """What a score makes of the bank before its first block, made once and kept under the score's name."""
+        """Return `make()`, computed at the first call with this name and cached for later blocks."""
         if name not in self._made:
             self._made[name] = make()
         return cast(Made, self._made[name])
 
     @cached_property
     def class_directions(self) -> Tensor:
-        """(K, D) directions of the classes as seen from the usual ID image, L2-normalised (`IdStatistics.directions`)."""
+        """(K, D) L2-normalised class directions, relative to the mean ID image (`IdStatistics.directions`)."""
         if self.bank.id_statistics is None:
             raise ValueError("the directions of the classes need id_statistics")
         return self.bank.id_statistics.directions(self.bank.positives)
@@ -61,7 +61,7 @@ class ScoringContext:
 
     @cached_property
     def gaussians(self) -> Gaussians:
-        """The Gaussians of the training features, fitted when first needed."""
+        """The Gaussians of the training features, fitted at the first use."""
         features, labels = self.bank.train_features, self.bank.train_labels
         if features is None or labels is None:
             raise ValueError("Gaussians need train_features and train_labels")
@@ -69,10 +69,10 @@ class ScoringContext:
 
 
 class ImageBlock:
-    """B images: their features, and on demand their similarities with each group of prompts.
+    """B images: their features and, computed on demand, their cosines with each group of prompts.
 
     Attributes:
-        setup: what all blocks share.
+        setup: the context that all blocks of a call share.
         features: (B, D) L2-normalised image features.
         local_features: (B, R, D) L2-normalised features of R patches, or None.
     """
@@ -87,25 +87,25 @@ class ImageBlock:
         self._sums: dict[tuple[str, float], Tensor] = {}
 
     def cosines(self, group: str) -> Tensor:
-        """Return (B, rows): the cosines with each prompt of a group of the bank; to be read, not written."""
+        """Return (B, rows): the cosines with each prompt of a group of the bank. The tensor is cached; do not modify it."""
         if group not in self._cosines:
             self._cosines[group] = self.features @ self.setup.bank.rows(group).T
         return self._cosines[group]
 
     def nearest(self, group: str) -> Tensor:
-        """Return (B,): which prompt of the group has the highest cosine."""
+        """Return (B,) int64: the index of the prompt with the highest cosine in the group."""
         if group not in self._nearest:
             self._highest[group], self._nearest[group] = self.cosines(group).max(dim=1)
         return self._nearest[group]
 
     @property
     def predictions(self) -> Tensor:
-        """(B,) the class of the nearest positive prompt; negatives have no say."""
+        """(B,) int64: the class of the nearest positive prompt; negatives do not affect it."""
         return self.nearest("positives")
 
     @property
     def probability(self) -> Tensor:
-        """(B,) exact: CLIP's own probability of the predicted class, a softmax over the positives at the logit scale."""
+        """(B,) of type `exact`: CLIP's probability of the predicted class, softmax over the positives at the logit scale."""
         scale = self.setup.bank.logit_scale
         highest = self.highest("positives").to(self.setup.exact)
         return (scale * highest - self.log_sum_exp("positives", scale)).exp()
@@ -117,7 +117,7 @@ class ImageBlock:
         return self._highest[group]
 
     def log_sum_exp(self, group: str, inverse_temperature: float) -> Tensor:
-        """Return (B,) exact: log sum over the group's prompts of exp(inverse_temperature * cosine)."""
+        """Return (B,) of type `exact`: log sum over the group's prompts of exp(inverse_temperature * cosine)."""
         key = group, inverse_temperature
         if key not in self._sums:
             self._sums[key] = log_sum_exp(
@@ -126,7 +126,7 @@ class ImageBlock:
         return self._sums[key]
 
     def log_max_softmax(self, group: str) -> Tensor:
-        """Return (B,) exact: log of the highest softmax probability over the group at the shared temperature."""
+        """Return (B,) of type `exact`: the log of the highest softmax probability over the group at the temperature."""
         inverse = 1 / self.setup.temperature
         return inverse * self.highest(group).to(self.setup.exact) - self.log_sum_exp(group, inverse)
 
@@ -135,10 +135,10 @@ def log_sum_exp(cosines: Tensor, inverse_temperature: float, *, highest: Tensor,
     """Return (...) in type `exact`: log sum over the last axis of exp(inverse_temperature * cosines).
 
     Args:
-        cosines: (..., n), left as they are.
+        cosines: (..., n); they are not modified.
         inverse_temperature: b > 0.
         highest: (...) their maximum over the last axis.
-        exact: type in which to sum.
+        exact: type of the sum and the result.
     """
     terms = torch.sub(cosines, highest.unsqueeze(-1)).mul_(inverse_temperature).exp_()
     return terms.sum(dim=-1, dtype=exact).log_().add_(highest.to(exact), alpha=inverse_temperature)

@@ -5,7 +5,8 @@
 
 Lee et al., "A simple unified framework for detecting out-of-distribution samples and adversarial attacks", NeurIPS 2018
 (on the last features, without their input perturbation); Ren et al., "A simple fix to Mahalanobis distance for
-improving near-OOD detection", 2021. How the Gaussians are fitted is in `gaussian`.
+improving near-OOD detection", 2021. `gaussian` fits the Gaussians. `mahalanobis` is at most 0; `mahalanobis-relative` has
+no bounds.
 """
 
 from torch import Tensor

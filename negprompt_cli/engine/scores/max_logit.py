@@ -2,9 +2,9 @@
 
     S(f) = max_i <P_i,f>
 
-Hendrycks et al., "Scaling out-of-distribution detection for real-world settings", ICML 2022. Without the logit scale,
-which would change no ranking. In [-1, 1]. `max_logit` takes the learned positive prompts, `max_logit_zero_shot` the
-zero-shot prompts.
+Hendrycks et al., "Scaling out-of-distribution detection for real-world settings", ICML 2022. The logit scale is left out,
+because it would not change the ranking. Scores are in [-1, 1]. `max_logit` uses the learned positive prompts,
+`max_logit_zero_shot` the zero-shot prompts.
 """
 
 from torch import Tensor

@@ -3,8 +3,9 @@
     S(f) = max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)
 
 Ming et al., "Delving into out-of-distribution detection with vision-language representations", NeurIPS 2022; tau = 1 on
-cosines. In (0, 1]. `mcm` takes the learned positive prompts, `mcm_zero_shot` the zero-shot prompts, as in the paper.
-`mcm_clip_temperature` is `mcm` at CLIP's own temperature 1/s, s the logit scale: CLIP's probability of the predicted class.
+cosines. Scores are in (0, 1]. `mcm` uses the learned positive prompts, `mcm_zero_shot` the zero-shot prompts, as in the
+paper. `mcm_clip_temperature` is `mcm` at CLIP's own temperature 1/s with the logit scale s, which gives CLIP's probability
+of the predicted class.
 """
 
 from torch import Tensor

@@ -1,17 +1,17 @@
-"""NegPrompt's score, MCM extended by the negative prompts: the paper's form, and the default form without units.
+"""NegPrompt's score, MCM extended by the negative prompts: the paper's form and the default form.
 
     paper     S(f) = max_i exp(<P_i,f>/tau) / (sum_i exp(<P_i,f>/tau) + sum_ij exp(<N_ij,f>/tau))
     default   S(f) = L(b) + L(b|p) + L(c) + L(g) + L(n|p + 1),   L(z) = log sigmoid(pi z / sqrt(3))
 
 The paper's score (Li et al., "Learning transferable negative prompts for out-of-distribution detection", CVPR 2024; tau = 1
-on cosines as in the official code) is in (0, 1]. Its constants have units: they weigh the two masses against the highest
-cosine by how wide a model's cosines spread.
+on cosines as in the official code) is in (0, 1]. It depends on how widely the cosines of a model spread, because that
+decides the weight of each part.
 
-The default compares an image with what is usual for ID images. Each of its five statistics (`id_statistics` has their
-formulas) is in units of the deviation of ID images, and L(z) is the logarithm of the share of ID images that would be lower:
-the sum is Fisher's way of joining one-sided tests. The four statistics of the positives say whether the image belongs to a
-class, the last one whether it is unlike what the negatives describe. An image at the ID mean of n|p is not yet suspicious:
-the 1 makes that test one-sided in effect. Scores are at most 0, higher = more ID.
+The default compares an image with typical ID images. Each of its five statistics (`id_statistics` has their formulas) is in
+units of the standard deviation of ID images. L(z) approximates the logarithm of the share of ID images below z, so the sum
+is Fisher's method of combining one-sided tests. Four statistics measure whether the image fits the positives; the last one
+measures whether it is unlike the negatives. An image at the ID mean of n|p is not suspicious, so 1 is added to that
+statistic: in effect it only lowers scores. Scores are at most 0, higher = more ID.
 """
 
 import torch
@@ -22,13 +22,13 @@ from negprompt_cli.engine.scores.image_block import ImageBlock
 
 
 def mcm_extended(block: ImageBlock) -> Tensor:
-    """Return (B,) scores of the block's images: the default where there are ID statistics, else the paper's."""
+    """Return (B,) scores of the block's images: the default form if the bank has ID statistics, else the paper's form."""
     statistics = block.setup.bank.id_statistics
     return paper_score(block) if statistics is None else default_score(block, statistics)
 
 
 def paper_score(block: ImageBlock) -> Tensor:
-    """Return (B,) scores in (0, 1]."""
+    """Return (B,) scores of the paper's form, in (0, 1]."""
     inverse = 1 / block.setup.temperature
     masses = [block.log_sum_exp(group, inverse) for group in ("positives", "negatives")]
     highest = block.highest("positives").to(block.setup.exact)
@@ -36,14 +36,14 @@ def paper_score(block: ImageBlock) -> Tensor:
 
 
 def default_score(block: ImageBlock, statistics: IdStatistics) -> Tensor:
-    """Return (B,) scores, at most 0."""
+    """Return (B,) scores of the default form, at most 0."""
     exact = block.setup.exact
     cosines = block.cosines("positives")
     found = class_statistics(block.features, cosines, mean=statistics.mean, directions=block.setup.class_directions)
     found["n"] = -(block.features @ block.setup.mean_negative)
     p = cosines.mean(1)
     total = torch.zeros_like(p, dtype=exact)
-    # Numbers, not tensors, so that an exporter writes them as constants.
+    # Python numbers instead of tensors, so that an exporter writes them as constants.
     for name, (slope, center, deviation) in zip(TERMS, statistics.terms.tolist(), strict=True):
         if deviation > 0:
             z = (found[name.removesuffix("|p")] - slope * p - center).to(exact) / deviation

@@ -1,19 +1,20 @@
-"""The free constants of the scores; importing it needs no torch."""
+"""The adjustable constants of the scores. Importing this module needs no torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Constants of single scores, apart from the temperature that all softmax scores share.
+    """Constants of single scores. The temperature, which all softmax scores share, is not among them.
 
     Attributes:
-        next_classes: N of `logit-gap`, how many cosines the highest is compared with; None is a fifth of the classes.
-        word_groups: into how many groups of equal size scores with negative words split them; 1 is no grouping.
-        neighbours: k of `knn`, for few-shot training features; the paper takes 50 to 1000 for full training sets.
-        shrinkage: in [0, 1], how far `mahalanobis` and `mahalanobis-relative` pull the covariance towards a multiple of
-            the identity; None is the optimal value of Ledoit and Wolf (2004) for the training features.
-        local_weight: weight of the local part of `gl-mcm`.
+        next_classes: N of `logit-gap`, the number of cosines that the highest is compared with; None uses a fifth of the
+            classes.
+        word_groups: number of groups of equal size that negative words are split into; 1 means no grouping.
+        neighbours: k of `knn`, for few-shot training features; the paper uses 50 to 1000 for full training sets.
+        shrinkage: in [0, 1], how far `mahalanobis` and `mahalanobis-relative` shrink the covariance towards a multiple of
+            the identity; None uses the optimal value of Ledoit and Wolf (2004) for the training features.
+        local_weight: weight of the local part of `gl-mcm`, at least 0.
 
     Raises:
         ValueError: a value is out of range.

@@ -1,13 +1,13 @@
-"""The one table of scores: names, formulas, papers and what each needs. Reports and model cards quote it.
+"""The table of scores: names, formulas, papers and requirements. Reports and model cards quote it.
 
-Importing it needs no torch; a score's function is imported when it is first asked for. Notation of the formulas: f the
-image feature, P_i the positive, N_ij the negative and Z_i the zero-shot prompt features, all L2-normalised; <,> the
+Importing this module needs no torch; a score's function is imported at its first use. Notation of the formulas: f is the
+image feature, P_i the positive, N_ij the negative and Z_i the zero-shot prompt features, all L2-normalised; <,> is the
 cosine, tau the temperature, s the logit scale.
 
-Few classes: with one class a softmax over the classes is 1 whatever the image, so the forms of mcm, entropy and gl-mcm say
-nothing, there is no next class for logit-gap, and the class is its own background, so mahalanobis-relative is 0
-(`constant_scores`): commands refuse them or leave them out. With two or three classes they vary, but little; the others need
-no other class to compare with.
+With a single class some scores are the same for every image (`constant_scores`), and commands refuse them or leave them
+out: a softmax over one class is always 1 (mcm, entropy, gl-mcm), there is no next class (logit-gap), and the class is its
+own background (mahalanobis-relative). With two or three classes these scores vary little. The other scores do not compare
+classes.
 """
 
 import importlib
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """What there is to know about one score.
+    """The record of one score.
 
     Attributes:
-        name: as on the command line.
-        title: a few words.
+        name: the name on the command line.
+        title: the score in a few words.
         formula: the score of one image, higher = more ID.
         paper: authors, title and venue.
-        url: where to read the paper.
+        url: address of the paper.
         requires: fields of `ScoreInputs` that must not be None, and `local_features` for patch features.
-        function: `module:function` within this package; takes a `ImageBlock` and returns the scores of its images.
-        least_classes: ID classes that the score compares; with fewer it is the same for every image.
+        function: `module:function` within this package; it maps an `ImageBlock` of B images to (B,) scores.
+        least_classes: smallest number of ID classes; with fewer the score is the same for every image.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Score:
     least_classes: int = 1
 
     def load(self) -> "Callable[[ImageBlock], Tensor]":
-        """Import and return the function: `ImageBlock` of B images to (B,) scores."""
+        """Import and return the function that maps an `ImageBlock` of B images to (B,) scores."""
         module, function = self.function.split(":")
         loaded = getattr(importlib.import_module(f"negprompt_cli.engine.scores.{module}"), function)
         return cast("Callable[[ImageBlock], Tensor]", loaded)
@@ -129,7 +129,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             ),
             Score(
                 name="logit-gap",
-                title="highest cosine above the next ones",
+                title="highest cosine minus the mean of the next ones",
                 formula="max_i <P_i,f> - mean of the next N cosines, N a fifth of the classes",
                 paper=_LOGIT_GAP,
                 url=_LOGIT_GAP_URL,
@@ -139,9 +139,9 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             ),
             Score(
                 name="logit-gap-fit",
-                title="highest cosine above the next ones, their number chosen on ID images",
-                formula="max_i <P_i,f> - mean of the next N cosines, N with the largest mean gap of ID training images less "
-                "that of mixtures of them",
+                title="highest cosine minus the mean of the next ones, their number chosen on ID images",
+                formula="max_i <P_i,f> - mean of the next N cosines, N with the largest mean gap of ID training images "
+                "minus that of mixtures of them",
                 paper=_LOGIT_GAP,
                 url=_LOGIT_GAP_URL,
                 requires=("positives", "train_features", "train_labels"),
@@ -181,7 +181,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             ),
             Score(
                 name="neglabel",
-                title="zero-shot positives against words far from their names",
+                title="zero-shot positives against words far from the class names",
                 formula=_NEGLABEL.format("w"),
                 paper="Jiang et al., Negative label guided OOD detection with pretrained vision-language models, "
                 "ICLR 2024",
@@ -201,8 +201,8 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             ),
             Score(
                 name="neglabel-filtered",
-                title="zero-shot positives against words without things and subclasses",
-                formula=_NEGLABEL.format("w no name of a thing and no subclass"),
+                title="zero-shot positives against words without proper names and subclasses",
+                formula=_NEGLABEL.format("w that are no proper names and no subclasses"),
                 paper="Ansari et al., NegRefine: refining negative label-based zero-shot OOD detection, ICCV 2025, with "
                 "WordNet in place of its language model",
                 url="https://arxiv.org/abs/2507.09795",
@@ -277,7 +277,7 @@ def find_score(name: str) -> Score:
     """Return the record of a score.
 
     Raises:
-        UsageError: there is no such score; the message offers the nearest names.
+        UsageError: there is no such score; the message suggests the nearest name.
     """
     if name not in SCORES:
         raise UsageError(f"Unknown score {name!r}.{did_you_mean(name, SCORES)}")
@@ -285,30 +285,33 @@ def find_score(name: str) -> Score:
 
 
 def check_scores(names: Iterable[str], bank: "ScoreInputs", *, has_local_features: bool = False) -> None:
-    """Raise UsageError if a score is unknown or needs what is not there; the message lists the scores that would work.
+    """Check that scores can be computed.
 
     Args:
-        names: the scores asked for.
-        bank: what there is to compute them from.
-        has_local_features: whether there are patch features too.
+        names: the requested scores.
+        bank: the features that are available.
+        has_local_features: whether patch features are available too.
+
+    Raises:
+        UsageError: a score is unknown or needs features that are missing; the message lists the scores that would work.
     """
     for score in map(find_score, names):
         missing = _missing(score, bank, has_local_features)
         if missing:
             possible = [s.name for s in SCORES.values() if not _missing(s, bank, has_local_features)]
             raise UsageError(
-                f"Score {score.name!r} needs {' and '.join(_MEANING[m] for m in missing)}, which are not given. "
+                f"Score {score.name!r} needs {' and '.join(_MEANING[m] for m in missing)}, which are missing here. "
                 f"Scores that can be computed here: {', '.join(possible)}."
             )
 
 
 def constant_scores(names: Iterable[str], classes: int) -> list[str]:
-    """Those of the scores that are the same for every image where there are so few classes."""
+    """Return those of the scores that are the same for every image with this number of classes."""
     return [name for name in names if find_score(name).least_classes > classes]
 
 
 def _missing(score: Score, bank: "ScoreInputs", has_local_features: bool) -> list[str]:
-    """Return which requirements of the score are not met."""
+    """Return the requirements of the score that are not met."""
     return [
         need
         for need in score.requires

@@ -1,4 +1,4 @@
-"""Everything a score may compare an image feature with, in one typed frame."""
+"""The features that scores compare an image feature with, as one typed record."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -10,22 +10,22 @@ from negprompt_cli.engine.scores.id_statistics import IdStatistics
 
 @dataclass(frozen=True, eq=False)
 class ScoreInputs:
-    """Prompt features, and for the visual baselines training features; L2-normalised, on one device.
+    """Prompt features and, for scores that need them, training features; all are L2-normalised and on one device.
 
-    K classes, p negatives per class, W words, T training images, D feature dimensions.
+    K is the number of classes, p of negatives per class, W of words, T of training images, D of feature dimensions.
 
     Attributes:
-        positives: (K, D) features of the positive prompts; predictions are made over these.
+        positives: (K, D) features of the positive prompts; the nearest one gives the predicted class.
         negatives: (K, p, D) features of the negative prompts, or None.
         zero_shot: (K, D) features of the zero-shot prompts of the same classes, or None.
-        logit_scale: s, the exponentiated logit scale of the model.
+        logit_scale: s, the exponentiated logit scale of the model, above 0.
         words: (W, D) features of negative words far from the class names, or None.
         words_by_images: (W, D) features of negative words far from ID images, or None.
-        words_filtered: (W, D) features of negative words that are neither names of things nor subclasses, or None.
+        words_filtered: (W, D) features of negative words that are neither proper names nor subclasses, or None.
         csp_words: (W, D) features of nouns and of phrases of adjective and superclass, or None.
         train_features: (T, D) image features of the ID training set, or None.
-        train_labels: (T,) their integer labels, or None.
-        id_statistics: how ID images compare with these prompts, for the default form of `negprompt`; None for the paper's.
+        train_labels: (T,) integer labels of the training images, or None.
+        id_statistics: statistics of ID images, for the default form of `negprompt`; None selects the paper's form.
 
     Raises:
         ValueError: shapes do not fit together, a feature is not L2-normalised, or a number is out of range.
@@ -79,14 +79,18 @@ class ScoreInputs:
             raise ValueError(f"logit_scale must be positive, got {self.logit_scale}")
 
     def rows(self, group: str) -> Tensor:
-        """Return the features of a group (`positives`, `negatives`, ...) as (rows, D)."""
+        """Return the features of a group (`positives`, `negatives`, ...) as (rows, D).
+
+        Raises:
+            ValueError: the bank does not have the group.
+        """
         tensor: Tensor | None = getattr(self, group)
         if tensor is None:
             raise ValueError(f"the bank has no {group}")
         return tensor.flatten(0, -2)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ScoreInputs":
-        """Return the bank on another device, its features in another floating point type; labels stay integers."""
+        """Return a copy on another device with features in another floating point type; labels stay integers."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
             if isinstance(value, IdStatistics):
@@ -97,9 +101,13 @@ class ScoreInputs:
 
 
 def check_normalised(features: Tensor, name: str) -> None:
-    """Raise ValueError unless all (..., D) features have length 1, within what half precision storage can lose."""
+    """Check that all (..., D) features have length 1 up to 0.01, which allows for storage in half precision.
+
+    Raises:
+        ValueError: a feature has another length or is not finite.
+    """
     lengths = torch.linalg.vector_norm(features, dim=-1)
-    # Written so that NaN fails.
+    # This form of the comparison also fails for NaN.
     if not bool(((lengths - 1).abs() < 0.01).all()):
         raise ValueError(
             f"{name} must be finite and L2-normalised, got lengths from {lengths.min():.4g} to {lengths.max():.4g}"

@@ -1,13 +1,13 @@
-"""How negative words are chosen among many: far from the class names, or from what ID images look like.
+"""Choose negative words that are far from the class names or far from ID images.
 
     by distance   d(w) = 5 % percentile over the classes of -<w, Z_i>; the words with the highest d are kept
-    by images     d(w) = mean_i (<Z_i, e_i> - <w, e_i>), e_i the mean image of class i, normalised; of the words with
-                  <w, e_i> < <Z_i, e_i> for every class i, those with the highest d are kept
+    by images     d(w) = mean_i (<Z_i, e_i> - <w, e_i>), e_i the normalised mean image of class i; only words with
+                  <w, e_i> < <Z_i, e_i> for every class i are allowed, and those with the highest d are kept
 
-w is the feature of a word, Z_i that of a class name, both in the same template. The first is NegMining (Jiang et al.,
+w is the feature of a word, Z_i that of a class name, both in the same template. The first way is NegMining (Jiang et al.,
 "Negative label guided OOD detection with pretrained vision-language models", ICLR 2024, section 3.2). The second is
-InterNeg's (Xu et al., "Mind the way you select negative texts: pursuing the distance consistency in OOD detection with
-VLMs", CVPR 2026, as its published code has it): it compares texts with images only, as CLIP was trained to.
+InterNeg's, after its published code (Xu et al., "Mind the way you select negative texts: pursuing the distance consistency
+in OOD detection with VLMs", CVPR 2026). It compares texts with images only, which is what CLIP was trained for.
 """
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 PERCENTILE = 0.05
-"""Eta of NegMining: low, so that one class name near a word is enough to call the word near."""
+"""Eta of NegMining. It is low, so that a word counts as near if only a few class names are near."""
 _ROWS = 4096
 
 
 def name_distances(words: Tensor, classes: Tensor) -> Tensor:
-    """(W,) distance of each word from the class names, the higher the farther.
+    """Return (W,): the distance of each word from the class names; higher means farther.
 
     Args:
         words: (W, D) L2-normalised.
@@ -30,13 +30,15 @@ def name_distances(words: Tensor, classes: Tensor) -> Tensor:
 
 
 def image_distances(words: Tensor, classes: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """(W,) distance of each word from ID images; minus infinity for a word that is as near to a class as its own name.
+    """Return (W,): the distance of each word from ID images.
+
+    It is minus infinity for a word that is at least as near to the images of a class as the name of that class.
 
     Args:
         words: (W, D) L2-normalised.
         classes: (K, D) L2-normalised.
         images: (T, D) L2-normalised images.
-        labels: (T,) their classes, in [0, K); classes without images are passed over.
+        labels: (T,) their classes, in [0, K); classes without images are ignored.
     """
     present, place = labels.unique(return_inverse=True)
     means = torch.zeros(len(present), images.shape[1], dtype=images.dtype, device=images.device)
@@ -50,6 +52,6 @@ def image_distances(words: Tensor, classes: Tensor, images: Tensor, labels: Tens
 
 
 def farthest(distances: Tensor, count: int) -> Tensor:
-    """Indices of the `count` highest finite (W,) distances, the highest first; fewer where there are no more."""
+    """Return the indices of the `count` highest finite distances (W,), highest first; fewer if there are not so many."""
     order = distances.argsort(descending=True, stable=True)
     return order[distances[order].isfinite()][:count]

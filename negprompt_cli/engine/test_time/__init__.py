@@ -1,8 +1,8 @@
-"""Test-time scores: they learn from the images they are tested on, as these come.
+"""Test-time scores, which learn from the stream of test images.
 
-Other scores see one image at a time and say the same of it whatever else is tested. These keep what earlier images of the
-stream looked like, OOD images among them, so their figures depend on how many OOD images there are and on their order. They
-are never a default, never among the scores of `engine/scores`, and results hold them apart.
+An ordinary score of an image depends on that image only. Test-time scores remember earlier images of the stream, OOD images
+included. Their results therefore depend on the number of OOD images and on the order of the stream. They are never a
+default, they are not among the scores of `engine/scores`, and results list them separately.
 
 This package imports no torch, so that the command line can list the scores at once.
 """

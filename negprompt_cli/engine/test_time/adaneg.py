@@ -1,19 +1,21 @@
-"""AdaNeg's idea: test images that are surely ID or surely OOD are kept for their nearest name or word, and pull it to them.
+"""AdaNeg: confident test images are stored with their nearest name or word and adapt its feature.
 
     S(f) = share(s <t_c, f>) + lambda share(s <v_c(f), f>),   v_c(f) = normalise(sum_m exp(-beta (1 - <m, f>)) m)
 
-share is NegLabel's: the softmax mass of the K names among names and words t_c. m runs over t_c and the test images kept for
-c, at most L of them. An image with share > 0.75 is kept for its nearest name, one with share < 0.25 for its nearest word,
-before it is scored itself, as in the published code; where c has L images, it takes the place of the one with the highest
-entropy over names (words) if its own is lower. Zhang et al., "AdaNeg: adaptive negative proxy guided OOD detection with
-vision-language models", NeurIPS 2024, with its code's lambda = 0.1, beta = 5.5, L = 10. Differences: no groups of words, and
-one image at a time in place of batches of 256. In (0, 1.1).
+share is NegLabel's score: the softmax mass of the K names among names and words t_c. The sum over m includes t_c and the
+test images stored with c, at most L. Before it is scored, an image with share > 0.75 is stored with its nearest name and an
+image with share < 0.25 with its nearest word, as in the published code. If c already has L images, the new image replaces
+the one with the highest entropy over names (or words), provided that its own entropy is lower.
+
+Source: Zhang et al., "AdaNeg: adaptive negative proxy guided OOD detection with vision-language models", NeurIPS 2024, with
+lambda = 0.1, beta = 5.5 and L = 10 from its code. Differences: words are not grouped, and images are processed one at a time
+instead of in batches of 256. Scores are in (0, 1.1).
 """
 
 import torch
 from torch import Tensor
 
-from negprompt_cli.engine.test_time.stream import Stream, is_foreign, is_known
+from negprompt_cli.engine.test_time.stream import Stream, surely_id, surely_ood
 
 WEIGHT = 0.1
 SHARPNESS = 5.5
@@ -22,16 +24,16 @@ THRESHOLD = 0.5
 
 
 def adaneg(stream: Stream, *, most: int = MEMORY) -> Tensor:
-    """Return (N,) float64 scores of the images in their order; `most` is L."""
+    """Return (N,) float64 scores of the images in stream order; `most` is L."""
     scale, k = stream.logit_scale, len(stream.names)
     memory = _Memory(stream.texts, most)
     scores = torch.empty(len(stream.features), dtype=torch.float64)
     for i, (image, cosines) in enumerate(stream):
         logits = scale * cosines.double()
         share = float(stream.share_of_names(logits))
-        if is_known(share, THRESHOLD):
+        if surely_id(share, THRESHOLD):
             memory.keep(image, int(logits[:k].argmax()), _entropy(logits[:k]))
-        elif is_foreign(share, THRESHOLD):
+        elif surely_ood(share, THRESHOLD):
             memory.keep(image, k + int(logits[k:].argmax()), _entropy(logits[k:]))
         adapted = scale * memory.adapted(image, cosines).double()
         scores[i] = share + WEIGHT * float(stream.share_of_names(adapted))
@@ -44,10 +46,10 @@ def _entropy(logits: Tensor) -> float:
 
 
 class _Memory:
-    """Names and words (C, D) that images are kept for, each with at most `most` images.
+    """The names and words, features (C, D), and for each at most `most` stored images.
 
-    The length of a proxy follows from the products of its parts with each other, which change only when an image is kept.
-    Empty places are zero, so that they add nothing to any sum.
+    The length of a proxy follows from the inner products of its text and images. These change only when an image is stored,
+    so they are cached. Empty rows are zero and add nothing to sums.
     """
 
     def __init__(self, texts: Tensor, most: int) -> None:
@@ -56,11 +58,11 @@ class _Memory:
         self._place: dict[int, int] = {}
         self._entropies: list[list[float]] = []
         self._parts = texts.new_zeros(16, most + 1, texts.shape[1])
-        """(U, most + 1, D): of each owner the text, then its images."""
+        """(U, most + 1, D): for each of U names or words in use its text, then its images."""
         self._products = texts.new_zeros(16, most + 1, most + 1)
 
     def keep(self, image: Tensor, owner: int, entropy: float) -> None:
-        """Keep an image (D,) for a name or word, where there is room or another is less sure."""
+        """Store an image (D,) with name or word `owner`, if there is room or a stored image has higher entropy."""
         if owner not in self._place:
             self._add(owner)
         place = self._place[owner]
@@ -77,7 +79,7 @@ class _Memory:
         self._put(image, place, part)
 
     def adapted(self, image: Tensor, cosines: Tensor) -> Tensor:
-        """(C,) cosines of an image with the proxies; `cosines` (C,) are those with the texts."""
+        """Return (C,) cosines of an image (D,) with the proxies; `cosines` (C,) are its cosines with the texts."""
         used = len(self._owners)
         if not used:
             return cosines

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TestTimeScore:
-    """What there is to know about one test-time score; `function` is `module:function`, from a `Stream` to (N,) scores."""
+    """The record of one test-time score; `function` is the `module:function` that maps a `Stream` to (N,) scores."""
 
-    __test__ = False  # for pytest, which takes the name for a test's
+    __test__ = False  # pytest would collect the class because of its name.
 
     name: str
     title: str
@@ -28,7 +28,7 @@ class TestTimeScore:
     function: str
 
     def load(self) -> "Callable[[Stream], Tensor]":
-        """Import and return the function: a stream of N images to (N,) float64 scores, higher = more ID."""
+        """Import and return the function that maps a stream of N images to (N,) float64 scores, higher = more ID."""
         module, function = self.function.split(":")
         loaded = getattr(importlib.import_module(f"negprompt_cli.engine.test_time.{module}"), function)
         return cast("Callable[[Stream], Tensor]", loaded)
@@ -40,9 +40,9 @@ TEST_TIME_SCORES: Mapping[str, TestTimeScore] = MappingProxyType(
         for score in (
             TestTimeScore(
                 name="adaneg",
-                title="NegLabel, and NegLabel against proxies of names and words made of test images",
+                title="NegLabel plus NegLabel with names and words adapted to test images",
                 formula="neglabel(f) + 0.1 neglabel with each name and word replaced by a mean of it and of the test images "
-                "kept for it, weighted by exp(-5.5 (1 - cosine with f))",
+                "stored with it, weighted by exp(-5.5 (1 - cosine with f))",
                 paper="Zhang et al., AdaNeg: adaptive negative proxy guided OOD detection with vision-language models, "
                 "NeurIPS 2024",
                 url="https://openreview.net/forum?id=vS5NC7jtCI",
@@ -52,7 +52,7 @@ TEST_TIME_SCORES: Mapping[str, TestTimeScore] = MappingProxyType(
                 name="tanl",
                 title="NegLabel with the words that suspected OOD images activate",
                 formula="mean over m of neglabel(f) with the first m words, ranked by their mean probability for suspected "
-                "OOD images less that for suspected ID images",
+                "OOD images minus that for suspected ID images",
                 paper="TANL, CVPR 2026",
                 url="https://github.com/YBZh/OpenOOD-VLM",
                 function="tanl:tanl",

@@ -1,4 +1,4 @@
-"""A stream of test images, compared with names and words."""
+"""A stream of test images and its cosines with names and words."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 BLOCK = 256
-"""Images that are multiplied with all texts at a time; no score depends on it."""
+"""Number of images multiplied with all texts at a time; scores do not depend on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """N images in the order in which they are tested.
+    """N images in test order, with the names and words they are compared with.
 
     Attributes:
         features: (N, D) L2-normalised image features.
@@ -32,26 +32,26 @@ class Stream:
         return torch.cat([self.names, self.words])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each image (D,) with its cosines (K + W,) with the names and the words, in order."""
+        """Yield each image (D,) and its cosines (K + W,) with the names and the words, in test order."""
         texts = self.texts
         for block in self.features.split(BLOCK):
             yield from zip(block, block @ texts.T, strict=True)
 
     def share_of_names(self, logits: Tensor) -> Tensor:
-        """NegLabel without groups: the share (...) that the names have of the softmax over (..., K + W) logits."""
+        """NegLabel without groups: the softmax mass (...) of the K names among (..., K + W) logits, in (0, 1)."""
         k = len(self.names)
         return (logits[..., :k].logsumexp(-1) - logits[..., k:].logsumexp(-1)).sigmoid()
 
 
-def is_known(share: float, threshold: float) -> bool:
-    """Whether an image whose names have this share is surely ID: beyond half the way from the threshold to 1."""
+def surely_id(share: float, threshold: float) -> bool:
+    """Whether an image is surely ID: its share of names is more than halfway from the threshold to 1."""
     return share > threshold + GAP * (1 - threshold)
 
 
-def is_foreign(share: float, threshold: float) -> bool:
-    """Whether it is surely OOD: below half the threshold."""
+def surely_ood(share: float, threshold: float) -> bool:
+    """Whether an image is surely OOD: its share of names is below half the threshold."""
     return share < threshold - GAP * threshold
 
 
 GAP = 0.5
-"""How far from the threshold towards 1 or 0 an image is believed; both papers' code has this value."""
+"""An image counts as sure from this fraction of the way from the threshold to 1 or 0; the value of both papers' code."""
