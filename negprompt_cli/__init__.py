@@ -1,11 +1,11 @@
 """negprompt: out-of-distribution detection with CLIP by learned negative prompts (NegPrompt, CVPR 2024).
 
-Three layers, each ignorant of the one above it: `engine` (pure tensors), `data` (files in, features and artifacts
-out; `steps` joins the two into the jobs a person asks for), `cli` (parse, call, print).
+There are four layers, and none imports from a later one: `engine` computes on tensors, `data` turns files into features and
+artifacts, `steps` has one job for each command, and `cli` parses options and prints results.
 
-Conventions, said once for the whole package: a score is higher the more in-distribution (ID) an image is; ID is the
-positive class; fractions, not per cent. Importing the package imports neither torch nor open_clip: the names of the
-Python interface (`negprompt_cli.api`) are imported when they are first used.
+Conventions of the whole package: a higher score means that an image is more in-distribution (ID), ID is the positive class,
+and rates are fractions, not per cent. Importing the package imports neither torch nor open_clip: the names of the Python
+interface (`negprompt_cli.api`) are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING, Any

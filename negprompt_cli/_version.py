@@ -1,3 +1,3 @@
-"""The version of the package, the one place that pyproject.toml and the code read it from."""
+"""The version of the package. Both pyproject.toml and the code read it from here."""
 
 __version__ = "0.1.0"

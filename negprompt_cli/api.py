@@ -1,20 +1,20 @@
-"""The Python interface: what the commands do, in eleven names, all of them also names of the package itself.
+"""The Python interface: what the commands do, in eleven names, which can be imported from the package itself.
 
     load_model      a frozen CLIP with its own preprocessing
     zero_shot       a detector from class names alone
     fit             a detector from a folder of images by class
     fit_embeddings  a detector from embeddings, without a model (`negprompt_cli.embeddings`)
-    transfer        the same contexts in front of other class names
+    transfer        a detector for other class names, with the same contexts
     calibrate       a threshold from held-out ID images
-    score_features  verdicts on image features
-    score_images    rows about image files
-    save, load      a detector as an artifact, and back
-    Detector        the object itself, in the style of pytorch-ood
+    score_features  predictions and scores of image features
+    score_images    one row of results for each image file
+    save, load      write a detector as an artifact, or read one
+    Detector        the class of detectors, in the style of pytorch-ood
 
-A score is higher the more ID an image is, here as everywhere in the package. The one exception is what `Detector.predict`
-and `Detector.predict_features` return: outlier scores, the ID score times -1, as pytorch-ood's helpers expect.
+A higher score means more ID, as everywhere in the package. There is one exception: `Detector.predict` and
+`Detector.predict_features` return outlier scores, the ID score times -1, as pytorch-ood's helpers expect.
 
-These examples use the demonstration's model and images (`folder` is any empty folder):
+The examples below use the demo's model and images; `folder` is any empty folder.
 
 >>> from negprompt_cli.demo.images import write_world
 >>> from negprompt_cli.demo.model import unpack_model
@@ -81,12 +81,12 @@ Paths = str | Path | Iterable[str | Path]
 
 
 class Detector:
-    """An OOD detector: a model, prompts for its classes, an ID score, and a threshold where there is one.
+    """An OOD detector: a model, prompts for its classes, an ID score and, if it was calibrated, a threshold.
 
-    Unfitted it knows its class names only ("a photo of a <name>."), and that is enough to predict. `fit` and
-    `fit_features` learn positive and negative contexts from ID images. `predict` and `predict_features` return outlier
-    scores, higher = more OOD: the ID score times -1. Where pytorch-ood is imported before a detector is made, its
-    benchmarks take the detector for one of their own.
+    A detector can predict before it is fitted: it then uses "a photo of a <name>." for each class. `fit` and `fit_features`
+    learn positive and negative contexts from ID images. `predict` and `predict_features` return outlier scores: the ID score
+    times -1, so higher = more OOD. If pytorch-ood is already imported, each new detector is registered with it, and
+    pytorch-ood's benchmarks accept it.
 
     Args:
         model: from `load_model`.
@@ -108,7 +108,7 @@ class Detector:
     """
 
     requires_fit = False
-    """Class names are enough to predict."""
+    """Read by pytorch-ood: the detector works without `fit`, because class names are enough."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Detector:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Prompts encoded, score and threshold chosen."""
+        """The encoded prompts with the score and the threshold; made when it is first used."""
         return make_scorer(self._bench, self.prompts, score=self._score)
 
     @property
@@ -143,7 +143,7 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model."""
         return self.model.device
 
     def encoder(self, pixels: Tensor) -> Tensor:
@@ -151,10 +151,10 @@ class Detector:
         return self.model.encode_images(pixels).clone()
 
     def fit(self, data_loader: Iterable[tuple[Tensor, Tensor]]) -> Self:
-        """Learn from batches of (preprocessed images (B, 3, H, W), labels (B,)); images labelled below 0 are left out.
+        """Learn from batches of preprocessed images (B, 3, H, W) and labels (B,); images with a label below 0 are ignored.
 
         Raises:
-            UsageError: no ID image, or labels beyond the class names.
+            UsageError: there is no ID image, or a label has no class name.
         """
         parts = [(self.encoder(x[y >= 0]), y[y >= 0]) for x, y in data_loader if bool((y >= 0).any())]
         if not parts:
@@ -162,10 +162,10 @@ class Detector:
         return self.fit_features(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
 
     def fit_features(self, x: Tensor, y: Tensor) -> Self:
-        """Learn from L2-normalised features (N, F) of ID images and their labels (N,); a threshold is forgotten.
+        """Learn from L2-normalised features (N, F) of ID images and their labels (N,); removes the threshold.
 
         Raises:
-            UsageError: shapes or labels do not fit.
+            UsageError: the shapes differ, or a label has no class name.
         """
         data = TrainingData.of(x, y, self.prompts.classes, self.model.device)
         config, budget = self._bench.config, self._bench.budget
@@ -185,7 +185,7 @@ class Detector:
         return -torch.from_numpy(self.scorer.judge(x).scores)
 
     def push_to_hub(self, repo_id: str, *, evaluation: Path | None = None, private: bool = False) -> str:
-        """Publish artifact and model card on the Hugging Face Hub; return the address.
+        """Publish the artifact and a model card on the Hugging Face Hub, and return the address.
 
         Args:
             repo_id: "owner/name".
@@ -193,7 +193,7 @@ class Detector:
             private: whether a new repository is private.
 
         Raises:
-            NegPromptError: the hub refuses.
+            NegPromptError: the Hub refuses.
         """
         from negprompt_cli.data.results.hub import push_to_hub
 
@@ -201,16 +201,16 @@ class Detector:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, model: Clip | None = None, *, device: str = "auto") -> Self:
-        """A published detector.
+        """Load a published detector.
 
         Args:
             source: a repository of the Hugging Face Hub, or a folder that `data.results.hub.save_pretrained` wrote.
-            model: the loaded model, if it is at hand; else the one that the artifact names is loaded.
+            model: the artifact's model, if it is already loaded; None loads the one that the artifact names.
             device: where to load it.
 
         Raises:
             UsageError: there is no artifact, or it belongs to another model.
-            NegPromptError: the hub cannot be reached.
+            NegPromptError: the Hub cannot be reached.
         """
         from negprompt_cli.data.results.hub import find_artifact
 
@@ -233,11 +233,11 @@ def load_model(
         pretrained: open_clip tag or weights file; None for the paper's weights of the default model.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: of the image encoder: auto, fp32, bf16 or fp16.
-        pixels: how image files become RGB where there is more than one way (`negprompt_cli.config.PixelsConfig`).
+        pixels: how image files that are not plain 8-bit RGB are converted (`negprompt_cli.config.PixelsConfig`).
 
     Raises:
-        UsageError: no such model, tag, folder or device.
-        NegPromptError: the weights cannot be had.
+        UsageError: there is no such model, tag, folder or device.
+        NegPromptError: the weights cannot be downloaded.
     """
     default = ModelConfig()
     tag = default.pretrained if pretrained is None and name == default.name else pretrained
@@ -246,10 +246,10 @@ def load_model(
 
 
 def zero_shot(model: Clip, class_names: Sequence[str] | Path, *, score: str | None = None) -> Detector:
-    """A detector from class names alone, or from a file of them.
+    """Make a detector from class names alone, or from a file of class names.
 
     Raises:
-        UsageError: no names, or one too long.
+        UsageError: there are no names, or a name is too long for the model.
     """
     return Detector(model, class_names, score=score)
 
@@ -262,7 +262,7 @@ def fit(
     score: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """Learn a detector from a folder of class folders, as `negprompt fit`: both stages, then a threshold.
+    """Learn a detector from a folder of class folders, as `negprompt fit` does: both stages, then a threshold.
 
     Args:
         images: a folder, or any data SPEC of the command line.
@@ -272,11 +272,11 @@ def fit(
         settings: configuration keys and values, such as {"data.shots": 4}.
 
     Returns:
-        The detector; without a threshold where there are too few held-out images.
+        The detector. It has no threshold if there are too few held-out images.
 
     Raises:
-        UsageError: no such images, or classes without images.
-        NegPromptError: a broken image.
+        UsageError: there are no such images, or a class has none.
+        NegPromptError: an image is broken.
     """
     bench = _bench(model, {**(settings or {}), "data.spec": str(images)})
     prompts = fit_prompts(bench, CalibrateOptions(acceptance=acceptance, score=score))
@@ -284,15 +284,15 @@ def fit(
 
 
 def transfer(detector: Detector, class_names: Sequence[str] | Path, *, extend: bool = False) -> Detector:
-    """Put a detector's contexts in front of new class names; its threshold does not carry over.
+    """Make a detector for new class names with a detector's contexts. The result has no threshold.
 
     Args:
-        detector: with negatives, and with contexts shared by its classes.
+        detector: it must have negatives, and contexts that its classes share.
         class_names: the new names, or a file of them in any form that the command line reads.
-        extend: keep the detector's own classes in front.
+        extend: keep the detector's own classes, before the new ones.
 
     Raises:
-        UsageError: no names, no negatives, class-specific contexts, or a name too long.
+        UsageError: there are no names, a name is too long, or the detector's prompts cannot be transferred.
     """
     source = detector.prompts if detector.prompts.sha256 else sealed(detector.prompts)
     check_transferable(source, Path("the detector"))
@@ -305,19 +305,19 @@ def transfer(detector: Detector, class_names: Sequence[str] | Path, *, extend: b
 def calibrate(
     detector: Detector, images: Paths | Tensor, *, acceptance: float = 0.95, confidence: float = 0.95
 ) -> Detector:
-    """Choose a threshold on held-out ID images; what it promises is in the result's `prompts.calibration`.
+    """Choose a threshold on held-out ID images. The result's `prompts.calibration` has the interval of its acceptance.
 
     Args:
-        detector: stays as it is.
-        images: image files, folders or globs, or L2-normalised features (n, F); none of them trained on.
+        detector: it is not changed.
+        images: image files, folders or globs, or L2-normalised features (n, F). None may be a training image.
         acceptance: share of ID images to accept, in (0, 1).
-        confidence: of its interval.
+        confidence: confidence of the interval, in (0, 1).
 
     Returns:
         The same detector with a threshold.
 
     Raises:
-        UsageError: too few images; says how many are needed.
+        UsageError: there are too few images; the message names how many are needed.
         BrokenImage: an image cannot be read.
     """
     from negprompt_cli.data.encoding.images import BrokenImage
@@ -336,60 +336,60 @@ def calibrate(
         CalibrateOptions(acceptance=acceptance, confidence=confidence),
         data="images given in Python",
     )
-    # Other content than the file's, if it was in one.
+    # If the prompts were read from a file, they now differ from its content.
     return Detector(detector.model, replace(detector.prompts, calibration=made, sha256=""), score=made.score)
 
 
 def score_features(detector: Detector, features: Tensor) -> Judgements:
-    """Judgements on L2-normalised features (B, F): predictions, probabilities, ID scores, nearest negatives.
+    """Return predictions, probabilities, ID scores and nearest negatives for L2-normalised features (B, F).
 
     Raises:
-        ValueError: another width, or not normalised.
+        ValueError: the features have another width, or are not normalised.
     """
     return detector.scorer.judge(features)
 
 
 def score_images(detector: Detector, images: Paths) -> Iterator[Row]:
-    """Rows about images, in order, as they are read; of a broken image the row says the error.
+    """Yield one row of results for each image, in order. The row of a broken image has its error.
 
     Args:
-        detector: judges.
+        detector: the detector that scores the images.
         images: image files, folders (at any depth) or globs.
 
     Raises:
-        UsageError: nothing is there.
+        UsageError: there are no such images.
     """
     for batch in stream_features(detector.model, _listed(images)):
         yield from detector.scorer.rows(batch)
 
 
 def save(detector: Detector, path: str | Path) -> None:
-    """Write a detector as an artifact, which the commands take as --prompts.
+    """Write a detector as a prompt artifact, which the commands read too.
 
     Raises:
-        NegPromptError: it cannot be written.
+        NegPromptError: the file cannot be written.
     """
     detector.prompts = save_prompts(detector.prompts, Path(path))
 
 
 def load(path: str | Path, model: Clip | None = None, *, device: str = "auto", score: str | None = None) -> Detector:
-    """Read an artifact.
+    """Read a prompt artifact as a detector.
 
     Args:
         path: the file.
-        model: the loaded model, if it is at hand; else the one that the artifact names is loaded.
+        model: the artifact's model, if it is already loaded; None loads the one that the artifact names.
         device: where to load it.
         score: ID score; None for the calibrated one.
 
     Raises:
-        UsageError: not a sound artifact, or of another model.
+        UsageError: the file is not a valid artifact, or belongs to another model.
     """
     prompts = load_prompts(Path(path))
     return Detector(model or _model_of(prompts, device), prompts, score=score)
 
 
 def _bench(model: Clip, settings: Mapping[str, Any] | None, base: Config | None = None) -> Workbench:
-    """A workbench for a model that is loaded already."""
+    """A workbench for a model that is already loaded."""
     config = load_config(base=base.model_dump(mode="json") if base else None, flags=settings)
     named = model.identity
     identity = ModelConfig(name=named.name, pretrained=named.pretrained, pixels=pixel_rules(model))
@@ -418,6 +418,6 @@ def _listed(images: Paths) -> Iterator[Path]:
 
 
 def _register(kind: type[Detector]) -> None:
-    """Let pytorch-ood, where it is in use, take a detector for one of its own; it is never imported for that."""
+    """Register a detector class with pytorch-ood if that is already imported."""
     if (api := sys.modules.get("pytorch_ood.api")) is not None:
         api.FeaturesDetector.register(kind)

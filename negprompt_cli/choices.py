@@ -1,13 +1,13 @@
-"""Settings that take one of a few words: said once, for the configuration, the code and the command line."""
+"""The allowed values of settings with a few choices, for the configuration, the code and the command line."""
 
 from typing import Literal
 
 OnError = Literal["stop", "skip"]
-"""What a broken image does to a job."""
+"""Whether a broken image stops a job or is skipped."""
 Decoder = Literal["pil", "torchcodec"]
 """What decodes JPEGs."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-"""Format of the image encoder's arithmetic."""
+"""Number format in which the image encoder computes."""
 KeptEpoch = Literal["last", "best"]
 """Which epoch of a training is kept."""
 Runtime = Literal["torch", "onnx"]

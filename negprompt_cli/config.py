@@ -1,11 +1,11 @@
-"""The configuration of a run: typed, validated, written out in the very format that is read.
+"""The configuration of a run: typed, validated, and written in the same format as it is read.
 
-Values come from, weakest first: the defaults below, a file or a preset that ships with the package, options of a command,
-assignments `key=value`. Unknown keys and wrong types are errors that name the key. The resolved configuration is written
-beside every artifact, and a run is repeatable from it. The values' sources in the paper and the official code are in
-README's table of defaults.
+Values come from these sources, and each overrides those before it: the defaults below, a file or a preset of the package,
+the options of a command, and assignments `key=value`. Unknown keys and wrong types are errors that name the key. Every
+artifact holds the resolved configuration, from which its run can be repeated. `configs/README.md` has the sources of the
+default values in the paper and the official code.
 
-Leaves out: where files are written and how output looks, which do not change a result.
+Where files are written and how output looks are not part of the configuration, because they do not change a result.
 """
 
 import difflib
@@ -30,9 +30,9 @@ from negprompt_cli.loss_presets import (
 )
 
 SHOWN_PROBLEMS = 20
-"""Most wrong keys that one message names."""
+"""Largest number of wrong keys that one message names."""
 SHOWN_CHARACTERS = 200
-"""Most of a key or of a value that a message shows."""
+"""Longest part of a key or a value that a message shows."""
 
 
 class _Section(BaseModel):
@@ -40,13 +40,13 @@ class _Section(BaseModel):
 
 
 class PixelsConfig(_Section):
-    """How image files become 8-bit RGB where there is more than one way; ordinary 8-bit images are not touched.
+    """How image files become 8-bit RGB if there is more than one way; ordinary 8-bit images are unchanged.
 
-    `values`: what is white in grey images of more than 8 bits: 'auto' (by the type; an image that does not fit is refused
-    with its range), 'type' (by the type, however dark), 'range' (each image from its own lowest to its highest value), or a
-    number.
-    `alpha`: what becomes of transparency, 'drop' as in CLIP's own preprocessing, or the background it is laid over.
-    `orientation`: whether an EXIF orientation is applied, which CLIP's own preprocessing ignores.
+    `values`: which value is white in grey images of more than 8 bits: 'auto' (the largest of the data type; an image that
+    seems to use a smaller range is refused with a message that names its range), 'type' (the largest of the data type, even
+    for dark images), 'range' (each image is stretched from its lowest to its highest value), or a number.
+    `alpha`: how transparency is removed: 'drop' as in CLIP's own preprocessing, or a background colour.
+    `orientation`: whether an EXIF orientation is applied; CLIP's own preprocessing ignores it.
     """
 
     values: Literal["auto", "type", "range"] | Annotated[float, Field(gt=0)] = "auto"
@@ -57,7 +57,7 @@ class PixelsConfig(_Section):
 class ModelConfig(_Section):
     """Which CLIP: an open_clip model name and pretrained tag, or local-dir:PATH or hf-hub:ID (which need no tag).
 
-    `pixels`: how image files are read for it; recorded with the model, because prompts belong to what they were trained on.
+    `pixels`: how image files are converted; recorded with the model, because prompts depend on it.
     """
 
     name: str = "ViT-B-16"
@@ -70,9 +70,9 @@ class DataConfig(_Section):
 
     `shots`: training images per class, 0 for all. `train_classes`: which of the classes to train on ('all', '10%', ...).
     `added`: SPECs of images whose classes were added to an artifact after its training; a training does not use them.
-    `corrections`: folder of sorted images, of which those that a person moved to another class are trained on as well.
-    `limit`: images per data set, for a quick trial. `on_error`: what a broken image does. `decoder`: what decodes JPEGs,
-    PIL as in CLIP's own preprocessing, or torchcodec, which is faster and changes features slightly.
+    `corrections`: folder of sorted images; those that a person moved to another class become training images too.
+    `limit`: most images per data set, for a quick trial. `on_error`: whether a broken image stops the job or is skipped.
+    `decoder`: 'pil' decodes JPEGs as CLIP's own preprocessing does; 'torchcodec' is faster and changes features slightly.
     """
 
     spec: str = "imagenet"
@@ -89,10 +89,10 @@ class DataConfig(_Section):
 
 
 class ContextConfig(_Section):
-    """The context vectors: their number and where they start.
+    """The context vectors: their number and initial values.
 
-    `init` 'words' starts from the token embeddings of `words` (and has as many vectors as `words` has tokens); 'random'
-    draws `length` vectors.
+    `init` 'words' starts from the token embeddings of `words`, with one vector for each of its tokens; 'random' draws
+    `length` vectors.
     """
 
     init: Literal["words", "random"] = "words"
@@ -102,10 +102,11 @@ class ContextConfig(_Section):
 
 
 class SgdConfig(_Section):
-    """SGD with a learning rate of someone's choice, for presets that prescribe it.
+    """SGD with a fixed initial learning rate, for presets that prescribe it.
 
-    `lr` belongs to `batch_size`, `momentum` and the model. `warmup` is the share of all steps with a rising rate; it then
-    falls to zero along a cosine. `epochs` are added until `min_steps` steps are taken, since a few images make few batches.
+    A good `lr` depends on `batch_size`, `momentum` and the model. The rate rises during the share `warmup` of all steps and
+    then falls to zero along a cosine. If the epochs have fewer than `min_steps` steps together, as with few images, epochs
+    are added.
     """
 
     lr: Annotated[float, Field(gt=0)]
@@ -116,14 +117,17 @@ class SgdConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    """How context vectors are trained. By default L-BFGS takes exact steps over all images, one per epoch, without a rate.
+    """How context vectors are trained. By default L-BFGS takes one step per epoch, over all images, with no learning rate.
 
-    `epochs` is the most passes over the images. `tolerance` stops L-BFGS once the last ten steps lowered the loss by less
-    than this share of what all steps lowered it by (of 1 where that is less than 1). `classes_per_step` bounds memory and
-    time of a step where classes are many: each step sees images of a random group of that many classes and encodes their
-    prompts only, so an epoch has a step for each group at least; 0 is all classes. Steps are then Adam's, in units of the
-    token embeddings' spread, and all epochs are done. `sgd` replaces either by SGD. `keep` is the epoch kept: the last or
-    the best on the held-out share of the ID training images.
+    `epochs` is the largest number of passes over the images. `tolerance` stops L-BFGS when the last ten steps lowered the
+    loss by less than this share of the total decrease (of 1 if the total is less than 1).
+
+    `classes_per_step` limits the memory and time of a step for many classes; 0 means all classes. Each step uses images of a
+    random group of that many classes and encodes only their prompts, so an epoch has at least one step per group. Adam then
+    replaces L-BFGS, with steps in units of the token embeddings' spread, and all epochs are done.
+
+    `sgd` replaces both by SGD. `keep` selects the epoch that is kept: the last one, or the best one on the held-out share of
+    the ID training images.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -137,10 +141,11 @@ class ScheduleConfig(_Section):
 class PositiveConfig(_Section):
     """Stage 1.
 
-    `loss` is the preset of the weights that follow: 'kgcoop', 'coop', 'fa' or 'locoop'; each is by preset if not given.
-    `anchor` weighs the distance of the positive prompts from those of `context.words`, in units of the model's logit scale.
-    `forced`: how often each of those is among the classes that an image's own prompt must beat. `patches` weighs the entropy
-    of patches that do not show the class, which takes a vision transformer, image files, and memory for all their patches.
+    `loss` is a preset of the weights below: 'kgcoop', 'coop', 'fa' or 'locoop'; a given weight replaces the preset's.
+    `anchor` weights the distance of the positive prompts from those of `context.words`, in units of the model's logit scale.
+    `forced` is how often each prompt of `context.words` is counted in the denominator of the cross-entropy.
+    `patches` weights the entropy of patches that do not show the class; it needs a vision transformer, image files, and
+    memory for all patches.
     """
 
     context: ContextConfig = ContextConfig()
@@ -160,13 +165,16 @@ class PositiveConfig(_Section):
 
 
 def _preset(loss: Any) -> LossPreset | None:
-    """The preset that the values of a loss section name, if they name one."""
+    """The preset that a loss section names, or None if it names no known one."""
     name = loss.get("name") if isinstance(loss, dict) else None
     return LOSS_PRESETS.get(name) if isinstance(name, str) else None
 
 
 class LossConfig(_Section):
-    """Stage 2's loss preset; `beta` weighs NPD, `gamma` NND, `contrast` the class term, each by preset if not given."""
+    """Stage 2's loss preset and its weights: `beta` of NPD, `gamma` of NND, `contrast` of the class term.
+
+    A weight that is given replaces the preset's.
+    """
 
     name: LossName = "separation"
     beta: Annotated[float, Field(ge=0)] = LOSS_PRESETS["separation"].beta
@@ -182,10 +190,9 @@ class LossConfig(_Section):
 
 
 class NegativeConfig(_Section):
-    """Stage 2: `count` negatives per class, starting `noise` (standard deviation) around the positive context.
+    """Stage 2: `count` negatives per class, which start at the positive context plus noise of standard deviation `noise`.
 
-    `score`: the form of the score negprompt that the artifact gets, `standardised` or `paper`; the preset's own where not
-    given.
+    `score`: the form of the score negprompt for the artifact, `standardised` or `paper`; by default that of the loss preset.
     """
 
     count: Annotated[int, Field(ge=1, le=64)] = 2
@@ -204,18 +211,18 @@ class NegativeConfig(_Section):
 
 
 class EvaluateConfig(_Section):
-    """Evaluation: OOD sets (SPECs), scores by name, and what the scores and metrics leave open.
+    """Evaluation: OOD sets (SPECs), names of scores, and parameters of scores and metrics.
 
     `scores`: 'all' means all that can be computed. `temperature`: tau of the softmax scores, on cosines. `template`: the
     zero-shot prompt with {} for the name, or the name of an ensemble ('openai-80', 'openai-7'). `templates`: an ensemble, or
-    a file with one template per line, whose templates are tried one by one for the spread of zero-shot scores. `words`,
-    `adjectives`: files of words for the forms of neglabel and for csp, WordNet's nouns and adjectives without one;
-    `word_count` of them are chosen and put into `word_groups` groups at random. `next_classes`: N of logit-gap, null for a
-    fifth of the classes. `neighbours`: k of knn. `shrinkage`: of mahalanobis, null to estimate it. `local_weight`: of
-    gl-mcm's patches. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether intervals at `level` are
-    bootstrapped from `resamples` resamples of the images, and scores compared with the best baseline on the same images.
-    `test_time`: scores that learn from the images they test, by name; none by default. `stream_orders`: seeds of the orders
-    in which they see them.
+    a file with one template per line; each template is tried alone, to show the spread of the zero-shot scores. `words`,
+    `adjectives`: files of words for csp and the variants of neglabel, by default WordNet's nouns and adjectives;
+    `word_count` of them are chosen and divided into `word_groups` groups at random. `next_classes`: N of logit-gap, null for
+    a fifth of the classes. `neighbours`: k of knn. `shrinkage`: that of mahalanobis, null to estimate it. `local_weight`:
+    weight of the patches in gl-mcm. `recalls`: recalls besides 95 % at which FPR is given. `ci`: whether to bootstrap
+    intervals at `level` from `resamples` resamples of the images, and to compare scores with the best baseline on the same
+    images. `test_time`: names of scores that learn from the test images; none by default. `stream_orders`: seeds of the
+    orders in which these scores see the images.
     """
 
     ood: tuple[str, ...] = ()
@@ -240,11 +247,11 @@ class EvaluateConfig(_Section):
 
 
 class ComputeConfig(_Section):
-    """Hardware; none of it changes results beyond rounding.
+    """Hardware. These settings change results by rounding errors only.
 
-    `memory`: bytes for text activations ('auto', '4GiB'). `image_batch`: images per encoder batch, 0 to choose.
-    `workers`: decoding processes, -1 to choose. `cache`: keep image features on disk. `runtime`: what runs the image
-    encoder; onnx (onnxruntime, on the CPU) is faster for convolutional ones.
+    `memory`: bytes for text activations ('auto', '4GiB'). `image_batch`: images per encoder batch, 0 for automatic.
+    `workers`: decoding processes, -1 for automatic. `cache`: whether to keep image features on disk. `runtime`: what runs
+    the image encoder; onnx (onnxruntime, on the CPU) is faster for convolutional encoders.
     """
 
     device: str = "auto"
@@ -258,7 +265,7 @@ class ComputeConfig(_Section):
 
 
 class Config(_Section):
-    """Everything that decides a result, in sections; `seed` drives sampling, initialisation and batch order."""
+    """All settings that affect a result, in sections. `seed`: random seed of sampling, initialisation and batch order."""
 
     seed: Annotated[int, Field(ge=0, lt=2**43)] = 0
     model: ModelConfig = ModelConfig()
@@ -269,19 +276,19 @@ class Config(_Section):
     compute: ComputeConfig = ComputeConfig()
 
     def to_yaml(self) -> str:
-        """Write the configuration in the format `load_config` reads."""
+        """The configuration as YAML, in the format that `load_config` reads."""
         import yaml
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def preset_names() -> tuple[str, ...]:
-    """Names of the presets that ship with the package."""
+    """Names of the presets in the package."""
     return tuple(sorted(p.name.removesuffix(".yaml") for p in _preset_folder().iterdir() if p.name.endswith(".yaml")))
 
 
 def preset_text(name: str) -> str:
-    """Text of a shipped preset.
+    """Text of a preset in the package.
 
     Raises:
         UsageError: there is no such preset.
@@ -294,34 +301,34 @@ def preset_text(name: str) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person asked for, before anything is filled in; `config` makes a configuration of it.
+    """The settings that a person gave, without defaults; `config` fills in the others.
 
-    A command needs the name of its data before it can find the artifact whose configuration is overridden by what was asked
-    for. `values`: sections, keys and values as they were given.
+    They are kept apart because a command first needs the name of its data to find an artifact, and then overrides that
+    artifact's configuration by these settings. `values`: sections, keys and values as they were given.
     """
 
     values: Mapping[str, Any]
 
     @property
     def spec(self) -> str:
-        """The ID data.
+        """SPEC of the ID data.
 
         Raises:
-            UsageError: what was given for them is no text.
+            UsageError: the given value is not text.
         """
         data = self.values.get("data", {})
         spec = data.get("spec", DataConfig().spec) if isinstance(data, Mapping) else None
         return spec if isinstance(spec, str) else self.config().data.spec
 
     def given(self, key: str) -> Any:
-        """What was asked for under a dotted key; None where nothing was."""
+        """The value given for a dotted key, or None."""
         value: Any = self.values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
 
     def over(self, keys: Mapping[str, Any]) -> "Asked":
-        """The same with dotted keys on top; a value may be None."""
+        """The same settings with these dotted keys set or replaced; a value may be None."""
         values = deepcopy(dict(self.values))
         for key, value in keys.items():
             _put(values, key, value)
@@ -331,7 +338,7 @@ class Asked:
         """Resolve the configuration.
 
         Args:
-            base: sections whose values are weaker than all that was asked for (what an artifact at hand says).
+            base: sections whose values the given settings override, such as those of an artifact.
 
         Raises:
             UsageError: a key or value is wrong; the message names the key.
@@ -344,15 +351,15 @@ class Asked:
 def ask_config(
     source: str | None = None, *, flags: Mapping[str, Any] | None = None, assignments: Iterable[str] = ()
 ) -> Asked:
-    """Gather what was asked for; later arguments win over earlier ones.
+    """Collect the given settings; later arguments override earlier ones.
 
     Args:
-        source: a YAML file, or the name of a shipped preset.
-        flags: dotted keys to values from options of a command.
-        assignments: `key=value` texts, the value read as YAML.
+        source: a YAML file, or the name of a preset.
+        flags: values by dotted key, from the options of a command.
+        assignments: texts `key=value`; the value is read as YAML.
 
     Raises:
-        UsageError: the file is missing or not YAML, or an assignment is none; the message names it.
+        UsageError: the file is missing or not YAML, or an assignment is not of the form key=value; the message names it.
     """
     asked = Asked({} if source is None else _read(source)).over(flags or {})
     for assignment in assignments:
@@ -371,7 +378,7 @@ def load_config(
     assignments: Iterable[str] = (),
     base: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Resolve a configuration in one go: arguments and errors are those of `ask_config` and `Asked.config`."""
+    """Resolve a configuration: `ask_config` and `Asked.config` in one call, with their arguments and errors."""
     return ask_config(source, flags=flags, assignments=assignments).config(base)
 
 
@@ -380,10 +387,10 @@ def parse_config(text: str, where: str) -> Config:
 
     Args:
         text: the YAML.
-        where: what messages call it.
+        where: its name in messages.
 
     Raises:
-        UsageError: not YAML, or not a configuration.
+        UsageError: the text is not YAML, or not a valid configuration.
     """
     values = _mapping(_parse(text, where), where)
     try:
@@ -393,10 +400,10 @@ def parse_config(text: str, where: str) -> Config:
 
 
 def parse_bytes(text: str) -> int:
-    """Read a size such as '4GiB', '512MB' or a bare number of bytes.
+    """Read a size in bytes, such as '4GiB', '512MB' or '1000'.
 
     Raises:
-        UsageError: not a size.
+        UsageError: the text is not a positive size.
     """
     units = {"": 1, "b": 1}
     for power, letter in enumerate("kmgt", start=1):
@@ -458,7 +465,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _put(into: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, last = dotted.split(".")
     for section in sections:
-        if into.get(section) is None:  # also a section that a weaker source leaves out
+        if into.get(section) is None:  # the section is missing, or null in an earlier source
             into[section] = {}
         inner = into[section]
         if not isinstance(inner, dict):
@@ -487,7 +494,7 @@ def _validate(values: Mapping[str, Any]) -> Config:
 
 
 def _explain(error: ValidationError) -> tuple[str, bool]:
-    """The problems in words, and whether a key among them resembles none that exists."""
+    """The problems in words, and whether one is an unknown key that resembles no known one."""
     lines, far = [], False
     problems = error.errors()
     for problem in problems[:SHOWN_PROBLEMS]:
@@ -504,9 +511,9 @@ def _explain(error: ValidationError) -> tuple[str, bool]:
 
 
 def _shown(value: Any) -> str:
-    """A value as Python writes it, cut where it is longer than a person reads."""
+    """A value as Python writes it, shortened if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # Python does not write integers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

@@ -1,8 +1,8 @@
-"""Decisions: what a command chose, guessed, left out or changed for the person who ran it, as typed records.
+"""Decisions: typed records of what a command chose, guessed, left out or changed by itself.
 
-Each is told when it is made, and all of them are in the command's JSON document under the one key `decisions`, so that a
-script can refuse what a reader of the terminal would have noticed. `KINDS` are the words that a script may compare with; a
-kind keeps its meaning once it is released.
+Each is printed when it is made. The command's JSON document has all of them under the key `decisions`, so that a script can
+check what a reader of the terminal would see. Scripts may rely on the names in `KINDS`: the meaning of a released kind does
+not change.
 """
 
 from collections.abc import Mapping
@@ -42,39 +42,39 @@ Kind = Literal[
     "self-check",
     "other",
 ]
-"""What a decision is about.
+"""The kinds of decisions.
 
-    split                    training and evaluation images were made by halving one folder
-    layout                   how a folder of images was understood, where that was a guess
+    split                    one folder was split in half for training and evaluation
+    layout                   the layout of a folder of images was guessed
     list-form                which form of image list was read
     class-names              which file or rule named the classes
     class-names-form         which form of class list was read
-    classes-left-out         classes given twice, without images, or not among those known
-    files-left-out           files that are no images, or belong to no class
-    images-skipped           images that cannot be read, left out of the figures
-    images-not-judged        images that cannot be read, which have no verdict
-    values-scaled            pixel values that were scaled to the usual range
-    sampled                  images or classes drawn from more of them, or fewer than asked for
-    corrected                images that a person moved to another class, which are trained on
-    limited                  a trial on part of the images (--limit)
-    score                    which ID score is used, where none was asked for
+    classes-left-out         classes were left out: repeated, without images, or unknown
+    files-left-out           files were left out: not images, or without a class
+    images-skipped           images could not be read and do not count in the figures
+    images-not-judged        images could not be read and have no verdict
+    values-scaled            pixel values were scaled to the usual range
+    sampled                  images or classes were drawn at random, or there were fewer than requested
+    corrected                images that a person moved to another class are training images
+    limited                  only part of the images was used (`limit`)
+    score                    an ID score was chosen because none was named
     score-below-chance       a score puts OOD images above ID images (AUROC below 0.5)
-    scores-left-out          scores that cannot be computed here, where all were asked for
-    test-time                scores that learn from the test images
+    scores-left-out          all scores were requested, and some cannot be computed here
+    test-time                a score learns from the test images
     threshold                which threshold is used, or why there is none
-    threshold-dropped        a threshold that no longer applies was left out of an artifact
-    weights                  which of several files of weights in a model's folder is used
-    few-classes              what one or two classes mean for scores
-    weak-classes             classes with a low accuracy on held-out images
-    prompts-changed          what became of an artifact's classes
-    checkpoint-part-ignored  parts of a foreign checkpoint that were not needed and not read
-    duplicates-left-out      images that another part of the data has too, by content
-    id-images-in-ood         images that are ID and OOD in one evaluation
-    training-data-changed    training images are not those that an artifact was trained with
+    threshold-dropped        a threshold that no longer applies was removed from an artifact
+    weights                  which of several weights files in a model's folder is used
+    few-classes              a score has a restricted meaning with one or two classes
+    weak-classes             classes have a low accuracy on held-out images
+    prompts-changed          how an artifact's classes were matched or changed
+    checkpoint-part-ignored  parts of an imported checkpoint were not needed and not read
+    duplicates-left-out      images are also in another part of the data, by content
+    id-images-in-ood         images are both ID and OOD in one evaluation
+    training-data-changed    the training images are not those of the artifact's training
     training-above-start     a training ended with a higher loss than it started with
-    training-not-settled     a training did all its epochs while its loss was still falling
-    self-check               what ID data alone say of the learned score against simpler ones
-    other                    anything else that was decided
+    training-not-settled     a training did all its epochs and its loss was still falling
+    self-check               how the learned score compares with simpler ones on ID data alone
+    other                    any other decision
 """
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -84,8 +84,8 @@ KINDS: tuple[str, ...] = get_args(Kind)
 class Decision:
     """One decision.
 
-    `message`: whole sentences for people. `facts`: the same for scripts, as values of JSON. `warning`: whether a person
-    should not miss it, also with -q.
+    `message`: whole sentences for people. `facts`: the same information for scripts, as JSON values. `warning`: whether it
+    is shown even if only warnings are.
     """
 
     kind: Kind
@@ -102,7 +102,7 @@ class Decision:
 
 
 def documents(decisions: "list[Decision] | tuple[Decision, ...]") -> list[dict[str, Any]]:
-    """Records in a JSON document, each once, in the order they were made."""
+    """Records in a JSON document, without repetitions, in the order they were made."""
     made: list[dict[str, Any]] = []
     for decision in decisions:
         if (record := decision.document()) not in made:

@@ -1,4 +1,4 @@
-"""A detector from embeddings alone: for features that come from a vector database or another tool, without the model.
+"""A detector from embeddings alone: for features from a vector database or another tool, without the model.
 
 >>> from negprompt_cli import fit_embeddings
 >>> import torch
@@ -14,9 +14,9 @@ True
 >>> detector.calibrate(images, 0.95).threshold is not None
 True
 
-Negatives are N_ij = normalise(P_i + d_j), the offsets d_j shared by all classes as contexts are; see
-`engine.embedding_negatives`. The losses and the default score are those of prompt artifacts. Leaves out: anything that needs
-a text tower or files.
+Negatives are N_ij = normalise(P_i + d_j). All classes share the offsets d_j, as they share contexts; see
+`engine.embedding_negatives`. The losses and the default score are those of prompt artifacts. Nothing here needs a text
+encoder or files.
 """
 
 from collections.abc import Mapping
@@ -42,10 +42,10 @@ from negprompt_cli.steps.shared.self_check import self_check
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingDetector:
-    """Class embeddings, negatives and what is usual for ID images. `threshold`: None before `calibrate`.
+    """Class embeddings, negatives and statistics of ID images. `threshold` is None before `calibrate`.
 
     `inputs` holds the positives (K, D), the negatives (K, p, D) and the ID statistics; `offsets` (p, D) are the d_j.
-    `config`: what it was learned with.
+    `config` is the configuration of the training.
     """
 
     inputs: ScoreInputs
@@ -60,7 +60,11 @@ class EmbeddingDetector:
 
     @property
     def negatives(self) -> Tensor:
-        """(K, p, D) negative embeddings, L2-normalised."""
+        """(K, p, D) negative embeddings, L2-normalised.
+
+        Raises:
+            ValueError: there are no negatives.
+        """
         if self.inputs.negatives is None:
             raise ValueError("there are no negatives")
         return self.inputs.negatives
@@ -71,11 +75,11 @@ class EmbeddingDetector:
         return torch.from_numpy(found)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Classes (N,) int64 of image features (N, D): the nearest positive. Negatives have no say."""
+        """Classes (N,) int64 of image features (N, D): those of the nearest positives. Negatives are not used."""
         return (self._unit(images) @ self.positives.T).argmax(1)
 
     def is_ood(self, images: Tensor) -> Tensor:
-        """Whether each of the image features (N, D) is below the threshold, (N,) bool.
+        """Whether the score of each of the image features (N, D) is below the threshold, (N,) bool.
 
         Raises:
             UsageError: there is no threshold yet.
@@ -85,30 +89,30 @@ class EmbeddingDetector:
         return self.score(images) < self.threshold
 
     def calibrate(self, images: Tensor, acceptance: float = 0.95) -> Self:
-        """The same detector with the highest threshold that accepts a share of held-out ID images (n, D).
+        """The same detector with the highest threshold that accepts this share, in (0, 1), of held-out ID images (n, D).
 
         Raises:
-            UsageError: too few images; says how many are needed.
+            UsageError: there are too few images; the message names how many are needed.
         """
         chosen = choose_threshold(np.asarray(self.score(images)), acceptance=acceptance)
         return replace(self, threshold=chosen.value)
 
     def self_check(self, images: Tensor, labels: Tensor) -> Decision:
-        """What a criterion of ID data alone makes of the score against mcm and max-logit (`engine.criterion`), in seconds.
+        """Compare the score with mcm and max-logit by a criterion of ID data alone (`engine.criterion`); takes seconds.
 
         Args:
-            images: (N, D) features of ID images, those that it was learned from.
+            images: (N, D) features of the ID images that the detector was learned from.
             labels: (N,) their classes.
 
         Returns:
-            A line in `message`, the figures of each side in `facts`, and in `warning` whether the score is not above both.
+            A sentence in `message`, the figures of each split in `facts`; `warning` is true if the score is not above both.
         """
         data = Features(self._unit(images), torch.as_tensor(labels).long())
         statistics = self.inputs.id_statistics
         return self_check(self.config, data, self.positives, statistics, scale=self.inputs.logit_scale)[1]
 
     def transfer(self, class_embeddings: Tensor) -> Self:
-        """The same offsets and statistics for other class embeddings (K', D), without a threshold; needs no images.
+        """A detector for other class embeddings (K', D), with the same offsets and statistics and no threshold.
 
         Raises:
             UsageError: the embeddings are not (K', D).
@@ -143,11 +147,11 @@ def fit_embeddings(
         labels: (N,) their classes, from 0 to K - 1.
         logit_scale: the exponentiated logit scale of the model, 100 for OpenAI's CLIPs.
         negatives: p, negatives per class.
-        seed: of the start of the negatives.
+        seed: random seed of the initial negatives.
         settings: configuration keys and values of the section negative, such as {"negative.loss.gamma": 0.5}.
 
     Raises:
-        UsageError: shapes or labels do not fit, there are too few images, or a key is unknown.
+        UsageError: the shapes or labels do not fit together, there are too few images, or a key is unknown.
         NegPromptError: a feature is not finite.
     """
     config = load_config(flags={**(settings or {}), "negative.count": negatives, "seed": seed})
@@ -163,7 +167,7 @@ def _embeddings(values: Tensor, dimension: int | None = None) -> Tensor:
     """(n, D) float32 embeddings of length 1.
 
     Raises:
-        UsageError: another shape, a row without length, or numbers that are not finite.
+        UsageError: the shape is wrong, a row is all zeros, or a number is not finite.
     """
     rows = torch.as_tensor(values).float()
     if rows.ndim != 2 or not len(rows) or (dimension is not None and rows.shape[1] != dimension):

@@ -1,11 +1,11 @@
-"""The errors a person can meet, as one small tree; anything else that escapes is a bug.
+"""The errors of the package that a person may see. Any other exception that reaches a person is a bug.
 
     NegPromptError          exit code 1: the job failed while it ran (disk full, out of memory, no network)
     +-- UsageError          exit code 2: the request cannot be met (bad option, bad input, missing file)
 
 Every message says what happened, where, and what to do, because nothing else is shown without --debug. The code that raises
-an error does not know who called it, so its message names settings and files, never command-line options. Where an option
-helps, the error carries the name of a remedy and the facts the advice needs, and `cli.remedies` writes the sentence.
+an error does not know whether the command line called it, so its message names settings and files, never options. If an
+option helps, the error has the name of a remedy and the facts for it, and `cli.remedies` writes the sentence.
 """
 
 import difflib
@@ -20,9 +20,9 @@ class NegPromptError(Exception):
     """The job failed at run time; `str(error)` is the message for every caller.
 
     Args:
-        message: what happened, where, and what helps whoever called.
-        remedy: key of `cli.remedies.REMEDIES`, the advice for a person at the command line; empty if there is none.
-        facts: values that the advice inserts, by the names it gives them.
+        message: what happened, where, and what to do.
+        remedy: key in `cli.remedies.REMEDIES` of more advice for a person at the command line, or empty.
+        facts: values by name, which the advice inserts.
     """
 
     exit_code = 1
@@ -57,7 +57,7 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     Args:
         name: what was asked for.
         known: the names that exist.
-        most: how many near names to offer; all of them are about as near as the nearest.
+        most: how many near names to offer. Names that are much less alike than the nearest are not offered.
     """
     names = sorted(set(known))
     ratios = sorted(((_likeness(name, n), n) for n in names), key=lambda pair: (-pair[0], pair[1]))
@@ -68,7 +68,7 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
 
 
 def _likeness(name: str, known: str) -> float:
-    """How alike two names are, 0 to 1, without case; a long part of a name with dashes counts nearly as the whole."""
+    """How alike two names are, 0 to 1, without case; a match with a long part between dashes counts almost as much."""
     asked, whole = name.casefold(), known.casefold()
     parts = [part for part in whole.split("-") if len(part) >= 4] if "-" in whole else []
     alike = difflib.SequenceMatcher(None, asked, whole).ratio()
@@ -76,6 +76,6 @@ def _likeness(name: str, known: str) -> float:
 
 
 def first_fault(error: "ValidationError") -> str:
-    """Where pydantic found the first fault of a document, and what it is: `rows.0.auroc: Field required`."""
+    """The place and description of the first error that pydantic found, such as `rows.0.auroc: Field required`."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"

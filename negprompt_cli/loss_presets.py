@@ -1,18 +1,17 @@
-"""The presets of both stages' losses, by name; `engine/losses` has their terms. Imports no torch.
+"""The loss presets of both stages, by name; `engine/losses` has their terms. Imports no torch.
 
-Stage 1, whose terms are cross-entropy, the distance from plain word prompts, copies of these in the denominator, and the
-entropy of patches that do not show the class:
+Stage 1. Each preset is the cross-entropy, and all but coop add a term:
 
-kgcoop       the package's own: anchored to the word prompts (KgCoOp, CVPR 2023)
-coop         cross-entropy alone (CoOp, IJCV 2022), as in the paper
-fa           frozen word prompts in the denominator, which the learned ones must beat (FA, ICCV 2025)
-locoop       patches that do not show the class are to be like no class (LoCoOp, NeurIPS 2023); for vision transformers
+kgcoop       the default: adds the distance of the learned prompts from the plain word prompts (KgCoOp, CVPR 2023)
+coop         the cross-entropy alone (CoOp, IJCV 2022), as in the paper
+fa           adds frozen word prompts to the denominator, which the learned prompts must beat (FA, ICCV 2025)
+locoop       adds the entropy of patches that do not show the class (LoCoOp, NeurIPS 2023); needs a vision transformer
 
 Stage 2:
 
-separation   the package's own, with the default score
-quoted       as independent notes quote the paper's equations 4 to 7, with the paper's score
-official     the default branch of the published code, with the paper's score
+separation   the default, with the default score
+quoted       the paper's equations 4 to 7 as independent notes quote them, with the paper's score
+official     the loss of the default branch of the published code, with the paper's score
 """
 
 from collections.abc import Mapping
@@ -23,15 +22,15 @@ from typing import Literal
 PositiveLossName = Literal["kgcoop", "coop", "fa", "locoop"]
 LossName = Literal["separation", "quoted", "official"]
 ScoreForm = Literal["standardised", "paper"]
-"""Forms of the score negprompt: statistics in units of ID images, or the paper's formula (`engine/scores/mcm_extended`)."""
+"""Forms of the score negprompt: standardised by ID images, or the paper's formula (`engine/scores/mcm_extended`)."""
 
 
 @dataclass(frozen=True)
 class PositivePreset:
     """Weights of stage 1's terms.
 
-    `anchor`: of the distance from the word prompts. `forced`: how often these are in the denominator. `patches`: of the
-    patches' entropy.
+    `anchor`: weight of the distance from the word prompts. `forced`: how often each word prompt is in the denominator.
+    `patches`: weight of the patches' entropy.
     """
 
     anchor: float

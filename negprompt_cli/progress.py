@@ -1,6 +1,6 @@
-"""What long jobs tell whoever started them: lines, and tasks that advance.
+"""How long jobs report their progress: messages, and tasks that advance.
 
-Jobs know this protocol and nothing of terminals; the command line draws it with rich, a library user may pass `Silent`.
+Jobs use this protocol and know nothing of terminals. The command line draws it with rich; in Python, pass `Silent`.
 """
 
 from collections.abc import Iterator
@@ -14,23 +14,23 @@ class Task(Protocol):
     """A running task."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more units are done, with a short `note` on the progress."""
+        """Report that `count` more units are done, with a short `note`."""
 
 
 class Progress(Protocol):
-    """Listener of a job."""
+    """Receives the messages of a job."""
 
     def say(self, text: str) -> None:
-        """Take one line of information."""
+        """Receive a message."""
 
     def warn(self, text: str) -> None:
-        """Take one line that a person should not miss."""
+        """Receive a warning, which a person should not miss."""
 
     def decide(self, decision: Decision) -> None:
-        """Take what was decided for the person who started the job; tell it and keep it."""
+        """Receive a decision of the job; show it and keep it."""
 
-    def task(self, title: str, total: int, unit: str) -> AbstractContextManager[Task]:
-        """Start a task of `total` units ('images', 'epochs'); leaving the context ends it."""
+    def task(self, title: str, total: int, unit: str, *, at_most: bool = False) -> AbstractContextManager[Task]:
+        """Start a task of `total` units ('images', 'epochs'), or of `at_most` so many; leaving the context ends it."""
 
 
 class _SilentTask:
@@ -39,7 +39,7 @@ class _SilentTask:
 
 
 class Silent:
-    """A listener that says nothing."""
+    """A listener that prints nothing."""
 
     def say(self, text: str) -> None:
         """Ignore it."""
@@ -48,10 +48,10 @@ class Silent:
         """Ignore it."""
 
     def decide(self, decision: Decision) -> None:
-        """Hand its message to `warn` or `say`."""
+        """Pass its message to `warn` or `say`."""
         (self.warn if decision.warning else self.say)(decision.message)
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, title: str, total: int, unit: str, *, at_most: bool = False) -> Iterator[Task]:
         """Ignore it."""
         yield _SilentTask()

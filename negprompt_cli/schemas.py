@@ -1,7 +1,7 @@
-"""The names of everything that negprompt writes for programs, each with the version of its form.
+"""The schema names, with versions, of all files and documents that negprompt writes for programs.
 
-A reader refuses another version than its own. The version grows where a field changes its meaning or goes away; fields that
-are added leave it as it is.
+A reader refuses a version that is not its own. The version increases when a field is removed or changes its meaning, not
+when a field is added.
 """
 
 # Files.

@@ -1,11 +1,11 @@
-"""How figures and lists are written for people, in messages, tables and pages alike."""
+"""How figures and lists are written for people, in messages, tables and pages."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """A piece of a table's cell; what is strong is set in bold wherever there is bold."""
+    """A piece of a table's cell; it is bold if `strong` and the output has bold."""
 
     text: str
     strong: bool = False
@@ -31,18 +31,18 @@ def texts(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
 
 
 def percent(value: float | None, deviation: float | None = None, *, decimals: int = 1) -> str:
-    """A fraction as per cent without its sign, `± deviation` behind it where there is one; a dash where there is none."""
+    """A fraction in per cent without the sign, with `± deviation` if one is given; a dash for None."""
     if value is None:
         return "-"
     return f"{100 * value:.{decimals}f}" + ("" if deviation is None else f" ± {100 * deviation:.{decimals}f}")
 
 
 def some_of(names: Sequence[object], most: int = 5) -> str:
-    """The first of many: `a, b, c and 5 more`."""
+    """The first names of a list, and how many more there are: `a, b, c and 5 more`."""
     left = len(names) - most
     return ", ".join(map(str, names[:most])) + (f" and {left} more" if left > 0 else "")
 
 
 def file_name(text: str) -> str:
-    """A text as part of a file's name: other characters than letters, digits and `-_.` become dashes."""
+    """A text as part of a file name: characters other than letters, digits and `-_.` become dashes."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

@@ -23,7 +23,7 @@ class Recorder(Silent):
         self.warned.append(text)
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator["Recorder"]:
+    def task(self, title: str, total: int, unit: str, *, at_most: bool = False) -> Iterator["Recorder"]:
         self.tasks.append(title)
         self.totals.append(total)
         yield self

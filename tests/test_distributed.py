@@ -308,7 +308,7 @@ def test_exit_codes_of_ranks(capfd: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of({0: 1, 2: -signal.SIGKILL}) == 1
     assert "rank 2 was ended by SIGKILL" in capfd.readouterr().err
     assert exit_code_of({1: 1}) == 1
-    assert "rank 1 failed" in capfd.readouterr().err
+    assert "Rank 1 failed" in capfd.readouterr().err
 
 
 # torchrun itself.
@@ -398,7 +398,7 @@ def test_a_rank_that_is_killed_ends_the_job(folder: Path, tmp_path: Path) -> Non
         assert time.monotonic() - killed < 30
         assert code == 1
         assert process.stderr is not None
-        assert "rank 1 was ended by SIGKILL" in process.stderr.read()
+        assert "Rank 1 was ended by SIGKILL" in process.stderr.read()
     assert not rows.exists()
 
 

@@ -1,8 +1,8 @@
-"""The command line: one Typer app, one file per subcommand; parse, call, print.
+"""The command line: one Typer app with one file per subcommand. A file parses options, calls a step and prints its result.
 
-Importing this package imports neither torch nor open_clip: commands import the steps they run when they run. Errors of the
-package become one message and an exit code here, for every command alike: 0 done, 1 failed at run time, 2 usage error or
-bad input, 130 interrupted, 143 a training ended by SIGTERM.
+Importing this package imports neither torch nor open_clip: a command imports its step when it runs. For every command,
+errors of the package become one message and an exit code: 0 done, 1 failed at run time, 2 usage error or bad input, 130
+interrupted, 143 a training was ended by SIGTERM.
 """
 
 import os
@@ -21,8 +21,8 @@ def main() -> None:
     if "--debug" in arguments:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
     remember_line(sys.argv[1:])
-    # OpenMP reads this when torch is loaded. By default its threads spin while they wait; if other processes want the cores,
-    # a training with its small tensors becomes several times slower.
+    # OpenMP reads this when torch is loaded. By default its threads spin while they wait, which makes a training with small
+    # tensors several times slower if other processes use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # pydantic would read the metadata of every installed package to look for plugins, which takes as long as its own import.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")

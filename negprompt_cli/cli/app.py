@@ -1,8 +1,8 @@
-"""The Typer app: which subcommands there are, and the options that belong to none of them.
+"""The Typer app: the list of subcommands, and the options of `negprompt` itself.
 
-Subcommands are imported when they are run: the list below is all that `negprompt --help` needs, so it answers at once
-however many commands there are. A module holds one function of the command's name and its `EXAMPLES`, or a Typer app
-`<name>_app` for a group; a name that Python keeps for itself is followed by an underscore (`import_`).
+A subcommand is imported when it is run. `negprompt --help` needs only the list below, so it is fast. The module of a
+subcommand has a function of the same name and its `EXAMPLES`, or a Typer app `<name>_app` for a group of commands. If the
+name is a Python keyword, an underscore follows it (`import_`).
 """
 
 from importlib import import_module
@@ -22,57 +22,57 @@ PANELS = {
         "fit": "Learn a detector from a folder of images sorted by class.",
         "score": "Predict each image's class and decide whether it is OOD.",
         "calibrate": "Choose the threshold that accepts a share of ID images.",
-        "report": "Write one HTML page, with pictures, about evaluated runs.",
+        "report": "Write an HTML page with pictures about evaluated runs.",
         "export": "Write the detector as an ONNX or torch.export file.",
     },
     "The paper": {
         "train-positive": "Learn positive prompts from a few ID images (stage 1).",
         "train-negative": "Learn negative prompts from ID images only (stage 2).",
-        "evaluate": "Measure how well prompts tell ID images from OOD images.",
-        "transfer": "Apply learned prompts to new class names, untrained.",
+        "evaluate": "Measure how well prompts separate ID and OOD images.",
+        "transfer": "Apply learned prompts to new class names without training.",
     },
     "Research": {
         "sweep": "Run a grid of settings over ID problems and seeds.",
         "compare": "Merge evaluations on the same images into one table.",
-        "cite": "Print BibTeX, and the sentence a paper needs for a result.",
-        "reproduce": "Repeat an experiment of the field and compare figures.",
-        "inspect": "Show what an artifact holds, and which words are nearest.",
-        "verify": "Check whether an artifact could be made again.",
+        "cite": "Print BibTeX entries, and a paragraph about a result.",
+        "reproduce": "Repeat a published experiment and compare the figures.",
+        "inspect": "Show an artifact's contents and the words nearest to it.",
+        "verify": "Check whether an artifact can be reproduced.",
         "import": "Convert a CoOp, LoCoOp or official NegPrompt checkpoint.",
     },
     "Tools": {
-        "demo": "Run the paper's four steps on drawn images, offline.",
+        "demo": "Run the paper's four steps on generated images, offline.",
         "data": "List, check, download and sample data sets.",
         "config": "Show presets and resolved configurations.",
         "cache": "List or clear cached image features.",
         "env": "Print versions, devices and settings for a bug report.",
     },
 }
-"""The parts of `negprompt --help` and in each the subcommands with the first line of their help, in order."""
+"""The groups on the page of `negprompt --help`, and the subcommands of each with the first line of their help, in order."""
 
 SUBCOMMANDS = {name: summary for panel in PANELS.values() for name, summary in panel.items()}
 """Every subcommand with the first line of its help."""
 
 
 class LazyGroup(GuardedGroup):
-    """The root command: stand-ins for listing, the real subcommand for running and completing."""
+    """The root command. It lists placeholders, and imports the real subcommand to run or complete it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of `SUBCOMMANDS`."""
         return list(SUBCOMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in that knows its name and its summary."""
+        """A placeholder with the name and the summary of a subcommand."""
         return TyperCommand(cmd_name, help=SUBCOMMANDS[cmd_name]) if cmd_name in SUBCOMMANDS else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the subcommands, a section for each panel."""
+        """Write the subcommands, with a section for each group."""
         for title, panel in PANELS.items():
             with formatter.section(title):
                 formatter.write_dl(list(panel.items()))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The subcommand that was asked for, imported now; an unknown name gets the nearest ones."""
+        """Import the subcommand that was named; an error names the nearest ones if there is none."""
         name, *rest = args
         if name not in SUBCOMMANDS and not name.startswith("-"):
             raise UsageError(f"No such command '{name}'.{did_you_mean(name, SUBCOMMANDS)}")
@@ -106,7 +106,7 @@ app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # Drawing this one page with rich would take as long again as everything else; subcommands' pages are drawn.
+    # Drawing this page with rich would double its time. The pages of subcommands are drawn with rich.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -120,7 +120,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (works anywhere on the line).")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; allowed anywhere in the command.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,

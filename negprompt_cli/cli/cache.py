@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.options import Common, command, only
+from negprompt_cli.cli.options import Common, command, group, only
 
-cache_app = typer.Typer(help="List or clear cached image features.", no_args_is_help=True)
+cache_app = group("cache")
 
 
 @command(cache_app, "ls", shown=("negprompt cache ls",))
 def ls(common: Annotated[Common, only("json")]) -> None:
-    """List what is cached, one line per model and precision."""
+    """List the cache, with one line per model and precision."""
     from negprompt_cli.data.encoding.cache_folder import cache_folder, list_stores, towers_size
 
     stores, towers = list_stores(), towers_size()
@@ -32,13 +32,16 @@ def ls(common: Annotated[Common, only("json")]) -> None:
     if towers:
         typer.echo(f"{towers / 2**20:10.1f} MiB  image encoders for onnxruntime")
     if not stores and not towers:
-        typer.echo("nothing cached", err=True)
+        typer.echo("The cache is empty.", err=True)
 
 
 @command(cache_app, "clear", shown=("negprompt cache clear",))
 def clear() -> None:
-    """Remove all cached image features; they are computed again when needed."""
+    """Remove all cached image features.
+
+    They are computed again when they are needed.
+    """
     from negprompt_cli.data.encoding.cache_folder import cache_folder, clear_cache
 
     freed = clear_cache()
-    typer.echo(f"freed {freed / 2**20:.1f} MiB in {cache_folder()}", err=True)
+    typer.echo(f"{freed / 2**20:.1f} MiB were removed from {cache_folder()}.", err=True)

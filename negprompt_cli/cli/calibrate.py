@@ -24,18 +24,18 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class ThresholdOptions:
-    """Options of the threshold that is chosen."""
+    """Options of the choice of a threshold."""
 
     acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95
     confidence: Annotated[
-        float, option("--confidence", help="Confidence of the interval of that share (default 0.95).")
+        float, option("--confidence", help="Confidence of the interval for that share (default 0.95).")
     ] = 0.95
     score: Annotated[
         str | None,
         option(
             "--score",
             autocompletion=completion.scores,
-            help="ID score of the threshold (default negprompt; mcm without negatives).",
+            help="ID score for the threshold (default negprompt; mcm without negatives).",
         ),
     ] = None
     by_class: Annotated[
@@ -47,11 +47,11 @@ def calibrate(
     common: Annotated[Common, Without("verbose")],
     threshold: ThresholdOptions,
     prompts: Prompts = None,
-    out: Annotated[Path | None, option("--out", help="Artifact (default: the one calibrated).")] = None,
+    out: Annotated[Path | None, option("--out", help="Artifact to write (default: the calibrated one).")] = None,
 ) -> None:
     """Choose the threshold that accepts a share of ID images.
 
-    The images are the evaluation images of --data: val/ or test/, or the half that training leaves out. The threshold is
+    The images are the evaluation images of --data: val/ or test/, or the half that training does not use. The threshold is
     stored in the artifact.
     """
     talk = common.talk()
@@ -75,11 +75,11 @@ def calibrate(
 
 
 def print_calibration(tell: Callable[[str], None], made: "Calibration") -> None:
-    """A threshold and what it promises."""
+    """Print a threshold and the interval of its acceptance."""
     tell(
         f"An image is ID where {made.score} is at least {made.threshold:.6g}: {made.accepted} of {made.images} held-out ID "
-        f"images ({percent(made.accepted / made.images)} %). Of new ID images between {percent(made.low)} and "
-        f"{percent(made.high)} % will be accepted, at {100 * made.confidence:g} % confidence."
+        f"images ({percent(made.accepted / made.images)} %). At {100 * made.confidence:g} % confidence it accepts "
+        f"{percent(made.low)} to {percent(made.high)} % of new ID images."
     )
     if made.by_class:
         tell(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")

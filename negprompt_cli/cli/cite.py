@@ -1,4 +1,4 @@
-"""`negprompt cite`: BibTeX, and what a paper needs to say of a result."""
+"""`negprompt cite`: BibTeX entries, and a paragraph about each result."""
 
 import json
 from pathlib import Path
@@ -24,13 +24,15 @@ def cite(
     ] = None,
     score: Annotated[
         str | None,
-        option("--score", autocompletion=completion.scores, help="Score whose figures are given (default negprompt)."),
+        option(
+            "--score", autocompletion=completion.scores, help="Score to report (default negprompt).", metavar="NAME"
+        ),
     ] = None,
 ) -> None:
-    """Print BibTeX, and the sentence a paper needs for a result.
+    """Print BibTeX entries, and a paragraph about a result.
 
-    Without a run it prints the entries of the paper and of this software. With runs it also describes each evaluation in a
-    paragraph, with model, prompts, data, figures and versions, and names whom to cite for its scores and data sets.
+    Without a run it prints the entries of the paper and of this software. For each run it also prints a paragraph with the
+    model, prompts, data, figures and versions, and the references of the scores and data sets.
     """
     from negprompt_cli.data.studies.citations import bibtex
     from negprompt_cli.steps.cite import cite_runs, to_document

@@ -1,4 +1,4 @@
-"""`negprompt compare`: many evaluations as one table."""
+"""`negprompt compare`: several evaluations in one table."""
 
 import json
 from enum import StrEnum
@@ -18,7 +18,7 @@ EXAMPLES = (
 
 
 class Format(StrEnum):
-    """How the comparison is written."""
+    """Format of the comparison."""
 
     TABLE = "table"
     CSV = "csv"
@@ -36,19 +36,29 @@ class Convention(StrEnum):
 def compare(
     common: Annotated[Common, only("overwrite", "json", "quiet")],
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
-    form: Annotated[Format, option("--format", help="Form of the table (default table).")] = Format.TABLE,
+    form: Annotated[
+        Format, option("--format", help="table (default), csv, markdown or latex.", metavar="FORMAT")
+    ] = Format.TABLE,
     scores: Annotated[
-        str | None, option("--scores", autocompletion=completion.scores, help="Only these scores, separated by commas.")
+        str | None,
+        option(
+            "--scores",
+            autocompletion=completion.scores,
+            help="Show only these scores, separated by commas.",
+            metavar="NAMES",
+        ),
     ] = None,
-    fpr: Annotated[Convention, option("--fpr", help="Convention of FPR95 (default id-positive).")] = Convention.ID,
+    fpr: Annotated[
+        Convention, option("--fpr", help="Convention of FPR95: id-positive (default) or ood-positive.", metavar="NAME")
+    ] = Convention.ID,
     with_published: Annotated[
-        bool, option("--published", help="Add published figures with their source and evidence.")
+        bool, option("--published", help="Add published figures, with their sources and how they were verified.")
     ] = False,
     out: Annotated[Path | None, option("--out", help="File to write instead of stdout.")] = None,
 ) -> None:
     """Merge evaluations on the same images into one table.
 
-    Evaluations of other images, or limited trials, are refused.
+    Evaluations on different images are refused, and so are trials with --limit.
     """
     from negprompt_cli.data.files.atomic import atomic_write_text
     from negprompt_cli.steps.compare import compare_runs

@@ -1,24 +1,24 @@
-"""What the shell completes: names that a person would otherwise look up. Everything is imported when it is asked for."""
+"""What the shell completes: names that a person would otherwise look up. Modules are imported only when needed."""
 
 from collections.abc import Iterable
 
 
 def sets(incomplete: str) -> list[str]:
-    """Names of the catalogue, also behind a comma."""
+    """Names in the catalogue, also after a comma."""
     from negprompt_cli.data.sets.catalogue import built_in
 
     return _behind_commas(incomplete, built_in().sets)
 
 
 def scores(incomplete: str) -> list[str]:
-    """Names of scores, also behind a comma."""
+    """Names of scores, also after a comma."""
     from negprompt_cli.engine.scores import score_names
 
     return _behind_commas(incomplete, score_names())
 
 
 def scores_or_all(incomplete: str) -> list[str]:
-    """Names of scores and the word for all of them, also behind a comma."""
+    """Names of scores and the word `all`, also after a comma."""
     return [*_behind_commas(incomplete, ("all",)), *scores(incomplete)]
 
 
@@ -30,7 +30,7 @@ def presets(incomplete: str) -> list[str]:
 
 
 def devices(incomplete: str) -> list[str]:
-    """Devices that can be named anywhere."""
+    """Names of devices, whether this machine has them or not."""
     return _behind_commas(incomplete, ("auto", "cpu", "cuda", "mps"))
 
 

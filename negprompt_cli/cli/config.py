@@ -1,17 +1,17 @@
-"""`negprompt config ls|show`: the presets that ship with the package, and resolved configurations."""
+"""`negprompt config ls|show`: the presets of the package, and resolved configurations."""
 
 from typing import Annotated
 
 import typer
 
-from negprompt_cli.cli.options import command, option
+from negprompt_cli.cli.options import command, group, option
 
-config_app = typer.Typer(help="Show presets and resolved configurations.", no_args_is_help=True)
+config_app = group("config")
 
 
 @command(config_app, "ls", shown=("negprompt config ls",))
 def ls() -> None:
-    """List the presets, each with its first line."""
+    """List the presets with their first lines."""
     from negprompt_cli.config import preset_names, preset_text
 
     for name in preset_names():
@@ -21,15 +21,17 @@ def ls() -> None:
 
 @command(config_app, "show", shown=("negprompt config show", "negprompt config show paper --set data.shots=4"))
 def show(
-    name: Annotated[str | None, typer.Argument(help="Preset or YAML file (default: the defaults alone).")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Preset or YAML file (default: all defaults).", metavar="NAME")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         option("--set", help="Set any configuration key; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
-    """Print a configuration with every default filled in.
+    """Print a configuration with all its defaults.
 
-    The output is in the format that --config reads.
+    The output can be read again with --config.
     """
     from negprompt_cli.config import load_config
 

@@ -1,9 +1,9 @@
-"""How a command talks: progress and notices on stderr, tables and documents that are its result on stdout.
+"""What a command prints: progress and notices on stderr; tables and documents that are its result on stdout.
 
-On a terminal, tasks are live bars. Elsewhere a task is one line when it begins, at most one every ten seconds, and one when
-it ends; with -v every step that has a note (an epoch) is a line too. With -q, stdout has the path of what was made and
-nothing else, and stderr has warnings and errors only; --json is as quiet, with one document on stdout. rich is imported when
-something is drawn, so that `--help` does not wait for it.
+On a terminal, tasks are live bars. Elsewhere a task prints a line when it begins, at most one every ten seconds, and one
+when it ends; with -v it also prints each step that has a note, such as an epoch. With -q, stdout has only the path of the
+result, and stderr only warnings and errors. --json is as quiet and prints one document on stdout. rich is imported when
+something is drawn, so that `--help` is fast.
 """
 
 import io
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN_SECONDS = 10.0
-"""How often a task adds a line to a log that is not a terminal."""
+"""Seconds between the lines of a task in a log that is not a terminal."""
 PLAIN_WIDTH = 80
-"""Columns of a table that goes to a file or a pipe."""
+"""Columns of a table in a file or a pipe."""
 
 
 class _Bar:
@@ -41,18 +41,23 @@ class _Bar:
         self._task = progress.add_task(title, total=total, rate="", note="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Move the bar on."""
+        """Move the bar."""
         self._done += count
         rate = self._done / max(1e-9, time.monotonic() - self._started)
         self._progress.update(self._task, advance=count, rate=f"{rate:.3g} {self._unit}/s", note=note)
 
+    def complete(self) -> None:
+        """Show the units done as all that were needed."""
+        self._progress.update(self._task, total=self._done)
+
 
 class _Lines:
-    def __init__(self, title: str, total: int, unit: str, *, verbose: bool) -> None:
+    def __init__(self, title: str, total: int, unit: str, *, at_most: bool, verbose: bool) -> None:
         self._title, self._total, self._unit, self._verbose = title, total, unit, verbose
+        self._most = "at most " if at_most else ""
         self._started = self._last = time.monotonic()
         self._done, self._note = 0, ""
-        _print_plain(f"{title}: {total} {unit}")
+        _print_plain(f"{title}: {self._most}{total} {unit}")
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count, and write a line when it is time for one."""
@@ -63,7 +68,8 @@ class _Lines:
             self._last = now
             rate = self._done / max(1e-9, now - self._started)
             left = (self._total - self._done) / rate
-            text = f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.3g}/s, {left:.0f} s left"
+            done = f"{self._done} of {self._most}{self._total} {self._unit}"
+            text = f"{self._title}: {done}, {rate:.3g}/s, {self._most}{left:.0f} s left"
             _print_plain(f"{text}, {note}" if note else text)
 
     def end(self) -> None:
@@ -74,15 +80,15 @@ class _Lines:
 
 class _Nothing:
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class Talk:
-    """A step's listener on the command line, and the place results are printed from.
+    """Prints the messages of a step and the results of a command.
 
     Args:
         quiet: -q was given.
-        as_json: --json was given, which is as quiet.
+        as_json: --json was given, which implies `quiet`.
         verbose: -v was given.
     """
 
@@ -92,70 +98,73 @@ class Talk:
         self._said: set[str] = set()
 
     def say(self, text: str) -> None:
-        """A line of information on stderr; what was said before is not repeated."""
+        """Print a message on stderr, unless it was printed before."""
         if not self.quiet and text not in self._said:
             self._said.add(text)
             _print_plain(text)
 
     def warn(self, text: str) -> None:
-        """One warning on stderr, quiet or not."""
+        """Print a warning on stderr, even if `quiet`."""
         _print_plain(f"warning: {text}", style="yellow")
 
     def decide(self, decision: Decision) -> None:
-        """Tell a decision on stderr, once, and keep it for the document."""
+        """Print a decision on stderr, once, and keep it for the document."""
         if decision not in self.decisions:
             self.decisions.append(decision)
             (self.warn if decision.warning else self.say)(decision.message)
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[_Bar | _Lines | _Nothing]:
-        """A bar on a terminal, lines elsewhere."""
+    def task(self, title: str, total: int, unit: str, *, at_most: bool = False) -> Iterator[_Bar | _Lines | _Nothing]:
+        """Show a bar on a terminal, and print lines elsewhere."""
         if self.quiet:
             yield _Nothing()
             return
         console = _stderr()
         if not console.is_terminal:
-            lines = _Lines(title, total, unit, verbose=self.verbose)
+            lines = _Lines(title, total, unit, at_most=at_most, verbose=self.verbose)
             yield lines
             lines.end()
             return
         from rich.progress import Progress
 
         with Progress(*_bar_columns(console.width), console=console) as progress:
-            yield _Bar(progress, textwrap.shorten(title, max(8, console.width - 24), placeholder=" …"), total, unit)
+            bar = _Bar(progress, textwrap.shorten(title, max(8, console.width - 24), placeholder=" …"), total, unit)
+            yield bar
+            if at_most:
+                bar.complete()
 
     def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
-        """What was made, on stderr: a line per name and value, never broken, so that paths and digests can be copied."""
+        """Print names and values on stderr, a line each; lines are never broken, so that paths and digests can be copied."""
         width = max(len(name) for name, _ in rows)
         self.say("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)]))
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, labels: int | None = None
     ) -> None:
-        """A table that is the command's result, on stdout; see `table_text`."""
+        """Print a table that is the command's result on stdout; see `table_text`."""
         if not self.quiet:
             typer.echo(table_text(title, columns, rows, labels=labels), nl=False)
 
     def line(self, text: str) -> None:
-        """A line of the command's result, on stdout."""
+        """Print a line of the command's result on stdout."""
         if not self.quiet:
             typer.echo(text)
 
     def result(self, path: Path, document: dict[str, Any]) -> None:
-        """What was made: with --json the document on stdout, with -q its path on stdout, else its path on stderr."""
+        """Print the result's document on stdout with --json, else its path: on stdout with -q, otherwise on stderr."""
         if self.as_json:
             self.document(document)
         else:
             self.made(path)
 
     def document(self, document: dict[str, Any]) -> None:
-        """A JSON document on stdout, with what was decided on the way."""
+        """Print a JSON document on stdout, with the decisions of the step."""
         own = document.get("decisions", [])
         document = {**document, "decisions": [*own, *(d for d in documents(self.decisions) if d not in own)]}
         typer.echo(json.dumps(document, indent=1))
 
     def made(self, path: Path) -> None:
-        """The path of what was made: on stdout with -q, else on stderr."""
+        """Print the path of the result: on stdout with -q, otherwise on stderr."""
         typer.echo(str(path), err=not self.quiet)
 
 
@@ -164,15 +173,15 @@ def table_text(
 ) -> str:
     """A table as text that fits the terminal, or 80 columns in a file or a pipe.
 
-    No word is ever broken: cells of numbers keep to one line and other texts wrap between words. A table whose columns do
-    not fit is drawn in parts, one below the other, each with the columns that name the rows. Where even a single column
-    does not fit, the table is wider than the terminal.
+    Words are never broken: numbers stay on one line, and other texts wrap between words. If the columns do not fit, the
+    table is drawn in parts, one below the other, and each part has the columns that name the rows. If a single column does
+    not fit, the table is wider than the terminal.
 
     Args:
-        title: the line above.
+        title: the line above the table.
         columns: the headings.
-        rows: the cells; columns after the first are aligned to the right where they hold numbers.
-        labels: how many columns name the rows; None for a table that is not to be drawn in parts.
+        rows: the cells. Columns of numbers after the first are aligned to the right.
+        labels: how many columns name the rows; None never splits the table into parts.
     """
     terminal = sys.stdout.isatty()
     room = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if terminal else PLAIN_WIDTH
@@ -194,7 +203,7 @@ def table_text(
 
 
 def hanging(prefix: str, text: str) -> str:
-    """A text behind a prefix, wrapped between words to 80 columns, its further lines below the first."""
+    """A text after a prefix, wrapped between words to 80 columns; its other lines are indented by the prefix's width."""
     wrapped = textwrap.fill(
         text,
         PLAIN_WIDTH,
@@ -207,7 +216,7 @@ def hanging(prefix: str, text: str) -> str:
 
 
 def _drawn(columns: Sequence[str], rows: Sequence[Sequence[Cell]], room: int, terminal: bool) -> str:
-    """A table that fits the room, or is as wide as its longest words need."""
+    """A table of at most `room` columns if its longest words allow it."""
     from rich.console import Console
     from rich.text import Text
 
@@ -236,7 +245,7 @@ def _empty_table() -> "Table":
 
 @lru_cache
 def _space(columns: int) -> int:
-    """How much of a table's width is between and behind its columns, which is up to the version of rich."""
+    """The width of the gaps between and after the columns of a table, which depends on the version of rich."""
     from rich.console import Console
 
     table = _empty_table()
@@ -246,7 +255,7 @@ def _space(columns: int) -> int:
 
 
 def _widths(heading: str, cells: Sequence[Cell]) -> tuple[int, int]:
-    """The least and the greatest width of a column: figures keep to one line, other texts wrap between words."""
+    """The least and the greatest width of a column: figures stay on one line, other texts wrap between words."""
     from rich.cells import cell_len
 
     texts = [plain(spans) for spans in cells]
@@ -257,17 +266,17 @@ def _widths(heading: str, cells: Sequence[Cell]) -> tuple[int, int]:
 
 
 def _figures(cells: Sequence[Cell]) -> bool:
-    """Whether a column holds figures only."""
+    """Whether a column has only figures."""
     return bool(cells) and all(_numeric(plain(spans)) for spans in cells)
 
 
 def _numeric(text: str) -> bool:
-    """Whether a cell holds figures only: `77.7 / 57.2`, `0.5 ± 0.1`, `9.1 [8.0, 9.9]`, `70.1 to 71.2`, or a dash."""
+    """Whether a cell has only figures: `77.7 / 57.2`, `0.5 ± 0.1`, `9.1 [8.0, 9.9]`, `70.1 to 71.2`, or a dash."""
     return all(c.isdigit() or c in "-+.,/±[]%<! " for c in text.replace(" to ", " "))
 
 
 def _bar_columns(width: int) -> list["ProgressColumn"]:
-    """What a bar shows in a terminal of so many columns; the least is the title and how far it is."""
+    """The parts of a bar that fit a terminal of this width; the title and the share done are always shown."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
@@ -289,7 +298,7 @@ def _stderr() -> "Console":
 
 
 def _print_plain(text: str, style: str = "") -> None:
-    """Print text on stderr as it is: no markup, and no line broken where a path or a command would be."""
+    """Print text on stderr unchanged: without markup, and without breaking lines, so that paths and commands stay whole."""
     from rich.text import Text
 
     _stderr().print(Text(text, style=style), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`negprompt data ls|check|classes|download|sample|leave-out`: the data sets that are known, and one's own."""
+"""`negprompt data ls|check|classes|download|sample|leave-out`: data sets of the catalogue and a person's own."""
 
 import json
 from dataclasses import asdict, replace
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.options import Common, command, only, option
+from negprompt_cli.cli.options import Common, command, group, only, option
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from negprompt_cli.data.sets.spec import Spec
     from negprompt_cli.steps.data_check import FeatureReport
 
-data_app = typer.Typer(help="List, check, download and sample data sets.", no_args_is_help=True)
+data_app = group("data")
 
 SpecArgument = Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")]
 
@@ -32,21 +32,21 @@ Values = Annotated[
 ]
 
 SHOWN = 10
-"""Files named on the console for one problem; --json has all."""
+"""Number of files printed for one problem; --json has all."""
 NAMES_SHOWN = 20
-"""Classes whose names are shown; --json has all."""
+"""Number of class names printed; --json has all."""
 PLACES = ("data_root", "catalogue", "class_names")
-"""Common options that say where data sets are and what their classes are called."""
+"""Fields of `Common` for the places of data sets and the names of their classes."""
 
 
 @command(data_app, "ls", shown=("negprompt data ls", "negprompt data ls --count --data-root /data"))
 def ls(
     common: Annotated[Common, only("data_root", "catalogue", "json", "quiet")],
     count: Annotated[
-        bool, typer.Option("--count", help="Count the images on disk; otherwise published numbers are shown.")
+        bool, typer.Option("--count", help="Count the images on disk instead of showing published numbers.")
     ] = False,
 ) -> None:
-    """List the data sets of the catalogue, and which of them are on disk."""
+    """List the data sets of the catalogue and which are on disk."""
     from negprompt_cli.data.prepare.listing import list_sets
     from negprompt_cli.data.sets.catalogue import load_catalogue
 
@@ -70,8 +70,8 @@ def ls(
         [row.name, "yes" if row.here else row.how, number(row.train), number(row.eval), number(row.classes), row.title]
         for row in rows
     ]
-    counted = "as counted" if count else "as published"
-    talk.table(f"Data sets below {data_root} ({counted})", ["name", "here", "train", "eval", "classes", ""], cells)
+    counted = "counted on disk" if count else "as published"
+    talk.table(f"Data sets in {data_root} (images {counted})", ["name", "here", "train", "eval", "classes", ""], cells)
 
 
 @command(
@@ -89,35 +89,37 @@ def check(
     ood: Annotated[
         str | None, typer.Option("--ood", help="OOD sets to compare with, separated by commas.", metavar="SPECS")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Decode at most N images per part.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Decode at most N images of each part.", min=1)] = None,
     no_decode: Annotated[
-        bool, typer.Option("--no-decode", help="Check counts, sizes and names only; decode no image.")
+        bool, typer.Option("--no-decode", help="Check only counts, sizes and names; do not decode images.")
     ] = False,
     near_duplicates: Annotated[
-        bool, option("--near-duplicates", help="Also find images that are nearly the same, by their features.")
+        bool, option("--near-duplicates", help="Also find almost equal images by their features.")
     ] = False,
     similarity: Annotated[
-        float, option("--similarity", help="Least similarity of near-duplicates (default 0.9).")
+        float, option("--similarity", help="Lowest cosine similarity of near-duplicates (default 0.9).")
     ] = 0.9,
     label_errors: Annotated[
-        bool, option("--label-errors", help="Also find images that look mislabelled, by their features.")
+        bool, option("--label-errors", help="Also find images that look mislabelled by their features.")
     ] = False,
     listing: Annotated[
         Path | None,
-        option("--listing", help="CSV file of every such pair and image.", metavar="FILE"),
+        option("--listing", help="CSV file to write with all such images.", metavar="FILE"),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Threads that read images.", min=1)] = 4,
     values: Values = "auto",
 ) -> None:
     """Check counts, files, class names and ID/OOD overlap.
 
-    The exit code is 1 where there is a problem. --near-duplicates and --label-errors need a model; what they find are
+    The exit code is 1 if there is a problem. --near-duplicates and --label-errors need a model; their findings are only
     warnings.
     """
     if listing and not (near_duplicates or label_errors):
-        raise UsageError("--listing FILE holds what --near-duplicates and --label-errors find; pass one of them.")
+        raise UsageError(
+            "--listing needs --near-duplicates or --label-errors, whose findings it lists. Pass one of them."
+        )
     if listing and listing.exists():
-        raise UsageError(f"{listing} exists. Choose another file for the listing.")
+        raise UsageError(f"{listing} exists. Choose another file with --listing.")
     from negprompt_cli.data.prepare.check import check_data
     from negprompt_cli.data.sets.imagesets import split_specs
 
@@ -174,7 +176,7 @@ def check(
                 talk.line(f"  {item}")
             if len(finding.items) > SHOWN:
                 talk.line(f"  and {len(finding.items) - SHOWN} more (--json lists all)")
-        verdict = f"{len(report.problems)} problems" if report.problems else "clean"
+        verdict = f"{len(report.problems)} problems" if report.problems else "no problems"
         talk.line(f"{report.spec}: {verdict}, {report.decoded} images decoded")
     if report.problems:
         raise typer.Exit(1)
@@ -192,7 +194,7 @@ def _features(
     labels: bool,
     listing: Path | None,
 ) -> "FeatureReport":
-    """What image features say."""
+    """Check the image features."""
     from negprompt_cli.data.prepare.check import image_parts, limited
     from negprompt_cli.data.sets.imagesets import load_image_set
     from negprompt_cli.steps.data_check import check_features, write_listing
@@ -205,17 +207,17 @@ def _features(
     found = check_features(bench, parts, others, similarity=similarity, labels=labels)
     if listing:
         write_listing(found, listing)
-        talk.say(f"{listing} lists them all.")
+        talk.say(f"{listing} lists all of them.")
     return found
 
 
 def _names(report: "Report") -> list[str]:
-    """The classes and their names, where these are not the folders' own."""
+    """The classes and their names if these differ from the names of the folders."""
     from negprompt_cli.data.sets.classnames import words
 
     named = [c for c in report.classes if c.name != words(c.key)]
     if not named:
-        return ["class names: the words of the folders"] if report.classes else []
+        return ["class names: those of the folders"] if report.classes else []
     more = len(report.classes) - NAMES_SHOWN
     shown = [f"  {c.key} = {c.name}" for c in report.classes[:NAMES_SHOWN]]
     return ["class names:", *shown, *([f"  and {more} more (--json lists all)"] if more > 0 else [])]
@@ -227,7 +229,10 @@ def download(
     names: Annotated[list[str], typer.Argument(help="Names from the catalogue.", metavar="NAME...")],
     keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Keep the archive after unpacking.")] = False,
 ) -> None:
-    """Download data sets whose address is known, check them and unpack them below the data root."""
+    """Download, check and unpack data sets of the catalogue.
+
+    Only data sets whose address is known can be downloaded. They are unpacked into the data root.
+    """
     from negprompt_cli.data.prepare.download import download_set
     from negprompt_cli.data.sets.catalogue import load_catalogue
 
@@ -246,7 +251,7 @@ def download(
             talk.say(entry.notes)
         done = download_set(name, data_root=data_root, sets=sets, progress=talk, keep_archive=keep_archive)
         if done is None:
-            talk.say(f"{name} is there already; `negprompt data check {name}` looks at it.")
+            talk.say(f"{name} is already there. `negprompt data check {name}` checks it.")
             continue
         made.append(done)
         talk.say(f"{done.folder}: md5 {done.md5}, sha256 {done.sha256}")
@@ -261,9 +266,12 @@ def download(
 def classes(
     common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
     spec: SpecArgument,
-    out: Annotated[Path | None, typer.Option("--out", help="Write a file instead of stdout.", metavar="FILE")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of stdout.", metavar="FILE")] = None,
 ) -> None:
-    """Print the class names of a data set, in label order, as --classes reads them."""
+    """Print the class names of a data set in label order.
+
+    The output is a file for --classes.
+    """
     from negprompt_cli.data.prepare.class_file import class_lines, write_classes
 
     talk, config = common.talk(), common.asked().config()
@@ -289,9 +297,12 @@ def sample(
     spec: SpecArgument,
     out: Annotated[Path, typer.Option("--out", help="The imglist to write.", metavar="FILE")],
     shots: Annotated[int, typer.Option("--shots", help="Images per class.", min=1)] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of the draw.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the sample.", min=0)] = 0,
 ) -> None:
-    """Write a few-shot sample of the training images as an imglist, which is a SPEC itself."""
+    """Write a list with a few training images per class.
+
+    The list is an imglist, which --data accepts.
+    """
     from negprompt_cli.data.prepare.sample_file import write_sample
     from negprompt_cli.data.sets.imglist import list_part
 
@@ -301,11 +312,12 @@ def sample(
     images = _images(talk, config, spec, "train")
     written = write_sample(images, shots=shots, seed=seed, out=out, data_root=Path(config.data.root))
     for key, count in written.short.items():
-        talk.warn(f"class {key} has only {count} images; all are used")
-    talk.say(f"{written.images} images of {written.classes} classes; class names in {written.names}")
+        talk.warn(f"Class {key} has only {count} images; all are used.")
+    talk.say(f"{written.images} images of {written.classes} classes. The class names are in {written.names}.")
     if list_part(out) != "train":
         talk.warn(
-            f"training on {out} would take half of it; a name such as {out.stem}-train{out.suffix} keeps it whole"
+            f"A training uses only half of {out}, because its name does not mark it as training images. To use all of it, "
+            f"name it {out.stem}-train{out.suffix}, for example."
         )
     document = {
         "schema": schemas.DATA_SAMPLE,
@@ -332,22 +344,23 @@ def leave_out(
     common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
     spec: SpecArgument,
     into: Annotated[Path, typer.Option("--into", help="The folder to make.", metavar="DIR")],
-    share: Annotated[float, typer.Option("--share", help="Share of the classes that is left out.")] = 0.3,
+    share: Annotated[float, typer.Option("--share", help="Share of the classes to leave out.")] = 0.3,
     held_out: Annotated[
-        float, typer.Option("--held-out", help="Share of the other classes' images that is not trained on.")
+        float, typer.Option("--held-out", help="Share of the other classes' images to keep for val/.")
     ] = 0.25,
     kinds: Annotated[
-        str, typer.Option("--kinds", help="Which OOD sets to make, separated by commas.", metavar="KINDS")
+        str, typer.Option("--kinds", help="OOD sets to make, separated by commas.", metavar="KINDS")
     ] = "near,down,shuffle,corner,drawn",
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of every draw.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of all choices.", min=0)] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy images instead of linking them.")] = False,
     values: Values = "auto",
 ) -> None:
-    """Make an OOD problem of training images alone, to choose settings by: some classes are left out and play OOD.
+    """Make an OOD problem from the training images alone.
 
-    Writes DIR/id (the other classes, with train/ and val/) and flat folders of OOD images: the left-out classes (near), the
-    same shrunk to 32 pixels (down), with their patches in random order (shuffle, held-out images too) and cut to a corner
-    (corner), and drawn textures (drawn). Evaluation images are never read.
+    Some classes are left out and become OOD sets, so that settings can be chosen without real OOD data. DIR/id has the other
+    classes, with train/ and val/. The other folders in DIR are OOD sets: near (the classes that were left out), down (the
+    same images shrunk to 32 pixels), shuffle (images with their patches in random order, from held-out images too), corner
+    (images cut to a corner) and drawn (generated textures). Evaluation images are never read.
     """
     from negprompt_cli.data.prepare.leave_out import leave_out as make
     from negprompt_cli.data.prepare.leave_out import parse_kinds
@@ -369,11 +382,12 @@ def leave_out(
     )
     classes, counts = made.document["classes"], made.document["images"]
     talk.say(
-        f"{len(classes['kept'])} classes kept, {len(classes['left_out'])} left out; "
-        + ", ".join(f"{count} {part}" for part, count in counts.items())
+        f"{len(classes['kept'])} classes are kept and {len(classes['left_out'])} are left out. Images: "
+        + ", ".join(f"{part} {count}" for part, count in counts.items())
+        + "."
     )
     problem = json.dumps({"id": made.id_spec, "ood": made.ood_specs}, ensure_ascii=False)
-    talk.say(f"Next: a line under problems: in the YAML file of `negprompt sweep`\n  {into.name}: {problem}")
+    talk.say(f"Add this line to the YAML file of `negprompt sweep`, under `problems:`\n  {into.name}: {problem}")
     talk.result(into, {**made.document, "path": str(into)})
 
 
@@ -385,7 +399,7 @@ def _places(config: "Config") -> dict[str, Any]:
 
 
 def _images(talk: "Talk", config: "Config", spec: str, role: "Role") -> "ImageSet":
-    """The images of a SPEC; what was decided about them is told."""
+    """The images of a SPEC; prints the decisions about them."""
     from negprompt_cli.data.sets.imagesets import load_image_set
 
     images = load_image_set(spec, role=role, **_places(config))

@@ -1,4 +1,4 @@
-"""`negprompt demo`: everything once, offline, in under a minute."""
+"""`negprompt demo`: the four steps on generated images, offline, in under a minute."""
 
 import shlex
 from pathlib import Path
@@ -18,9 +18,9 @@ def demo(
     run: Annotated[Path, option("--run", help="Run folder (default demo).")] = Path("demo"),
     seed: Annotated[int, option("--seed", help="Random seed for sampling, initialisation and batch order.", min=0)] = 0,
 ) -> None:
-    """Run the paper's four steps on drawn images, offline.
+    """Run the paper's four steps on generated images, offline.
 
-    It needs no network and no GPU: a small CLIP ships with the package. Its figures say nothing about real images.
+    It uses a small CLIP from the package and needs no network and no GPU. Its figures are no evidence about real images.
     """
     talk = common.talk()
     from negprompt_cli.cli.evaluate import print_evaluation
@@ -31,11 +31,11 @@ def demo(
     picture = draw_histograms(made.evaluation.measured, run / "scores.png", scores=("negprompt", "mcm", "max-logit"))
     talk.line("\nLearned classes:")
     print_evaluation(talk, made.evaluation)
-    talk.line("\nNovel names, nothing trained for them:")
+    talk.line("\nNew class names, without training:")
     print_evaluation(talk, made.transferred)
     talk.say(
-        "\nThis is a demonstration on drawn shapes and a very small CLIP; its figures are not evidence about "
-        f"real images.\nScore histograms: {picture}\n\nTry next:"
+        "\nThis demo used generated shapes and a very small CLIP. Its figures are no evidence about real images."
+        f"\nScore histograms: {picture}\n\nTry next:"
     )
     model, folder = shlex.quote(made.model), shlex.quote(str(run))
     shapes, near = shlex.quote(str(made.world.shapes)), shlex.quote(str(made.world.near))

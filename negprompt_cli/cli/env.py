@@ -1,4 +1,4 @@
-"""`negprompt env`: what a bug report needs."""
+"""`negprompt env`: the versions, devices and settings that a bug report needs."""
 
 import json
 import os
@@ -45,7 +45,7 @@ VARIABLES = (
 def env(
     common: Annotated[Common, only("device", "json")],
     model: Annotated[
-        str | None, option("--model", help="Also load this model and tell how its text is encoded.")
+        str | None, option("--model", help="Also load this model and show how its text is encoded.")
     ] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
 ) -> None:

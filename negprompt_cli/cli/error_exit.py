@@ -1,4 +1,4 @@
-"""Errors at the edge: a person's mistake becomes one message and an exit code, without a traceback unless asked for."""
+"""Every error of a command becomes one message and an exit code; tracebacks are shown only with --debug."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ debug = False
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or a request to end; the message says what is kept and how to continue."""
+    """Ctrl-C or SIGTERM stopped a job. The message says what is kept and how to resume."""
 
     def __init__(self, message: str, exit_code: int = INTERRUPTED) -> None:
         super().__init__(message)
@@ -28,19 +28,19 @@ class Stopped(KeyboardInterrupt):
 
 
 def show_tracebacks(wanted: bool) -> None:
-    """Set by the --debug option."""
+    """Set whether tracebacks are shown."""
     global debug
     debug = wanted
 
 
 class GuardedGroup(TyperGroup):
-    """The root command group: every error of a subcommand passes through here."""
+    """The root command, which handles the errors of all subcommands."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; turn errors into messages and exit codes."""
         if sys.getfilesystemencoding() == "ascii":
             _say(
-                "warning: this locale knows no letters beyond a to z, so that files and classes with others in their names "
+                "warning: this locale has only ASCII characters, so files and classes with other characters in their names "
                 "may not be recognised. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8."
             )
         try:
@@ -52,26 +52,28 @@ class GuardedGroup(TyperGroup):
             complain(str(stop))
             raise typer.Exit(stop.exit_code) from None
         except KeyboardInterrupt:
-            complain("Interrupted. Files that were finished are kept; image features encoded so far are in the cache.")
+            complain("Interrupted. Finished files are kept, and the image features encoded so far are in the cache.")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader of our output has gone, which is no fault.
+            # The reader of our output closed the pipe, which is no error.
             _give_up_stdout()
             raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            # Usage errors of the parser itself are shown by it, with exit code 2.
+            # The parser shows its own usage errors, with exit code 2.
             if hasattr(error, "exit_code") and hasattr(error, "show"):
                 raise
-            defect = f"Unexpected {type(error).__name__}: {error}\nThis is a defect; --debug shows where it happened."
+            defect = (
+                f"Unexpected {type(error).__name__}: {error}\nThis is a bug. Run the command with --debug to see where."
+            )
             complain(explain(error) or defect)
             if isinstance(error, OSError):
                 _give_up_stdout()
             raise typer.Exit(1) from error
 
     def main(self, *args: Any, **more: Any) -> Any:
-        """Run the whole command line: what --help and --version cannot write is an error too."""
+        """Run the whole command line; it is also an error if --help or --version cannot write."""
         try:
             return super().main(*args, **more)
         except OSError as error:
@@ -81,7 +83,7 @@ class GuardedGroup(TyperGroup):
 
 
 def _give_up_stdout() -> None:
-    """Forget what could not be written to stdout: Python would complain once more when it flushes it at exit."""
+    """Discard what could not be written to stdout, because Python would report it again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -89,7 +91,7 @@ def _give_up_stdout() -> None:
 
 
 def complain(message: str) -> None:
-    """Print one error message on stderr; with --debug the traceback of the error being handled before it."""
+    """Print one error message on stderr, after the traceback if --debug was given."""
     if debug:
         traceback.print_exc(file=sys.stderr)
     _say(f"error: {message}")

@@ -1,4 +1,4 @@
-"""`negprompt evaluate`: ID images against OOD sets."""
+"""`negprompt evaluate`: how well scores separate ID images from OOD sets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +29,14 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Options of evaluation that belong to the configuration."""
+    """Options of `evaluate` that belong to the configuration."""
 
     temperature: Annotated[
         float | None,
         option(
             "--temperature",
-            help="Temperature of the softmax scores, on cosines (default 1).",
+            help="Divide cosines by T in softmax scores (default 1).",
+            metavar="T",
             key="evaluate.temperature",
         ),
     ] = None
@@ -43,7 +44,8 @@ class EvaluateOptions:
         str | None,
         option(
             "--template",
-            help="Zero-shot prompt with {} for the name, or an ensemble: openai-80, openai-7.",
+            help="Zero-shot prompt with {} for the class name, or an ensemble: openai-80 or openai-7.",
+            metavar="TEXT",
             key="evaluate.template",
         ),
     ] = None
@@ -51,7 +53,7 @@ class EvaluateOptions:
         str | None,
         option(
             "--templates",
-            help="Templates to try one by one for the spread of zero-shot scores: an ensemble, or a file of lines.",
+            help="Also try each template of an ensemble or a file (one per line), and show how zero-shot scores vary.",
             key="evaluate.templates",
             metavar="NAME|FILE",
         ),
@@ -60,19 +62,19 @@ class EvaluateOptions:
         str | None,
         option(
             "--negative-words",
-            help="Negative words of neglabel and csp, one per line (default: WordNet's nouns).",
+            help="File of words for neglabel and csp, one per line (default: WordNet's nouns).",
             key="evaluate.words",
             metavar="FILE",
         ),
     ] = None
     neighbours: Annotated[
-        int | None, option("--neighbours", help="Neighbours of the score knn (default 5).", key="evaluate.neighbours")
+        int | None, option("--neighbours", help="Number of neighbours for knn (default 5).", key="evaluate.neighbours")
     ] = None
     ci: Annotated[
         bool | None,
         option(
             "--ci/--no-ci",
-            help="Add intervals over the test images, and compare scores with the best baseline on the same images.",
+            help="Add bootstrap intervals, and compare scores with the best baseline on the same images.",
             key="evaluate.ci",
         ),
     ] = None
@@ -95,44 +97,45 @@ def evaluate(
         option(
             "--scores",
             autocompletion=completion.scores_or_all,
-            help=f"Scores, separated by commas, or all that can be computed: all, {', '.join(score_names())}.",
+            help="Scores, separated by commas (default negprompt, mcm, mcm-zero-shot, max-logit and energy). "
+            f"all means all that can be computed of: {', '.join(score_names())}.",
         ),
     ] = None,
     test_time: Annotated[
         str | None,
         option(
             "--test-time",
-            help=f"Also scores that learn from the test images, of: {', '.join(TEST_TIME_SCORES)}. They are reported apart.",
+            help=f"Add scores that learn from the test images: {', '.join(TEST_TIME_SCORES)}. They have their own table.",
             metavar="NAMES",
         ),
     ] = None,
     stream_order: Annotated[
         str | None,
-        option(
-            "--stream-order", help="Seeds of the orders of the stream for --test-time (default 0,1,2).", metavar="SEEDS"
-        ),
+        option("--stream-order", help="Seeds of the image orders for --test-time (default 0,1,2).", metavar="SEEDS"),
     ] = None,
     recalls: Annotated[
         str | None,
-        option("--recalls", help="Further recalls at which FPR is given, e.g. 0.9,0.99."),
+        option("--recalls", help="Also report FPR at these recalls, e.g. 0.9,0.99.", metavar="NUMBERS"),
     ] = None,
     prompts: Prompts = None,
     seeds: SeedsOption = None,
     options: EvaluateOptions,
     save_scores: Annotated[
         Path | None,
-        option("--save-scores", help="File for the scores of every image: .csv, .jsonl or .parquet.", metavar="FILE"),
+        option(
+            "--save-scores", help="Write the scores of every image to a .csv, .jsonl or .parquet file.", metavar="FILE"
+        ),
     ] = None,
     words_out: Annotated[
         Path | None,
-        option("--words-out", help="CSV file for the negative words that were chosen.", metavar="FILE"),
+        option("--words-out", help="Write the chosen negative words to a CSV file.", metavar="FILE"),
     ] = None,
-    out: Annotated[Path | None, option("--out", help="Result (default <run>/evaluation.json).")] = None,
+    out: Annotated[Path | None, option("--out", help="Result file (default <run>/evaluation.json).")] = None,
 ) -> None:
-    """Measure how well prompts tell ID images from OOD images.
+    """Measure how well prompts separate ID and OOD images.
 
     Prints AUROC and FPR95 for each score and OOD set. FPR95 is the share of OOD images that are accepted when 95 % of the
-    ID images are.
+    ID images are accepted.
     """
     talk = common.talk()
     lists: dict[str, Any] = {}
@@ -177,16 +180,16 @@ def evaluate(
         result, measured = single, (single.measured,)
     if save_scores:
         write_scores(save_scores, measured)
-        talk.say(f"scores of every image: {save_scores}")
+        talk.say(f"Scores of every image: {save_scores}")
     if words_out:
         save_words(words_out, measured)
-        talk.say(f"negative words: {words_out}")
+        talk.say(f"Chosen negative words: {words_out}")
     print_evaluation(talk, result)
     talk.result(result.path, result.document.document())
 
 
 def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None:
-    """The result on stdout: a table with a row per score and AUROC / FPR95 per OOD set in per cent, and what it is of."""
+    """Print the result on stdout: a table of scores by OOD sets, then the data, the model and the prompts."""
     document = result.document
     columns, rows = document.table()
     talk.table(f"AUROC / FPR95 (ID positive), per cent{document.spread}", columns, rows, labels=1)
@@ -202,7 +205,7 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
         + f"\nPrompts {prompts.kind}: loss {prompts.loss}, {prompts.negatives} negatives, {prompts.shots} shots, {seeds}"
     )
     if document.limited:
-        talk.line("LIMITED: a trial on some of the images, not a result to quote.")
+        talk.line("LIMITED: a trial on some of the images. Do not quote these figures.")
 
 
 def _seeds(text: str) -> list[int]:

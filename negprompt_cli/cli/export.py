@@ -1,4 +1,4 @@
-"""`negprompt export`: the detector, or its context, in a form that other programs read."""
+"""`negprompt export`: the detector or its context in a format for other programs."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ EXAMPLES = (
 
 
 class Format(StrEnum):
-    """What is written."""
+    """Format of the file."""
 
     ONNX = "onnx"
     PT2 = "pt2"
@@ -33,17 +33,19 @@ def export(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
     prompts: Prompts = None,
     form: Annotated[
-        Format, option("--format", help="onnx (default), pt2 for torch.export, or coop for the context.")
+        Format, option("--format", help="onnx (default), pt2 (torch.export), or coop (context only).")
     ] = Format.ONNX,
-    half: Annotated[bool, option("--fp16", help="Store ONNX weights in float16, half the size.")] = False,
+    half: Annotated[bool, option("--fp16", help="Store ONNX weights in float16, which halves the file.")] = False,
     score: ScoreName = None,
     threshold: Threshold = None,
-    out: Annotated[Path | None, option("--out", help="File (default: beside the artifact, by --format).")] = None,
+    out: Annotated[
+        Path | None, option("--out", help="File to write (default: next to the artifact, named by --format).")
+    ] = None,
 ) -> None:
     """Write the detector as an ONNX or torch.export file.
 
-    The file takes preprocessed pixels and returns class probabilities, ID scores and is_ood. It is compared with PyTorch
-    before it is written. --format coop writes the context as a CoOp checkpoint instead.
+    The exported detector takes preprocessed pixels and returns class probabilities, ID scores and is_ood. Its outputs are
+    compared with PyTorch's before it is written. --format coop writes the context as a CoOp checkpoint instead.
     """
     talk = common.talk()
     asked = common.asked()
@@ -62,13 +64,13 @@ def export(
         given = {"--fp16": half, "--score": score, "--threshold": threshold is not None}
         if any(given.values()):
             raise UsageError(
-                f"{next(k for k, v in given.items() if v)} does not go with --format coop: it has no scores."
+                f"{next(k for k, v in given.items() if v)} cannot be used with --format coop, which has no scores."
             )
         artifact.require(asked.config().data.spec)
         made = artifact.prompts
         write_coop(made, path)
         if made.negative is not None:
-            said = "CoOp knows no negatives: only the positive context was written."
+            said = "CoOp has no negative prompts, so only the positive context was written."
             talk.decide(Decision("prompts-changed", said, {"negatives": made.negatives_per_class}, warning=True))
         talk.result(
             path,
@@ -88,7 +90,7 @@ def export(
     bench = Workbench(config, talk)
     scorer = make_scorer(bench, open_prompts(bench, artifact), score=score, threshold=threshold)
     if scorer.threshold is None:
-        said = "no threshold, so is_ood is never true: run `negprompt calibrate` first, or pass --threshold."
+        said = "There is no threshold, so is_ood is never true. Run `negprompt calibrate` first, or pass --threshold."
         talk.decide(Decision("threshold", said, {"threshold": None, "score": scorer.choice.name}, warning=True))
     result = run_export(scorer, path, form=form.value, half=half)
     talk.say(

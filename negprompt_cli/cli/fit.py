@@ -1,4 +1,4 @@
-"""`negprompt fit`: from a folder of images by class to a detector."""
+"""`negprompt fit`: a detector from a folder of images sorted by class."""
 
 import shlex
 from typing import TYPE_CHECKING, Annotated
@@ -28,23 +28,27 @@ def fit(
     common: Common,
     threshold: ThresholdOptions,
     folder: Annotated[
-        str | None, typer.Argument(help="Folder of class folders, or any --data SPEC.", metavar="[FOLDER]")
+        str | None, typer.Argument(help="Folder of class folders, or any SPEC that --data accepts.", metavar="FOLDER")
     ] = None,
     shots: Shots = None,
     corrections: Annotated[
         str | None,
-        option("--corrections", help="Folder of score --sort-into in which images were moved by hand.", metavar="DIR"),
+        option(
+            "--corrections",
+            help="Folder that score --sort-into made, in which you moved images to their classes.",
+            metavar="DIR",
+        ),
     ] = None,
     resume: ResumeOption = False,
 ) -> None:
     """Learn a detector from a folder of images sorted by class.
 
-    The folder has one subfolder of images per class. Both training stages and the calibration of a threshold run in one
-    go; the last line is the command that scores other images.
+    The folder has one subfolder of images per class. The command runs both training stages and chooses a threshold. Its last
+    line is the command that scores other images.
     """
     talk = common.talk()
     if folder is not None and common.data is not None:
-        raise UsageError("The folder and --data are the same thing; give one of them.")
+        raise UsageError("The folder and --data mean the same thing. Give only one of them.")
     given = {"data.spec": folder, "data.shots": shots, "data.corrections": corrections}
     asked = common.asked({key: value for key, value in given.items() if value is not None})
     config = asked.config()
@@ -71,9 +75,9 @@ def fit(
         _tell_corrected(talk, result.corrected)
     if made.calibration:
         print_calibration(talk.say, made.calibration)
-    talk.say(f"Look at the classes, at images that look mislabelled and at what the threshold rejects: {result.page}")
-    # Artifacts know their model, so the command needs no --model.
-    talk.say(f"Now score other images:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
+    talk.say(f"A page with the classes, images that look mislabelled, and images that are rejected: {result.page}")
+    # The artifact names its model, so the command needs no --model.
+    talk.say(f"Score other images with:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
     talk.result(
         result.path,
         {
@@ -94,7 +98,7 @@ def fit(
 
 
 def _tell_corrected(talk: Talk, found: "Corrected") -> None:
-    """What corrections changed, in sentences."""
+    """Print what the corrections changed."""
     before = f"{found.held_out_before.shares()} before; " if found.held_out_before else ""
     talk.say(f"The same {found.held_out_after.images} held-out images: {before}{found.held_out_after.shares()} now.")
     if found.corrected_after:

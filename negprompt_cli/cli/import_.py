@@ -1,4 +1,4 @@
-"""`negprompt import`: other people's prompts as an artifact."""
+"""`negprompt import`: checkpoints of other programs as prompt artifacts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +14,17 @@ EXAMPLES = ("negprompt import model.pth.tar-50 --classes names.txt --model ViT-B
 
 def import_(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
-    checkpoint: Annotated[Path, typer.Argument(help="model.pth.tar-N, or a state dict.", metavar="CHECKPOINT")],
+    checkpoint: Annotated[Path, typer.Argument(help="A file model.pth.tar-N, or a state dict.", metavar="CHECKPOINT")],
     classes: Annotated[
         Path, option("--classes", help="Class names in label order: text, CSV, JSON or YAML.", metavar="FILE")
     ],
     out: Annotated[
-        Path | None, option("--out", help="Artifact (default: the checkpoint's name + .safetensors).")
+        Path | None, option("--out", help="Artifact to write (default: the checkpoint's name + .safetensors).")
     ] = None,
 ) -> None:
     """Convert a CoOp, LoCoOp or official NegPrompt checkpoint.
 
-    The result is a prompt artifact. The checkpoint does not name its model: pass --model and --pretrained. Only tensors are
+    The result is a prompt artifact. A checkpoint does not name its model, so pass --model and --pretrained. Only tensors are
     read from it.
     """
     talk = common.talk()

@@ -1,4 +1,4 @@
-"""`negprompt inspect`: what a prompt artifact holds."""
+"""`negprompt inspect`: the contents of a prompt artifact."""
 
 import json
 from pathlib import Path
@@ -23,14 +23,14 @@ EXAMPLES = (
 def inspect(
     common: Annotated[Common, only("device", "json")],
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
-    no_words: Annotated[bool, option("--no-words", help="Leave out the words, which need the model.")] = False,
-    top: Annotated[int, option("--top", help="Words shown for each context vector.", min=1)] = 5,
-    model: Annotated[str | None, option("--model", help="Place of the artifact's model, if it moved.")] = None,
+    no_words: Annotated[bool, option("--no-words", help="Do not show words, for which the model is loaded.")] = False,
+    top: Annotated[int, option("--top", help="Words to show for each context vector (default 5).", min=1)] = 5,
+    model: Annotated[str | None, option("--model", help="Where the artifact's model is now, if it moved.")] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
 ) -> None:
-    """Show what an artifact holds, and which words are nearest.
+    """Show an artifact's contents and the words nearest to it.
 
-    The words are those of the model's vocabulary whose embeddings are nearest to the context vectors.
+    For each context vector it shows the words of the model's vocabulary with the nearest embeddings.
     """
     from negprompt_cli.steps.inspect import inspect_artifact
 
@@ -59,7 +59,7 @@ def inspect(
 
 
 def _print(document: dict[str, Any]) -> None:
-    """The document for people, on stdout."""
+    """Print the document for people."""
     classes = [c["name"] for c in document["classes"]]
     loss = document["loss"]
     facts = {
@@ -101,7 +101,7 @@ def _print(document: dict[str, Any]) -> None:
     if document["word_spacing"] is not None:
         note = (
             "Nearest words of the vocabulary, with Euclidean distances of token embeddings. Two neighbouring words are "
-            f"{document['word_spacing']:.3f} apart (median): a vector farther than that from every word means none of them."
+            f"{document['word_spacing']:.3f} apart (median). A vector farther than that from every word resembles no word."
         )
         typer.echo("\n" + hanging("", note))
     for context in document["contexts"]:

@@ -1,9 +1,9 @@
-"""Several processes: started through torchrun for --gpus, and what this process does when it is one of them.
+"""Several processes: how --gpus starts them with torchrun, and how one of them runs.
 
-`--gpus N` runs the same command line again under torchrun, in N processes. Rank 0 then runs the command and is the only one
-that prints, reads standard input and writes; the others lend it their devices (`engine.parallel`). torchrun ends the whole
-job when one process dies. Its own reports are left out here, since rank 0 or this process says what happened; whoever calls
-torchrun reads them as usual.
+`--gpus N` runs the same command line again under torchrun, in N processes. Rank 0 runs the command; it alone prints, reads
+standard input and writes files. The other ranks compute for it on their devices (`engine.parallel`). torchrun ends the whole
+job when one process dies. torchrun's own reports are hidden, because rank 0 or this process reports the failure; they are
+shown if a person starts torchrun.
 """
 
 import logging
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from negprompt_cli.config import Config
 
 WAIT_SECONDS = 2.0
-"""How long a rank that lost rank 0 waits before it fails too, so that torchrun sees first who died first."""
+"""How long a rank that lost rank 0 waits before it fails too, so that torchrun finds the first failure first."""
 
 _line: list[str] | None = None
 
@@ -41,12 +41,12 @@ def remember_line(arguments: Sequence[str]) -> None:
 
 
 def start_processes(config: "Config") -> None:
-    """Where a configuration wants several processes and this is none of them, run the command in them and exit as it does.
+    """If the configuration asks for several processes, run the command in them and exit with its exit code.
 
-    Does nothing where the application was not started from a command line, which there is none of to run again.
+    Does nothing in one of those processes, or when called from Python, where there is no command line to repeat.
 
     Raises:
-        typer.Exit: the processes are done.
+        typer.Exit: the processes have ended.
     """
     wanted = config.compute.gpus or 1
     if _line is not None and wanted > 1 and not ranks_from_environment().several:
@@ -54,9 +54,9 @@ def start_processes(config: "Config") -> None:
 
 
 def run_as_rank(ranks: Ranks, command: Callable[[], None]) -> NoReturn:
-    """Be one process of several: rank 0 runs `command`, the others serve it; then exit."""
+    """Run as one process of several: rank 0 runs `command`, and the others compute for it. Then exit."""
     code = _serve(ranks) if ranks.rank else _lead(ranks, command)
-    # Not the usual way out: threads of torch.distributed that still wind up would abort a process while Python shuts down.
+    # Skip Python's usual exit: threads of torch.distributed that are still ending would abort the process during it.
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
@@ -64,7 +64,7 @@ def run_as_rank(ranks: Ranks, command: Callable[[], None]) -> NoReturn:
 
 
 def _lead(ranks: Ranks, command: Callable[[], None]) -> int:
-    """Be rank 0 and run the command; its exit code."""
+    """Run the command as rank 0 and return its exit code."""
     signal.signal(signal.SIGINT, _interrupt_once)
     from negprompt_cli.engine.parallel.rank_calls import assemble
 
@@ -83,7 +83,7 @@ def _lead(ranks: Ranks, command: Callable[[], None]) -> int:
 
 
 def _launch(processes: int, arguments: list[str]) -> int:
-    """Run the command in processes of this machine; its exit code."""
+    """Run the command in several processes of this machine and return its exit code."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -91,7 +91,7 @@ def _launch(processes: int, arguments: list[str]) -> int:
 
     if "--debug" not in arguments:
         logging.disable(logging.CRITICAL)
-    # Without the double dash torchrun takes our --run for an abbreviation of its own --run-path.
+    # Without the double dash torchrun reads our --run as an abbreviation of its own --run-path.
     line = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", "negprompt_cli", *arguments]
     try:
         run(parse_args(line))
@@ -103,26 +103,26 @@ def _launch(processes: int, arguments: list[str]) -> int:
 
 
 def exit_code_of(codes: dict[int, int]) -> int:
-    """The job's exit code for those of the ranks that failed; says what rank 0 cannot have said itself."""
-    # torchrun ends the others with SIGTERM when one has failed, which is then not what went wrong.
+    """The job's exit code from the exit codes of failed ranks; prints what rank 0 could not print itself."""
+    # When one rank fails, torchrun ends the others with SIGTERM, which is then not the cause.
     causes = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
     killed = {rank: -code for rank, code in causes.items() if code < 0}
     for rank, number in sorted(killed.items()):
         complain(
-            f"rank {rank} was ended by {signal.Signals(number).name}, and the job with it. If nobody sent that signal, the "
+            f"Rank {rank} was ended by {signal.Signals(number).name}, which ended the job. If nobody sent that signal, the "
             "machine may have run out of memory: try fewer processes, or a smaller --image-batch or --memory."
         )
     if killed:
         return 1
     if 0 not in causes:
-        complain(f"rank {min(causes)} failed, and the job with it; its message is above.")
+        complain(f"Rank {min(causes)} failed, which ended the job. Its message is above.")
         return 1
     return causes[0]
 
 
 def _serve(ranks: Ranks) -> int:
-    """Serve rank 0 without a word; the exit code."""
-    # Ctrl-C reaches every process of a terminal, but only rank 0 knows what to do about it.
+    """Compute for rank 0, without printing, and return the exit code."""
+    # Ctrl-C reaches every process of a terminal, but only rank 0 handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -137,15 +137,17 @@ def _serve(ranks: Ranks) -> int:
     except LostRank as error:
         if team is None or not team.over:
             time.sleep(WAIT_SECONDS)
-            complain(f"rank {ranks.rank}: {error}")
+            complain(f"Rank {ranks.rank}: {error}")
             return error.exit_code
     except Exception as error:
-        complain(f"rank {ranks.rank}: {explain(error) or f'Unexpected {type(error).__name__}: {error}. A defect.'}")
+        complain(
+            f"Rank {ranks.rank}: {explain(error) or f'Unexpected {type(error).__name__}: {error}. This is a bug.'}"
+        )
         return 1
     return 0
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """The first Ctrl-C interrupts; torchrun passes it on to rank 0, which has heard it already."""
+    """Handle the first Ctrl-C only: torchrun sends a second one to rank 0, which has already received it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,11 +1,11 @@
 """Options that several commands share, declared once as dataclasses whose fields are Typer options.
 
-`command` registers a function that takes such a group as one parameter: the group's fields become the command's own
-options, so that `--help` lists them and the function still receives one typed value. A command that does not use some of
-them says so with `Without`. Each option that belongs to the configuration names its key there, which also has its range and
-its default; what is not given on the line is left to the configuration.
+`command` registers a function that takes such a dataclass as one parameter: its fields become options of the command, so
+that `--help` lists them, and the function still receives one typed value. `Without` removes fields that a command does not
+use. An option that belongs to the configuration names its key; the configuration has its range and its default.
 
-A page of help begins with the command's own options, which have no panel; common ones follow in theirs, examples end it.
+A help page begins with the command's own options, which have no panel. The panels of the shared options follow, and
+examples end the page.
 """
 
 import inspect
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision, Runtime
 from negprompt_cli.cli import completion
+from negprompt_cli.cli.app import SUBCOMMANDS
 from negprompt_cli.cli.console import Talk
 
 if TYPE_CHECKING:
@@ -29,16 +31,25 @@ DATA, MODEL, HARDWARE, RUN = "Data", "Model", "Hardware", "Run and output"
 IMAGES = ("catalogue", "class_names", "on_error", "decoder", "image_batch", "workers", "cache", "runtime")
 """Fields of `Common` that commands without a data set of images do not use."""
 
+METAVARS: dict[tuple[Any, ...], str] = {
+    (bool, bool | None): "",
+    (int, int | None): "N",
+    (float, float | None): "NUMBER",
+    (Path, Path | None): "PATH",
+    (str, str | None): "NAME",
+}
+"""How a help page names the value of an option that declares no name for it; a flag has none."""
+
 
 def option(*names: str, help: str, panel: str | None = None, key: str | None = None, **more: Any) -> Any:
-    """Declare a Typer option; `key` is the configuration key it sets, if any, and `panel` its part of the help page."""
+    """Declare a Typer option. `key` is the configuration key that it sets, and `panel` its part of the help page."""
     info = typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
     info.config_key = key
     return info
 
 
 class Without:
-    """Marks a group of options of which a command does not take these fields: `Annotated[Common, Without("seed")]`."""
+    """Removes fields of a dataclass of options from a command: `Annotated[Common, Without("seed")]`."""
 
     def __init__(self, *names: str) -> None:
         self.names = frozenset(names)
@@ -52,7 +63,7 @@ class Common:
         str | None,
         option(
             "--data",
-            help="ID data: a NAME or a PATH, with #classes to select some (default imagenet).",
+            help="ID data: a name or a path; #classes selects some (default imagenet).",
             panel=DATA,
             key="data.spec",
             metavar="SPEC",
@@ -74,7 +85,7 @@ class Common:
         str | None,
         option(
             "--class-names",
-            help="File with the names of the classes, instead of the folders' names.",
+            help="File of class names that replace the folders' names.",
             panel=DATA,
             key="data.class_names",
             metavar="FILE",
@@ -82,9 +93,7 @@ class Common:
     ] = None
     limit: Annotated[
         int | None,
-        option(
-            "--limit", help="Use at most N images per data set, for a trial.", panel=DATA, key="data.limit", metavar="N"
-        ),
+        option("--limit", help="Trial: at most N images per data set.", panel=DATA, key="data.limit", metavar="N"),
     ] = None
     catalogue: Annotated[
         str | None,
@@ -139,7 +148,7 @@ class Common:
         int | None,
         option(
             "--gpus",
-            help="Run N processes with a GPU each, or with --device cpu a share of the cores.",
+            help="Run N processes, each on its own GPU; with --device cpu they share the cores.",
             panel=HARDWARE,
             key="compute.gpus",
             metavar="N",
@@ -149,16 +158,17 @@ class Common:
         Precision | None,
         option(
             "--precision",
-            help="Arithmetic of the image encoder (default auto).",
+            help="Image encoder in auto (default), fp32, bf16 or fp16.",
             panel=HARDWARE,
             key="compute.precision",
+            metavar="TYPE",
         ),
     ] = None
     memory: Annotated[
         str | None,
         option(
             "--memory",
-            help="Memory for encoding prompts: auto (default), or e.g. 4GiB.",
+            help="Memory for encoding prompts: auto (default) or, for example, 4GiB.",
             panel=HARDWARE,
             key="compute.memory",
             metavar="SIZE",
@@ -168,7 +178,7 @@ class Common:
         int | None,
         option(
             "--image-batch",
-            help="Images that are encoded together; 0 (default) chooses.",
+            help="Images encoded at once; 0 is automatic (default).",
             panel=HARDWARE,
             key="compute.image_batch",
             metavar="N",
@@ -178,7 +188,7 @@ class Common:
         int | None,
         option(
             "--workers",
-            help="Processes that decode images; -1 (default) chooses.",
+            help="Processes that decode images; -1 is automatic (default).",
             panel=HARDWARE,
             key="compute.workers",
             metavar="N",
@@ -188,13 +198,14 @@ class Common:
         Runtime | None,
         option(
             "--runtime",
-            help="What runs the image encoder: torch (default), or onnx on the CPU.",
+            help="Runs the image encoder: torch (default), or onnx for the CPU.",
             panel=HARDWARE,
             key="compute.runtime",
         ),
     ] = None
     cache: Annotated[
-        bool | None, option(" /--no-cache", help="Keep no image features on disk.", panel=HARDWARE, key="compute.cache")
+        bool | None,
+        option(" /--no-cache", help="Do not keep image features on disk.", panel=HARDWARE, key="compute.cache"),
     ] = None
     run: Annotated[
         Path | None, option("--run", help="Run folder (default runs/<data name>).", panel=RUN, metavar="DIR")
@@ -231,22 +242,22 @@ class Common:
     verbose: Annotated[bool, option("-v", "--verbose", help="Print a line for every epoch.", panel=RUN)] = False
 
     def talk(self) -> Talk:
-        """What the command talks through."""
+        """The object that prints the command's messages and results."""
         return Talk(quiet=self.quiet, as_json=self.json, verbose=self.verbose)
 
     def asked(self, *groups: Any) -> "Asked":
-        """What preset or file, these options and further groups ask for; later groups win over earlier ones.
+        """The settings of the preset or file, of these options and of further groups; later ones override earlier ones.
 
         Args:
-            groups: more option groups, whose fields name configuration keys, or dotted keys with their values.
+            groups: more dataclasses of options whose fields name configuration keys, or mappings of dotted keys to values.
 
         Raises:
-            UsageError: no such preset or file, or not a key=value.
+            UsageError: there is no such preset or file, or a setting is not of the form key=value.
         """
         from negprompt_cli.config import ModelConfig, ask_config
 
         given: dict[str, Any] = {}
-        # The default tag belongs to the default model; another model brings its own or none.
+        # The default tag belongs to the default model only.
         if self.model not in (None, ModelConfig().name):
             given["model.pretrained"] = None
         for group in (self, *groups):
@@ -254,16 +265,16 @@ class Common:
         return ask_config(self.config, flags=given, assignments=self.assignments or ())
 
     def run_folder(self, asked: "Asked") -> Path:
-        """The run folder asked for, or runs/<data name>."""
+        """The folder given with --run, or runs/<data name>."""
         from negprompt_cli.data.results.runs import default_run_folder
 
         return self.run or default_run_folder(asked.spec)
 
     def artifact(self, asked: "Asked", named: Path | None, name: str) -> "ArtifactFile":
-        """The artifact that was named, or the one called `name` in the run folder, which a step makes.
+        """The named artifact, or the file `name` in the run folder, which an earlier step writes.
 
         Raises:
-            UsageError: one that was named is not there.
+            UsageError: an artifact was named and does not exist.
         """
         from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
@@ -275,7 +286,7 @@ class Common:
 
 
 def only(*names: str) -> Without:
-    """Marks `Common` of which a command takes these fields and no others: `Annotated[Common, only("json", "quiet")]`."""
+    """Keeps only these fields of `Common` in a command: `Annotated[Common, only("json", "quiet")]`."""
     return Without(*(f.name for f in fields(Common) if f.name not in names))
 
 
@@ -291,7 +302,9 @@ ScoreName = Annotated[
     option("--score", help="ID score to use (default: the calibrated one).", autocompletion=completion.scores),
 ]
 
-Threshold = Annotated[float | None, option("--threshold", help="Threshold: images that score below it are OOD.")]
+Threshold = Annotated[
+    float | None, option("--threshold", help="Images with a lower score are OOD (default: the calibrated one).")
+]
 
 Shots = Annotated[
     int | None,
@@ -314,7 +327,7 @@ class Training:
         int | None,
         option(
             "--classes-per-step",
-            help="Classes of a training step, drawn at random; 0 (default) for all.",
+            help="Use N random classes in each training step; 0 is all (default).",
             key="stage.schedule.classes_per_step",
             metavar="N",
         ),
@@ -323,29 +336,65 @@ class Training:
         float | None,
         option(
             "--lr",
-            help="Train by SGD at this learning rate; the default training needs none.",
+            help="Train with SGD at this learning rate; the default training needs none.",
             key="stage.schedule.sgd.lr",
             metavar="RATE",
         ),
     ] = None
     keep: Annotated[
         KeptEpoch | None,
-        option("--keep", help="Which epoch to keep; best is by held-out ID images.", key="stage.schedule.keep"),
+        option(
+            "--keep", help="Epoch to keep: last (default), or best on held-out ID images.", key="stage.schedule.keep"
+        ),
     ] = None
 
     def of(self, stage: str) -> dict[str, Any]:
-        """What was given, by the keys of a stage: positive or negative."""
+        """The given values by configuration key, for the stage `positive` or `negative`."""
         return {key.replace("stage.", f"{stage}."): value for key, value in _given(self).items()}
+
+
+class _Command(TyperCommand):
+    """A command whose help page does not name Python types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters of the page."""
+        return _without_types(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """The same for a group of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters of the page."""
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if isinstance(parameter, TyperArgument):  # its metavar is its name
+            vars(parameter)["display_type_rich"] = lambda ctx: None
+        elif parameter.name == "help":
+            parameter.metavar = ""
+    return parameters
+
+
+def group(name: str) -> typer.Typer:
+    """A subcommand that has commands of its own.
+
+    Args:
+        name: its name, a key of `SUBCOMMANDS`.
+    """
+    return typer.Typer(cls=_Group, help=SUBCOMMANDS[name], no_args_is_help=True, add_completion=False)
 
 
 def command(
     app: typer.Typer, name: str, *, shown: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a subcommand, option groups among its parameters taken apart.
+    """Register a function as a subcommand; the fields of dataclasses among its parameters become options.
 
     Args:
-        app: what it becomes a part of.
-        name: what it is called.
+        app: the app or group that gets the command.
+        name: its name.
         shown: the examples at the end of its help page.
     """
 
@@ -370,12 +419,12 @@ def command(
             function(**arguments, **values)
 
         for parameter in parameters:
-            kind, *marks = get_args(parameter.annotation)
-            if kind in (bool, bool | None):
-                marks[0].metavar = ""  # the page needs no word for the type of a flag
+            kind, mark, *_ = get_args(parameter.annotation)
+            if mark.metavar is None:
+                mark.metavar = next((word for types, word in METAVARS.items() if kind in types), None)
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(name, help=_prose(function), epilog=_examples(shown))(run)
+        app.command(name, cls=_Command, help=_prose(function), epilog=_examples(shown))(run)
         return function
 
     return register
@@ -387,12 +436,12 @@ def _prose(function: Callable[..., None]) -> str:
 
 
 def _examples(lines: tuple[str, ...]) -> str | None:
-    """The end of a help page: commands that can be copied."""
+    """The end of a help page: commands to copy."""
     return "\n\n".join(["Examples:", *(f"$ {line}" for line in lines)]) if lines else None
 
 
 def _group(kind: Any) -> tuple[Any, frozenset[str]]:
-    """The option group that a parameter's type names, or None, and the fields that the command does not take."""
+    """The dataclass of options that a parameter's type names, or None, and the fields that the command does not use."""
     without: frozenset[str] = frozenset()
     if get_origin(kind) is Annotated:
         kind, *marks = get_args(kind)
@@ -410,7 +459,7 @@ def _fields(group: type[Any], without: frozenset[str]) -> list[inspect.Parameter
 
 
 def _given(group: Any) -> dict[str, Any]:
-    """Configuration keys and values of a group's options that were given on the line."""
+    """Values by configuration key of those options of a group that were given."""
     hints = get_type_hints(type(group), include_extras=True)
     given = {}
     for f in fields(group):

@@ -1,4 +1,4 @@
-"""`negprompt report`: one HTML page and pictures of evaluated runs, or of files of scores."""
+"""`negprompt report`: an HTML page and pictures of evaluated runs, or of files of scores."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ EXAMPLES = (
 
 
 class Map(StrEnum):
-    """How images and prompts are laid out."""
+    """Method of the map of images and prompts."""
 
     TSNE = "tsne"
     PCA = "pca"
@@ -29,16 +29,18 @@ def report(
     common: Annotated[Common, only("device", "overwrite", "json", "quiet")],
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="Run folders, evaluations (JSON), or files of scores.", metavar="[RUN...]"),
+        typer.Argument(help="Run folders, evaluations (JSON), or files of scores.", metavar="RUN"),
     ] = None,
-    run: Annotated[Path | None, option("--run", help="Run folder, the same as RUN.")] = None,
-    out: Annotated[Path | None, option("--out", help="Folder of the page (default <first run>/report).")] = None,
+    run: Annotated[Path | None, option("--run", help="Run folder, another way to give RUN.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, option("--out", help="Folder for the page (default <first run>/report).", metavar="DIR")
+    ] = None,
     score: Annotated[
         str | None,
         option(
             "--score",
             autocompletion=completion.scores,
-            help="Score of the gallery and the class table (default negprompt).",
+            help="Score for the gallery and the class table (default negprompt).",
         ),
     ] = None,
     scores: Annotated[
@@ -46,20 +48,28 @@ def report(
         option(
             "--scores",
             autocompletion=completion.scores,
-            help="Scores of the pictures, separated by commas (default all).",
+            help="Scores for the pictures, separated by commas (default all).",
+            metavar="NAMES",
         ),
     ] = None,
-    formats: Annotated[str, option("--formats", help="Kinds of picture files (default png,svg,pdf).")] = "png,svg,pdf",
+    formats: Annotated[
+        str, option("--formats", help="Formats of picture files (default png,svg,pdf).", metavar="NAMES")
+    ] = "png,svg,pdf",
     layout: Annotated[Map, option("--map", help="Method of the map of images and prompts (default tsne).")] = Map.TSNE,
     data_root: Annotated[
         str | None,
-        option("--data-root", help="Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT"),
+        option(
+            "--data-root",
+            help="Folder of the named data sets, if they moved.",
+            envvar="NEGPROMPT_DATA_ROOT",
+            metavar="DIR",
+        ),
     ] = None,
 ) -> None:
-    """Write one HTML page, with pictures, about evaluated runs.
+    """Write an HTML page with pictures about evaluated runs.
 
-    The page needs no other file and no network; the pictures are beside it as PNG, SVG and PDF. Files that `evaluate
-    --save-scores` or `score --out` wrote are reported as well.
+    The page needs no other file and no network. The pictures are also written next to it as PNG, SVG and PDF. Instead of a
+    run, RUN may be a file that `evaluate --save-scores` or `score --out` wrote.
     """
     talk = common.talk()
     from negprompt_cli.steps.report import ReportOptions, run_report

@@ -1,4 +1,4 @@
-"""`negprompt reproduce`: the experiments of the paper and of the field from end to end."""
+"""`negprompt reproduce`: published experiments from training to figures."""
 
 import shlex
 from collections.abc import Mapping
@@ -32,21 +32,21 @@ def reproduce(
     experiment: Annotated[
         str | None,
         typer.Argument(
-            help="Its name; without one the experiments are listed.", metavar="[EXPERIMENT]", show_default=False
+            help="Name of the experiment; without it, all are listed.", metavar="EXPERIMENT", show_default=False
         ),
     ] = None,
     dry_run: Annotated[
-        bool, option("--dry-run", help="Print the commands, the data they need and estimates, and stop.")
+        bool, option("--dry-run", help="Only print the commands, the data they need, and estimates.")
     ] = False,
     experiments: Annotated[
         Path | None,
-        option("--experiments", help="YAML file with experiments of your own data.", metavar="FILE"),
+        option("--experiments", help="YAML file with experiments on your own data.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Repeat an experiment of the field and compare figures.
+    """Repeat a published experiment and compare the figures.
 
-    Experiments: the paper's three, OpenOOD's near and far OOD sets, and OOD sets without ImageNet objects. Work that is
-    finished is skipped, so an interrupted run resumes where it stopped.
+    There are the paper's three experiments, OpenOOD's near and far OOD sets, and OOD sets without ImageNet objects. Finished
+    work is skipped, so the same command resumes an interrupted run.
     """
     talk = common.talk()
     from negprompt_cli.data.studies.experiments import load_experiment, load_experiments
@@ -61,7 +61,7 @@ def reproduce(
     below = load_config(common.config).model_dump(mode="json") if common.config else None
 
     def configure(preset: str | None, keys: Mapping[str, Any]) -> "Config":
-        # What is given on the line wins over a loss preset, and a preset over a file of settings.
+        # Options override a loss preset, which overrides a file of settings.
         return replace(common, config=preset).asked(keys).config(below)
 
     from negprompt_cli.steps.reproduce import plan_experiment, run_reproduce
@@ -76,7 +76,7 @@ def reproduce(
 
 
 def _list(experiments: "Mapping[str, Experiment]", talk: Talk) -> None:
-    """The experiments with their data."""
+    """Print the experiments with their data."""
     if talk.as_json:
         listed = [{"name": name, **found.model_dump(mode="json")} for name, found in experiments.items()]
         talk.document({"schema": schemas.EXPERIMENTS, "experiments": listed})
@@ -90,7 +90,7 @@ def _list(experiments: "Mapping[str, Experiment]", talk: Talk) -> None:
 
 
 def _print_plan(experiment: "Experiment", planned: "list[Planned]", talk: Talk) -> None:
-    """The plan on stdout, as a script: its comments say which data are there and what it takes."""
+    """Print the plan as a script; its comments list the data and the estimates."""
     from negprompt_cli.progress import Silent
     from negprompt_cli.steps.reproduce import estimates, needed_data, task_data
     from negprompt_cli.steps.shared.estimates import notes_of
@@ -123,7 +123,7 @@ def _print_plan(experiment: "Experiment", planned: "list[Planned]", talk: Talk) 
                     ["negprompt", "data", "download", str(found["name"]), "--data-root", str(found["data_root"])]
                 )
         lines += downloads.values()
-        # Of sets that are cut out of one whole, the places and the advice are the same.
+        # Data sets that are parts of one have the same places and advice.
         by_hand: dict[str, list[str]] = {}
         for name, fault in absent.items():
             if _download(fault) is None:
@@ -138,12 +138,12 @@ def _print_plan(experiment: "Experiment", planned: "list[Planned]", talk: Talk) 
     needed = sorted(required & absent.keys())
     if needed:
         talk.warn(
-            f"{len(needed)} data sets are missing: {', '.join(needed)}. `negprompt data ls` says where they come from."
+            f"{len(needed)} data sets are missing: {', '.join(needed)}. `negprompt data ls` shows where to get them."
         )
 
 
 def _download(error: BaseException | None) -> "Mapping[str, object] | None":
-    """The facts of the download that would help with an error, or None."""
+    """The facts of the download that helps with an error, or None."""
     while isinstance(error, NegPromptError):
         if error.remedy == "data-download":
             return error.facts
@@ -152,7 +152,7 @@ def _download(error: BaseException | None) -> "Mapping[str, object] | None":
 
 
 def _print_figures(talk: Talk, result: "Reproduction") -> None:
-    """One row per method, and for each benchmark our AUROC / FPR95 beside the published."""
+    """Print a row per method, with our AUROC / FPR95 next to the published figures of each benchmark."""
     benchmarks = list(dict.fromkeys(f.benchmark for f in result.figures))
     columns = ["method", *(c for b in benchmarks for c in (b, "published", "ID acc."))]
     rows = []
@@ -168,4 +168,6 @@ def _print_figures(talk: Talk, result: "Reproduction") -> None:
         if text:
             talk.line(hanging("", " ".join(text.split())))
     if result.document["limited"]:
-        talk.warn("LIMITED: a trial, not figures to quote or to hold against published ones.")
+        talk.warn(
+            "LIMITED: a trial on some of the images. Do not quote these figures or compare them with published ones."
+        )

@@ -1,4 +1,4 @@
-"""`negprompt score`: which of these images do not belong?"""
+"""`negprompt score`: the class of each image, and whether it is OOD."""
 
 import sys
 import time
@@ -35,15 +35,15 @@ EXAMPLES = (
 )
 
 OOD_FOUND = 3
-"""Exit code of --fail-on-ood where an image is OOD."""
+"""Exit code of --fail-on-ood if an image is OOD."""
 NOT_JUDGED = 4
-"""Exit code of --fail-on-ood where no image is OOD, but some could not be judged."""
+"""Exit code of --fail-on-ood if no image is OOD, but some could not be judged."""
 SHIFTED = 5
-"""Exit code of --fail-on-shift."""
+"""Exit code of --fail-on-shift if the images have shifted."""
 
 
 class Format(StrEnum):
-    """How rows are written."""
+    """Format of the rows."""
 
     CSV = "csv"
     JSONL = "jsonl"
@@ -51,7 +51,7 @@ class Format(StrEnum):
 
 
 class _Counter:
-    """Says now and then how far it is: there is no total to draw a bar of, and rows may go to the same terminal."""
+    """Prints the number of images now and then; the total is unknown, and rows may be on the terminal too."""
 
     def __init__(self, talk: Talk) -> None:
         self._talk, self._done = talk, 0
@@ -72,48 +72,54 @@ def score(
         list[str],
         typer.Argument(
             help="Images, folders, lists, tar or Parquet files, hf:NAME, globs, or - for a list on stdin.",
-            metavar="PATHS...",
+            metavar="PATHS",
         ),
     ],
     prompts: Annotated[
         Path | None,
-        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors) or exported .onnx file."),
+        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors) or an exported .onnx file."),
     ] = None,
     classes: Annotated[
-        Path | None, option("--classes", help="Class names instead of an artifact: text, CSV, JSON or YAML.")
+        Path | None, option("--classes", help="Class names to use without an artifact: text, CSV, JSON or YAML.")
     ] = None,
     score_name: ScoreName = None,
     threshold: Threshold = None,
     form: Annotated[
-        Format | None, option("--format", help="Form of the rows (default: by the suffix of --out, else csv).")
+        Format | None, option("--format", help="Format of the rows (default: by the suffix of --out, else csv).")
     ] = None,
-    out: Annotated[Path | None, option("--out", help="File for the rows instead of stdout.")] = None,
+    out: Annotated[Path | None, option("--out", help="File to write the rows to instead of stdout.")] = None,
     report: Annotated[
-        Path | None, option("--report", help="Also write a page with the images, for a browser.", metavar="PAGE.html")
+        Path | None, option("--report", help="Also write an HTML page with the images.", metavar="PAGE.html")
     ] = None,
-    append: Annotated[bool, option("--append", help="Add rows to --out for images that have none yet.")] = False,
+    append: Annotated[bool, option("--append", help="Add rows to --out for images that have no row yet.")] = False,
     sort_into: Annotated[
-        Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.")
+        Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.", metavar="DIR")
     ] = None,
     copy: Annotated[bool, option("--copy", help="Copy images instead of linking them.")] = False,
     fail_on_ood: Annotated[
         bool,
-        option("--fail-on-ood", help="Exit with 3 when an image is OOD, else 4 when one could not be judged."),
+        option("--fail-on-ood", help="Exit with 3 if an image is OOD, else with 4 if one could not be judged."),
     ] = False,
     fdr: Annotated[
         float | None,
-        option("--fdr", help="Select OOD images so that at most this share of them is ID."),
+        option(
+            "--fdr",
+            help="Choose the OOD images so that the expected share of ID images among them is at most this.",
+            metavar="SHARE",
+        ),
     ] = None,
     batch_verdict: Annotated[
-        bool, option("--batch-verdict", help="Test whether the images as a whole have shifted.")
+        bool, option("--batch-verdict", help="Test whether all images together differ from the ID images.")
     ] = False,
-    level: Annotated[float, option("--level", help="False alarm rate of --batch-verdict (default 0.05).")] = 0.05,
-    fail_on_shift: Annotated[bool, option("--fail-on-shift", help="Exit with 5 when the images have shifted.")] = False,
+    level: Annotated[
+        float, option("--level", help="False alarm rate of that test (default 0.05).", metavar="RATE")
+    ] = 0.05,
+    fail_on_shift: Annotated[bool, option("--fail-on-shift", help="Exit with 5 if that test finds a shift.")] = False,
 ) -> None:
     """Predict each image's class and decide whether it is OOD.
 
-    Rows are written in the order of the images; a broken image has a row that names its error. The rows of an interrupted
-    run are kept in FILE.part, and --append adds the missing ones.
+    Rows are written in the order of the images. The row of a broken image has its error. The rows of an interrupted run are
+    in FILE.part, and --append adds the missing ones.
     """
     talk = common.talk()
     _check(common, prompts, classes, out, report, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
@@ -162,7 +168,7 @@ def score(
     if fdr is not None:
         require_calibration(verdicts, "a selection with a false discovery rate")
     if batch_verdict or fail_on_shift:
-        require_calibration(verdicts, "a verdict on the whole delivery")
+        require_calibration(verdicts, "a verdict on all images together")
     sorting = None
     if sort_into:
         file_of = None if classes else prompts or common.run_folder(asked) / NEGATIVE
@@ -185,16 +191,16 @@ def score(
             limit=config.data.limit,
             known=file.known,
             sorting=sorting,
-            # Unless it is asked to stop, a broken image is a row.
+            # By default a broken image gets a row with its error.
             stop_on_error=asked.given("data.on_error") == "stop",
             fdr=fdr,
             shift_level=level if batch_verdict or fail_on_shift else None,
             task=_Counter(talk),
         )
     if told := left_out.told():
-        talk.decide(Decision("files-left-out", f"left out: {told}", {"reasons": left_out.by_reason()}))
+        talk.decide(Decision("files-left-out", f"Left out: {told}", {"reasons": left_out.by_reason()}))
     if not summary.images + summary.known:
-        talk.decide(Decision("other", "No image was named, so nothing was judged.", {"images": 0}, warning=True))
+        talk.decide(Decision("other", "There are no images, so nothing was judged.", {"images": 0}, warning=True))
     before, unreadable = file.before, sum(left_out.by_reason().get("unreadable", {}).values())
     _tell_unjudged(talk, summary, unreadable)
     _summarise(talk, verdicts, summary, time.monotonic() - started, fdr=fdr)
@@ -205,10 +211,10 @@ def score(
     }
     if before.images:
         found = "" if total["ood"] is None else f", {total['ood']} of them OOD"
-        talk.say(f"{out} has rows of {total['images']} images now{found}, {total['broken']} broken.")
+        talk.say(f"{out} now has rows of {total['images']} images{found}, {total['broken']} of them broken.")
     if report and page:
         _write_page(report, page, verdicts, summary, config, paths, add=out if before.images else None, fdr=fdr)
-        talk.say(f"Open {report} in a browser to see the images and to try other thresholds.")
+        talk.say(f"A page with the images, on which you can try other thresholds: {report}")
     if out:
         document = _document(verdicts, summary, out, limited=config.data.limit is not None, fdr=fdr)
         document |= {"report": str(report) if report else None}
@@ -238,7 +244,7 @@ def _write_page(
     add: Path | None,
     fdr: float | None,
 ) -> None:
-    """Write the page of the rows, or of all rows in the file `add`, which has those of earlier runs as well."""
+    """Write the page of the rows, or of all rows in the file `add`, which also has those of earlier runs."""
     from negprompt_cli.data.results.rowfile import read_rows
     from negprompt_cli.steps.shared.score_page import PageRows, judged_by, write_score_page
 
@@ -260,10 +266,10 @@ def _detector(
     score_name: str | None,
     threshold: float | None,
 ) -> "tuple[Config, Judge]":
-    """What judges the images, and the configuration: an exported file alone, or prompts with their model.
+    """The configuration, and the detector: an exported file, or prompts with their model.
 
     Raises:
-        UsageError: it is missing or unsound, or cannot do what is asked.
+        UsageError: the detector is missing or invalid, or does not support an option.
     """
     if prompts and opening:
         from negprompt_cli.data.results.exported import open_exported
@@ -274,7 +280,7 @@ def _detector(
         detector = open_exported(prompts, opening)
         config = asked.config({"model": exported_model(detector.metadata).model_dump()})
         judge = make_exported_judge(detector, config, score=score_name, threshold=threshold)
-        talk.say(f"model: {detector.metadata.model} in {prompts}, run by onnxruntime in {judge.threads} threads")
+        talk.say(f"Model: {detector.metadata.model} in {prompts}, run by onnxruntime in {judge.threads} threads")
         for decision in judge.decisions:
             talk.decide(decision)
         return config, judge
@@ -292,14 +298,14 @@ def _detector(
 
 
 def _tell_unjudged(talk: Talk, summary: "ScoreSummary", unreadable: int) -> None:
-    """Say how many images have no verdict, and where to look."""
+    """Print how many images have no verdict, and which."""
     count = summary.broken + unreadable
     if not count:
         return
     named = some_of(summary.unreadable, 3)
-    said = f"{count} images could not be judged" + (f": {named}. Their rows say why." if named else ".")
+    said = f"{count} images could not be judged" + (f": {named}. Their rows have the reasons." if named else ".")
     if unreadable:
-        said += f" {unreadable} of them are of kinds that cannot be read here, and have no rows."
+        said += f" {unreadable} of them are in formats that cannot be read here, and have no rows."
     facts = {"images": count, "broken": summary.broken, "unreadable_kinds": unreadable, "first": summary.unreadable}
     talk.decide(Decision("images-not-judged", said, facts, warning=True))
 
@@ -316,51 +322,51 @@ def _check(
     sort_into: Path | None,
     fdr: float | None,
 ) -> None:
-    """Refuse options that do not go together.
+    """Refuse options that exclude each other.
 
     Raises:
-        UsageError: they do not.
+        UsageError: two options exclude each other, or one needs another.
     """
     if prompts and classes:
-        raise UsageError("--prompts and --classes exclude each other: an artifact has its own class names.")
+        raise UsageError("Pass --prompts or --classes, not both: an artifact has its own class names.")
     if out is None and (append or common.json or (common.overwrite and report is None)):
         flag = "--append" if append else "--json" if common.json else "--overwrite"
         raise UsageError(f"{flag} needs --out FILE, because the rows go to standard output (--format jsonl for JSON).")
     if append and common.overwrite:
-        raise UsageError("--append and --overwrite exclude each other.")
+        raise UsageError("Pass --append or --overwrite, not both.")
     if fdr is not None and append:
-        raise UsageError("--fdr judges all images together, so it cannot add to rows with --append.")
+        raise UsageError("--fdr judges all images together, so it cannot be used with --append. Remove one of them.")
     if copy and sort_into is None:
-        raise UsageError("--copy goes with --sort-into DIR.")
+        raise UsageError("--copy needs --sort-into DIR.")
 
 
 def _summarise(talk: Talk, verdicts: "Verdicts", summary: "ScoreSummary", seconds: float, *, fdr: float | None) -> None:
-    """What came of it, on stderr."""
+    """Print a summary on stderr."""
     readable = summary.images - summary.broken
     rate = summary.images / max(1e-9, seconds)
     talk.say(
         f"{summary.images} images in {seconds:.1f} s ({rate:.3g}/s), {summary.broken} of them broken"
-        + (f"; {summary.known} more had rows already" if summary.known else "")
+        + (f"; {summary.known} others already had rows" if summary.known else "")
         + "."
     )
     if not readable:
         return
     if fdr is not None:
         talk.say(
-            f"{summary.ood} of {readable} images are OOD. At most {100 * fdr:g} % of those are expected to be ID. Least "
-            "like the classes:"
+            f"{summary.ood} of {readable} images are OOD. At most {100 * fdr:g} % of those are expected to be ID. Images "
+            "with the lowest scores:"
         )
     elif verdicts.threshold is None:
         said = (
-            f"No threshold for {verdicts.score}, so none is called OOD: `negprompt calibrate` chooses one, --threshold "
-            "sets one."
+            f"There is no threshold for {verdicts.score}, so no image is called OOD. Choose one with `negprompt calibrate`, "
+            "or pass --threshold."
         )
         talk.decide(Decision("threshold", said, {"threshold": None, "score": verdicts.score}))
-        talk.say("Least like the classes:")
+        talk.say("Images with the lowest scores:")
     else:
         talk.say(
-            f"{summary.ood} OOD, {readable - summary.ood} ID ({verdicts.score} at least {verdicts.threshold:.6g}). "
-            "Least like the classes:"
+            f"{summary.ood} are OOD, {readable - summary.ood} are ID ({verdicts.score} at least {verdicts.threshold:.6g}). "
+            "Images with the lowest scores:"
         )
     for value, path in summary.lowest:
         talk.say(f"  {value:.6g}  {path}")

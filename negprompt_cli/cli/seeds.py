@@ -1,4 +1,4 @@
-"""`--seeds 1,2,3`: one job for several seeds, what is printed of it, and which options it excludes. Imports no torch."""
+"""`--seeds 1,2,3`: one command for several seeds, its printed results, and the options it excludes. Imports no torch."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 SeedsOption = Annotated[
     str | None,
-    option("--seeds", help="Several seeds, e.g. 1,2,3, each in <run>/seed-N.", metavar="SEEDS"),
+    option("--seeds", help="Several seeds, e.g. 1,2,3, each in a folder <run>/seed-N.", metavar="SEEDS"),
 ]
 
 
 def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int, ...] | None:
-    """The seeds asked for, or None.
+    """The seeds of --seeds, or None.
 
     Args:
         text: value of --seeds.
-        common: the common options; --seed beside --seeds is refused.
-        excluded: options by name that name one file and so make no sense with several seeds.
+        common: the shared options; --seed is refused together with --seeds.
+        excluded: values of options that name a single file and so exclude --seeds.
 
     Raises:
-        UsageError: not distinct non-negative integers, or an option that does not go with --seeds.
+        UsageError: the seeds are not distinct non-negative integers, or another option excludes --seeds.
     """
     if text is None:
         return None
@@ -36,20 +36,22 @@ def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int,
         raise UsageError(f"--seeds {text}: write non-negative integers separated by commas, for example --seeds 1,2,3.")
     seeds = tuple(int(part) for part in parts)
     if len(set(seeds)) != len(seeds):
-        raise UsageError(f"--seeds {text}: a seed is given twice.")
+        raise UsageError(f"--seeds {text}: a seed is repeated. Write each seed once.")
     given = [name for name, value in {"seed": common.seed, **excluded}.items() if value is not None]
     if given:
-        raise UsageError(f"--{given[0]} does not go with --seeds: files go to <run>/seed-N/ under their usual names.")
+        raise UsageError(
+            f"--{given[0]} cannot be used with --seeds, which writes files with their usual names into <run>/seed-N/."
+        )
     return seeds
 
 
 def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> None:
-    """The seeds' artifacts on stderr; one JSON document with --json, and with -q the paths, on stdout."""
+    """Print the seeds' artifacts on stderr; on stdout one JSON document with --json, or the paths with -q."""
     if not talk.quiet:
         for result in results:
             last = result.prompts.training[-1]
             terms = ", ".join(f"{name} {value:.4f}" for name, value in last.terms.items())
-            talk.say(f"seed {result.prompts.config.seed}: ID accuracy in training {percent(last.accuracy)} %, {terms}")
+            talk.say(f"Seed {result.prompts.config.seed}: ID accuracy in training {percent(last.accuracy)} %, {terms}")
     document = {
         "schema": schemas.TRAINING_SEEDS,
         "seeds": [

@@ -1,4 +1,4 @@
-"""`negprompt sweep`: a study from a YAML grid."""
+"""`negprompt sweep`: a grid of settings, described in YAML."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,13 +27,13 @@ def sweep(
     grid: Annotated[
         Path, typer.Argument(help="YAML file: problems, seeds, settings, variants, grid.", metavar="GRID.yaml")
     ],
-    dry_run: Annotated[bool, option("--dry-run", help="Print the commands and stop.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Only print the commands.")] = False,
 ) -> None:
     """Run a grid of settings over ID problems and seeds.
 
-    Every cell is a run folder that `negprompt compare` reads; finished cells are skipped. The last table has means over all
-    problems and OOD sets, and the lowest AUROC among them. Choose settings by the table of ID data alone, or by problems
-    that `negprompt data leave-out` made: settings chosen by other figures are tuned to their OOD sets.
+    Each cell of the grid is a run folder, which `negprompt compare` can read. Finished cells are skipped. The last table has
+    the mean over all problems and OOD sets, and the lowest AUROC. Choose settings only by the table of ID data, or by
+    problems that `negprompt data leave-out` made. Otherwise they are tuned to the OOD sets.
     """
     talk = common.talk()
     from negprompt_cli.data.studies.grids import load_grid
@@ -44,7 +44,7 @@ def sweep(
     varied = {key for keys in found.settings_by_variant().values() for key in keys}
     both = varied & {text.partition("=")[0].strip() for text in common.assignments or ()}
     if both:
-        raise UsageError(f"{', '.join(sorted(both))}: set both by --set and in {grid}. Set it in one place.")
+        raise UsageError(f"{', '.join(sorted(both))} is set both with --set and in {grid}. Set it in only one place.")
     run = common.run or Path("runs") / f"sweep-{grid.stem}"
 
     asked = common.asked()
@@ -63,12 +63,12 @@ def sweep(
     print_criterion(talk, result.criterion)
     print_overall(talk, result.overall)
     if result.limited:
-        talk.warn("LIMITED: a trial, not figures to quote or to hold against others.")
+        talk.warn("LIMITED: a trial on some of the images. Do not quote these figures or compare them with others.")
     talk.result(result.path, result.document)
 
 
 def _print_rows(talk: Talk, rows: "Sequence[SweepRow]") -> None:
-    """A table per problem: a row per variant and score, a column per OOD set."""
+    """Print a table per problem, with a row per variant and score and a column per OOD set."""
     for problem in dict.fromkeys(row.problem for row in rows):
         mine = [row for row in rows if row.problem == problem]
         sets = list(dict.fromkeys(row.row.ood for row in mine))
@@ -85,7 +85,7 @@ def _print_rows(talk: Talk, rows: "Sequence[SweepRow]") -> None:
 
 
 def print_criterion(talk: Talk, rows: "Sequence[CriterionRow]") -> None:
-    """A table of the criterion of ID data alone, where the ID data allow one."""
+    """Print the table of the criterion that uses ID data alone, if the ID data suffice for it."""
     if not rows:
         return
     columns = ["problem", "variant", "score", *rows[0].sides, "mean"]
@@ -99,7 +99,7 @@ def print_criterion(talk: Talk, rows: "Sequence[CriterionRow]") -> None:
         for row in rows
     ]
     talk.table(
-        "Part of the ID classes in the place of OOD images: AUROC / FPR95 (ID positive), per cent, mean over seeds",
+        "ID data alone, with some ID classes used as OOD: AUROC / FPR95 (ID positive), per cent, mean over seeds",
         columns,
         cells,
         labels=3,
@@ -107,7 +107,7 @@ def print_criterion(talk: Talk, rows: "Sequence[CriterionRow]") -> None:
 
 
 def print_overall(talk: Talk, overall: "Sequence[Overall]") -> None:
-    """A table over all problems and OOD sets, where there are several."""
+    """Print a table over all problems and OOD sets if there are several."""
     if not overall:
         return
     talk.table(

@@ -21,21 +21,27 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class NegativeOptions:
-    """Options of stage 2 alone that belong to the configuration."""
+    """Options of stage 2 only that belong to the configuration."""
 
     negatives: Annotated[
         int | None, option("--negatives", help="Negative prompts per class (default 2).", key="negative.count")
     ] = None
     loss: Annotated[
-        LossName | None, option("--loss", help="Loss preset (default separation).", key="negative.loss.name")
+        LossName | None,
+        option(
+            "--loss",
+            help="Loss preset: separation (default), quoted or official.",
+            key="negative.loss.name",
+            metavar="NAME",
+        ),
     ] = None
     beta: Annotated[
         float | None,
-        option("--beta", help="Weight of the distance of negatives from positives.", key="negative.loss.beta"),
+        option("--beta", help="Weight of the loss term NPD (negatives to positives).", key="negative.loss.beta"),
     ] = None
     gamma: Annotated[
         float | None,
-        option("--gamma", help="Weight of the distance between negatives.", key="negative.loss.gamma"),
+        option("--gamma", help="Weight of the loss term NND (between negatives).", key="negative.loss.gamma"),
     ] = None
 
 
@@ -45,15 +51,17 @@ def train_negative(
     options: NegativeOptions,
     positive: Annotated[
         str | None,
-        option("--positive", help="Positive artifact, or zero-shot (default <run>/positive.safetensors)."),
+        option(
+            "--positive", help="Positive artifact (default <run>/positive.safetensors), or zero-shot.", metavar="PATH"
+        ),
     ] = None,
-    out: Annotated[Path | None, option("--out", help="Artifact (default <run>/negative.safetensors).")] = None,
+    out: Annotated[Path | None, option("--out", help="Artifact to write (default <run>/negative.safetensors).")] = None,
     seeds: SeedsOption = None,
     resume: ResumeOption = False,
 ) -> None:
     """Learn negative prompts from ID images only (stage 2).
 
-    Reads positive.safetensors from the run folder and writes negative.safetensors beside it.
+    Reads positive.safetensors from the run folder and writes negative.safetensors into it.
     """
     talk = common.talk()
     asked = common.asked(training.of("negative"), options)
@@ -69,7 +77,7 @@ def train_negative(
     if many and positive:
         each = dict.fromkeys(many, source)
     elif many:
-        # All seeds have the first seed's model.
+        # All seeds use the model of the first seed.
         source = each[many[0]]
     config = source.configure(asked, "model", "positive") if source else asked.config()
     start_processes(config)

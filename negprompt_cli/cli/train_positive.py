@@ -20,13 +20,13 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class PositiveOptions:
-    """Options of stage 1 alone that belong to the configuration."""
+    """Options of stage 1 only that belong to the configuration."""
 
     context_words: Annotated[
         str | None,
         option(
             "--context-words",
-            help="Words that the context starts from (default 'a photo of a').",
+            help="Initial words of the context (default 'a photo of a').",
             key="positive.context.words",
             metavar="WORDS",
         ),
@@ -35,7 +35,7 @@ class PositiveOptions:
         int | None,
         option(
             "--context-length",
-            help="Start from N random vectors instead of words.",
+            help="Start with N random vectors instead of words.",
             key="positive.context.length",
             metavar="N",
         ),
@@ -47,7 +47,7 @@ def train_positive(
     training: Training,
     options: PositiveOptions,
     out: Annotated[
-        Path | None, option("--out", help="Artifact (default <run>/positive.safetensors).", metavar="FILE")
+        Path | None, option("--out", help="Artifact to write (default <run>/positive.safetensors).", metavar="FILE")
     ] = None,
     seeds: SeedsOption = None,
     resume: ResumeOption = False,
@@ -58,7 +58,7 @@ def train_positive(
     """
     if options.context_words is not None and options.context_length is not None:
         raise UsageError(
-            "--context-words and --context-length exclude each other: a context starts from words or at random."
+            "Pass --context-words or --context-length, not both: a context starts with words or with random vectors."
         )
     start = {} if options.context_length is None else {"positive.context.init": "random"}
     asked = common.asked(training.of("positive"), options, start)

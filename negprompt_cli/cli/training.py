@@ -1,7 +1,7 @@
-"""What the training commands share: what they print when they are done, and how they stop and resume.
+"""What the training commands share: the summary they print, and how they stop and resume.
 
-Ctrl-C, and SIGTERM, which clusters send before they kill, end a training with its last whole epoch on disk and with the
-command that resumes it.
+After Ctrl-C or SIGTERM, which clusters send before they kill a job, a training ends with its last finished epoch on disk and
+prints the command that resumes it.
 """
 
 import shlex
@@ -29,13 +29,13 @@ ResumeOption = Annotated[
     bool,
     option(
         "--resume",
-        help="Resume an interrupted run, or start one.",
+        help="Resume an interrupted run, or start a new one.",
     ),
 ]
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM came: whatever puts things in order after Ctrl-C does so now."""
+    """Raised on SIGTERM, so that the code that cleans up after Ctrl-C also runs then."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def resumable() -> Iterator[None]:
     """Make SIGTERM stop a training as Ctrl-C does, and print the command that resumes it.
 
     Raises:
-        Stopped: in the place of KeyboardInterrupt.
+        Stopped: instead of KeyboardInterrupt.
     """
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -60,15 +60,15 @@ def resumable() -> Iterator[None]:
 
 
 def resume_command(typed: Sequence[str], *, torchrun: bool) -> str:
-    """The command line that was typed, with --resume.
+    """The command line that was typed, plus --resume.
 
     Args:
-        typed: as `sys.argv` has it.
-        torchrun: whether it runs in several processes; its own options for that, if it is not --gpus, are not known here.
+        typed: the arguments as in `sys.argv`.
+        torchrun: whether the command runs in several processes. The options of a torchrun that a person started are unknown.
     """
     program, *arguments = typed
     if "--resume" not in arguments:
-        # Behind -- it would be taken for a path.
+        # After -- it would be read as a path.
         end = arguments.index("--") if "--" in arguments else len(arguments)
         arguments = [*arguments[:end], "--resume", *arguments[end:]]
     if torchrun:
@@ -81,13 +81,13 @@ def resume_command(typed: Sequence[str], *, torchrun: bool) -> str:
 
 
 def _terminate(_signal: int, _frame: Any) -> NoReturn:
-    # A second one would cut off the writing of the checkpoint.
+    # A second signal would interrupt the writing of the checkpoint.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise _Terminated
 
 
 def print_training(talk: Talk, result: "TrainingResult") -> None:
-    """A summary on stderr; the JSON document with --json, and with -q the path, on stdout."""
+    """Print a summary on stderr; on stdout the JSON document with --json, or the path with -q."""
     prompts, last = result.prompts, result.prompts.training[-1]
     rows = [
         ("artifact", str(result.path)),

@@ -26,32 +26,33 @@ EXAMPLES = (
 def transfer(
     common: Annotated[Common, Without("class_names", "verbose")],
     classes: Annotated[
-        str | None, option("--classes", help="Class names: text, CSV, JSON or YAML; - is standard input.")
+        str | None,
+        option("--classes", help="File of class names: text, CSV, JSON or YAML; - reads stdin.", metavar="FILE"),
     ] = None,
     images: Annotated[
         str | None,
-        option("--images", help="With --extend: images of new classes, and perhaps of old ones.", metavar="SPECS"),
+        option("--images", help="With --extend: images of new classes, and optionally of old ones.", metavar="SPECS"),
     ] = None,
-    extend: Annotated[bool, option("--extend", help="Keep the artifact's own classes too.")] = False,
+    extend: Annotated[bool, option("--extend", help="Also keep the classes of the artifact.")] = False,
     prompts: Prompts = None,
     out: Annotated[
         Path | None,
-        option("--out", help="Artifact (default transfer-<stem>.safetensors in --run, or beside --prompts)."),
+        option("--out", help="Artifact to write (default transfer-<stem>.safetensors in --run or next to --prompts)."),
     ] = None,
 ) -> None:
-    """Apply learned prompts to new class names, untrained.
+    """Apply learned prompts to new class names without training.
 
-    The contexts that were learned on some classes are put in front of the new names; nothing is trained.
+    The learned contexts are put in front of the new class names.
 
-    With --extend --images the new classes are those of the images. A folder without class folders is one class, called like
-    the folder. The threshold is chosen anew on held-out images of the old classes, from the data that the artifact was
-    trained with, and of the new ones.
+    With --extend --images the new classes are those of the images. A folder without class folders is one class with the name
+    of the folder. The threshold is chosen again, on held-out images of the new classes and of the old ones, which are taken
+    from the artifact's training data.
     """
     talk = common.talk()
     if (classes is None) == (images is None):
-        raise UsageError("Give the new classes either by --classes FILE or by --extend --images FOLDER.")
+        raise UsageError("Pass the new classes either as --classes FILE or as --extend --images FOLDER.")
     if images is not None and not extend:
-        raise UsageError("--images adds classes to those of the artifact: pass --extend too.")
+        raise UsageError("--images adds classes to those of the artifact. Pass --extend too.")
     asked = common.asked()
     source = common.artifact(asked, prompts, NEGATIVE)
     folder = source.path.parent if prompts and common.run is None else common.run_folder(asked)
@@ -119,7 +120,7 @@ def _tell(talk: Talk, result: "TransferResult") -> None:
 
 
 def _tell_extension(talk: Talk, result: "Extended") -> None:
-    """What an extension changed, in sentences."""
+    """Print what an extension changed."""
     found, new = result.extension, result.transfer.new
     names = {c.key: c.name for c in result.transfer.prompts.classes}
     if result.calibration:

@@ -1,4 +1,4 @@
-"""`negprompt verify`: could this artifact be made again?"""
+"""`negprompt verify`: whether an artifact can be reproduced."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ EXAMPLES = (
 )
 
 DIFFERS = 1
-"""Exit code where something differs."""
+"""Exit code if something differs."""
 
 
 def verify(
@@ -27,24 +27,31 @@ def verify(
     artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
     parent: Annotated[
         Path | None,
-        option("--parent", help="Artifact it was made from, if that is not beside it.", metavar="PATH"),
+        option("--parent", help="Artifact it was made from, if that is in another folder."),
     ] = None,
     retrain: Annotated[bool, option("--retrain", help="Train again in memory and compare the bytes.")] = False,
-    data: Annotated[str | None, option("--data", help="Place of the ID data, if they moved.")] = None,
+    data: Annotated[
+        str | None, option("--data", help="Where the ID data are now, if they moved.", metavar="SPEC")
+    ] = None,
     data_root: Annotated[
         str | None,
-        option("--data-root", help="Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT"),
+        option(
+            "--data-root",
+            help="Folder of the named data sets, if they moved.",
+            envvar="NEGPROMPT_DATA_ROOT",
+            metavar="DIR",
+        ),
     ] = None,
-    model: Annotated[str | None, option("--model", help="Place of the artifact's model, if it moved.")] = None,
+    model: Annotated[str | None, option("--model", help="Where the artifact's model is now, if it moved.")] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
     device: Annotated[
         str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps (default: as recorded).")
     ] = None,
 ) -> None:
-    """Check whether an artifact could be made again.
+    """Check whether an artifact can be reproduced.
 
-    Compares digests, model, data, configuration and versions; exit code 1 where something differs. --retrain really makes
-    it again, which gives the same bytes on a CPU.
+    Compares digests, model, data, configuration and versions. The exit code is 1 if something differs. --retrain trains
+    again; on a CPU the result has the same bytes.
     """
     from negprompt_cli.steps.verify import run_verify
 
@@ -57,7 +64,7 @@ def verify(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if model is not None:
-        # The recorded tag belongs to the recorded model.
+        # The recorded tag belongs to the recorded model only.
         changes["model.pretrained"] = pretrained
     found = run_verify(artifact, parent=parent, retrain=retrain, changes=changes, progress=common.talk())
     if common.json:
@@ -69,7 +76,7 @@ def verify(
 
 
 def _print(found: "Verification", *, quiet: bool) -> None:
-    """The lines for people, the verdict last."""
+    """Print the checks for people, and the verdict last."""
     if not quiet:
         width = max(len(check.what) for check in found.checks)
         for check in found.checks:

@@ -37,12 +37,20 @@ def test_a_quick_task_is_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert said.err.splitlines() == ["Training: 60 epochs", "Training: 60 epochs in 6.0 s, loss 59"]
 
 
+def test_a_task_that_may_end_early_names_its_total_as_the_most(capsys: pytest.CaptureFixture[str]) -> None:
+    with loud().task("Training", 100, "epochs", at_most=True) as task:
+        task.advance(3)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "Training: at most 100 epochs"
+    assert last.startswith("Training: 3 epochs in ")
+
+
 def test_a_long_task_is_a_line_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_task(loud(), [float(4 * i) for i in range(1, 11)], monkeypatch)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines[1:-1]] == [f"Training: {n}/10 epochs" for n in (3, 6, 9)]
+    assert [line.split(",")[0] for line in lines[1:-1]] == [f"Training: {n} of 10 epochs" for n in (3, 6, 9)]
     assert lines[1].endswith("0.25/s, 28 s left, loss 2")
 
 

@@ -72,6 +72,11 @@ def test_a_page_begins_with_own_options_and_ends_with_examples(name: str) -> Non
     assert max(map(len, text.splitlines())) <= 80
     panels = re.findall(r"^╭─ ([A-Z][a-z ]+?) ─", text, re.MULTILINE)
     assert next(p for p in panels if p != "Arguments") == "Options"
+    assert "…" not in text  # nothing is cut
+    assert not re.search(r"<(str|int|float|bool|path|list)", text)
+    for parameter in LEAVES[name].params:
+        for choice in parameter.type_descriptor.choices or ():
+            assert str(getattr(choice, "value", choice)) in text
     assert "Examples:" in text.rsplit("╯", 1)[1]
 
 

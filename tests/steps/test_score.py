@@ -205,7 +205,7 @@ def test_appending_goes_on_where_it_stopped(score: Scoring, images: Path, tmp_pa
             numbers = [[float(n) for n in re.findall(rb"0\.[0-9]{4,}", line)] for line in (made, expected)]
             assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
         again = score(images, "--out", out, "--append")
-        assert "8 more had rows already" in again.stderr
+        assert "8 others already had rows" in again.stderr
         assert out.read_bytes() == done
 
 
@@ -261,7 +261,7 @@ def test_the_gate_does_not_pass_over_what_it_cannot_judge(score: Scoring, images
     shutil.copytree(images, tmp_path / "some")
     (tmp_path / "some" / "raw.cr2").write_bytes(b"II*\0")
     left_out = score(tmp_path / "some", *GATE)
-    assert left_out.exit_code == 4 and "1 of them are of kinds that cannot be read" in left_out.stderr
+    assert left_out.exit_code == 4 and "1 of them are in formats that cannot be read" in left_out.stderr
     # An OOD image says more; without a gate the rows are all that is asked for.
     assert score(images, broken, "--fail-on-ood").exit_code == 3
     assert score(broken).exit_code == 0
@@ -289,7 +289,7 @@ def test_what_would_make_a_gate_pass_by_accident(score: Scoring, images: Path):
         refused = score(images, "--fail-on-ood", "--threshold", value)
         assert refused.exit_code == 2 and "finite" in refused.stderr
     nothing = score("-", *GATE, stdin="")
-    assert nothing.exit_code == 0 and "No image was named" in nothing.stderr
+    assert nothing.exit_code == 0 and "There are no images" in nothing.stderr
 
 
 def test_sorted_images_are_not_scored_again(score: Scoring, images: Path, tmp_path: Path):
@@ -404,7 +404,7 @@ def test_limit_and_summary_document(score: Scoring, images: Path, tmp_path: Path
         (["{images}", "--out", "rows.xls"], ".csv, .jsonl or .parquet"),
         (["{images}", "--out", "{images}/000.png/rows.csv"], "000.png is a file and not a folder"),
         (["{images}", "--copy"], "--sort-into"),
-        (["{images}", "--classes", "classes.txt"], "exclude each other"),
+        (["{images}", "--classes", "classes.txt"], "not both"),
         (["-", "-"], "only once"),
     ],
 )

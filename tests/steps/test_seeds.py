@@ -142,7 +142,7 @@ def test_bad_lists_of_seeds_are_refused(text):
 def test_seeds_exclude_what_names_one_file():
     assert parse_seeds(" 3, 1 ", Common()) == (3, 1)
     assert parse_seeds(None, Common(seed=1)) is None
-    with pytest.raises(UsageError, match="--seed does not go"):
+    with pytest.raises(UsageError, match="--seed cannot be used"):
         parse_seeds("1,2", Common(seed=0))
-    with pytest.raises(UsageError, match="--prompts does not go"):
+    with pytest.raises(UsageError, match="--prompts cannot be used"):
         parse_seeds("1,2", Common(), prompts="x")

@@ -27,6 +27,7 @@ from negprompt_cli.engine.prompt_learners.prompt_encoder import Encoder
 from negprompt_cli.engine.prompt_learners.training import (
     EpochReport,
     Features,
+    FullBatch,
     Job,
     Objective,
     State,
@@ -331,7 +332,8 @@ def _train(
     )
     state = keeper.restore(data, clip.identity.weights_sha256, stage.start) if keeper else None
     left = job.epochs - (len(state.history) if state else 0)
-    with progress.task(f"Training {stage.name} prompts", left, "epochs") as task:
+    stops_early = isinstance(job.method, FullBatch) and job.method.tolerance > 0
+    with progress.task(f"Training {stage.name} prompts", left, "epochs", at_most=stops_early) as task:
         trained = train(
             job,
             state=state,

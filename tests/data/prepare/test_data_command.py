@@ -70,7 +70,7 @@ def test_ls_knows_ones_own_catalogue(tmp_path: Path) -> None:
 def test_check_says_clean_or_not_by_its_exit_code(tmp_path: Path) -> None:
     class_tree(tmp_path / "pets", {"cat": 2, "dog": 2}, decodable=True)
     clean = ok("check", "pets")
-    assert "pets: clean, 4 images decoded" in clean.stdout
+    assert "pets: no problems, 4 images decoded" in clean.stdout
     broken = write(tmp_path / "pets" / "cat" / "000.jpg", b"no image")
     bad = run("check", "pets")
     assert bad.exit_code == 1
@@ -124,7 +124,7 @@ def test_download_of_what_is_there(tmp_path: Path) -> None:
     write(tmp_path / "data" / "SUN" / "a.jpg")
     done = ok("download", "sun")
     assert done.stdout == ""
-    assert "there already" in done.stderr
+    assert "already there" in done.stderr
     assert "cite: " in done.stderr
     assert json.loads(ok("download", "sun", "--json").stdout) == {
         "schema": "negprompt/data-download/1",

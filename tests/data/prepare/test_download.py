@@ -383,7 +383,7 @@ def test_progress_reaches_the_end(server: Server, tmp_path: Path, monkeypatch: p
     tasks: list[tuple[str, int, list[int]]] = []
 
     class Listener(Silent):
-        def task(self, title: str, total: int, unit: str):  # type: ignore[no-untyped-def]
+        def task(self, title: str, total: int, unit: str, *, at_most: bool = False):  # type: ignore[no-untyped-def]
             steps: list[int] = []
             tasks.append((title, total, steps))
 

@@ -275,7 +275,7 @@ def test_too_small_to_shuffle_names_the_image(tmp_path: Path) -> None:
         Image.new("RGB", (9, 3)).save(path)
     with pytest.raises(UsageError, match=r"\.png: 9 x 3 pixels are too few") as raised:
         make(tmp_path / "pets", tmp_path / "made")
-    assert full_message(raised.value).endswith("leave shuffle out of --kinds.")
+    assert full_message(raised.value).endswith("remove shuffle from --kinds.")
     assert [p.name for p in tmp_path.iterdir()] == ["pets"]
     assert make(tmp_path / "pets", tmp_path / "made", kinds=("near", "down", "corner", "drawn")).folder.is_dir()
 
@@ -406,7 +406,7 @@ def test_the_command(pets: Path, made: LeftOut, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr.endswith(f"\n{tmp_path / 'a'}\n")
-    assert "4 classes kept, 2 left out; 24 train, 8 val, 16 near, 150 drawn" in done.stderr
+    assert "4 classes are kept and 2 are left out. Images: train 24, val 8, near 16, drawn 150." in done.stderr
     assert f'a: {{"id": "{tmp_path / "a" / "id"}", "ood": [' in done.stderr
     whole = run(pets, "--into", tmp_path / "b", "--json")
     document = json.loads(whole.stdout)
