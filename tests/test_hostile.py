@@ -209,7 +209,7 @@ def test_yaml_within_the_bounds_is_read() -> None:
     chain = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, MAX_YAML_DEPTH))
     with pytest.raises(UsageError, match=f"more than {MAX_YAML_DEPTH} deep"):
         parse_yaml(chain, "text")
-    with pytest.raises(UsageError, match="aliases unfolded"):
+    with pytest.raises(UsageError, match="aliases expanded"):
         parse_yaml(LAUGHS, "text")
 
 
@@ -515,7 +515,7 @@ def test_bombs_are_refused_before_anything_is_written(
                 tar_of(*((tarfile.TarInfo(f"{i}.jpg"), bytes(MEBI)) for i in range(20 if kind == "tar" else 1)))
             )
             stream.write(bytes(20 * MEBI))
-    refused(buffer.getvalue(), tmp_path, "unfolds to more than", mebibytes=48)
+    refused(buffer.getvalue(), tmp_path, "decompresses to more than", mebibytes=48)
 
 
 def test_more_files_than_any_set_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,7 +355,7 @@ class TestRefusals:
     def test_unwritable_run_folder(self, common: list[object], tmp_path: Path):
         place = tmp_path / "file"
         place.write_text("in the way")
-        refused("train-positive", *common, "--run", place / "run", says=("is a file and not a folder",))
+        refused("train-positive", *common, "--run", place / "run", says=("is a file, not a folder",))
 
     def test_interrupt_loses_nothing(self, common: list[object], folder: Path, monkeypatch: pytest.MonkeyPatch):
         before = {p.name: p.read_bytes() for p in folder.iterdir()}

@@ -191,13 +191,13 @@ def test_a_command_whose_file_does_not_fit_leaves_nothing(artifact: Path, clip: 
     names = write(tmp_path / "novel.txt", b"blue star\n")
     arguments = ("transfer", "--classes", names, "--prompts", artifact, "--run", tmp_path / "run")
     with no_file_larger_than(3000):
-        complains(here(*arguments), 1, "Cannot write", "File too large", "Free space")
+        complains(here(*arguments), 1, "Cannot write", "File too large", "Free disk space")
     assert left(tmp_path / "run") == []
     assert here(*arguments).code == 0
     made = tmp_path / "run" / "transfer-novel.safetensors"
     before, files = made.read_bytes(), left(tmp_path / "run")
     with no_file_larger_than(3000):
-        complains(here(*arguments, "--overwrite"), 1, "what was there before is unchanged")
+        complains(here(*arguments, "--overwrite"), 1, "An existing file is unchanged")
     assert made.read_bytes() == before
     assert left(tmp_path / "run") == files
 
@@ -235,7 +235,7 @@ def test_a_copy_on_a_full_disk_leaves_no_part(tiny_disk: Callable[[str], Path], 
 def test_a_run_folder_that_is_read_only(artifact: Path, read_only: Path, tmp_path: Path) -> None:
     names = write(tmp_path / "novel.txt", b"blue star\n")
     ran = here("transfer", "--classes", names, "--prompts", artifact, "--run", read_only / "run")
-    complains(ran, 1, "Cannot write", "choose another place")
+    complains(ran, 1, "Cannot write", "choose another path")
     assert list(read_only.iterdir()) == []
 
 

@@ -465,8 +465,8 @@ def test_a_place_that_takes_no_checkpoint_is_found_in_the_first_epoch(
     )
     assert code == 1
     assert said == (
-        f"error: Cannot write {tmp_path / 'run' / 'positive.checkpoint.safetensors'}: File too large. Free space or choose "
-        "another place; what was there before is unchanged.\n"
+        f"error: Cannot write {tmp_path / 'run' / 'positive.checkpoint.safetensors'}: File too large. Free disk space "
+        "or choose another path. An existing file is unchanged.\n"
     )
     assert files(tmp_path / "run") == {}
 

@@ -402,7 +402,7 @@ def test_limit_and_summary_document(score: Scoring, images: Path, tmp_path: Path
         (["{images}", "--json"], "--out"),
         (["{images}", "--format", "parquet"], "--out"),
         (["{images}", "--out", "rows.xls"], ".csv, .jsonl or .parquet"),
-        (["{images}", "--out", "{images}/000.png/rows.csv"], "000.png is a file and not a folder"),
+        (["{images}", "--out", "{images}/000.png/rows.csv"], "000.png is a file, not a folder"),
         (["{images}", "--copy"], "--sort-into"),
         (["{images}", "--classes", "classes.txt"], "not both"),
         (["-", "-"], "only once"),

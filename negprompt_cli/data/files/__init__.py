@@ -1,6 +1,6 @@
 """Reading and writing single files safely: atomic writes, and text and YAML read within bounds.
 
-Belongs here: what any kind of file needs. A format that means something to the project has its own room.
+Belongs here: code that any kind of file needs. Formats of this project belong to other packages.
 May import: `errors` only.
-Neighbours: `data/results` writes the project's own files; `data/sets` reads lists and folders of images.
+Neighbours: `data/results` writes the files of this project; `data/sets` reads lists and folders of images.
 """

@@ -1,7 +1,7 @@
-"""Files that appear complete or not at all: written beside their place, synced, then renamed over it.
+"""Write files atomically: write a temporary file in the same folder, sync it, then rename it over the target.
 
-A crash, a full disk or Ctrl-C leaves whatever was there before untouched and no half-written file behind. A folder of
-many files can be made so too, where there was none before.
+A crash, a full disk or Ctrl-C leaves the previous file unchanged and no incomplete file. Folders can be written in the
+same way.
 """
 
 import os
@@ -16,35 +16,34 @@ from negprompt_cli.errors import NegPromptError, UsageError
 
 
 def check_place(path: Path) -> None:
-    """Refuse, before any work, a place for a file that is a folder or is below a file.
+    """Check, before any work, that a file can be written at `path`.
 
     Raises:
-        UsageError: it is; names what is in the way.
+        UsageError: `path` is a folder, or one of its parents is a file.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder; give a file name.")
+        raise UsageError(f"{path} is a folder. Give a file name.")
     for folder in path.parents:
         if folder.is_dir():
             return
         if folder.exists():
-            raise UsageError(f"{path} cannot be written, because {folder} is a file and not a folder. Choose a folder.")
+            raise UsageError(f"Cannot write {path}: {folder} is a file, not a folder. Choose another path.")
 
 
 @contextmanager
 def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success it replaces `path`, on failure it is removed.
+    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure it is removed.
 
-    The folder of `path` is made where it is missing. The temporary name keeps the suffix of `path`, because some
-    writers choose the format by it. What the body raises is passed on, except that an OSError becomes the clear
-    message below.
+    A missing folder is created. The temporary name keeps the suffix of `path`, because some writers choose the format by
+    it. Errors of the body are passed on, except that an OSError becomes a NegPromptError.
 
     Args:
-        path: where the file shall be.
-        replace: whether a file that is there by then may be replaced.
+        path: the file to write.
+        replace: whether an existing file may be replaced.
 
     Raises:
-        NegPromptError: the file cannot be written (disk full, read-only, a folder in its place); names `path`.
-        UsageError: without `replace`, the file is there by then.
+        NegPromptError: `path` cannot be written (disk full, read-only, a folder of that name).
+        UsageError: `replace` is False and `path` exists when the file is complete.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
@@ -58,7 +57,7 @@ def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise NegPromptError(
             f"Cannot write {path}: {error.strerror or error}. "
-            "Free space or choose another place; what was there before is unchanged."
+            "Free disk space or choose another path. An existing file is unchanged."
         ) from error
     finally:
         with suppress(OSError):
@@ -66,55 +65,49 @@ def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def _linked(temporary: Path, path: Path) -> bool:
-    """Give a file its name unless that is taken; False where a file system has no links and the name is free."""
+    """Link `temporary` as `path` if that does not exist; return False if the file system does not support links.
+
+    Raises:
+        UsageError: `path` exists.
+    """
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
         raise UsageError(
-            f"{path} was made by another command in the meantime, and is left as it is.", remedy="overwrite"
+            f"Another command has created {path} in the meantime. That file is unchanged.", remedy="overwrite"
         ) from None
     except OSError:
         if path.exists():
-            raise UsageError(f"{path} was made by another command in the meantime.", remedy="overwrite") from None
+            raise UsageError(f"Another command has created {path} in the meantime.", remedy="overwrite") from None
         return False
     return True
 
 
 def atomic_write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write `data` to `path` atomically: complete or not at all.
-
-    Raises:
-        NegPromptError: the file cannot be written; names `path`.
-        UsageError: without `replace`, the file is there by then.
-    """
+    """Write `data` to `path` atomically. `replace` and errors are those of `atomic_path`."""
     with atomic_path(path, replace=replace) as temporary:
         temporary.write_bytes(data)
 
 
 def atomic_write_text(path: Path, text: str, *, replace: bool = True) -> None:
-    r"""Write `text` to `path` as UTF-8 with `\n` line ends atomically: complete or not at all.
-
-    Raises:
-        NegPromptError: the file cannot be written; names `path`.
-        UsageError: without `replace`, the file is there by then.
-    """
+    r"""Write `text` to `path` atomically, as UTF-8 with `\n` line ends. `replace` and errors are those of `atomic_path`."""
     atomic_write_bytes(path, text.encode("utf-8"), replace=replace)
 
 
 @contextmanager
 def atomic_folder(folder: Path, *, replacing: bool = False) -> Iterator[Path]:
-    """Yield a folder beside `folder` to fill; on success it becomes `folder`, on failure it is removed.
+    """Yield a temporary folder to fill; on success it is renamed to `folder`, on failure it is removed.
 
     Args:
-        folder: absent or empty.
-        replacing: `folder` may hold anything, which is removed once the new one is in its place.
+        folder: the folder to write; it must not exist or must be empty.
+        replacing: whether `folder` may have any content; it is removed after the new folder is in place.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     before = temporary.with_name(f"{temporary.name}-before")
     try:
         yield temporary
-        # Temporary folders are private, others may have to read this one.
+        # Temporary folders are private, but other users may need to read this one.
         temporary.chmod(0o755)
         if folder.is_dir():
             if replacing:

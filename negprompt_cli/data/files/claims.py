@@ -1,8 +1,8 @@
-"""Claims: one command at a time makes a file.
+"""Claims prevent two commands from making the same file at the same time.
 
-While a command works on a file it holds a lock on `.NAME.lock` beside it, which the operating system releases when the
-process ends, however it ends: a lock file that is left behind by a killed process stops nobody. Where a file system has no
-locks there is no claim, and only the exclusive creation of `atomic` remains.
+While a command works on a file NAME, it holds a lock on `.NAME.lock` in the same folder. The operating system releases the
+lock when the process ends, even after a crash, so an old lock file blocks nobody. On file systems without locks there are no
+claims; the exclusive creation of `atomic` still applies.
 """
 
 import importlib.util
@@ -15,15 +15,15 @@ from pathlib import Path
 from negprompt_cli.errors import UsageError
 
 _LOCKS = importlib.util.find_spec("fcntl") is not None
-"""Whether the system has Unix's file locks."""
+"""Whether the operating system has Unix file locks."""
 
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Hold the claim on making `path`; the folder it goes to is made, and removed again if nothing came of it.
+    """Hold the claim on `path`. Its folder is created, and removed again at the end if it is still empty.
 
     Raises:
-        UsageError: another process holds it; names the process.
+        UsageError: another process holds the claim; the message names the process.
     """
     lock = path.with_name(f".{path.name}.lock")
     made = _make_folders(path.parent)
@@ -32,7 +32,7 @@ def claimed(path: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            # Removed while it is held: whoever waits for it sees that the name is gone and makes a new one.
+            # The file is removed while it is locked. A waiting process sees that the name is gone and creates a new file.
             with suppress(OSError):
                 lock.unlink()
             os.close(descriptor)
@@ -42,16 +42,20 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and return what had to be made, the deepest first."""
+    """Create a folder and its parents, and return those that were missing, deepest first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    # What cannot be made is told by the command when it writes.
+    # If this fails, the command reports it when it writes the file.
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _locked(lock: Path, path: Path) -> int | None:
-    """The descriptor of a lock that is held, or None where there are no locks."""
+    """Take the lock and return its file descriptor, or None if locks are not supported.
+
+    Raises:
+        UsageError: another process holds the lock.
+    """
     if not _LOCKS:
         return None
     import fcntl
@@ -67,7 +71,7 @@ def _locked(lock: Path, path: Path) -> int | None:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another process"
             os.close(descriptor)
             raise UsageError(
-                f"{path} is being made by {holder} at this moment. Wait until it is done, or choose another place.",
+                f"{holder} is writing {path} now. Wait until it has finished, or choose another path.",
                 remedy="busy",
             ) from None
         except OSError:

@@ -1,10 +1,14 @@
-"""The digest by which files are told apart."""
+"""The digest that identifies the content of a file."""
 
 import hashlib
 from pathlib import Path
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes as hexadecimal digits; raises OSError where it cannot be read."""
+    """Return the sha256 of a file's bytes as hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

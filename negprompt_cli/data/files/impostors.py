@@ -1,6 +1,6 @@
-"""Files that are not what their name says: what a download or a checkout leaves in the place of weights.
+"""Recognise files that are not weights although their name suggests it, such as the remains of a failed download.
 
-Told by their first bytes; nothing is unpacked.
+The first bytes decide; nothing is unpacked.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ _START_BYTES = 512
 
 
 def impostor(path: Path) -> str | None:
-    """What a file of weights really is and what to do about it, as one or two sentences, or None where that is not known.
+    """Return what a file really is and what to do, as one or two sentences, or None if that is unknown.
 
     Args:
         path: a file that could not be read as weights.
@@ -25,15 +25,15 @@ def impostor(path: Path) -> str | None:
     if not size:
         return "it is empty. Copy or download it again."
     if text.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS, not the file itself. Run `git lfs pull` where it was checked out."
+        return "it is a Git LFS pointer, not the file itself. Run `git lfs pull` in its repository."
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "it is a web page, as a download that asks for a confirmation leaves it. Download the file itself."
+        return "it is a web page, perhaps one that asks to confirm the download. Download the file itself."
     if text.startswith((b"{", b"[")):
         return "it is JSON text, not weights."
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")) or start[257:262] == b"ustar":
-        return "it is an archive. Unpack it and give the file in it."
+        return "it is an archive. Unpack it and give the file that it contains."
     if start.startswith(b"PK\x03\x04"):
-        return "it is a zip archive that is cut short or damaged. Copy or download it again."
+        return "it is an incomplete or damaged zip archive. Copy or download it again."
     if not start.strip(b"\0"):
-        return "it holds zeros only, as an interrupted copy leaves it. Copy it again."
+        return "it contains only zeros, probably because copying was interrupted. Copy it again."
     return None

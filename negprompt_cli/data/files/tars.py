@@ -1,7 +1,7 @@
-"""Tar files of other people, plain or compressed: member by member, in bounded memory, and nothing in them is trusted.
+"""Read untrusted tar files, plain or compressed, member by member and in bounded memory.
 
-tarfile reads an extended header whole, however long the archive says it is, keeps every member it has seen, and unfolds a
-compressed file without end; here it may do none of that.
+Python's tarfile reads extended headers of any claimed length, keeps all members in memory, and decompresses without limit.
+This module prevents all three.
 """
 
 import bz2
@@ -21,17 +21,17 @@ DAMAGED: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    # What the libraries let through where a header is no header.
+    # The libraries do not convert these errors if a header is invalid.
     ValueError,
     LookupError,
     ArithmeticError,
     struct.error,
 )
-"""What reading a damaged tar file raises, beside OSError."""
+"""Exceptions, besides OSError, that reading a damaged tar file raises."""
 MAX_RATIO, HARMLESS = 100, 1 << 30
-"""An archive may unfold to so many times its size, or to so many bytes, whichever is more."""
+"""An archive may decompress to MAX_RATIO times its size or to HARMLESS bytes, whichever is more."""
 _MAX_READ = 16 << 20
-"""Most that is read at once."""
+"""Largest number of bytes read at once."""
 
 _COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
@@ -40,8 +40,8 @@ _COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
 }
 
 
-class _Gentle(io.RawIOBase):
-    """A decompressed stream that refuses to be read a lot at once, or beyond `most` bytes."""
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that refuses to read more than `_MAX_READ` bytes at once, or more than `most` in total."""
 
     def __init__(self, stream: io.BufferedIOBase, most: int) -> None:
         self._stream, self._most = stream, most
@@ -49,23 +49,27 @@ class _Gentle(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Read up to `size` bytes."""
         if not 0 <= size <= _MAX_READ:
-            raise tarfile.ReadError("a header claims to be longer than any is")
+            raise tarfile.ReadError("a header claims an impossible length")
         data = self._stream.read(size)
         if self._stream.tell() > self._most:
-            raise tarfile.ReadError(f"it unfolds to more than {self._most / 2**30:.0f} GiB, as no image set does")
+            raise tarfile.ReadError(f"it decompresses to more than {self._most / 2**30:.0f} GiB, too much for its size")
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move as the stream does."""
+        """Change the position in the stream."""
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
-        """Where the stream is."""
+        """Return the position in the stream."""
         return self._stream.tell()
 
 
 def decompressor(path: Path) -> Callable[[Path], io.BufferedIOBase] | None:
-    """What opens a compressed file, told by its first bytes; None where it is not compressed."""
+    """Return the class that opens a compressed file, chosen by its first bytes; None if it is not compressed.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         start = file.read(6)
     return next((opener for magic, opener in _COMPRESSIONS.items() if start.startswith(magic)), None)
@@ -73,35 +77,35 @@ def decompressor(path: Path) -> Callable[[Path], io.BufferedIOBase] | None:
 
 @contextmanager
 def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar file of any compression, read gently.
+    """Open a tar file of any compression, with the limits of this module.
 
     Raises:
         OSError, or one of `DAMAGED`: it cannot be read.
     """
     opener = decompressor(path)
     with path.open("rb") as file, opener(path) if opener else nullcontext(file) as stream:
-        yield tarfile.open(fileobj=_Gentle(stream, most_bytes(path)), mode="r:")  # noqa: SIM115 - the stream is closed
+        yield tarfile.open(fileobj=_Bounded(stream, most_bytes(path)), mode="r:")  # noqa: SIM115 - the stream is closed
 
 
 def each_member(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file, which it does not keep in memory meanwhile."""
+    """Yield the members of a tar file without keeping them in memory."""
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
         yield member
 
 
 def check_end(tar: tarfile.TarFile) -> None:
-    """Refuse a tar file that is cut short or damaged between members, once all were taken: tarfile just ends there.
+    """Check, after all members were read, that a tar file is complete. At damaged data tarfile just stops without an error.
 
     Raises:
-        tarfile.ReadError: the block of zeros that ends a tar file is not there.
+        tarfile.ReadError: the block of zeros at the end of the tar file is missing.
     """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it ends without the mark that ends a tar file")
+        raise tarfile.ReadError("the end-of-archive mark is missing")
 
 
 def most_bytes(archive: Path) -> int:
-    """Most bytes that an archive may unfold to."""
+    """Return the largest number of bytes that an archive may decompress to."""
     return max(HARMLESS, MAX_RATIO * archive.stat().st_size)

@@ -1,10 +1,10 @@
-"""Reading text, JSON and tables that somebody else wrote: bounded in size and depth, and nothing in them is executed.
+"""Read untrusted text, JSON and tables. Size and depth are limited, and nothing is executed.
 
-A text file is read up to a limit that its kind never honestly reaches, in blocks, so that an endless file (a device, a
-pipe) costs no more memory than the limit. JSON is read by the standard library, which bounds its depth; a key that comes
-twice is refused, because a parser would silently keep the last one.
+Each kind of text file has a size limit that real files do not reach. Files are read in blocks, so even an endless file (a
+device, a pipe) uses no more memory than the limit. The standard library reads JSON and limits its depth. Duplicate keys are
+refused, because the parser would silently keep the last one.
 
-Leaves out: schemas, which belong to whoever reads the file; YAML (`yamlfile`).
+YAML is in `yamlfile`. Callers check schemas.
 """
 
 import codecs
@@ -35,20 +35,20 @@ _BINARY = {
     b"\x80\x04": "a pickle of Python",
     b"SQLite format": "a database",
 }
-"""How files begin that are tables, and no text."""
+"""First bytes of tables and other files that are not text."""
 
 
 def read_text(path: Path, *, most: int, what: str, nul: bool = False) -> str:
-    r"""Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; the mark is dropped, line ends are `\n`.
+    r"""Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. The mark is removed; line ends are `\n`.
 
     Args:
         path: the file.
         most: largest size, bytes.
-        what: what it should be, for messages: "a list".
-        nul: whether the text may contain NUL, as a separator does.
+        what: what the file should be, for messages: "a list".
+        nul: whether the text may contain NUL, for example as a separator.
 
     Raises:
-        UsageError: it cannot be read, is larger than `most`, holds NUL bytes or is in another encoding.
+        UsageError: the file cannot be read, is larger than `most`, contains NUL bytes, or has another encoding.
     """
     try:
         with path.open("rb") as file:
@@ -62,14 +62,14 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
     """Read text from an open file or a pipe, as `read_text` does.
 
     Args:
-        file: open for reading bytes.
-        where: what messages call it.
+        file: a file opened for reading bytes.
+        where: its name in messages.
         most: largest size, bytes.
-        what: what it should be, for messages.
+        what: what the file should be, for messages.
         nul: whether the text may contain NUL.
 
     Raises:
-        UsageError: larger than `most`, with NUL bytes, or in another encoding.
+        UsageError: the text is larger than `most`, contains NUL bytes, or has another encoding.
     """
     blocks: list[bytes] = []
     size, encoding = 0, "utf-8-sig"
@@ -79,7 +79,7 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
             if (kind := next((kind for start, kind in _BINARY.items() if block.startswith(start)), None)) is not None:
                 raise UsageError(f"{where} is {kind}, not {what}. Save it as text, such as CSV in UTF-8.")
         if b"\0" in block and not nul and encoding == "utf-8-sig":
-            raise UsageError(f"{where} holds NUL bytes, so it is not {what}. Save it as UTF-8 text.")
+            raise UsageError(f"{where} contains NUL bytes, so it is not {what}. Save it as UTF-8 text.")
         size += len(block)
         if size > most:
             raise UsageError(f"{where} is larger than {amount(most)}, so it is not {what}.")
@@ -91,7 +91,7 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
             f"{where} is not a UTF-8 text file (byte {error.start}). Save it as UTF-8 (in Excel: CSV UTF-8)."
         ) from error
     if not nul and "\0" in text:
-        raise UsageError(f"{where} holds NUL characters, so it is not {what}. Save it as UTF-8 text.")
+        raise UsageError(f"{where} contains NUL characters, so it is not {what}. Save it as UTF-8 text.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -99,26 +99,26 @@ def parse_json(text: str, where: str) -> Any:
     """Read JSON text.
 
     Raises:
-        UsageError: not JSON, too deep, or with a key that comes twice in one object; one line that names `where`.
+        UsageError: the text is not JSON, is nested too deep, or has a duplicate key; the message begins with `where`.
     """
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: not readable as JSON: {error.msg}.") from None
     except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise UsageError(f"{where}: not readable as JSON: {reason}.") from None
 
 
 def parse_rows(text: str, delimiter: str) -> list[list[str]]:
-    """Read a table of quoted or unquoted cells, stripped; blank lines and '#' comments are left out.
+    """Read a table of quoted or unquoted cells; cells are stripped, blank lines and '#' comments are skipped.
 
     Args:
         text: the table, with or without a header.
         delimiter: one character.
 
     Raises:
-        ValueError: quotes that do not close, or a cell of more than 128 KiB.
+        ValueError: a quote is not closed, or a cell has more than 128 KiB.
     """
     lines = (line for line in io.StringIO(text) if line.strip() and not line.startswith("#"))
     try:
@@ -137,12 +137,12 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice[:100]!r} comes twice")
+        raise ValueError(f"the key {twice[:100]!r} occurs twice")
     return made
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON value")
+    raise ValueError(f"{text} is not a JSON value")
 
 
 def amount(size: int) -> str:

@@ -1,13 +1,13 @@
-"""Tensors of a file that `torch.save` wrote, read without running anything in it.
+"""Read the tensors of a file that `torch.save` wrote, without executing anything in it.
 
-Training code often saves optimisers, schedulers and settings beside its tensors, as pickled objects of classes that are not
-installed here and that nobody should run. The pickle in the file is therefore interpreted with a closed list: storages and
-the functions that rebuild plain tensors from them are known by name, dictionaries are read as dictionaries, and every other
-name becomes an inert stand-in that takes any arguments, does nothing and holds nothing. Tensors are read from the zip
-container when they are asked for.
+Training code often saves optimisers, schedulers and settings together with its tensors. These are pickled objects of classes
+that are not installed here and must not be executed. The pickle is therefore interpreted with a fixed list of names:
+storages, and the functions that rebuild plain tensors from them. Dictionaries are read as dictionaries. Every other name
+becomes an inert object that accepts any arguments, does nothing and stores nothing. Tensors are read from the zip archive
+on demand.
 
-The format is torch.save's since 1.6: an uncompressed zip archive with `data.pkl` and one file of raw bytes per storage.
-Older files go through torch's own reader for weights only, which refuses other objects. safetensors files are read too.
+The format is that of torch.save since version 1.6: an uncompressed zip archive with `data.pkl` and one file of raw bytes per
+storage. torch's own weights-only reader reads older files; it refuses other objects. safetensors files are supported too.
 """
 
 import io
@@ -27,9 +27,9 @@ from negprompt_cli.data.files.impostors import impostor
 from negprompt_cli.errors import UsageError
 
 MAX_PICKLE_BYTES = 4 << 20
-"""The pickle names tensors and does not hold their values; that of a whole CLIP with its optimiser stays below 1 MB."""
+"""Largest pickle. It has the names of tensors but not their values; that of a CLIP with its optimiser is below 1 MB."""
 MAX_NAMES = 1000
-"""Different classes and functions that a pickle may name."""
+"""Largest number of different classes and functions that a pickle may name."""
 MAX_DEPTH = 8
 _DTYPES = {
     f"{kind}Storage": dtype
@@ -49,19 +49,19 @@ _DTYPES = {
 
 
 class _Refused(Exception):
-    """The pickle does what a file of tensors has no need of."""
+    """The pickle contains an operation that a file of tensors does not need."""
 
 
 class _Fixed:
-    """What a pickle may build but not change."""
+    """An object that a pickle may create but not change."""
 
     def __setstate__(self, state: Any) -> None:
-        raise _Refused("it changes a tensor behind its back")
+        raise _Refused("it changes a tensor after creating it")
 
 
 @dataclass(frozen=True)
 class StoredTensor(_Fixed):
-    """A tensor in a file: its shape, and how to read it. `load` raises UsageError where its bytes are not there."""
+    """A tensor in a file: its shape and a function that reads it. `load` raises UsageError if bytes are missing."""
 
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
@@ -69,14 +69,14 @@ class StoredTensor(_Fixed):
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds: `tensors` by dotted path, and where the root is not a dictionary, what it is instead."""
+    """The content of a file: `tensors` by dotted path. `other` says what the root is if it is not a dictionary."""
 
     tensors: Mapping[str, StoredTensor]
     other: str = ""
 
 
 class Inert:
-    """Stands for an object of another program: takes anything, does nothing, holds nothing."""
+    """A placeholder for an object of another program: accepts any arguments, does nothing, stores nothing."""
 
     origin = ""
 
@@ -94,7 +94,7 @@ class Inert:
 
 
 class _Mapping(dict[Any, Any]):
-    """A dictionary of whichever kind; attributes that torch hangs on it are dropped."""
+    """A dictionary of any type; attributes that torch adds to it are ignored."""
 
     def __init__(self, items: Any = (), *_args: Any) -> None:
         super().__init__(items if isinstance(items, list | tuple | dict) else ())
@@ -116,7 +116,7 @@ class _Storage(_Fixed):
 
 
 class _Rebuild(_Fixed):
-    """The functions that torch names for rebuilding plain tensors, as one that notes what there is to read."""
+    """Replaces torch's functions that rebuild plain tensors; it only records what is to be read."""
 
     def __init__(
         self, what: str, read: Callable[[_Storage, torch.dtype, int, tuple[int, ...], tuple[int, ...]], Tensor]
@@ -140,9 +140,9 @@ class _Rebuild(_Fixed):
         return StoredTensor(tuple(size), partial(self._read, storage, dtype, offset, tuple(size), tuple(stride)))
 
 
-# Python's own implementation and not the one in C, which allocates as much memory as a file claims to need.
+# The Python implementation is used, because the one in C allocates as much memory as a file claims to need.
 class _Reader(pickle._Unpickler):
-    """Interprets a pickle with the closed list of names."""
+    """Interprets a pickle with the fixed list of names."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
@@ -151,7 +151,7 @@ class _Reader(pickle._Unpickler):
         self._read, self._inert = read, dict[str, type[Inert]]()
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name refers to: never the thing itself, apart from torch's types of numbers."""
+        """Return the replacement for a name; only torch's number types are returned themselves."""
         if module == "torch" and name in _DTYPES:
             return _StorageKind(_DTYPES[name])
         if (module, name) in {("torch.storage", "UntypedStorage"), ("torch", "UntypedStorage")}:
@@ -172,21 +172,21 @@ class _Reader(pickle._Unpickler):
         origin = f"{module}.{name}"
         if origin not in self._inert:
             if len(self._inert) >= MAX_NAMES:
-                raise _Refused(f"it names more than {MAX_NAMES} classes")
+                raise _Refused(f"it names more than {MAX_NAMES} classes and functions")
             self._inert[origin] = type("Inert", (Inert,), {"origin": origin})
         return self._inert[origin]
 
     def get_extension(self, code: int) -> None:
-        """Refuse names that only one process knows."""
+        """Refuse extension codes, which only the process that wrote the pickle could resolve."""
         raise _Refused(f"it uses pickle's extension code {code}")
 
     def _refuse_bytearray(self) -> None:
-        raise _Refused("it would allocate memory before there is anything to put into it")
+        raise _Refused("it would allocate memory without any data for it")
 
     dispatch[pickle.BYTEARRAY8[0]] = _refuse_bytearray
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """A storage by its key."""
+        """Return the storage with a key."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _StorageKind):
             raise _Refused("it refers to something that is not a storage of numbers")
         _, kind, key, _, numel, *_ = pid
@@ -196,10 +196,10 @@ class _Reader(pickle._Unpickler):
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """Find the tensors in a file; nothing in it is run.
+    """Find the tensors in a file without executing anything in it.
 
     Raises:
-        UsageError: not readable, damaged, compressed, or an old file with more than tensors in it; says what to do.
+        UsageError: the file is unreadable, damaged or compressed, or an old file with more than tensors.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -215,11 +215,11 @@ def read_tensors(path: Path) -> TensorFile:
         if "Unsupported global" not in str(error) and "Unsupported class" not in str(error):
             raise _unreadable(path) from None
         raise UsageError(
-            f"{path} is refused: it was saved by torch before 1.6 with more than tensors in it, and reading that could run "
-            "code. Where you trust it, load it and save its tensors alone: "
+            f"{path} is refused: torch before 1.6 saved it, and it contains more than tensors, so reading it could execute "
+            "code. If you trust it, load it and save only its tensors: "
             "torch.save({'state_dict': checkpoint['state_dict']}, FILE)."
         ) from None
-    except Exception:  # what readers trip over in a damaged file is of any type, and its text helps nobody
+    except Exception:  # For a damaged file, readers raise errors of any type with unhelpful texts.
         raise _unreadable(path) from None
 
 
@@ -227,7 +227,7 @@ def _unreadable(path: Path) -> UsageError:
     known = impostor(path)
     return UsageError(
         f"{path} is not a readable checkpoint: "
-        + (known or "it is damaged, or neither a file of torch.save nor of safetensors. Copy it again.")
+        + (known or "it is damaged, or it is neither a torch.save nor a safetensors file. Copy it again.")
     )
 
 
@@ -237,21 +237,19 @@ def _from_zip(path: Path) -> TensorFile:
         if any("/code/" in member.filename for member in members):
             return TensorFile({}, "a TorchScript program")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise UsageError(f"{path} is refused: it is compressed, which torch.save never does.")
+            raise UsageError(f"{path} is refused: it is a compressed archive, which torch.save never writes.")
         names = [member.filename for member in members]
         pickles = [
             member for member in members if member.filename.count("/") == 1 and member.filename.endswith("/data.pkl")
         ]
         if len(pickles) != 1:
-            raise UsageError(f"{path} is a zip archive, but not one of torch.save: it has no data.pkl.")
+            raise UsageError(f"{path} is a zip archive, but torch.save did not write it: it has no data.pkl.")
         folder = pickles[0].filename.removesuffix("data.pkl")
         if pickles[0].file_size > MAX_PICKLE_BYTES:
-            raise UsageError(
-                f"{path} is refused: its pickle has {pickles[0].file_size} bytes, which tensors do not need."
-            )
+            raise UsageError(f"{path} is refused: its pickle has {pickles[0].file_size} bytes, more than tensors need.")
         order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in names else b"little"
         if order.strip() != b"little":
-            raise UsageError(f"{path} was written on a machine of another byte order. Save it again on this one.")
+            raise UsageError(f"{path} was written on a machine with another byte order. Save it again on this machine.")
         data = archive.read(pickles[0])
     return _found(_Reader(data, partial(_read_storage, path, folder)).load())
 
@@ -275,7 +273,7 @@ def _read_storage(
     """Read one tensor.
 
     Raises:
-        UsageError: the archive holds fewer bytes than the tensor needs.
+        UsageError: the archive has fewer bytes than the tensor needs.
     """
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if 0 not in size else 0
     with zipfile.ZipFile(path) as archive:
@@ -283,7 +281,7 @@ def _read_storage(
             data = bytearray(archive.read(f"{folder}data/{storage.key}"))
         except KeyError:
             data = bytearray()
-    # A view cannot reach beyond its storage; sizes that repeat elements (stride 0) may not grow either.
+    # A view must stay within its storage, and repeated elements (stride 0) must not make it larger than the storage.
     if reach * dtype.itemsize > len(data) or torch.Size(size).numel() * dtype.itemsize > len(data):
         raise UsageError(f"{path} is damaged: a tensor of shape {size} has only {len(data)} bytes. Copy it again.")
     if not data:
@@ -293,7 +291,7 @@ def _read_storage(
 
 
 def _found(root: Any) -> TensorFile:
-    """The tensors below a root by dotted path."""
+    """Collect the tensors below a root by dotted path."""
     if isinstance(root, Mapping):
         found: dict[str, StoredTensor] = {}
         _collect(root, "", found, 0)

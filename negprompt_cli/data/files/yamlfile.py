@@ -1,10 +1,9 @@
-"""Reading YAML that somebody else wrote: bounded in size and depth, and nothing in it is executed.
+"""Read untrusted YAML. Size and depth are limited, and nothing is executed.
 
-YAML is read by PyYAML's safe loader with more rules: no tags, no deeper nesting than any file of this package has, and
-aliases, which can unfold without bound ("billion laughs"), count as what they stand for.
+PyYAML's safe loader reads YAML with further rules: tags are refused, nesting is limited to what files of this package need,
+and an alias counts as much as the value it refers to, because nested aliases can expand without bound ("billion laughs").
 
-A module of its own, imported where there is YAML to read, because importing PyYAML takes longer than what most commands do
-before their work begins.
+Only code that reads YAML imports this module, because importing PyYAML takes longer than the start of most commands.
 """
 
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from negprompt_cli.data.files.textfile import amount, read_text, unique
 from negprompt_cli.errors import UsageError
 
 MAX_YAML_BYTES = 256 << 10
-"""Largest YAML text; PyYAML reads about 70 KiB in a second."""
+"""Largest YAML text; PyYAML reads about 70 KiB per second."""
 MAX_YAML_DEPTH = 32
 MAX_YAML_NODES = 100_000
 MAX_YAML_PLAIN = 4096
-"""Most characters of a text without quotes: the loader takes digits and colons for a number, however long it is."""
+"""Most characters of a text without quotes: the loader converts digits and colons of any length to a number."""
 
 
 def read_yaml(path: Path, *, what: str) -> Any:
@@ -29,10 +28,10 @@ def read_yaml(path: Path, *, what: str) -> Any:
 
     Args:
         path: the file.
-        what: what it should be, for messages: "a catalogue".
+        what: what the file should be, for messages: "a catalogue".
 
     Raises:
-        UsageError: it cannot be read, or `parse_yaml` refuses it; names the file.
+        UsageError: the file cannot be read, or `parse_yaml` refuses it; the message names the file.
     """
     return parse_yaml(read_text(path, most=MAX_YAML_BYTES, what=what), str(path))
 
@@ -42,20 +41,21 @@ def parse_yaml(text: str, where: str, *, texts: bool = False) -> Any:
 
     Args:
         text: one document.
-        where: what messages call it.
-        texts: leave every scalar the text that it is; otherwise `no` is False and `010` is 8.
+        where: its name in messages.
+        texts: keep every scalar as text and refuse duplicate keys; otherwise `no` becomes False and `010` becomes 8.
 
     Raises:
-        UsageError: too large or too deep with its aliases unfolded, with tags, or not YAML; one line that names `where`.
+        UsageError: the text is not YAML, has tags, or is too large or too deep with aliases expanded; the message begins
+            with `where`.
     """
     if len(text) > MAX_YAML_BYTES:
-        raise UsageError(f"{where}: more than {amount(MAX_YAML_BYTES)} of YAML.")
+        raise UsageError(f"{where} has more than {amount(MAX_YAML_BYTES)} of YAML.")
     try:
         return yaml.load(text, Loader=_TextLoader) if texts else yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{where}{line}: not readable as YAML: {error.problem or error.context}.") from None
-    # Beside its own errors PyYAML lets through what int(), float() and datetime raise, and unhashable keys.
+    # PyYAML does not convert errors of int(), float() and datetime, or those of unhashable keys.
     except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise UsageError(f"{where}: not readable as YAML: {reason}.") from None
@@ -63,14 +63,14 @@ def parse_yaml(text: str, where: str, *, texts: bool = False) -> Any:
 
 @dataclass(frozen=True)
 class _Extent:
-    """How many nodes a piece of YAML has, aliases unfolded, and how deep it goes."""
+    """The number of nodes of a piece of YAML, with aliases expanded, and its depth."""
 
     nodes: int
     depth: int
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with bounds. The scanner runs at most a line ahead of what is refused."""
+    """The safe loader with limits. It stops at most one line after the place that exceeds a limit."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         self._nodes = self._depth = self._deepest = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One node, after a look at the event that begins it."""
+        """Check the event that begins a node, then compose the node."""
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
@@ -102,24 +102,24 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _enter(self, extent: _Extent, event: yaml.Event) -> None:
-        """Count what begins here, and refuse it where it is too much."""
+        """Count the nodes that begin here, and refuse them if there are too many or they are too deep."""
         self._nodes += extent.nodes
         self._deepest = max(self._deepest, self._depth + extent.depth)
         if self._deepest > MAX_YAML_DEPTH:
             raise _refused(f"nested more than {MAX_YAML_DEPTH} deep", event)
         if self._nodes > MAX_YAML_NODES:
-            raise _refused(f"more than {MAX_YAML_NODES} values, aliases unfolded", event)
+            raise _refused(f"more than {MAX_YAML_NODES} values with aliases expanded", event)
 
 
 class _TextLoader(_Loader):
-    """Scalars stay texts, and a key that comes twice is refused."""
+    """A loader that keeps scalars as texts and refuses duplicate keys."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        """The tag of a node: that of a text for every scalar."""
+        """Return the tag of a node, which for every scalar is that of a text."""
         return "tag:yaml.org,2002:str" if kind is yaml.ScalarNode else super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """One mapping."""
+        """Construct a mapping whose keys are all different."""
         pairs = [(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         unique(pairs)
         return super().construct_mapping(node, deep)

@@ -97,7 +97,7 @@ def _listed(archive: Path, members: Iterable[_Member]) -> list[_Member]:
         size += member.size
         if len(listed) > MAX_MEMBERS or size > most:
             many = f"{MAX_MEMBERS} files" if len(listed) > MAX_MEMBERS else f"{most / 2**30:.0f} GiB"
-            raise NegPromptError(f"{archive} is refused: it unfolds to more than {many}, as no image set does.")
+            raise NegPromptError(f"{archive} is refused: it decompresses to more than {many}, too much for its size.")
     return listed
 
 

@@ -68,7 +68,7 @@ def test_a_file_of_tensors_is_loaded(tiny: str, tmp_path: Path):
     [
         (
             lambda: {"args": argparse.Namespace(lr=1), "state_dict": build_tiny_clip().state_dict()},
-            "save its tensors alone",
+            "save only its tensors",
         ),
         (build_tiny_clip, "an object of open_clip.model.CLIP, not a state dict"),
         (lambda: {"state_dict": {"ctx": torch.ones(2, 4)}}, "Import it as prompts"),
