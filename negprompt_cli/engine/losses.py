@@ -19,7 +19,6 @@ No loss uses OOD images.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -155,26 +154,6 @@ _TERMS: dict[LossName, Callable[[Tensor, Tensor, Tensor, Tensor, float], Terms]]
 }
 
 
-class LossSettings(Protocol):
-    """Settings of a stage 2 loss: its preset and its weights."""
-
-    @property
-    def name(self) -> LossName:
-        """The preset."""
-
-    @property
-    def beta(self) -> float:
-        """Weight of NPD."""
-
-    @property
-    def gamma(self) -> float:
-        """Weight of NND."""
-
-    @property
-    def contrast(self) -> float:
-        """Weight of the class term L_class."""
-
-
 @dataclass(frozen=True)
 class NegativeLoss:
     """Stage 2's loss: a preset and its weights.
@@ -191,11 +170,6 @@ class NegativeLoss:
     def needs_labels(self) -> bool:
         """Whether the loss uses the images' labels; the classes of all images must then be among the prompts."""
         return self.name == "official"
-
-    @classmethod
-    def of(cls, config: "LossSettings") -> "NegativeLoss":
-        """Make the loss that settings describe."""
-        return cls(config.name, config.beta, config.gamma, config.contrast)
 
     def __call__(
         self,

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from negprompt_cli import schemas
 from negprompt_cli.config import Config, EvaluateConfig
 from negprompt_cli.data.results.evaluations import (
@@ -32,14 +30,13 @@ from negprompt_cli.data.results.evaluations import (
 from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import files_digest
 from negprompt_cli.decisions import documents
-from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc, fpr_at_recall, metrics_of
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.intervals import with_intervals
 from negprompt_cli.steps.shared.measure import Measured, Scored, measure
 from negprompt_cli.steps.shared.outputs import making, write_config
-from negprompt_cli.steps.shared.paired import with_differences
 from negprompt_cli.steps.shared.test_time import StreamScores
 from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -130,7 +127,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
         templates=tuple(template_figures(measured)),
         test_time=tuple(_stream_rows(measured)),
     )
-    return with_differences(document, [measured], config) if config.evaluate.ci else document
+    return with_intervals(document, [measured], config) if config.evaluate.ci else document
 
 
 def template_figures(measured: Measured) -> Iterator[OfTemplate]:
@@ -190,16 +187,6 @@ def _row(config: Config, measured: Measured, name: str, ood: Scored) -> Row:
             }
             for recall in settings.recalls
         }
-    if settings.ci:
-        intervals = bootstrap_ci(
-            id_scores,
-            ood_scores,
-            measured.correct,
-            generator=np.random.default_rng(config.seed),
-            n=settings.resamples,
-            level=settings.level,
-        )
-        more |= {"ci": {key: (i.low, i.high) for key, i in intervals.items()}, "ci_level": settings.level}
     return Row.model_validate({"ood": ood.name, "images": len(ood.encoded), "score": name, **figures, **more})
 
 

@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from negprompt_cli.config import Config
-from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, average_over_seeds, save_evaluation
+from negprompt_cli.data.results.evaluations import EvaluationDocument, average_over_seeds, save_evaluation
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE, seed_folder
-from negprompt_cli.engine.metrics.bootstrap import bootstrap_mean_ci
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.evaluate import Evaluation, run_evaluate
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+from negprompt_cli.steps.shared.intervals import with_intervals
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import TrainingResult, making, refuse_existing, write_config
-from negprompt_cli.steps.shared.paired import with_differences
 from negprompt_cli.steps.shared.preflight import together
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.steps.train_negative import run_train_negative
@@ -123,34 +119,8 @@ def evaluate_seeds(
         made.append(result)
     config, document = bench.config, average_over_seeds([e.document for e in made])
     if config.evaluate.ci:
-        measured = [e.measured for e in made]
-        document = with_differences(_with_intervals(document, measured, config), measured, config)
+        document = with_intervals(document, [e.measured for e in made], config)
     with making(out, overwrite=overwrite):
         save_evaluation(out, document)
         write_config(config, out)
     return SeedsEvaluation(out, document, tuple(made))
-
-
-def _with_intervals(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
-    """The document with bootstrap intervals, over images, of the means over seeds."""
-    settings, rows = config.evaluate, []
-    for row in document.rows:
-        if row.ood != AVERAGE:
-            samples = [
-                (
-                    one.id_set.table.scores[row.score],
-                    next(s.table.scores[row.score] for s in one.ood_sets if s.name == row.ood),
-                    one.correct,
-                )
-                for one in measured
-            ]
-            intervals = bootstrap_mean_ci(
-                samples,
-                generator=np.random.default_rng(config.seed),
-                n=settings.resamples,
-                level=settings.level,
-            )
-            ci = {key: (interval.low, interval.high) for key, interval in intervals.items()}
-            row = row.model_copy(update={"ci": ci, "ci_level": settings.level})
-        rows.append(row)
-    return document.model_copy(update={"rows": tuple(rows)})

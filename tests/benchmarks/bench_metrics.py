@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
     )
     resamples = args.metric_resamples
     bootstrap = seconds(
-        lambda: bootstrap_ci(id_scores, ood_scores, generator=np.random.default_rng(0), n=resamples), cpu
+        lambda: bootstrap_ci([(id_scores, ood_scores, None)], generator=np.random.default_rng(0), n=resamples), cpu
     )
     ratio = 1 / turns.speedup
     return [

@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
     clip, settings = bench.clip, NegativeConfig()
     context = clip.word_context(config.positive.context.words)[None]
     encoder = clip.prompt_encoder([c.name for c in data.classes], context=context.shape[1], budget=bench.budget)
-    loss = NegativeLoss.of(settings.loss)
+    loss = NegativeLoss(**settings.loss.model_dump())
     with torch.no_grad():
         positives = encoder(context)[0]
 

@@ -105,7 +105,7 @@ def measure(tower: str, problem: Problem, config: Config) -> None:
     with torch.no_grad():
         positives = encoder(contexts)[0]
     schedule, settings = config.negative.schedule, config.negative
-    loss = NegativeLoss.of(settings.loss)
+    loss = NegativeLoss(**settings.loss.model_dump())
     generator = torch.Generator().manual_seed(0)
     job = Job(
         start=negative_contexts(contexts, settings.count, noise=settings.noise, generator=generator),

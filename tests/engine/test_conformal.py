@@ -12,7 +12,6 @@ from negprompt_cli.engine.metrics.calibration import choose_threshold
 from negprompt_cli.engine.metrics.conformal import (
     batch_verdict,
     class_thresholds,
-    images_for_selection,
     p_values,
     select_ood,
     thresholds_of,
@@ -60,17 +59,6 @@ def test_false_discovery_rate_is_at_most_what_was_asked():
     # Benjamini-Hochberg's rate is 0.1 times the share of ID images, 0.8.
     assert np.mean(rates) == pytest.approx(0.08, abs=4 * np.std(rates) / math.sqrt(len(rates)))
     assert np.mean(found) > 0.7
-
-
-@pytest.mark.parametrize("images", [1, 7, 100, 1000])
-@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
-def test_images_for_selection_is_the_fewest(images, rate):
-    n = images_for_selection(images, rate)
-    p = np.ones(images)
-    p[0] = 1 / (n + 1)
-    assert select_ood(p, rate) == p[0]
-    p[0] = 1 / n
-    assert select_ood(p, rate) == 0
 
 
 def test_nothing_is_selected_where_nothing_is_foreign_enough():

@@ -27,7 +27,7 @@ from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.transfer import run_transfer
 
 WIDTH = 24
-LOSS = NegativeLoss.of(Config().negative.loss)
+LOSS = NegativeLoss(**Config().negative.loss.model_dump())
 
 
 def world(

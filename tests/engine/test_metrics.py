@@ -11,7 +11,7 @@ from pytorch_ood.metrics import OODMetrics
 from pytorch_ood.metrics import functional as pytorch_ood_metrics
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from negprompt_cli.engine.metrics.bootstrap import bootstrap_average_ci, bootstrap_ci, bootstrap_mean_ci
+from negprompt_cli.engine.metrics.bootstrap import bootstrap_average_ci, bootstrap_ci
 from negprompt_cli.engine.metrics.detection import (
     METRICS,
     OodMetrics,
@@ -253,7 +253,7 @@ def test_other_unusable_arguments_are_refused():
 @pytest.mark.parametrize("kind", ["few distinct values", "random"])
 def test_bootstrap_equals_resampling_the_scores_themselves(kind):
     id_scores, ood_scores, correct = _samples(kind)
-    found = bootstrap_ci(id_scores, ood_scores, correct, n=40, level=0.8, generator=np.random.default_rng(3))
+    found = bootstrap_ci([(id_scores, ood_scores, correct)], n=40, level=0.8, generator=np.random.default_rng(3))
     generator = np.random.default_rng(3)
     rows = []
     for _ in range(40):
@@ -293,7 +293,7 @@ def test_the_interval_of_a_mean_draws_the_same_images_for_every_detector():
     detectors = [(truth + generator.normal(size=30), spread - 1 + generator.normal(size=20)) for _ in range(3)]
     correct = generator.random((3, 30)) < 0.7
     samples = [(*scores, hits) for scores, hits in zip(detectors, correct, strict=True)]
-    found = bootstrap_mean_ci(samples, n=30, level=0.8, generator=np.random.default_rng(3))
+    found = bootstrap_ci(samples, n=30, level=0.8, generator=np.random.default_rng(3))
     draws, rows = np.random.default_rng(3), []
     for _ in range(30):
         i, o = draws.integers(30, size=30), draws.integers(20, size=20)
@@ -307,12 +307,12 @@ def test_the_interval_of_a_mean_draws_the_same_images_for_every_detector():
         )
     for wrong in ([], [samples[0], (samples[1][0][1:], samples[1][1], samples[1][2][1:])]):
         with pytest.raises(ValueError, match="same images"):
-            bootstrap_mean_ci(wrong, generator=np.random.default_rng(0))
+            bootstrap_ci(wrong, generator=np.random.default_rng(0))
 
 
 def test_metrics_that_a_resample_leaves_undefined_have_no_interval():
     # Now and then a resample of two and two draws equal scores only.
-    found = bootstrap_ci([1.0, 2.0], [1.0, 2.0], n=50, generator=np.random.default_rng(0))
+    found = bootstrap_ci([([1.0, 2.0], [1.0, 2.0], None)], n=50, generator=np.random.default_rng(0))
     assert set(METRICS) - set(found) == {"oscr", "autc"}
 
 
@@ -322,7 +322,7 @@ def test_bootstrap_interval_covers_the_true_auroc_about_as_often_as_it_says():
     covered = 0
     for _ in range(60):
         id_scores, ood_scores = generator.normal(1, 1, 150), generator.normal(0, 1, 150)
-        interval = bootstrap_ci(id_scores, ood_scores, n=100, level=0.9, generator=generator)["auroc"]
+        interval = bootstrap_ci([(id_scores, ood_scores, None)], n=100, level=0.9, generator=generator)["auroc"]
         covered += interval.low <= truth <= interval.high
     assert 46 <= covered <= 60  # of 60, 54 expected, standard deviation 2.3
 
@@ -330,4 +330,4 @@ def test_bootstrap_interval_covers_the_true_auroc_about_as_often_as_it_says():
 def test_a_bootstrap_without_resamples_or_level_is_refused():
     for wrong, message in (({"n": 0}, "n >= 1"), ({"level": 1.0}, "level in")):
         with pytest.raises(ValueError, match=message):
-            bootstrap_ci([1.0, 2.0], [0.0], generator=np.random.default_rng(0), **wrong)
+            bootstrap_ci([([1.0, 2.0], [0.0], None)], generator=np.random.default_rng(0), **wrong)

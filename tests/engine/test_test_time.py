@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from negprompt_cli.engine.scores import SCORES
-from negprompt_cli.engine.test_time import TEST_TIME_SCORES, find_test_time_score
+from negprompt_cli.engine.scores import SCORES, find_score
+from negprompt_cli.engine.test_time import TEST_TIME_SCORES
 from negprompt_cli.engine.test_time.adaneg import adaneg
 from negprompt_cli.engine.test_time.stream import Stream
 from negprompt_cli.engine.test_time.tanl import tanl
@@ -129,7 +129,7 @@ def test_tanl_ranks_words_by_what_suspected_images_activate(stream, most, queue)
 
 @pytest.mark.parametrize("name", TEST_TIME_SCORES)
 def test_a_score_depends_on_the_images_before_it_and_on_none_after_it(stream, name):
-    score = find_test_time_score(name).load()
+    score = TEST_TIME_SCORES[name].load()
     whole = score(stream)
     first = Stream(stream.features[:40], NAMES, WORDS, SCALE)
     torch.testing.assert_close(score(first), whole[:40])
@@ -144,4 +144,4 @@ def test_records_are_apart_from_the_other_scores():
         assert record.name == name and all((record.title, record.formula, record.paper))
         assert record.url.startswith("https://")
     with pytest.raises(UsageError, match="Did you mean 'adaneg'"):
-        find_test_time_score("adange")
+        find_score("adange", TEST_TIME_SCORES)

@@ -16,7 +16,7 @@ from negprompt_cli.data.sets import wordnet
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.scores.csp import SUPERCLASSES
 from negprompt_cli.engine.scores.word_choice import farthest, image_distances, name_distances
-from negprompt_cli.engine.test_time import find_test_time_score
+from negprompt_cli.engine.test_time import TEST_TIME_SCORES
 from negprompt_cli.engine.test_time.stream import Stream
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.evaluate import evaluation_document
@@ -220,7 +220,7 @@ def test_test_time_scores_are_reported_apart_with_their_dependence_on_the_order(
         measured.bank.logit_scale,
     )
     expected = torch.empty(22, dtype=torch.float64)
-    expected[order] = find_test_time_score("adaneg").load()(stream)
+    expected[order] = TEST_TIME_SCORES["adaneg"].load()(stream)
     np.testing.assert_allclose(measured.test_time[2].id_scores, expected[:15], rtol=1e-6)
     assert measure(world.bench(scores=("mcm",)), world.artifact).test_time == ()
     with pytest.raises(UsageError, match="reported apart"):

@@ -43,50 +43,25 @@ class Interval:
 
 
 def bootstrap_ci(
-    id_scores: npt.ArrayLike,
-    ood_scores: npt.ArrayLike,
-    id_correct: npt.ArrayLike | None = None,
-    *,
-    generator: np.random.Generator,
-    n: int = 1000,
-    level: float = 0.95,
-) -> dict[str, Interval]:
-    """Return the percentile bootstrap interval of each metric in `METRICS`.
-
-    A metric that is undefined on the samples or on a resample is left out.
-
-    Args:
-        id_scores: (n_id,) scores of ID samples, higher = more ID.
-        ood_scores: (n_ood,) scores of OOD samples.
-        id_correct: (n_id,) whether each ID sample was classified correctly; needed for `oscr`.
-        generator: source of randomness; equal states give equal intervals.
-        n: number of resamples, at least 1.
-        level: confidence level in (0, 1).
-
-    Raises:
-        ValueError: `n` or `level` out of range, or scores that `evaluate_scores` refuses.
-    """
-    return bootstrap_mean_ci([(id_scores, ood_scores, id_correct)], generator=generator, n=n, level=level)
-
-
-def bootstrap_mean_ci(
     samples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]],
     *,
     generator: np.random.Generator,
     n: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Return the intervals of metrics averaged over detectors that judged the same images, such as one detector per seed.
+    """Return the percentile bootstrap interval of each metric, averaged over detectors that judged the same images.
 
+    A metric that is undefined on the samples or on a resample is left out.
     Each resample draws images, and every detector is measured on the same draw. The intervals therefore take into account
     that an image that is hard for one detector tends to be hard for all.
 
     Args:
-        samples: for each detector the ID scores, the OOD scores and whether each ID image was classified correctly, as for
-            `bootstrap_ci`. All detectors list the images in the same order.
-        generator: as for `bootstrap_ci`.
-        n: as for `bootstrap_ci`.
-        level: as for `bootstrap_ci`.
+        samples: for each detector, such as one per seed, ID scores (n_id,) and OOD scores (n_ood,), higher = more ID, and
+            whether each ID image was classified correctly (n_id,), which `oscr` needs, or None. All detectors list the
+            images in the same order.
+        generator: source of randomness; equal states give equal intervals.
+        n: number of resamples, at least 1.
+        level: confidence level in (0, 1).
 
     Raises:
         ValueError: `n` or `level` out of range, scores that `evaluate_scores` refuses, or detectors that judged different

@@ -70,22 +70,6 @@ def select_ood(p: npt.ArrayLike, rate: float) -> float:
     return float(ordered[passed][-1]) if passed.any() else 0.0
 
 
-def images_for_selection(images: int, rate: float) -> int:
-    """Return the smallest n of calibration images with which a single one of `images` images can be selected at `rate`.
-
-    The smallest possible p-value is 1 / (n + 1), and a single image is selected if its p-value is at most rate / m.
-
-    Args:
-        images: m, the number of images judged together.
-        rate: false discovery rate, in (0, 1).
-    """
-    n = int(np.ceil(images / rate)) - 1
-    # Rounding of the division must not give one image too few.
-    while 1 / (n + 1) > rate / images:
-        n += 1
-    return n
-
-
 def class_thresholds(
     scores: npt.ArrayLike, predictions: npt.ArrayLike, *, acceptance: float, confidence: float = 0.95
 ) -> dict[int, float]:

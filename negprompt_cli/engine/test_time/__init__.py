@@ -7,6 +7,6 @@ default, they are not among the scores of `engine/scores`, and results list them
 This package imports no torch, so that the command line can list the scores at once.
 """
 
-from negprompt_cli.engine.test_time.registry import TEST_TIME_SCORES, TestTimeScore, find_test_time_score
+from negprompt_cli.engine.test_time.registry import TEST_TIME_SCORES
 
-__all__ = ["TEST_TIME_SCORES", "TestTimeScore", "find_test_time_score"]
+__all__ = ["TEST_TIME_SCORES"]

@@ -51,7 +51,7 @@ def embedding_offsets(config: Config, data: Features, positives: Tensor, *, scal
         data.labels,
         positives,
         scale=scale,
-        loss=NegativeLoss.of(settings.loss),
+        loss=NegativeLoss(**settings.loss.model_dump()),
         negatives=settings.count,
         seed=config.seed,
     )

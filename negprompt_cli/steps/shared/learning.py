@@ -231,7 +231,7 @@ def learn_negative(
     start = negative_contexts(
         frozen, settings.count, noise=settings.noise, generator=stream(config.seed, NEGATIVE_STREAM)
     )
-    loss = NegativeLoss.of(settings.loss)
+    loss = NegativeLoss(**settings.loss.model_dump())
     objective = negative_objective(loss, positives=every, scale=clip.logit_scale, others=len(others))
     stage = _Stage("negative", settings.schedule, start, encoder, objective, judges=positives)
     trained = _train(stage, clip, data, config.seed, progress, keeper)

@@ -17,7 +17,7 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.scores import check_scores, constant_scores, find_score
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
-from negprompt_cli.engine.test_time import TEST_TIME_SCORES, find_test_time_score
+from negprompt_cli.engine.test_time import TEST_TIME_SCORES
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.local_scores import local_scores, require_local_features
@@ -110,7 +110,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
         if name != ALL:
             find_score(name)
     for name in config.evaluate.test_time:
-        find_test_time_score(name)
+        find_score(name, TEST_TIME_SCORES)
     template_texts(config.evaluate.template)
     templates = template_list(config.evaluate.templates) if config.evaluate.templates else []
     specs = ood_specs(bench)

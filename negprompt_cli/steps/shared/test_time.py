@@ -13,7 +13,7 @@ import torch
 from negprompt_cli.data.encoding.features import EncodedSet
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
-from negprompt_cli.engine.test_time import find_test_time_score
+from negprompt_cli.engine.test_time import TEST_TIME_SCORES
 from negprompt_cli.engine.test_time.stream import Stream
 from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -60,7 +60,7 @@ def stream_scores(bench: Workbench, bank: ScoreInputs, known: EncodedSet, foreig
         for name in settings.test_time:
             scores = torch.empty(len(features), dtype=torch.float64)
             with torch.no_grad():
-                scores[order] = find_test_time_score(name).load()(stream)
+                scores[order] = TEST_TIME_SCORES[name].load()(stream)
             split = len(known)
             made.append(StreamScores(name, foreign.images.name, seed, scores[:split].numpy(), scores[split:].numpy()))
             bench.progress.say(f"{name} on a stream with {foreign.images.name}, order {seed}")

@@ -1,4 +1,4 @@
-"""The scores of an evaluation against its best baseline, on the same images.
+"""What the choice of test images leaves open: intervals of each figure, and differences from the best baseline.
 
 A baseline is a score that needs no negative prompts. The best one is that with the highest mean AUROC over these very test
 images, so the choice favours the baseline and never the score that is compared with it.
@@ -10,19 +10,41 @@ import numpy as np
 
 from negprompt_cli.config import Config
 from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, Gap, Row, Versus
+from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics.paired import Difference, Judged, paired_differences
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.steps.shared.measure import Measured
 
 
-def with_differences(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
-    """The document with the paired difference of every row from the best baseline, where there is one to compare with.
+def with_intervals(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
+    """The document with bootstrap intervals of each row, and paired differences from the best baseline where there is one.
 
     Args:
         document: an evaluation, of one artifact or of one per seed.
         measured: the scores behind it, by seed.
         config: how many resamples, the level, and the seed of the resamples.
     """
+    rows = [row if row.ood == AVERAGE else _with_interval(row, measured, config) for row in document.rows]
+    return _with_differences(document.model_copy(update={"rows": tuple(rows)}), measured, config)
+
+
+def _with_interval(row: Row, measured: Sequence[Measured], config: Config) -> Row:
+    settings = config.evaluate
+    samples = [
+        (
+            one.id_set.table.scores[row.score],
+            next(s.table.scores[row.score] for s in one.ood_sets if s.name == row.ood),
+            one.correct,
+        )
+        for one in measured
+    ]
+    generator = np.random.default_rng(config.seed)
+    found = bootstrap_ci(samples, generator=generator, n=settings.resamples, level=settings.level)
+    ci = {metric: (interval.low, interval.high) for metric, interval in found.items()}
+    return row.model_copy(update={"ci": ci, "ci_level": settings.level})
+
+
+def _with_differences(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
     baseline = best_baseline(document)
     sizes = [len(measured[0].id_set.encoded), *(len(s.encoded) for s in measured[0].ood_sets)]
     if baseline is None or len(document.scores) < 2 or min(sizes) < 2:
