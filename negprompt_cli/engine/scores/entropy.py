@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.engine.scores.image_block import ImageBlock
+from negprompt_cli.engine.scores.row_sums import row_sums
 
 
 def entropy(block: ImageBlock) -> Tensor:
@@ -19,6 +20,6 @@ def entropy(block: ImageBlock) -> Tensor:
     exponents = torch.sub(block.cosines("positives"), block.highest("positives")[:, None])
     exponents.div_(block.setup.temperature)
     weights = exponents.exp()
-    total = weights.sum(dim=1, dtype=exact)
-    mean = exponents.mul_(weights).sum(dim=1, dtype=exact) / total
+    total = row_sums(weights, exact=exact)
+    mean = row_sums(exponents.mul_(weights), exact=exact) / total
     return mean - total.log()

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from negprompt_cli.engine.scores.row_sums import sum_of_highest
 from negprompt_cli.errors import UsageError
 
 TERMS = ("b", "b|p", "c", "g", "n|p")
@@ -362,13 +363,12 @@ def class_statistics(images: Tensor, cosines: Tensor, *, mean: Tensor, direction
         (N,) each; b alone where K is 1.
     """
     k = len(directions)
-    # Only the sum of the runners-up is wanted, so they need no order.
-    top = cosines.topk(min(RUNNERS_UP + 1, k), dim=1, sorted=False).values
-    best = top.amax(1)
+    best = cosines.amax(1)
     found = {"b": best}
     if k > 1:
         found["c"] = (normalize(images - mean, dim=1) @ directions.T).amax(1)
-        found["g"] = best - (top.sum(1) - best) / (top.shape[1] - 1)
+        others = min(RUNNERS_UP, k - 1)
+        found["g"] = best - (sum_of_highest(cosines, others + 1, exact=cosines.dtype) - best) / others
     return found
 
 

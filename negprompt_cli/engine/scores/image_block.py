@@ -19,6 +19,7 @@ from torch import Tensor
 
 from negprompt_cli.engine.scores.gaussian import Gaussians, fit_gaussians
 from negprompt_cli.engine.scores.options import ScoreOptions
+from negprompt_cli.engine.scores.row_sums import row_sums
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 Made = TypeVar("Made")
@@ -141,7 +142,7 @@ def log_sum_exp(cosines: Tensor, inverse_temperature: float, *, highest: Tensor,
         exact: type of the sum and the result.
     """
     terms = torch.sub(cosines, highest.unsqueeze(-1)).mul_(inverse_temperature).exp_()
-    return terms.sum(dim=-1, dtype=exact).log_().add_(highest.to(exact), alpha=inverse_temperature)
+    return row_sums(terms, exact=exact).log_().add_(highest.to(exact), alpha=inverse_temperature)
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from negprompt_cli.engine.scores.image_block import ImageBlock
+from negprompt_cli.engine.scores.row_sums import sum_of_highest
 
 MOST_IMAGES = 1000
 """Most ID images that choose N; the paper uses 100."""
@@ -57,8 +58,7 @@ def gaps(block: ImageBlock, count: int) -> Tensor:
     others = min(count, cosines.shape[1] - 1)
     if not others:
         return torch.zeros_like(highest)
-    # Only the sum is needed, so the cosines need not be sorted.
-    total = cosines.topk(others + 1, dim=1, sorted=False).values.sum(dim=1, dtype=exact)
+    total = sum_of_highest(cosines, others + 1, exact=exact)
     return highest - (total - highest) / others
 
 
