@@ -1,13 +1,15 @@
 """Does the default score hold with few classes and with many? Random draws of ImageNet's classes, real features of ViT-B/32.
 
-    python tests/benchmarks/class_counts.py [--counts 2,5,10,20,50,100,300] [--draws 10]
+    python tests/benchmarks/class_counts.py [--counts 2,5,10,20,50,100,300] [--draws 10] [--scores negprompt,mcm,max-logit]
 
 Two images of a class learn and two are judged, as in `geometry_check.py` of the shared assets, which holds two draws of 100
-classes. OOD are 500 images of other classes, DTD and Flowers-102. It measures the finished score; nothing may be chosen by it.
+classes. OOD are 500 images of other classes, DTD and Flowers-102. The finished score is measured; nothing may be chosen by it.
 """
 
 import argparse
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from harness import SHARED
@@ -19,10 +21,8 @@ from negprompt_cli.embeddings import fit_embeddings
 from negprompt_cli.engine.metrics.detection import evaluate_scores
 from negprompt_cli.engine.scores.compute import compute_scores
 
-SCORES = ("negprompt", "mcm", "max-logit")
 
-
-def measure(tensors: dict[str, Tensor], count: int, seed: int) -> dict[str, tuple[float, float]]:
+def measure(tensors: dict[str, Tensor], count: int, seed: int, scores: Sequence[str]) -> dict[str, tuple[float, float]]:
     """AUROC and FPR95 (ID positive) of each score, per cent, mean of the OOD sets, for one draw of classes."""
     images, labels = normalize(tensors["imagenet.images"].float(), dim=1), tensors["imagenet.labels"]
     draw = torch.Generator().manual_seed(seed)
@@ -33,11 +33,12 @@ def measure(tensors: dict[str, Tensor], count: int, seed: int) -> dict[str, tupl
     sets = [others[torch.randperm(len(others), generator=draw)[:500]]]
     sets += [normalize(tensors[f"{name}.images"].float(), dim=1) for name in ("dtd", "flowers")]
     text = normalize(tensors["imagenet.text"].float(), dim=1)[chosen]
-    inputs = fit_embeddings(text, images[own & learns], place[labels[own & learns]]).inputs
-    judged = compute_scores(images[own & ~learns], inputs, SCORES).scores
-    ood = [compute_scores(each, inputs, SCORES).scores for each in sets]
+    trained, classes = images[own & learns], place[labels[own & learns]]
+    inputs = replace(fit_embeddings(text, trained, classes).inputs, train_features=trained, train_labels=classes)
+    judged = compute_scores(images[own & ~learns], inputs, scores).scores
+    ood = [compute_scores(each, inputs, scores).scores for each in sets]
     found = {}
-    for score in SCORES:
+    for score in scores:
         each = [evaluate_scores(judged[score], one[score]) for one in ood]
         found[score] = (
             100 * statistics.fmean(one.auroc for one in each),
@@ -50,14 +51,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", default="2,5,10,20,50,100,300")
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--scores", default="negprompt,mcm,max-logit")
     args = parser.parse_args()
+    scores = args.scores.split(",")
     tensors = load_file(SHARED / "assets" / "features" / "clip-vit-b32.safetensors")
-    print(f"| classes | {' | '.join(SCORES)} | draws with a lower FPR95 than mcm's |\n|{'---|' * (len(SCORES) + 2)}")
+    print(f"| classes | {' | '.join(scores)} | draws with a lower FPR95 than mcm's |\n|{'---|' * (len(scores) + 2)}")
     for count in map(int, args.counts.split(",")):
-        draws = [measure(tensors, count, seed) for seed in range(args.draws)]
+        draws = [measure(tensors, count, seed, scores) for seed in range(args.draws)]
         cells = [
             " / ".join(f"{statistics.fmean(one[score][figure] for one in draws):.1f}" for figure in range(2))
-            for score in SCORES
+            for score in scores
         ]
         better = sum(one["negprompt"][1] < one["mcm"][1] for one in draws)
         print(f"| {count} | {' | '.join(cells)} | {better} of {args.draws} |", flush=True)
