@@ -1,4 +1,4 @@
-"""Calibration: a threshold from held-out ID images, stored in the artifact with the score it belongs to."""
+"""Calibration: a threshold from held-out ID images, stored in the artifact with its score."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration made: the artifact with its threshold."""
+    """The result of a calibration: the artifact with its threshold."""
 
     path: Path
     prompts: Prompts
@@ -31,13 +31,13 @@ def run_calibrate(
         bench: the configuration; its data are held-out ID images of the artifact's classes.
         out: the artifact to write, usually the artifact's own file.
         artifact: any prompt artifact.
-        options: what to aim for.
+        options: the acceptance and the score of the threshold.
         overwrite: whether a calibration, or another file at `out`, may be replaced.
 
     Raises:
-        UsageError: too few images, classes that do not match, the artifact is calibrated already, is missing or does
-            not fit, or the score cannot be computed.
-        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+        UsageError: there are too few images; classes do not match; the artifact is missing, is already calibrated or belongs
+            to another model; or the score cannot be computed.
+        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with making(out, overwrite=overwrite or out == artifact.path):
         return _calibrate(bench, out, artifact, options, overwrite=overwrite)
@@ -53,7 +53,7 @@ def _calibrate(
     prompts = open_prompts(bench, artifact)
     if prompts.calibration is not None and not overwrite:
         raise UsageError(
-            f"{artifact.path} is calibrated already (score {prompts.calibration.score}, acceptance "
+            f"{artifact.path} is already calibrated (score {prompts.calibration.score}, acceptance "
             f"{prompts.calibration.acceptance:g}).",
             remedy="overwrite",
         )

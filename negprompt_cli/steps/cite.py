@@ -1,6 +1,6 @@
-"""What a paper needs to say of a result: one paragraph per evaluation, and whom to cite for its scores and data sets.
+"""A paragraph about each evaluation for a paper, and the references of its scores and data sets.
 
-Everything is taken from the evaluation document, so nothing is reported that was not recorded. Limited trials are refused.
+All facts come from the evaluation document, so that only what was recorded is reported. Limited trials are refused.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.wording import percent
 
 LIBRARIES = ("torch", "open_clip")
-"""Whose versions a paper names."""
+"""The libraries whose versions the paragraph names."""
 
 
 @dataclass(frozen=True)
 class Citation:
-    """One evaluation in words. `scores` and `data`: references by name, where they are known."""
+    """One evaluation in words. `scores` and `data`: references by name; unknown ones are absent."""
 
     path: Path
     paragraph: str
@@ -36,10 +36,10 @@ def cite_runs(runs: Sequence[Path], *, score: str | None = None) -> tuple[Citati
 
     Args:
         runs: run folders, or evaluation documents.
-        score: the score whose figures are given; None for negprompt, or the first where it was not computed.
+        score: the score to report; None for negprompt, or for the first score if negprompt was not computed.
 
     Raises:
-        UsageError: no evaluation there, a limited trial, or a score that was not computed.
+        UsageError: there is no evaluation, it is a limited trial, or the score was not computed.
     """
     return tuple(_cite(evaluation_path(run), score) for run in runs)
 
@@ -53,7 +53,9 @@ def to_document(citations: Sequence[Citation]) -> dict[str, Any]:
 def _cite(path: Path, score: str | None) -> Citation:
     document = load_evaluation(path)
     if document.limited:
-        raise UsageError(f"{path} is a limited trial on some of the images, not a result to quote.")
+        raise UsageError(
+            f"{path} is a limited trial on some of the images, so it cannot be cited. Evaluate all images."
+        )
     names = document.scores
     chosen = score or ("negprompt" if "negprompt" in names else names[0])
     if chosen not in names:
@@ -69,11 +71,14 @@ def _cite(path: Path, score: str | None) -> Citation:
 
 
 def describe(document: EvaluationDocument, score: str) -> str:
-    """A paragraph: model, prompts, data, score, figures with their convention, and versions.
+    """A paragraph with the model, prompts, data, score, figures with their convention, and versions.
 
     Args:
         document: an evaluation that has the score.
-        score: the score whose figures are given.
+        score: the score to report.
+
+    Raises:
+        ValueError: the evaluation does not have the score.
     """
     model, id_facts = document.model, document.id
     weights = f"weights {model.pretrained}, " if model.pretrained else ""
@@ -120,7 +125,7 @@ def _prompts(document: EvaluationDocument) -> str:
 
 
 def _score(document: EvaluationDocument, score: str) -> str:
-    """The score with what decides it: its form, its temperature and its template."""
+    """The score with the settings that affect it: its form, its temperature and its template."""
     record = SCORES.get(score)
     details = []
     if score == "negprompt" and document.prompts.score_form:

@@ -1,8 +1,8 @@
-"""Many evaluations as one table, with what differs between them in sight.
+"""Several evaluations in one table, which also shows how they differ.
 
-Figures are put side by side only where they were measured on the same images: other ID images, another OOD set under the
-same name, and limited trials are refused. Everything else that may explain a difference (backbone, shots, loss, ...) is
-either the same for all, and said once, or a column of its own. Leaves out: choosing a winner.
+Only figures on the same images are compared: different ID images, different OOD sets of one name, and limited trials are
+refused. Every other fact that may explain a difference (backbone, shots, loss, ...) is in the caption if it is the same for
+all, and otherwise in a column. No winner is chosen.
 """
 
 import math
@@ -24,7 +24,7 @@ from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.steps.shared.comparison import Comparison, FprConvention, Line
 
 ALL_RUNS = "all runs"
-"""What the run of a line is called whose figures are those of every run."""
+"""The name of the run in a line whose figures are the same in every run."""
 
 
 def compare_runs(
@@ -40,10 +40,10 @@ def compare_runs(
         runs: run folders, or evaluation documents.
         scores: only these scores; None for all.
         fpr: the FPR95 convention to show.
-        with_published: put published figures beside, where there are any for these data.
+        with_published: add published figures for these data, if there are any.
 
     Raises:
-        UsageError: no evaluation there, limited trials, different ID or OOD images, or an unknown score.
+        UsageError: there is no evaluation, one is a limited trial, the ID or OOD images differ, or no run has a score.
     """
     paths = [evaluation_path(run) for run in runs]
     documents = [load_evaluation(path) for path in paths]
@@ -105,7 +105,7 @@ def _lines(
     documents: Sequence[EvaluationDocument],
     facts: Sequence[dict[str, str]],
 ) -> Iterator[Line]:
-    """What is the same in all runs that have it once, such as baselines; then the other scores of each run."""
+    """First scores with the same figures in all runs, such as baselines, once each; then the other scores of each run."""
     shared = set()
     for score in scores:
         having = [i for i, document in enumerate(documents) if score in document.scores]
@@ -142,7 +142,7 @@ def _streams(document: EvaluationDocument) -> list[str]:
 
 
 def _same_figures(score: str, one: EvaluationDocument, other: EvaluationDocument) -> bool:
-    """Whether a score has the same figures on the same sets, apart from rounding."""
+    """Whether a score has the same figures on the same sets, except for rounding."""
     rows, others = ({row.ood: row for row in d.rows if row.score == score} for d in (one, other))
     return rows.keys() == others.keys() and all(
         math.isclose(row.figure(metric) or 0.0, others[ood].figure(metric) or 0.0, rel_tol=0, abs_tol=1e-12)
@@ -152,7 +152,7 @@ def _same_figures(score: str, one: EvaluationDocument, other: EvaluationDocument
 
 
 def run_facts(document: EvaluationDocument) -> dict[str, str]:
-    """What may explain a difference between two evaluations, in words."""
+    """The facts that may explain a difference between two evaluations, in words."""
     prompts, model = document.prompts, document.model
 
     def text(value: Any) -> str:
@@ -177,7 +177,7 @@ def run_facts(document: EvaluationDocument) -> dict[str, str]:
 
 
 def run_labels(paths: Sequence[Path]) -> list[str]:
-    """Short names for evaluation documents, longer only as far as they must be to differ."""
+    """Names for evaluation documents, as short as possible without being equal."""
     full = [p.resolve().parent.parts if p.name == EVALUATION else p.resolve().with_suffix("").parts for p in paths]
     labels = []
     for mine in full:
@@ -225,7 +225,7 @@ def _differ(one: str | None, two: str | None) -> bool:
 def _published(
     documents: Sequence[EvaluationDocument], same_sets: bool, fpr: FprConvention
 ) -> tuple[tuple[Figure, ...], list[str]]:
-    """The published figures that may be put beside, and what must be known of them, or why there are none."""
+    """The published figures that can be compared with these runs, with notes about them, or a note why there are none."""
     facts, first = published(), documents[0]
     names = facts.benchmarks_of(first.id.name, first.ood_names) if same_sets else []
     if not names:
@@ -237,7 +237,7 @@ def _published(
     if name is None:
         theirs = " or ".join(facts.benchmarks[n].backbone for n in names)
         return (), [
-            f"No published figures are put beside: they are of {theirs}, the runs of {', '.join(sorted(models))}."
+            f"Published figures are not shown, because they are of {theirs} and these runs of {', '.join(sorted(models))}."
         ]
     figures = tuple(facts.of(name))
     marks = "; ".join(f"{mark}: {said}" for mark, said in MARKS.items() if mark in {f.mark for f in figures})
@@ -245,7 +245,9 @@ def _published(
         f"Published figures are means over the OOD sets, with weights that differ between papers. Evidence: {marks}."
     ]
     if any(f.needs == "test stream" for f in figures):
-        notes.append("Methods that need the test stream learn from the very images they judge, OOD images included.")
+        notes.append("Methods that need the test stream learn from the test images, OOD images included.")
     if fpr != "id-positive":
-        notes.append("Papers give FPR95 with ID positive; with OOD positive it is known where it was recomputed.")
+        notes.append(
+            "Papers report FPR95 with ID positive. With OOD positive it is known only if somebody recomputed it."
+        )
     return figures, notes

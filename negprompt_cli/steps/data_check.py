@@ -1,7 +1,7 @@
-"""What image features say of a data set, beside what its files say (`data.prepare.check`): near-duplicates, doubtful labels.
+"""Checks of a data set by its image features: near-duplicates and doubtful labels. `data.prepare.check` checks its files.
 
-Features come from the cache where it has them. Nothing here is a problem for sure, so all of it is told as warnings: whether
-two images are one, or a label is wrong, is decided by whoever looks at them.
+Features are taken from the cache if it has them. All findings are warnings, because only a person can decide whether two
+images are the same or a label is wrong.
 """
 
 import csv
@@ -25,12 +25,12 @@ from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.workbench import Workbench
 
 COPY = 0.9999
-"""Images of a cosine below cannot have the same bytes, so their files need not be read."""
+"""Images with a lower cosine cannot have the same bytes, so their files are not read."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that are nearly the same, but not the same file.
+    """Two images that are almost equal, but not the same file.
 
     `kind`: near-duplicate within a part, near-leak from the evaluation part (`path`) to the training part (`other`), or
     near-overlap from an OOD set (`path`) to the ID images (`other`). `cosine` and `similarity` as in `NearDuplicate`.
@@ -45,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class DoubtfulLabel:
-    """An image that looks like the class `suggested` rather than `label`, both by key; `margin` as in `Doubt`."""
+    """An image that looks more like the class `suggested` than like `label` (both keys); `margin` as in `Doubt`."""
 
     path: str
     label: str
@@ -55,7 +55,7 @@ class DoubtfulLabel:
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """What features say: every pair and every doubtful label, None where it was not asked for, and findings with counts."""
+    """All pairs and all doubtful labels (None if they were not looked for), and findings with counts."""
 
     pairs: tuple[Pair, ...] | None
     labels: tuple[DoubtfulLabel, ...] | None
@@ -73,20 +73,20 @@ def check_features(
     """Look for near-duplicates and doubtful labels.
 
     Args:
-        bench: the model; broken images are skipped where it says so.
+        bench: the model, and whether broken images are skipped.
         parts: the ID images by role, such as train and eval.
         ood: OOD sets to compare with the ID images.
-        similarity: least similarity of near-duplicates, in (0, 1]; None not to look for them.
+        similarity: lowest similarity of near-duplicates, in (0, 1]; None does not look for them.
         labels: whether to look for doubtful labels.
 
     Raises:
-        UsageError: `similarity` out of range, or labels are asked for where there are none.
-        NegPromptError: the model cannot be had.
+        UsageError: `similarity` is out of range, or `labels` is true and the images have no labels.
+        NegPromptError: the model cannot be loaded.
     """
     if similarity is not None and not 0 < similarity <= 1:
-        raise UsageError(f"A similarity of {similarity:g} is not between 0 and 1, for example 0.9.")
+        raise UsageError(f"The similarity {similarity:g} is not between 0 and 1. Use 0.9, for example.")
     if labels and not all(images.classes for images in parts.values()):
-        raise UsageError("Doubtful labels need images of classes, and these have no classes.")
+        raise UsageError("Label errors cannot be found, because these images have no classes.")
     encoded = {role: bench.encode(images) for role, images in parts.items()}
     pairs = None
     if similarity is not None:
@@ -100,8 +100,8 @@ def write_listing(report: FeatureReport, path: Path) -> None:
     """Write every pair and every doubtful label as a row of a CSV file.
 
     Raises:
-        NegPromptError: it cannot be written.
-        UsageError: it exists.
+        NegPromptError: the file cannot be written.
+        UsageError: the file exists.
     """
     if path.exists():
         raise UsageError(f"{path} exists. Choose another file for the listing.")
@@ -124,7 +124,7 @@ def _pairs(parts: Mapping[str, EncodedSet], foreign: Sequence[EncodedSet], simil
         target = (images if others is None else others).images.paths
         for near in near_duplicates(images.features, known, mean=mean, similarity=similarity):
             path, other = images.images.paths[near.image], target[near.other]
-            # The same file under two names is told by the check of files.
+            # The check of files reports a file that has two names.
             if near.cosine < COPY or not (path == other or same_content([path], [other])[0]):
                 yield Pair(kind, str(path), str(other), near.cosine, near.similarity)
 
@@ -152,9 +152,9 @@ def _doubts(bench: Workbench, parts: Sequence[EncodedSet]) -> Iterator[DoubtfulL
 
 def _findings(pairs: Iterable[Pair] | None, labels: Sequence[DoubtfulLabel] | None) -> Iterator[Finding]:
     said = {
-        "near-duplicate": "pairs of images of one part are nearly the same",
-        "near-leak": "evaluation images are nearly the same as a training image",
-        "near-overlap": "OOD images are nearly the same as an ID image",
+        "near-duplicate": "pairs of images in one part are almost equal",
+        "near-leak": "evaluation images are almost equal to a training image",
+        "near-overlap": "OOD images are almost equal to an ID image",
     }
     for kind, text in said.items():
         own = [pair for pair in pairs or () if pair.kind == kind]
@@ -163,5 +163,5 @@ def _findings(pairs: Iterable[Pair] | None, labels: Sequence[DoubtfulLabel] | No
             yield Finding("warning", kind, f"{len(own)} {text}", items)
     if labels:
         items = tuple(f"{one.path}: {one.label}, looks like {one.suggested} ({one.margin:.3f})" for one in labels)
-        text = f"{len(labels)} images look like another class than their label says; look at them"
+        text = f"{len(labels)} images look more like another class than like their own. Check their labels."
         yield Finding("warning", "label", text, items)

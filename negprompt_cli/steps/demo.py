@@ -1,7 +1,7 @@
-"""The demonstration: the same steps on a small world of drawn shapes and a small CLIP that the package ships.
+"""The demo: the paper's steps on small generated images, with a small CLIP from the package.
 
-Nothing here is special but the data: train-positive, train-negative, evaluate and transfer run as they do for anybody. It
-shows how the pieces fit, not how good the method is on real images.
+Only the data are special: train-positive, train-negative, evaluate and transfer run as usual. The demo shows how the steps
+work together, not how good the method is on real images.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from negprompt_cli.steps.train_positive import run_train_positive
 from negprompt_cli.steps.transfer import run_transfer
 
 WORLD_SEED = 0
-"""Seed of the drawn images; the configured seed changes the training, not the world."""
+"""Seed of the generated images; the configured seed changes only the training."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration made.
+    """The result of the demo.
 
-    `model`: the name of the model that it used. `evaluation` is of the learned classes, `transferred` of novel names.
+    `model`: name of its model. `evaluation` is that of the learned classes, `transferred` that of new class names.
     """
 
     folder: Path
@@ -43,16 +43,16 @@ class Demo:
 
 
 def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) -> Demo:
-    """Draw the world, train, evaluate, transfer and evaluate again, all below `folder`.
+    """Generate images, train, evaluate, transfer and evaluate again; all files are in `folder`.
 
     Args:
-        folder: where everything goes.
-        seed: of sampling, starts and batches.
-        overwrite: whether files of an earlier demonstration may be replaced.
-        progress: told how it goes.
+        folder: the folder for all files.
+        seed: random seed of sampling, initialisation and batch order.
+        overwrite: whether files of an earlier demo may be replaced.
+        progress: receives messages.
 
     Raises:
-        UsageError: `folder` holds files and `overwrite` is false.
+        UsageError: `folder` has files and `overwrite` is false.
         NegPromptError: the disk is full.
     """
     if folder.exists() and any(folder.iterdir()) and not overwrite:
@@ -64,7 +64,7 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
     config = load_config("demo", flags={**flags, "data.spec": str(world.shapes), "evaluate.ood": ood})
     bench = Workbench(config, progress)
     positive, negative = folder / POSITIVE, folder / NEGATIVE
-    # It is over in a minute: an interrupted one starts afresh, and no mention of its checkpoint.
+    # A demo takes less than a minute, so an interrupted one starts again without resuming.
     for out in (positive, negative):
         checkpoint_path(out).unlink(missing_ok=True)
     run_train_positive(bench, positive, overwrite=overwrite)
@@ -81,7 +81,7 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
 
 
 def _draw(folder: Path) -> DemoWorld:
-    """The world in `folder`; one that exists is complete, because it appears complete or not at all."""
+    """The generated images in `folder`. If they exist they are complete, because they are written atomically."""
     if folder.exists():
         return DemoWorld.at(folder)
     return write_world(folder, seed=WORLD_SEED)

@@ -1,7 +1,7 @@
-"""Evaluation: ID images against OOD sets, every score, every metric, full provenance.
+"""Evaluation: metrics of every score on ID images and OOD sets, with their provenance.
 
-Fractions, not per cent; both FPR95 conventions are given
-under names that say which class is positive. Leaves out: choosing anything; a result is only measured here.
+Figures are fractions, not per cent. FPR95 is reported in both conventions, and its names say which class is positive.
+Nothing is tuned here.
 """
 
 import statistics
@@ -43,7 +43,7 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation made: the document, and the scores behind it."""
+    """The result of an evaluation: the document, and the scores of all images."""
 
     path: Path
     document: EvaluationDocument
@@ -60,9 +60,9 @@ def run_evaluate(bench: Workbench, out: Path, *, artifact: ArtifactFile, overwri
         overwrite: whether `out` may be replaced.
 
     Raises:
-        UsageError: `out` exists, the artifact is missing or does not fit, data are not there, classes do not match,
-            an unknown score, or one that needs what is not there.
-        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+        UsageError: `out` exists, the artifact is missing or belongs to another model, data are missing, classes do not
+            match, or a score is unknown or cannot be computed.
+        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with making(out, overwrite=overwrite):
         measured = measure(bench, artifact, keep_features=False)
@@ -73,7 +73,7 @@ def run_evaluate(bench: Workbench, out: Path, *, artifact: ArtifactFile, overwri
 
 
 def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> EvaluationDocument:
-    """Take every metric and put it down with its provenance.
+    """Compute every metric, and record it with its provenance.
 
     Raises:
         UsageError: the scores of a set are not finite.
@@ -131,7 +131,7 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
 
 
 def template_figures(measured: Measured) -> Iterator[OfTemplate]:
-    """The figures of zero-shot scores with each of the other templates, on each OOD set and as means over them."""
+    """The figures of zero-shot scores with each of the other templates, on each OOD set and averaged over the sets."""
     for template, on_id in measured.id_set.by_template.items():
         for score, id_scores in on_id.scores.items():
             figures: list[tuple[float, float, float]] = []
@@ -153,7 +153,7 @@ def template_figures(measured: Measured) -> Iterator[OfTemplate]:
 
 
 def _stream_rows(measured: Measured) -> Iterator[StreamRow]:
-    """Test-time scores, by score and OOD set and with their own averages: each order of the stream has its own figures."""
+    """The rows of test-time scores, by score and OOD set, and their averages; each order of the stream has its figures."""
     for name in dict.fromkeys(one.score for one in measured.test_time):
         mine = [one for one in measured.test_time if one.score == name]
         orders = list(dict.fromkeys(one.order for one in mine))
@@ -191,12 +191,12 @@ def _row(config: Config, measured: Measured, name: str, ood: Scored) -> Row:
 
 
 def _digest(scored: Scored) -> str:
-    """What distinguishes one list of images from another, wherever its file is."""
+    """Digest of a list of images, which does not depend on its folder."""
     return files_digest(scored.encoded.images.paths, scored.encoded.images.root)
 
 
 def _used_options(settings: EvaluateConfig, scores: Sequence[str]) -> dict[str, Any]:
-    """The constants of those scores that were computed."""
+    """The parameters of the computed scores."""
     needs = {need for name in scores for need in find_score(name).requires}
     used: dict[str, Any] = {}
     if needs & {"words", "words_by_images", "words_filtered", "csp_words"}:

@@ -1,9 +1,9 @@
-"""Export: the detector as one ONNX file or as a torch.export program, checked against PyTorch before it is there.
+"""Export: the detector as an ONNX file or a torch.export program, compared with PyTorch before it is written.
 
-What a file takes, gives and says about itself is in `data.results.exported`, which reads ONNX files. The written file is run
-beside the model on the same random pixels, one image and several, and refused where they differ.
+`data.results.exported`, which reads ONNX files, describes their inputs, outputs and metadata. The exported file and the
+model are run on the same random pixels, for one image and for several; the export is refused if the results differ.
 
-Leaves out: resizing and decoding, which the file only describes.
+The file does not decode or resize images; its metadata describe how.
 """
 
 import copy
@@ -28,20 +28,20 @@ from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.steps.shared.scorer import Scorer
 
 TOLERANCE = 1e-4
-"""Most that an output may differ from PyTorch's, as a share of its largest value."""
+"""Largest allowed difference of an output from PyTorch's, as a share of its largest value."""
 HALF_TOLERANCE = 5e-2
-"""The same for weights rounded to float16: it moves probabilities of noise, which is like no class, by a few per cent."""
+"""The same for weights in float16, which changes the probabilities of random pixels by a few per cent."""
 CHECKED_BATCHES = (1, 5)
 FEW_WEIGHTS = 1024
-"""Tensors smaller than this stay float32: biases, scales and norms weigh nothing."""
+"""Smaller tensors stay float32: biases, scales and norms take almost no space."""
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
-"""An exported file, loaded: pixels to outputs."""
+"""A loaded exported file: a function from pixels to outputs."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export made. `difference`: the largest from PyTorch, as a share of the output's largest value."""
+    """The result of an export. `difference`: the largest one from PyTorch, as a share of the output's largest value."""
 
     path: Path
     format: str
@@ -50,10 +50,10 @@ class Exported:
 
 
 def export_metadata(scorer: Scorer, *, half: bool) -> ExportMetadata:
-    """What a user of the file must know.
+    """The metadata that a user of the file needs.
 
     Raises:
-        UsageError: the model does not say how its images are preprocessed.
+        UsageError: the model does not describe its preprocessing.
     """
     prompts, verdicts, model = scorer.prompts, scorer.verdicts, scorer.prompts.model
     scores = verdicts.calibration_scores
@@ -78,14 +78,14 @@ def preprocessing_of(scorer: Scorer) -> Preprocessing:
     """How an RGB image becomes pixels.
 
     Raises:
-        UsageError: the model does not say.
+        UsageError: the model does not describe it.
     """
     from open_clip.transform import PreprocessCfg
 
     given = getattr(scorer.clip.model.visual, "preprocess_cfg", None)
     if not given:
         raise UsageError(
-            f"{scorer.clip.identity} does not say how its images are preprocessed, so it cannot be exported."
+            f"{scorer.clip.identity} does not describe how its images are preprocessed, so it cannot be exported."
         )
     config = PreprocessCfg(**given)
     size = (config.size, config.size) if isinstance(config.size, int) else (config.size[0], config.size[1])
@@ -93,7 +93,7 @@ def preprocessing_of(scorer: Scorer) -> Preprocessing:
         {
             "size": size,
             "resize_mode": config.resize_mode,
-            # open_clip takes bicubic for what is drawn at random in training.
+            # "random" is for training; open_clip then uses bicubic.
             "interpolation": "bilinear" if config.interpolation == "bilinear" else "bicubic",
             "fill_color": config.fill_color,
             "pixels": pixel_rules(scorer.clip),
@@ -104,7 +104,7 @@ def preprocessing_of(scorer: Scorer) -> Preprocessing:
 
 
 def detector_module(scorer: Scorer) -> DetectorModule:
-    """The scorer as one module on the CPU, with weights of its own."""
+    """The scorer as one module on the CPU, with a copy of the weights."""
     visual: Any = copy.deepcopy(scorer.clip.model.visual)
     return DetectorModule(
         visual.cpu(),
@@ -117,32 +117,32 @@ def detector_module(scorer: Scorer) -> DetectorModule:
 
 
 def run_export(scorer: Scorer, out: Path, *, form: str, half: bool = False) -> Exported:
-    """Write `out` as "onnx" or "pt2", checked.
+    """Export to `out` as "onnx" or "pt2", and check the file.
 
     Args:
         scorer: model, prompts, score and threshold.
         out: the file to write.
         form: "onnx" or "pt2".
-        half: store weights in float16, for ONNX: half the size, and computed in float32 all the same.
+        half: store weights in float16, only for ONNX. The file is half as large and still computes in float32.
 
     Raises:
-        UsageError: a library is missing, the model does not say how images are preprocessed, or `half` for "pt2".
-        NegPromptError: the model cannot be exported, or the file does not agree with PyTorch.
+        UsageError: a library is missing, the model does not describe its preprocessing, or `half` with "pt2".
+        NegPromptError: the model cannot be exported, or the outputs of the file differ from PyTorch's.
     """
     if half and form != "onnx":
-        raise UsageError("Weights in float16 are for the format onnx.", remedy="fp16")
+        raise UsageError("Only the format onnx can store weights in float16.", remedy="fp16")
     metadata = export_metadata(scorer, half=half)
     module = detector_module(scorer)
     height, width = metadata.preprocessing.size
     with atomic_path(out) as temporary:
         write, load = {"onnx": (write_onnx, load_onnx), "pt2": (write_pt2, load_pt2)}[form]
-        # Two images, because a batch of one would be taken for a constant.
+        # Two images, because the exporter would make a batch of one constant.
         write(module, torch.zeros(2, 3, height, width), metadata, temporary)
         difference = check_export(load(temporary), module, (height, width))
         if not difference <= (limit := HALF_TOLERANCE if half else TOLERANCE):
             raise NegPromptError(
-                f"The exported model differs from PyTorch by {difference:.2g} of its outputs' range, more than {limit:g}; "
-                "nothing was written.",
+                f"The exported model differs from PyTorch by {difference:.2g} of its outputs' range, which is more than "
+                f"{limit:g}. No file was written.",
                 remedy="other-format-or-fp32" if half else "other-format",
             )
     return Exported(out, form, difference, metadata)
@@ -164,10 +164,10 @@ def check_export(run: Run, reference: DetectorModule, size: tuple[int, int]) -> 
 
 
 def write_onnx(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata, path: Path) -> None:
-    """Write one ONNX file, weights inside, first dimension free.
+    """Write one ONNX file with the weights inside; the first dimension, the number of images, is free.
 
     Raises:
-        NegPromptError: the exporter cannot express the model.
+        NegPromptError: the exporter does not support the model.
     """
     import onnx
 
@@ -179,9 +179,9 @@ def write_onnx(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata,
 
 
 def _halve_weights(proto: Any, onnx: Any) -> None:
-    """Store large float32 weights in float16, each with a cast back in front of its use.
+    """Store large float32 weights in float16, with a cast back to float32 before each use.
 
-    Arithmetic in float16 is left to runtimes: the kernels of several on the CPU are wrong or missing.
+    The file does not compute in float16, because CPU kernels for it are wrong or missing in several runtimes.
     """
     float32, float16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
     casts = []
@@ -209,7 +209,7 @@ def load_onnx(path: Path) -> Run:
 
 
 def write_pt2(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata, path: Path) -> None:
-    """Write a torch.export program, first dimension free, metadata as the extra file "negprompt".
+    """Write a torch.export program with a free first dimension, and the metadata as the extra file "negprompt".
 
     Raises:
         NegPromptError: the model cannot be traced.
@@ -219,7 +219,7 @@ def write_pt2(module: DetectorModule, pixels: Tensor, metadata: ExportMetadata, 
             batch = torch.export.Dim("batch", max=MAX_BATCH)
             program = torch.export.export(module, (pixels,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
             torch.export.save(program, path, extra_files={KEY: metadata.text()})
-        except Exception as error:  # as for ONNX
+        except Exception as error:  # exporters raise many kinds of errors
             raise NegPromptError(f"The model cannot be exported: {first_line(error)}") from error
 
 

@@ -1,7 +1,7 @@
-"""Fit: positive prompts, negative prompts and a threshold from a folder of images by class, in one go.
+"""Fit: positive prompts, negative prompts and a threshold from a folder of images sorted by class.
 
-The same steps as one by one, with one model and one feature cache. The images are split as everywhere: train/ and val/
-where they are, else half and half per class, so the threshold is chosen on images that no prompt has seen.
+It runs the usual steps with one model and one feature cache. The images are split as usual: by train/ and val/ if the folder
+has them, else each class in half. So the threshold is chosen on images that no training has seen.
 """
 
 from dataclasses import dataclass, replace
@@ -39,10 +39,10 @@ from negprompt_cli.steps.train_positive import run_train_positive
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit made: the artifact, with a threshold unless there were too few held-out images.
+    """The result of a fit: the artifact, with a threshold unless there were too few held-out images.
 
-    `held_out`: how well it classifies those. `page`: shows them. `corrected`: what corrections changed,
-    where there are some.
+    `held_out`: how well it classifies those. `page`: a page about them. `corrected`: what corrections changed, if there are
+    any.
     """
 
     path: Path
@@ -57,19 +57,19 @@ def run_fit(
 ) -> Fitted:
     """Train both stages on the ID data of the configuration and calibrate on its held-out images, into `folder`.
 
-    With too few held-out images, the artifact has no threshold, and a message says how many images would be enough.
-    With `resume` what an interrupted fit finished is kept, and the run resumes from there.
+    With too few held-out images, the artifact has no threshold, and a message says how many images are needed. `resume`
+    keeps what an interrupted fit finished and does the rest.
 
     Raises:
-        UsageError: outputs exist, or with `resume` are of another configuration; the data are not there or are not classes.
-        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+        UsageError: outputs exist, or with `resume` have another configuration; or the data are missing or have no classes.
+        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     positive, negative = folder / POSITIVE, folder / NEGATIVE
     for path in (positive, negative):
         refuse_existing(path, overwrite=overwrite or resume)
     calibrated = enough_held_out(bench, options)
     corrections = bench.config.data.corrections is not None
-    # Looked at before training, which may replace it.
+    # Read before the training, which may replace it.
     earlier = earlier_detector(bench, negative) if corrections else None
     more = {"overwrite": overwrite, "resume": resume}
     run_train_positive(bench, positive, **more)
@@ -88,10 +88,10 @@ def run_fit(
 
 
 def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:
-    """What `run_fit` makes, in memory: nothing is written but image features in their cache.
+    """Do the work of `run_fit` in memory; only image features are written, to their cache.
 
     Raises:
-        UsageError, NegPromptError: as `run_fit`, apart from what concerns its outputs.
+        UsageError, NegPromptError: as `run_fit`, except for its outputs.
     """
     calibrated = enough_held_out(bench, options)
     data = positive_data(bench)
@@ -104,13 +104,13 @@ def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:
 
 
 def enough_held_out(bench: Workbench, options: CalibrateOptions) -> bool:
-    """Whether the configured data have enough held-out images for a threshold; warns where they have not.
+    """Whether the configured data have enough held-out images for a threshold; warns if not.
 
     Raises:
-        UsageError: they have none at all.
+        UsageError: there are no held-out images.
     """
     try:
         held_out = len(held_out_images(bench))
     except NothingHeldOut as error:
-        raise UsageError(f"{error} Nothing is left to choose a threshold on.", remedy="train-only") from error
+        raise UsageError(f"{error} No images are left to choose a threshold on.", remedy="train-only") from error
     return enough_for_threshold(bench, held_out, options)

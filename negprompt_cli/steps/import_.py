@@ -1,4 +1,4 @@
-"""Import: other people's learned contexts as an artifact, for a model and class names that the user names."""
+"""Import: contexts that another program learned, as an artifact for a given model and given class names."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
         overwrite: whether `out` may be replaced.
 
     Raises:
-        UsageError: `out` exists, the checkpoint is refused, or does not fit the model or the class names.
+        UsageError: `out` exists, or the checkpoint is refused or does not fit the model or the class names.
     """
     with making(out, overwrite=overwrite):
         return _import(bench, out, checkpoint, classes, overwrite=overwrite)
@@ -45,8 +45,8 @@ def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, ove
         bench.decide(
             Decision(
                 "checkpoint-part-ignored",
-                f"{len(foreign.ignored)} further tensors of {checkpoint} are not read ({some_of(foreign.ignored, 4)}): the "
-                "named model's own encoders are used, so a checkpoint that changed these gives other scores here.",
+                f"{len(foreign.ignored)} other tensors of {checkpoint} are not read ({some_of(foreign.ignored, 4)}): "
+                "the named model's own encoders are used. If the training changed the encoders, scores differ here.",
                 {"file": str(checkpoint), "tensors": list(foreign.ignored)},
                 warning=True,
             )
@@ -57,8 +57,8 @@ def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, ove
         bench.decide(
             Decision(
                 "other",
-                "The official code ends its prompts with the class name; here a full stop follows it, so scores differ a "
-                "little from the official code's.",
+                "Prompts end with the class name in the official code, and with a full stop here, so scores differ slightly "
+                "from the official code's.",
                 warning=True,
             )
         )
@@ -76,10 +76,10 @@ def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, ove
 
 
 def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str) -> None:
-    """Refuse contexts of other widths or for another number of classes.
+    """Refuse contexts of another width or for another number of classes.
 
     Raises:
-        UsageError: they do not fit; says what would.
+        UsageError: they do not fit; the message says what would fit.
     """
     for name, tensor in (("positive", foreign.positive), ("negative", foreign.negative)):
         if tensor is None:
@@ -97,13 +97,13 @@ def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str)
 
 
 def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens, where: str) -> None:
-    """Compare what a checkpoint says of its model and its classes with the model and the class names at hand.
+    """Compare the model and the classes of a checkpoint with the given ones, as far as the checkpoint has them.
 
-    CoOp saves the embeddings of the start token, and of each class name with what follows it. Half precision rounds them by
-    a part in a thousand.
+    CoOp saves the embeddings of the start token, and of each class name and the tokens after it. Half precision rounds them
+    by a part in a thousand.
 
     Raises:
-        UsageError: they are of another model, or, where each class has its own context, of other class names.
+        UsageError: the model differs, or each class has its own context and class names differ.
     """
     clip, count = bench.clip, len(tokens)
     if foreign.logit_scale is not None and abs(foreign.logit_scale / clip.logit_scale - 1) > 0.01:
@@ -122,9 +122,7 @@ def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens
             remedy="backbone",
         )
     if len(trained) != count:
-        said = (
-            f"{where} was trained on {len(trained)} classes; its context is put in front of the {count} that are named."
-        )
+        said = f"{where} was trained on {len(trained)} classes. Its context is used for the {count} named classes."
         facts = {"file": where, "trained_on": len(trained), "named": count}
         bench.decide(Decision("prompts-changed", said, facts, warning=True))
         return
@@ -141,7 +139,7 @@ def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens
     said = f"{len(other)} of {count} classes had other names in the training of {where}: {some_of(other, 5)}."
     if foreign.positive.dim() == 4:
         raise UsageError(
-            f"{said} Each of its classes has a context of its own, so names and order must be those of the training."
+            f"{said} Each class has its own context, so the names and their order must be those of the training."
         )
     bench.decide(
         Decision("class-names", f"{said} The names given are used.", {"file": where, "differing": other}, True)

@@ -1,9 +1,9 @@
-"""What a prompt artifact holds, and what its context vectors are near to.
+"""The contents of a prompt artifact, and the words that are nearest to its context vectors.
 
-For each context vector the nearest whole words of the model's vocabulary, by Euclidean distance of token embeddings, as CoOp
-looks at learned contexts (Zhou et al., IJCV 2022, section 4.4). Distances are to be read against `spacing`, the median
-distance of a vocabulary word from its own nearest neighbour: a vector farther from every word than words are from each
-other means none of them. Leaves out: parts of words, which no reader can interpret.
+For each context vector it finds the nearest whole words of the model's vocabulary, by Euclidean distance of token
+embeddings, as CoOp does for learned contexts (Zhou et al., IJCV 2022, section 4.4). Compare distances with `spacing`, the
+median distance of a vocabulary word from its nearest neighbour: a vector that is farther from every word than this resembles
+none of them. Parts of words are not shown, because they cannot be interpreted.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
 
 SAMPLE = 512
-"""Words whose nearest neighbour is looked up for the spacing: the median needs no more."""
+"""Number of words in the sample for the spacing, which is enough for a median."""
 SHOWN_CLASSES = 10
 ENCODING_BYTES = 2**30
 """Memory for encoding an artifact's prompts."""
@@ -36,7 +36,7 @@ class Vocabulary:
 
     def nearest(self, vectors: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """For each of M vectors (M, D) the nearest words with their Euclidean distances, nearest first."""
-        # Differences and not products: a word is at distance 0 from itself.
+        # Differences instead of products, so that a word has distance 0 from itself.
         exact = "donot_use_mm_for_euclid_dist"
         distances = torch.cdist(vectors.to(self.vectors), self.vectors, compute_mode=exact)
         values, places = distances.topk(min(count, len(self.words)), dim=1, largest=False)
@@ -49,7 +49,7 @@ class Vocabulary:
         """Median distance of a word from the word nearest to it, over an even sample of the vocabulary."""
         step = max(1, len(self.words) // SAMPLE)
         sample = self.vectors[::step]
-        # The nearest of all is the word itself.
+        # The nearest word is the word itself.
         return float(torch.cdist(sample, self.vectors).topk(2, dim=1, largest=False).values[:, 1].median())
 
 
@@ -57,7 +57,7 @@ def read_vocabulary(clip: Clip) -> Vocabulary:
     """The whole words that a model's tokenizer knows as one token.
 
     Raises:
-        UsageError: a tokenizer whose vocabulary cannot be listed.
+        UsageError: the tokenizer's vocabulary cannot be listed.
     """
     tokenizer: Any = clip.tokenizer
     if hasattr(tokenizer, "decoder"):
@@ -79,16 +79,16 @@ def inspect_artifact(
 
     Args:
         path: a prompt artifact.
-        load: gives the artifact's model, for the nearest words; None leaves them out.
+        load: loads the artifact's model, for the nearest words; None omits them.
         count: words per context vector.
 
     Returns:
-        The artifact, and a document with its contents, how firmly negatives belong to their classes (`class_bond`, null
-        without a model or negatives) and, per context set and vector, norm,
-        distance from the same vector of the positive context, and nearest words.
+        The artifact, and a document with its contents, how strongly negatives are bound to their classes (`class_bond`, null
+        without a model or negatives) and, for each vector of each context set, its norm, its distance from the same vector
+        of the positive context, and its nearest words.
 
     Raises:
-        UsageError: the artifact is missing or unsound, or belongs to another model than `load` gives.
+        UsageError: the artifact is missing or invalid, or belongs to another model than `load` returns.
     """
     prompts = load_prompts(path)
     clip = load(prompts) if load else None
@@ -110,7 +110,7 @@ def inspect_artifact(
         "negatives": prompts.negatives_per_class,
         "score_form": prompts.score_form,
         "class_specific": prompts.class_specific,
-        # The scores behind it are as many as the held-out images.
+        # The scores of the held-out images are left out, because there may be many.
         "calibration": prompts.calibration.model_dump(exclude={"scores"}) if prompts.calibration else None,
         "classes": [{"key": c.key, "name": c.name, "wnid": c.wnid} for c in prompts.classes],
         "learned_on_classes": prompts.learned_on,
@@ -128,7 +128,7 @@ def inspect_artifact(
 
 
 def _class_bond(clip: Clip, prompts: Prompts) -> dict[str, float | None] | None:
-    """Share of negatives that find their own class, and the mean cosine of negatives of two classes."""
+    """Share of negatives that are nearest to their own class, and the mean cosine of negatives of two classes."""
     if prompts.negative is None:
         return None
     encoder = clip.prompt_encoder(prompts.names, context=prompts.positive.shape[-2], budget=ENCODING_BYTES)
@@ -149,7 +149,7 @@ def _whole_words(vocabulary: dict[str, int]) -> dict[str, int]:
 
 
 def _context_sets(prompts: Prompts) -> list[tuple[str, Tensor, Tensor | None]]:
-    """Name, vectors (M, D) and the positive vectors (M, D) of each context set; the first classes' where they differ."""
+    """Name, vectors (M, D) and positive vectors (M, D) of each context set; those of the first classes if classes differ."""
     sets: list[tuple[str, Tensor, Tensor | None]] = []
     groups = [("positive", prompts.positive)]
     if prompts.negative is not None:

@@ -1,12 +1,12 @@
 """A report of evaluated runs or of files of scores: one HTML page that needs no network, and its pictures as files.
 
-Scores of a run are computed again from the recorded configuration and the artifact, whose digest must still be the recorded
-one, because an evaluation keeps figures and not images. A file that `evaluate` saved its scores to is enough for all parts
-but those that need features (similarities, map, what the negatives catch); a file of rows that `score` wrote has the page
-that `score` would have written. From the answer down: verdict, three numbers with intervals, scores, the images that the
-score gets most wrong, confusions, classes; then all scores, ROC curves, similarities to prompts (the paper's Figure 3), a
-map of images and prompts (its Figure 4), what each negative prompt catches; configuration and digests at the end.
-Leaves out: anything that was not evaluated.
+An evaluation keeps figures but no images, so the scores of a run are computed again from its configuration and artifact,
+whose digest must be the recorded one. A file of scores that `evaluate` saved gives all parts except those that need features
+(similarities, map, what the negatives catch). A file of rows that `score` wrote gives the page of `score`.
+
+The page begins with the answer: verdict, three numbers with intervals, scores, the images with the worst errors, confusions
+and classes. Then it has all scores, ROC curves, similarities to prompts (the paper's Figure 3), a map of images and prompts
+(its Figure 4) and what each negative prompt catches. The configuration and the digests are at the end.
 """
 
 from collections.abc import Sequence
@@ -61,10 +61,10 @@ STREAMS_TITLE = "Test-time scores: these scores see the test stream"
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What goes into a report.
+    """Options of a report.
 
-    `score`: the score of tables by class and of thumbnails; None takes negprompt where it was evaluated, else the first.
-    `scores`: the scores of the pictures; None takes all that were evaluated. `formats`: of the picture files.
+    `score`: the main score, for class tables and thumbnails; None for negprompt, or for the first if negprompt was not
+    evaluated. `scores`: the scores in pictures; None for all. `formats`: those of the picture files.
     """
 
     score: str | None = None
@@ -99,18 +99,18 @@ def run_report(
     Args:
         sources: run folders, evaluation documents, files of scores of an evaluation, or one file of rows of `score`.
         out: the folder to write.
-        options: what goes in.
-        overwrite: whether a report that is there may be replaced.
-        progress: told how it goes.
+        options: options of the report.
+        overwrite: whether an existing report may be replaced.
+        progress: receives messages.
         bench: a workbench to share the model with other steps.
 
     Returns:
         The path of the page.
 
     Raises:
-        UsageError: a run is not evaluated, its artifact has changed, data are not there, a file is neither, or an option is
+        UsageError: a run is not evaluated, its artifact has changed, data are missing, a file has no scores, or an option is
             wrong.
-        NegPromptError: an image is broken, the disk is full.
+        NegPromptError: an image is broken, or the disk is full.
     """
     for form in options.formats:
         if form not in FORMATS:
@@ -125,7 +125,7 @@ def run_report(
     runs = {path: _find(path, labels[path], options) for path in paths if path not in tables}
     sections = []
     for number, path in enumerate(paths, start=1):
-        progress.say(f"report of {labels[path]}")
+        progress.say(f"Report of {labels[path]}")
         key = f"run{number}"
         drawer = Drawer(out / "figures", options.formats, "" if number == 1 else f"{key}-")
         if path in runs:
@@ -138,14 +138,14 @@ def run_report(
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a source is a table of scores by its name, and not a run."""
+    """Whether a source is a table of scores, and not a run, by its name."""
     return path.is_file() and path.suffix.lower().removeprefix(".") in ROW_FORMATS
 
 
 def _rows_page(rows: Sequence[Path], sources: Sequence[Path], page: Path) -> Path:
     """The page of the rows that `score` wrote to a file."""
     if len(sources) > 1:
-        raise UsageError(f"{rows[0]} holds rows of single images, which have a page of their own. Report it alone.")
+        raise UsageError(f"{rows[0]} has rows that `score` wrote, which get their own page. Report it alone.")
     collected = PageRows()
     collected.write(read_rows(rows[0]))
     write_score_page(page, collected, Judged(), title=f"Scored images: {rows[0].name}", rules=PixelsConfig())
@@ -153,12 +153,12 @@ def _rows_page(rows: Sequence[Path], sources: Sequence[Path], page: Path) -> Pat
 
 
 def _find(path: Path, label: str, options: ReportOptions) -> _Run:
-    """A run's document, configuration and artifact; for several seeds those of the first."""
+    """A run's document, configuration and artifact; those of the first seed if there are several."""
     document = load_evaluation(path)
     file = path.with_name(f"{path.stem}.config.yaml")
     if not file.is_file():
         raise UsageError(
-            f"{path} has no {file.name} beside it, which a report computes the scores from. Evaluate again."
+            f"There is no {file.name} next to {path}, and a report needs it to compute the scores. Evaluate again."
         )
     flags: dict[str, Any] = {}
     if options.device:
@@ -168,7 +168,7 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
     recorded = document.seeds[0] if document.seeds else document.prompts
     prompts = Path(recorded.path)
     if not prompts.is_file():
-        # A run folder that was moved still holds its artifact.
+        # A run folder that was moved still has its artifact.
         parent = path.parent / f"seed-{recorded.seed}" if document.seeds else path.parent
         prompts = parent / prompts.name
     artifact = ArtifactFile(prompts)
@@ -187,7 +187,7 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
 
 
 def _joint(runs: Sequence[Path]) -> list[Table]:
-    """The tables of all runs, or why there are none."""
+    """The tables of all runs, or a table with only the reason why there are none."""
     if len(runs) < 2:
         return []
     try:
@@ -211,7 +211,7 @@ def _streams(found: tuple[str, list[str], list[list[Cell]]] | None, *, names: in
 
 
 def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, drawer: Drawer) -> Section:
-    """Everything about one run; writes its pictures."""
+    """The section of one run; writes its pictures."""
     measured = measure(bench, run.artifact)
     document, sets, rules = run.document, of_measured(measured), measured.prompts.config.model.pixels
     facts = [
@@ -258,7 +258,7 @@ def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, 
 
 
 def _table_section(path: Path, label: str, key: str, options: ReportOptions, drawer: Drawer) -> Section:
-    """What a file of scores says; writes its pictures."""
+    """The section of a file of scores; writes its pictures."""
     sets, seed = read_score_file(path, options.score)
     facts = [
         ("file", str(path)),
@@ -286,7 +286,7 @@ def _table_section(path: Path, label: str, key: str, options: ReportOptions, dra
 def _section(
     sets: ScoredSets, key: str, drawer: Drawer, *, rules: PixelsConfig, lines: Lines, more: Any, **values: Any
 ) -> Section:
-    """A section from labels, predictions and scores, and what the caller knows besides."""
+    """A section from labels, predictions and scores, with more facts of the caller."""
     known = sets.id_set.labels >= 0
     first, folded = score_pictures(sets, drawer)
     return Section(

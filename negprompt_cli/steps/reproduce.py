@@ -1,9 +1,9 @@
-"""The paper's experiments from end to end: train, transfer where asked, evaluate, and put the published figures beside.
+"""The paper's experiments from training to figures, which are shown next to the published ones.
 
-An experiment is planned as jobs, each one subcommand with one output; `--dry-run` prints them as the commands they are. A
-job is finished when its output was made with the same settings from the same inputs, and is skipped then. Rows, as in the
-paper's tables: MCM on zero-shot prompts, on learned positives (CoOp) and the plain maximum cosine of these, and NegPrompt
-with each of the three loss presets. Leaves out: other papers' methods, whose published figures `negprompt compare` knows.
+An experiment is a list of jobs. Each job is one subcommand with one output, and a plan shows them as commands. A job is
+finished, and skipped, if its output was made with the same settings from the same inputs. The rows are those of the paper's
+tables: MCM on zero-shot prompts and on learned positives (CoOp), the maximum cosine of the latter, and NegPrompt with each
+of the three loss presets. `negprompt compare` has the published figures of other papers' methods.
 """
 
 import json
@@ -45,20 +45,20 @@ from negprompt_cli.wording import file_name
 
 SUMMARY = "reproduction.json"
 PRESETS = tuple(LOSS_PRESETS)
-"""Each has a shipped configuration of its name, with the paper's score."""
+"""Loss presets; the package has a configuration of the same name, with the paper's score, for each."""
 BASELINES: Mapping[str, str] = {"mcm": "mcm-zero-shot", "coop + mcm": "mcm", "max-logit": "max-logit"}
-"""Rows without negatives, and the scores they are; measured once, with the first preset's artifact."""
+"""Rows without negatives, and their scores; measured once, with the first preset's artifact."""
 
 Configure = Callable[[str | None, Mapping[str, Any]], Config]
-"""Resolves a configuration from a shipped preset and dotted keys, below what the caller was asked for."""
+"""Resolves a configuration from a preset and dotted keys, which the settings of the caller override."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One subcommand with one output.
 
-    `source`: the artifact it starts from; None for stage 1, and for stage 2 from untrained positives. `config`: its
-    resolved configuration; for a transfer, that of the experiment, whose `data.spec` names the classes.
+    `source`: the artifact it starts from; None for stage 1, and for stage 2 with untrained positives. `config`: its resolved
+    configuration; for a transfer, that of the experiment, whose `data.spec` names the classes.
     """
 
     kind: Literal["train-positive", "train-negative", "data classes", "transfer", "evaluate"]
@@ -67,7 +67,7 @@ class Job:
     source: Path | None = None
 
     def arguments(self) -> list[str]:
-        """The command's arguments, the program's name first."""
+        """The command's arguments, beginning with the program's name."""
         if self.kind == "data classes":
             data = self.config.data
             more = {"--data-root": data.root, "--catalogue": data.catalogue, "--class-names": data.class_names}
@@ -103,7 +103,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """One method on one benchmark: means over its tasks (fractions), and the published figure, if there is one."""
+    """One method on one benchmark: means over its tasks (fractions), and the published figure or None."""
 
     method: str
     benchmark: str
@@ -115,7 +115,7 @@ class MethodFigures:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a reproduction came to."""
+    """The result of a reproduction."""
 
     path: Path
     document: dict[str, Any]
@@ -123,12 +123,12 @@ class Reproduction:
 
 
 def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> list[Planned]:
-    """The jobs of an experiment, in order; nothing is opened. What several tasks learn on the same data is learned once.
+    """The jobs of an experiment, in order; no file is opened. Tasks that train on the same data share the training.
 
     Args:
-        experiment: what to do.
-        run: the folder for everything.
-        configure: gives the configuration of a preset with keys set.
+        experiment: the experiment.
+        run: the folder for all files.
+        configure: returns the configuration of a preset with keys set.
     """
     planned: list[Planned] = []
     learned: dict[str, _Learned] = {}
@@ -140,16 +140,16 @@ def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> 
                 learned[task.learned_on] = _plan_learning(experiment, task.learned_on, folder, configure)
             prompts = learned[task.learned_on]
             evaluations, scoring = _plan_scoring(task, folder, prompts.prompts, configure)
-            # Each preset is evaluated as soon as it is learned.
+            # Each preset is evaluated directly after its training.
             jobs = [*prompts.common, *(job for p in PRESETS for job in (*prompts.jobs[p], scoring[p]))]
             planned.append(Planned(benchmark, task, tuple(jobs) if first else tuple(scoring.values()), evaluations))
     return planned
 
 
 def present(planned: Sequence[Planned], bench: Workbench) -> list[Planned]:
-    """What remains where optional tasks whose data are not there are left out; tells of these.
+    """The tasks without those that are optional and whose data are missing; reports these.
 
-    A task that learns what later ones use is not optional.
+    A task is not optional if later ones use what it learns.
     """
     kept = []
     for one in planned:
@@ -158,7 +158,7 @@ def present(planned: Sequence[Planned], bench: Workbench) -> list[Planned]:
                 together(*(partial(bench.image_set, spec, role) for spec, role in task_data(one.task)))
         except UsageError as error:
             reason = str(error).splitlines()[0].removesuffix(" Tried:")
-            bench.progress.say(f"left out, its data are not here: {one.benchmark.name}. {reason}")
+            bench.progress.say(f"Left out because its data are missing: {one.benchmark.name}. {reason}")
             continue
         kept.append(one)
     return kept
@@ -168,13 +168,13 @@ def check_data(planned: Sequence[Planned], bench: Workbench) -> None:
     """Resolve every data set that the jobs need; opens no image.
 
     Raises:
-        UsageError: with all that is missing.
+        UsageError: data are missing; the message names all of them.
     """
     together(*(partial(bench.image_set, spec, role) for spec, role in needed_data(planned)))
 
 
 def needed_data(planned: Sequence[Planned]) -> list[tuple[Spec, Role]]:
-    """The data sets that the jobs need, each with its role, once."""
+    """The data sets that the jobs need, with their roles, without repetitions."""
     return list(dict.fromkeys(need for one in planned for need in task_data(one.task)))
 
 
@@ -190,18 +190,18 @@ def task_data(task: ExperimentTask) -> list[tuple[Spec, Role]]:
 def run_reproduce(
     name: str, experiment: Experiment, run: Path, *, configure: Configure, overwrite: bool, progress: Progress
 ) -> Reproduction:
-    """Run what is not finished of an experiment, and put its figures beside the published ones.
+    """Run the unfinished jobs of an experiment, and compare its figures with the published ones.
 
     Args:
         name: the experiment's name, for the document.
-        experiment: what to do.
-        run: the folder for everything; reproduction.json is written into it.
-        configure: gives the configuration of a preset with keys set.
-        overwrite: make everything again; without it finished work is skipped.
-        progress: told how it goes.
+        experiment: the experiment.
+        run: the folder for all files; reproduction.json is written into it.
+        configure: returns the configuration of a preset with keys set.
+        overwrite: run all jobs again; otherwise finished work is skipped.
+        progress: receives messages.
 
     Raises:
-        UsageError: data are missing (all of them are named), or an output was made with other settings.
+        UsageError: data are missing (the message names all of them), or an output was made with other settings.
         NegPromptError: a job failed.
     """
     planned = plan_experiment(experiment, run, configure)
@@ -211,7 +211,7 @@ def run_reproduce(
     for one in planned:
         for job in one.jobs:
             if not overwrite and finished(job, bench):
-                progress.say(f"finished already: {job.out}")
+                progress.say(f"Already finished: {job.out}")
                 continue
             progress.say(f"{job.kind}: {job.out}")
             run_job(job, bench, overwrite=overwrite)
@@ -251,10 +251,10 @@ def run_reproduce(
 
 
 def finished(job: Job, bench: Workbench) -> bool:
-    """Whether a job's output is there, made with the same settings from the same inputs; not while it has a checkpoint.
+    """Whether a job's output exists, without a checkpoint, and was made with the same settings from the same inputs.
 
     Raises:
-        UsageError: it was made with other settings or from something else.
+        UsageError: the output was made with other settings or from other inputs.
     """
     if not job.out.is_file() or checkpoint_path(job.out).is_file():
         return False
@@ -284,7 +284,7 @@ def finished(job: Job, bench: Workbench) -> bool:
 
 
 def run_job(job: Job, bench: Workbench, *, overwrite: bool) -> None:
-    """Do one job with the step its subcommand runs, or what an interruption left of it; raises what the step raises."""
+    """Run the step of one job, or resume it after an interruption. Errors are those of the step."""
     mine = bench.with_config(job.config)
     if job.kind == "train-positive":
         run_train_positive(mine, job.out, overwrite=overwrite, resume=not overwrite)
@@ -308,7 +308,7 @@ def class_list(artifact: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Learned:
-    """What is learned on one data set: jobs for all loss presets, those of each, and the prompts to evaluate."""
+    """The training on one data set: jobs for all loss presets, jobs of each preset, and the prompts to evaluate."""
 
     common: tuple[Job, ...]
     jobs: dict[str, tuple[Job, ...]]
@@ -317,7 +317,7 @@ class _Learned:
 
 def _plan_learning(experiment: Experiment, spec: str, folder: Path, configure: Configure) -> _Learned:
     whole = {"data.spec": spec}
-    # The paper's stage 1 is CoOp, which anchors nothing.
+    # The paper's stage 1 is CoOp, which has no anchor.
     trained = {**whole, "data.train_classes": experiment.train_classes, "positive.loss": "coop"}
     positive = folder / POSITIVE
     common = [Job("train-positive", positive, configure(None, trained))]
@@ -337,7 +337,7 @@ def _plan_learning(experiment: Experiment, spec: str, folder: Path, configure: C
 def _plan_scoring(
     task: EvaluationTask, folder: Path, prompts: Mapping[str, Path], configure: Configure
 ) -> tuple[dict[str, Path], dict[str, Job]]:
-    """The evaluation of each loss preset, and the job that makes it."""
+    """The evaluation file of each loss preset, and the job that writes it."""
     evaluations, jobs = {}, {}
     for preset in PRESETS:
         scores = ["negprompt", *(BASELINES.values() if preset == PRESETS[0] else ())]
@@ -348,7 +348,7 @@ def _plan_scoring(
 
 
 def estimates(planned: Sequence[Planned], bench: Workbench) -> list[str]:
-    """What the jobs take in disk space and time, as lines of text; nothing is measured."""
+    """Estimates of the jobs' disk space and time, as lines of text; nothing is measured."""
     needs = needed_data(planned)
     sizes = data_sizes(needs, bench)
     trainings: list[Training | None] = []
@@ -401,12 +401,12 @@ def _parent(job: Job) -> Any:
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    """What decides a result: everything but the hardware."""
+    """The settings that affect a result: all except the hardware."""
     return config.model_dump(mode="json", exclude={"compute"})
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys whose values are not the defaults; a section that is absent by default is given whole."""
+    """Dotted keys whose values differ from the defaults; a section that is absent by default is one value."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _changed(value, defaults.get(key) or {}, f"{prefix}{key}.")

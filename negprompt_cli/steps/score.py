@@ -1,4 +1,4 @@
-"""Scoring: rows about images as they are read, in input order, in constant memory."""
+"""Scoring: one row per image, in input order, in constant memory."""
 
 import heapq
 from array import array
@@ -22,16 +22,16 @@ from negprompt_cli.steps.shared.verdicts import Judge, Verdicts
 from negprompt_cli.wording import some_of
 
 SHOWN = 5
-"""How many of the least ID-like images a summary names."""
+"""How many images with the lowest scores a summary names."""
 NAMED = 20
-"""How many of the images that could not be judged a summary names."""
+"""How many images that could not be judged a summary names."""
 
 
 @dataclass(frozen=True)
 class Sorting:
-    """Where judged images are put: links, or copies, in `into`/id/<class> and `into`/ood.
+    """The folder into which images are sorted, as links or copies in `into`/id/<class> and `into`/ood.
 
-    `detector`: path and sha256 of what judges them, for the record; None where it has no file.
+    `detector`: path and sha256 of the detector, for the record; None if it has no file.
     """
 
     into: Path
@@ -41,12 +41,12 @@ class Sorting:
 
 @dataclass
 class ScoreSummary:
-    """What came of scoring.
+    """The result of scoring, in numbers of images.
 
-    `images` have rows now, `broken` of them an error; `ood` are below the threshold; `known` had a row before and were
-    passed over. `unreadable`: the first of the broken ones. `lowest`: (score, path) of the least ID-like, lowest first.
-    `by_class`: accepted images by class key, all images where there is no threshold. `delivery`: whether the images as a
-    whole look like the calibration images, where that was asked.
+    `images` got rows, `broken` of them with an error; `ood` are below the threshold; `known` already had rows and were
+    skipped. `unreadable`: the first broken ones. `lowest`: (score, path) of those with the lowest scores, lowest first.
+    `by_class`: accepted images by class key, or all images if there is no threshold. `delivery`: the test whether the images
+    together look like the calibration images, if it was requested.
     """
 
     images: int = 0
@@ -60,14 +60,14 @@ class ScoreSummary:
 
 
 def require_threshold(verdicts: Verdicts, what: str) -> None:
-    """Stop where `what` needs a threshold and there is none.
+    """Check that there is a threshold, which `what` needs.
 
     Raises:
-        UsageError: there is none; says how to get one.
+        UsageError: there is none; the message says how to get one.
     """
     if verdicts.threshold is None:
         known = verdicts.calibrated_for
-        other = f" (it is calibrated for {known})" if known else ""
+        other = f" (they are calibrated for {known})" if known else ""
         raise UsageError(
             f"{what} needs a threshold, and the prompts have none for the score {verdicts.score}{other}.",
             remedy="calibrate-export" if verdicts.exported else "calibrate-or-threshold",
@@ -87,23 +87,23 @@ def run_score(
     shift_level: float | None = None,
     task: Task,
 ) -> ScoreSummary:
-    """Judge images and hand each batch of rows to `sink`.
+    """Judge images and pass each batch of rows to `sink`.
 
     Args:
         judge: the detector.
         paths: image files.
-        sink: takes the rows, in the order of `paths`.
-        limit: judge at most so many images.
-        known: images to pass over, because they have rows already.
-        sorting: also put the images into folders.
+        sink: receives the rows, in the order of `paths`.
+        limit: largest number of images to judge.
+        known: images to skip, because they already have rows.
+        sorting: also sort the images into folders.
         stop_on_error: stop at the first broken image instead of giving it a row with an error.
-        fdr: call images OOD by their p-values together, at this false discovery rate, instead of by the threshold.
-        shift_level: also test whether the images as a whole have shifted, at this level.
-        task: advanced by images.
+        fdr: false discovery rate in (0, 1); the p-values of all images together then decide, instead of the threshold.
+        shift_level: level in (0, 1) of a test whether all images together have shifted; None for no test.
+        task: advances with each image.
 
     Raises:
-        UsageError: sorting without a threshold, or p-values without calibration images.
-        BrokenImage: with `stop_on_error`.
+        UsageError: sorting needs a threshold, or p-values need calibration images, and there are none.
+        BrokenImage: an image is broken, and `stop_on_error` is true.
         NegPromptError: an output cannot be written.
     """
     if sorting and fdr is None:
@@ -123,27 +123,27 @@ def run_score(
                 _count(row, summary)
                 if row.score is not None:
                     scores.append(row.score)
-                    # The heap holds the lowest scores, the highest of them on top; its order of equals is the input's.
+                    # The heap holds the lowest scores, with the highest of them on top; equal scores keep the input's order.
                     heapq.heappush(lowest, (-row.score, -next(order), row.path))
                     if len(lowest) > SHOWN:
                         heapq.heappop(lowest)
     summary.lowest = [(-score, path) for score, _, path in sorted(lowest, reverse=True)]
     if shift_level is not None and scores:
-        held_out, threshold = require_calibration(judge.verdicts, "a verdict on the whole delivery")
+        held_out, threshold = require_calibration(judge.verdicts, "a verdict on all images together")
         summary.delivery = batch_verdict(np.frombuffer(scores), held_out, threshold, level=shift_level)
     return summary
 
 
 def check_same_run(before: Totals, verdicts: Verdicts, path: Path) -> None:
-    """Refuse to add to rows that other prompts, another score or another threshold judged.
+    """Refuse to add rows to those of other prompts, another score or another threshold.
 
     Raises:
-        UsageError: they did, as far as the rows tell.
+        UsageError: the existing rows differ, as far as they show.
     """
     keys = {c.key for c in verdicts.classes}
     if foreign := sorted(before.predictions - keys):
         raise UsageError(
-            f"{path} holds rows of other prompts: they predict {some_of(foreign)}, which these prompts do not know.",
+            f"{path} has rows of other prompts: they predict {some_of(foreign)}, which are no classes of these prompts.",
             remedy="other-out",
         )
     threshold = verdicts.threshold
@@ -157,42 +157,43 @@ def check_same_run(before: Totals, verdicts: Verdicts, path: Path) -> None:
     if (decided and other) or (before.undecided and threshold is not None):
         judged = f"a threshold of {threshold:.6g}" if threshold is not None else "no threshold"
         raise UsageError(
-            f"{path} holds rows that were judged in another way: with another score, or another threshold. This run has "
-            f"{judged}, and their verdicts do not fit that.",
+            f"{path} has rows that were judged with another score or another threshold: this run has {judged}, and their "
+            "verdicts do not agree with that.",
             remedy="other-out",
         )
 
 
 def check_sorting(into: Path, paths: Sequence[str], *, append: bool) -> None:
-    """Refuse to sort images into a folder that holds those of another run, or that is scored itself.
+    """Refuse to sort images into a folder with those of another run, or into a folder that is scored.
 
     Raises:
-        UsageError: it holds anything and the rows are not added to those of an earlier run, or it is in a folder of `paths`.
+        UsageError: the folder is not empty and `append` is false, or it is in a folder of `paths`.
     """
     for path in map(Path, paths):
         if path.is_dir() and into.resolve().is_relative_to(path.resolve()):
             raise UsageError(
-                f"{into} is in {path}, which is scored: sorted images would be scored again. Choose a folder outside of it."
+                f"{into} is in {path}, whose images are scored, so sorted images would be scored again. Choose a folder "
+                "outside of it."
             )
     if not append and into.is_dir() and any(into.iterdir()):
         raise UsageError(
-            f"{into} holds files already, and images of two runs would be mixed there. Choose an empty folder.",
+            f"{into} is not empty, and images of two runs would be mixed in it. Choose an empty folder.",
             remedy="sort-again",
         )
 
 
 def require_calibration(verdicts: Verdicts, what: str) -> tuple[npt.NDArray[np.float64], float]:
-    """The calibration scores (n,) and the threshold that were chosen on held-out ID images.
+    """The calibration scores (n,) of held-out ID images, and the threshold that was chosen on them.
 
     Raises:
-        UsageError: the prompts are not calibrated for the score; says how to get it.
+        UsageError: the prompts are not calibrated for the score; the message says how to calibrate.
     """
     if verdicts.calibration_scores is None or verdicts.threshold is None:
         known = verdicts.calibrated_for
         other = f", only for {known}" if known else ""
         raise UsageError(
-            f"{what[0].upper()}{what[1:]} compares with held-out ID images, and the prompts are not calibrated for the "
-            f"score {verdicts.score}{other}.",
+            f"{what[0].upper()}{what[1:]} needs the scores of held-out ID images, and the prompts are not calibrated for "
+            f"the score {verdicts.score}{other}.",
             remedy="calibrate-export" if verdicts.exported else "calibrate",
         )
     return verdicts.calibration_scores, verdicts.threshold

@@ -1,7 +1,8 @@
 """One job for several seeds: a folder per seed, one model for all, and figures as mean and standard deviation.
 
-Seed N's files are in <run>/seed-N/ under their usual names. The standard deviation is that of a sample (n - 1), over
-training seeds: sampling of shots, starts and batch order all follow the seed. It says nothing of the choice of images.
+Seed N's files are in <run>/seed-N/ under their usual names. The standard deviation is that of a sample (n - 1) of training
+seeds, which decide the sampling of shots, the initialisation and the batch order. It does not include the choice of test
+images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from negprompt_cli.steps.train_positive import run_train_positive
 
 @dataclass(frozen=True)
 class SeedsEvaluation:
-    """What an evaluation over seeds made: the document of means, and each seed's own evaluation."""
+    """The result of an evaluation over seeds: the document of means, and each seed's evaluation."""
 
     path: Path
     document: EvaluationDocument
@@ -33,7 +34,7 @@ class SeedsEvaluation:
 
     @property
     def measured(self) -> tuple[Measured, ...]:
-        """The scores behind it, by seed."""
+        """The scores of all images, by seed."""
         return tuple(e.measured for e in self.evaluations)
 
 
@@ -80,12 +81,12 @@ def _each_seed(
     *,
     replace: bool,
 ) -> list[TrainingResult]:
-    """Learn <run>/seed-N/<name> for each seed, each with the configuration of its seed and the same model."""
+    """Learn <run>/seed-N/<name> for each seed, with the same model and the configuration with this seed."""
     outs = [seed_folder(run, seed) / name for seed in seeds]
     together(*(partial(refuse_existing, out, overwrite=replace) for out in outs))
     results = []
     for seed, out in zip(seeds, outs, strict=True):
-        bench.progress.say(f"seed {seed}")
+        bench.progress.say(f"Seed {seed}")
         results.append(learn(bench.with_config(bench.config.model_copy(update={"seed": seed})), out))
     return results
 
@@ -95,12 +96,12 @@ def evaluate_seeds(
 ) -> SeedsEvaluation:
     """Evaluate the artifact of every seed into <run>/seed-N/ and write the means to `out`.
 
-    Images are encoded once by a workbench that remembers them.
+    A workbench with `remember` encodes the images only once.
 
     Raises:
-        UsageError, NegPromptError: as `run_evaluate`; an artifact that was trained with another seed than its folder says.
+        UsageError, NegPromptError: as `run_evaluate`, or an artifact was trained with another seed than its folder names.
     """
-    # Elsewhere than in the run folder the evaluations of single seeds go beside that of all.
+    # If `out` is not in the run folder, the evaluations of single seeds are next to it.
     outs = [
         seed_folder(run, seed) / out.name if out.parent == run else out.with_name(f"{out.stem}-seed-{seed}{out.suffix}")
         for seed in artifacts
@@ -111,7 +112,7 @@ def evaluate_seeds(
     together(*(partial(refuse_existing, o, overwrite=overwrite) for o in (out, *outs)))
     made = []
     for (seed, artifact), own in zip(artifacts.items(), outs, strict=True):
-        bench.progress.say(f"seed {seed}: {artifact.path}")
+        bench.progress.say(f"Seed {seed}: {artifact.path}")
         result = run_evaluate(bench, own, artifact=artifact, overwrite=overwrite)
         found = result.document.prompts.seed
         if found != seed:

@@ -1,16 +1,16 @@
-"""A study: settings x ID problems x seeds, every cell an ordinary run, finished cells skipped.
+"""A study: settings x ID problems x seeds. Each cell is an ordinary run, and finished cells are skipped.
 
     <run>/<problem>/<variant>/seed-N/negative.safetensors, evaluation.json    one cell
     <run>/<problem>/<variant>/evaluation.json                                 means over the seeds, as evaluate --seeds
     <run>/<problem>/positive/<digest>/seed-N/positive.safetensors             stage 1, once for all cells that share it
     <run>/sweep.json                                                          the figures of all cells, and overall
 
-Beside the figures on OOD sets are those of the criterion of ID data alone (`engine.criterion`), which every training of
-negatives records: left-out classes and more play OOD, on the image features, so settings may be chosen by them.
+The result has the figures on OOD sets, and those of the criterion that uses ID data alone (`engine.criterion`). Every
+training of negatives records the latter; some ID classes and images are used as OOD for it, so settings may be chosen by it.
 
-With `data.train_classes` the prompts are transferred to all classes of the problem before they are evaluated. One model and
-the features of each image set serve all cells. Leaves out: choosing a winner. Settings may be chosen by the overall figures
-of problems made of ID images alone (`data.leave_out`); those of other OOD sets are for reporting.
+With `data.train_classes` the prompts are transferred to all classes of the problem before they are evaluated. All cells
+share one model and the features of each image set. No winner is chosen. Settings may also be chosen by the overall figures
+of problems that are made of ID images alone (`data.leave_out`); figures of other OOD sets are only for reporting.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ Configure = Callable[[Mapping[str, Any]], Config]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its jobs in order, the last of which is the evaluation."""
+    """One run: its jobs in order. The last one is the evaluation."""
 
     problem: str
     variant: str
@@ -65,13 +65,13 @@ class Cell:
 
     @property
     def evaluation(self) -> Path:
-        """Where its evaluation is written."""
+        """The file of its evaluation."""
         return self.jobs[-1].out
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """The means over seeds of one score on one OOD set in one cell of the study, with their deviations."""
+    """One score on one OOD set in one cell of the study: means over seeds, with standard deviations."""
 
     problem: str
     variant: str
@@ -80,9 +80,9 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class Overall:
-    """The figures of a variant and score over all pairs of problem and OOD set, each pair weighing the same; fractions.
+    """The figures of a variant and score over all pairs of problem and OOD set, with equal weights; fractions.
 
-    `cells`: how many pairs. `lowest`: the pair with the lowest AUROC, the first of equals.
+    `cells`: number of pairs. `lowest`: the first pair with the lowest AUROC.
     """
 
     variant: str
@@ -101,7 +101,7 @@ class Overall:
 
 @dataclass(frozen=True)
 class CriterionRow:
-    """The criterion of ID data alone for a problem, variant and score: mean over seeds, by side, and over the sides."""
+    """The criterion of ID data alone for a problem, variant and score: means over seeds, for each side."""
 
     problem: str
     variant: str
@@ -131,10 +131,10 @@ class Sweep:
 
 
 def plan_sweep(grid: Grid, run: Path, configure: Configure) -> list[Cell]:
-    """The cells of a sweep, problem by problem, variant by variant; nothing is opened.
+    """The cells of a sweep, by problem, then by variant; no file is opened.
 
     Raises:
-        UsageError: a key or value that no configuration has, or two cells of the same name.
+        UsageError: a key or value is not allowed, or two cells have the same name.
     """
     variants = grid.settings_by_variant()
     cells = []
@@ -147,17 +147,18 @@ def plan_sweep(grid: Grid, run: Path, configure: Configure) -> list[Cell]:
 
 
 def run_sweep(bench: Workbench, grid: Grid, run: Path, *, configure: Configure, overwrite: bool) -> Sweep:
-    """Run the cells that are not finished, and put the figures of all together.
+    """Run the unfinished cells, and collect the figures of all.
 
     Args:
-        bench: its model serves the cells that ask for the same one.
-        grid: what to try.
-        run: the folder for everything.
+        bench: cells that need the same model use its model.
+        grid: the problems, seeds and settings.
+        run: the folder for all files.
         configure: resolves a configuration with dotted keys set.
-        overwrite: make everything again; without it finished cells are skipped.
+        overwrite: run all cells again; otherwise finished cells are skipped.
 
     Raises:
-        UsageError: wrong settings, missing data (all of them are named), or a cell made earlier with other settings.
+        UsageError: settings are wrong, data are missing (the message names all of them), or a cell was made with other
+            settings.
         NegPromptError: a job failed.
     """
     cells = plan_sweep(grid, run, configure)
@@ -173,7 +174,7 @@ def run_sweep(bench: Workbench, grid: Grid, run: Path, *, configure: Configure, 
     )
     done: set[Path] = set()
     for number, cell in enumerate(cells, start=1):
-        progress.say(f"cell {number} of {len(cells)}: {cell.problem}, {cell.variant}, seed {cell.seed}")
+        progress.say(f"Cell {number} of {len(cells)}: {cell.problem}, {cell.variant}, seed {cell.seed}")
         for job in cell.jobs:
             if job.out in done or (not overwrite and _finished(job, bench)):
                 continue
@@ -219,10 +220,10 @@ def overall(rows: Sequence[SweepRow]) -> tuple[Overall, ...]:
     """The figures of each variant and score over all problems and OOD sets, in the order of the rows.
 
     Args:
-        rows: a sweep's rows; the averages among them are passed over.
+        rows: a sweep's rows; averages among them are ignored.
 
     Returns:
-        Nothing where there is a single pair of problem and OOD set.
+        The figures; empty if there is only one pair of problem and OOD set.
     """
     groups: dict[tuple[str, str], list[SweepRow]] = {}
     for row in rows:
@@ -244,7 +245,7 @@ def overall(rows: Sequence[SweepRow]) -> tuple[Overall, ...]:
 
 
 def _criterion(problem: str, variant: str, cells: Sequence[Cell]) -> list[CriterionRow]:
-    """What the trainings of some cells recorded; nothing where the ID data of one were too few."""
+    """The criterion that the trainings of some cells recorded; empty if the ID data of one were too few."""
     found = [load_prompts(cell.evaluation.parent / NEGATIVE).training[-1].self_check for cell in cells]
     known = [each for each in found if each]
     if len(known) < len(cells):
@@ -275,7 +276,7 @@ def _cell_jobs(
     jobs: list[Job] = []
     source = None
     if grid.positive is None:
-        # Stage 1 sees nothing of what stage 2 and the evaluation are set to, so their keys do not make it another one.
+        # Stage 1 does not depend on the settings of stage 2 and the evaluation, so cells that differ only in those share it.
         first = {k: v for k, v in own.items() if not k.startswith(("negative.", "evaluate."))}
         made = configure(first)
         decisive = made.model_dump_json(exclude={"compute", "seed"}).encode()
@@ -289,12 +290,11 @@ def _cell_jobs(
 
 
 def _finished(job: Job, bench: Workbench) -> bool:
-    """Whether a job's output is there, made with the same settings from the same inputs; raises if with others."""
+    """Whether a job's output exists and was made with the same settings from the same inputs; raises if with others."""
     try:
         return finished(job, bench)
     except UsageError as error:
         raise UsageError(
-            f"{job.out} does not belong to this sweep as it is now: it was made with other settings, from other inputs, or "
-            "is damaged.",
+            f"{job.out} does not belong to this sweep: it was made with other settings or from other inputs, or is damaged.",
             remedy="overwrite-all",
         ) from error

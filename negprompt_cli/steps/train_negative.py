@@ -1,4 +1,4 @@
-"""Stage 2 as a command does it: negative contexts from ID images only, with files, resuming and progress around it."""
+"""Stage 2 of a command: learns negative contexts from ID images only, with files, checkpoints and progress."""
 
 from pathlib import Path
 
@@ -15,19 +15,19 @@ from negprompt_cli.steps.shared.workbench import Workbench
 def run_train_negative(
     bench: Workbench, out: Path, *, positive: ArtifactFile | None, overwrite: bool, resume: bool = False
 ) -> TrainingResult:
-    """Train negative contexts and write `out`, its configuration and its epochs.
+    """Train negative contexts, and write `out`, its configuration and its epochs.
 
     Args:
         bench: the configuration, with its model and data.
         out: the artifact to write.
         positive: a positive artifact, or None for untrained positives.
         overwrite: whether `out` may be replaced.
-        resume: continue from the checkpoint beside `out`, if there is one; a finished `out` is left as it is.
+        resume: resume from the checkpoint next to `out`, if there is one; a finished `out` is not changed.
 
     Raises:
-        UsageError: `out` exists, the positives are missing or do not fit model or data, the data are not there, or there
-            is nothing to resume with this configuration, these positives and these data.
-        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+        UsageError: `out` exists; the positives are missing, or belong to another model or other classes; the data are
+            missing; or the checkpoint to resume has another configuration, other positives or other data.
+        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     config, progress = bench.config, bench.progress
     if resume and positive:

@@ -1,4 +1,4 @@
-"""Stage 1 as a command does it: learn the positive context, with files, resuming and progress around it."""
+"""Stage 1 of a command: learns the positive context, with files, checkpoints and progress."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 
 def run_train_positive(bench: Workbench, out: Path, *, overwrite: bool, resume: bool = False) -> TrainingResult:
-    """Train the positive context and write `out`, its configuration and its epochs.
+    """Train the positive context, and write `out`, its configuration and its epochs.
 
     Args:
         bench: the configuration, with its model and data.
         out: the artifact to write.
         overwrite: whether `out` may be replaced.
-        resume: continue from the checkpoint beside `out`, if there is one; a finished `out` is left as it is.
+        resume: resume from the checkpoint next to `out`, if there is one; a finished `out` is not changed.
 
     Raises:
-        UsageError: `out` exists, the data are not there or do not fit, a name is too long, or there is nothing to resume
-            with this configuration and these data.
-        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+        UsageError: `out` exists, the data are missing or have no classes, a name is too long, or the checkpoint to resume
+            has another configuration or other data.
+        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     config, progress = bench.config, bench.progress
     with claimed(out):

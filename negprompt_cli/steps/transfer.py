@@ -1,10 +1,10 @@
-"""Transfer: learned contexts in front of class names they were never trained on; nothing is trained.
+"""Transfer: learned contexts for new class names, without training.
 
-The paper's open-vocabulary setting (section 3.4): context vectors shared by all classes carry over to any name.
+This is the paper's open-vocabulary setting (section 3.4): context vectors that all classes share fit any class name.
 
-    run_transfer   from names alone: no image is looked at, and there is no threshold
-    run_extend     from images of the new classes: the score learns how ID images of old and new classes compare with the
-                   prompts, and a threshold is chosen on held-out images of both
+    run_transfer   from names alone; uses no image, and the result has no threshold
+    run_extend     from images of the new classes; the statistics of the score are those of ID images of old and new classes,
+                   and a threshold is chosen on held-out images of both
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ from negprompt_cli.wording import some_of
 
 @dataclass(frozen=True)
 class TransferResult:
-    """What a transfer made: the artifact, and which of its class names the source had already and which are new.
+    """The result of a transfer: the artifact, and which of its class names the source already had and which are new.
 
-    `learned`: whether the source's classes are those that its contexts were learned with.
+    `learned`: whether the contexts were learned with the source's classes.
     """
 
     path: Path
@@ -51,19 +51,19 @@ class TransferResult:
 def run_transfer(
     bench: Workbench, out: Path, *, artifact: ArtifactFile, names: NovelNames, extend: bool, overwrite: bool
 ) -> TransferResult:
-    """Put the contexts of an artifact in front of new class names and write `out`.
+    """Put the contexts of an artifact in front of new class names, and write `out`.
 
     Args:
         bench: the configuration; its model must be the artifact's. The artifact keeps the configuration it was trained with.
         out: the artifact to write.
-        artifact: one with negatives.
+        artifact: it must have negatives.
         names: the new classes.
-        extend: keep the artifact's classes in front of the new ones.
+        extend: keep the artifact's classes, before the new ones.
         overwrite: whether `out` may be replaced.
 
     Raises:
-        UsageError: `out` exists, the artifact is missing, has no negatives or class-specific contexts, or does not fit
-            the model; a name is too long for the text tower.
+        UsageError: `out` exists; the artifact is missing, cannot be transferred or belongs to another model; or a name is
+            too long for the text tower.
     """
     with making(out, overwrite=overwrite):
         source = _source(bench, artifact)
@@ -85,32 +85,32 @@ def _source(bench: Workbench, artifact: ArtifactFile) -> Prompts:
 
 
 def check_transferable(prompts: Prompts, path: Path) -> None:
-    """Refuse prompts whose contexts cannot be put in front of other names.
+    """Refuse prompts whose contexts cannot be used for other names.
 
     Raises:
-        UsageError: no negatives, or class-specific contexts.
+        UsageError: the prompts have no negatives, or class-specific contexts.
     """
     if prompts.negative is None:
-        raise UsageError(f"{path} holds positive prompts only.", remedy="learn-negative")
+        raise UsageError(f"{path} has only positive prompts.", remedy="learn-negative")
     if prompts.class_specific:
         raise UsageError(
-            f"{path} was trained with class-specific contexts, which belong to its own classes and do not "
-            "transfer. Train with shared contexts (positive.context.class_specific: false)."
+            f"{path} was trained with class-specific contexts, which cannot be transferred to other classes. Train with "
+            "shared contexts (positive.context.class_specific: false)."
         )
 
 
 def transfer_prompts(
     clip: Clip, source: Prompts, names: NovelNames, *, extend: bool, budget: int, progress: Progress
 ) -> tuple[Prompts, tuple[str, ...]]:
-    """The prompts for new class names, not yet on disk, and those of their names that `source` had already.
+    """The prompts for new class names, not yet on disk, and the names that `source` already had.
 
     Args:
         clip: the model of `source`.
-        source: prompts that `check_transferable` lets pass, with the digest of their file.
+        source: prompts that `check_transferable` accepts, with the digest of their file.
         names: the new classes.
-        extend: keep the classes of `source` in front of the new ones.
+        extend: keep the classes of `source`, before the new ones.
         budget: bytes for text activations.
-        progress: told what was dropped or known already.
+        progress: receives messages about repeated and known names.
 
     Raises:
         UsageError: a name is too long for the text tower.
@@ -120,10 +120,10 @@ def transfer_prompts(
     old = {fold(c.name): c for c in source.classes}
     known = [c.name for c in names.classes if fold(c.name) in old]
     if known:
-        how = "kept once" if extend else "transferred all the same"
-        said = f"{len(known)} names are among the artifact's classes already, {how}: {some_of(known)}"
+        how = "are kept once" if extend else "are transferred too"
+        said = f"{len(known)} names are already classes of the artifact and {how}: {some_of(known)}."
         progress.decide(Decision("prompts-changed", said, {"names": known}, warning=True))
-    # A name that is known keeps its key and wnid, so that images still match it by wnid.
+    # A known name keeps its key and wnid, so that images still match it by wnid.
     given = tuple(old.get(fold(c.name), c) for c in names.classes)
     if extend:
         given = (*source.classes, *(c for c in given if fold(c.name) not in old))
@@ -131,8 +131,8 @@ def transfer_prompts(
     if source.calibration is not None:
         lost = source.calibration
         said = (
-            f"The threshold of the artifact ({lost.score} at least {lost.threshold:.6g}) was chosen for its own classes "
-            "and is left out. Calibrate the new artifact before images are called OOD."
+            f"The threshold of the artifact ({lost.score} at least {lost.threshold:.6g}) was removed, because it was chosen "
+            "for other classes. Calibrate the new artifact before you use it to find OOD images."
         )
         facts = {"score": lost.score, "threshold": lost.threshold, "data": lost.data}
         progress.decide(Decision("threshold-dropped", said, facts, warning=True))
@@ -142,11 +142,11 @@ def transfer_prompts(
 
 @dataclass(frozen=True)
 class Extension:
-    """What an extension changed, on held-out images of old and new classes.
+    """The effect of an extension on held-out images of old and new classes.
 
-    `old_before`, `old_after`: images of the artifact's classes, by the artifact and by the extended one. `new_before`: how
-    many images of the new classes the artifact accepted; it could not recognise them. `new_after`: the same by the extended
-    one. `taken_for_new`: images of old classes that are now predicted as a new one. `classes`: accuracy by class key.
+    `old_before`, `old_after`: results of the artifact and of the extended one on images of the old classes. `new_before`,
+    `new_after`: the same on images of the new classes, which the artifact could accept but not recognise. `taken_for_new`:
+    images of old classes that are now predicted as a new one. `classes`: accuracy by class key.
     """
 
     old_before: Outcome
@@ -163,7 +163,7 @@ class Extension:
 
 @dataclass(frozen=True)
 class Extended:
-    """What `run_extend` made: the artifact, its new classes by key, and what changed."""
+    """The result of `run_extend`: the artifact, the keys of its new classes, and its effect."""
 
     transfer: TransferResult
     extension: Extension
@@ -173,21 +173,21 @@ class Extended:
 def run_extend(
     bench: Workbench, out: Path, *, artifact: ArtifactFile, images: Sequence[Spec], overwrite: bool
 ) -> Extended:
-    """Add the classes of images to an artifact, choose its threshold anew, and write `out`.
+    """Add the classes of images to an artifact, choose a new threshold, and write `out`.
 
-    The score stays the one that the artifact is calibrated for, with the same acceptance. With too few held-out images the
-    artifact has no threshold, and a message says how many are needed.
+    The score and the acceptance stay those of the artifact's calibration. With too few held-out images the result has no
+    threshold, and a message says how many are needed.
 
     Args:
-        bench: the configuration; its data are those that the artifact was trained with.
+        bench: the configuration; its data are the artifact's training data.
         out: the artifact to write.
-        artifact: one with negatives and shared contexts.
-        images: SPECs of images of the new classes, perhaps beside images of the old ones.
+        artifact: it must have negatives and shared contexts.
+        images: SPECs of images of the new classes, and optionally of old ones.
         overwrite: whether `out` may be replaced.
 
     Raises:
-        UsageError: as `run_transfer`; images that are not there, no new class, or classes without held-out images.
-        NegPromptError: an image is broken, the model cannot be had, the disk is full.
+        UsageError: as `run_transfer`, or images are missing, there is no new class, or a class has no held-out images.
+        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with making(out, overwrite=overwrite):
         source = _source(bench, artifact)
@@ -203,7 +203,7 @@ def run_extend(
 
 
 def _compared(bench: Workbench, source: Prompts, prompts: Prompts, found: AddedClasses) -> Extension:
-    """What two artifacts make of the same held-out images; the second has more classes."""
+    """Compare two artifacts, the second with more classes, on the same held-out images."""
     encoded = bench.encode(found.held_out)
     labels, known = encoded.labels.numpy(), len(source.classes)
     is_old = labels < known

@@ -1,11 +1,11 @@
-"""Whether an artifact could be made again: what it records, against what is here now.
+"""Whether an artifact can be reproduced: compares its records with the files and versions that are here now.
 
-On one machine, with one number of threads and the same versions, the same seed gives the same artifact bit for bit on a CPU.
-So a verification asks, line by line: is the file what was written; are configuration, versions, processor, model, parents
-and images still those it records; and, where asked to train again, are the bytes the same. Each line is `ok`, `differs` or
-`unknown`, with its reason; what is `unknown` was not recorded or is not here.
+On one machine's CPU, with the same number of threads, versions and seed, a training gives the same artifact bit for bit. So
+a verification checks that the file was not changed, that configuration, versions, processor, model, parents and images are
+those that it records and, if asked to train again, that the bytes are the same. Each line is `ok`, `differs` or `unknown`,
+with a reason; `unknown` means that something was not recorded or is missing here.
 
-Leaves out: the artifacts it was made from, beyond their digests; each can be verified likewise.
+Only the digests of an artifact's parents are checked; each parent can be verified in the same way.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,16 +43,16 @@ from negprompt_cli.steps.shared.training_data import find_training_images, negat
 from negprompt_cli.steps.shared.workbench import Workbench
 
 LIMITED = " (limited)"
-"""What calibrate puts behind the name of data it took only some images of."""
+"""The end of the data's name in a calibration that used only some of the images."""
 
 Status = Literal["ok", "differs", "unknown"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verification: what was looked at, what came of it, and why.
+    """One line of a verification: what was checked, the result, and the reason.
 
-    `remedy`: name of the advice for a person at the command line, as errors have it; empty where there is none.
+    `remedy`: name of advice for a person at the command line, as in errors; empty for none.
     """
 
     what: str
@@ -63,7 +63,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verification found. `retrained`: whether it trained again."""
+    """The result of a verification. `retrained`: whether it trained again."""
 
     path: Path
     prompts: Prompts
@@ -72,7 +72,7 @@ class Verification:
 
     @property
     def status(self) -> Status:
-        """'differs' where any line differs, else 'unknown' where any is unknown, else 'ok'."""
+        """'differs' if any line differs, else 'unknown' if any is unknown, else 'ok'."""
         found = {check.status for check in self.checks}
         return "differs" if "differs" in found else "unknown" if "unknown" in found else "ok"
 
@@ -81,12 +81,12 @@ class Verification:
         """The verdict as a sentence."""
         named = ", ".join(check.what for check in self.checks if check.status == self.status)
         if self.status == "differs":
-            return f"It could not be made again bit for bit as things are here: {named}."
+            return f"It cannot be reproduced bit for bit here, because something differs: {named}."
         if self.status == "unknown":
             return f"Nothing differs, but this could not be checked: {named}."
         if self.retrained:
-            return "It was made again, bit for bit."
-        return "It could be made again from what it records."
+            return "It was reproduced bit for bit."
+        return "It can be reproduced from what it records."
 
     def document(self) -> dict[str, Any]:
         """The verification as JSON values."""
@@ -111,19 +111,19 @@ def run_verify(
     changes: Mapping[str, Any],
     progress: Progress,
 ) -> Verification:
-    """Check an artifact against what is here now.
+    """Check an artifact against the files and versions that are here now.
 
     Args:
         path: a prompt artifact.
-        parent: what it was made from, if that is not beside it.
-        retrain: train again, without the feature cache and without writing, and compare.
-        changes: dotted keys of the recorded configuration that are other values here: the places of the data and the model
-            now, and the device.
-        progress: told how it goes.
+        parent: the artifact it was made from, if that is in another folder.
+        retrain: train again, without the feature cache and without writing files, and compare.
+        changes: dotted keys of the recorded configuration with their values here: the places of the data and the model, and
+            the device.
+        progress: receives messages.
 
     Raises:
-        UsageError: there is no sound artifact at `path`, or what a change names is not there.
-        NegPromptError: the model that a change names cannot be loaded.
+        UsageError: there is no valid artifact at `path`, or something that `changes` names does not exist.
+        NegPromptError: the model that `changes` names cannot be loaded.
     """
     case = _Case(path, load_prompts(path), parent, changes, progress)
     case.require_changes()
@@ -142,7 +142,7 @@ def run_verify(
 
 @dataclass(frozen=True)
 class _Case:
-    """An artifact and what is here."""
+    """An artifact and the configuration to check it with."""
 
     path: Path
     prompts: Prompts
@@ -152,13 +152,13 @@ class _Case:
 
     @cached_property
     def bench(self) -> Workbench:
-        """The recorded configuration with what is elsewhere now."""
-        # Features in the cache may have been encoded in batches of another size, which changes their last bits.
+        """A workbench for the recorded configuration with the changes."""
+        # Cached features may have been encoded in batches of another size, which changes their last bits.
         recorded = self.prompts.config.model_dump(mode="json")
         return Workbench(load_config(base=recorded, flags={**self.changes, "compute.cache": False}), self.progress)
 
     def require_changes(self) -> None:
-        """Stop where what the user points to is not there; what only the artifact points to may be gone."""
+        """Raise an error if something that the changes name is missing. What only the artifact names may be missing."""
         if "compute.device" in self.changes:
             _ = self.bench.compute
         if "model.name" in self.changes:
@@ -168,35 +168,35 @@ class _Case:
 
     @property
     def summary(self) -> TrainingSummary | None:
-        """What the artifact says of its own training."""
+        """The artifact's record of its own training."""
         return self.prompts.training[-1] if self.prompts.training else None
 
     def file(self) -> Check:
-        """Whether the file holds what is read from it and nothing else."""
+        """Whether the file has no other content than what is read from it."""
         prompts = self.prompts
         shape = f"{len(prompts.classes)} classes, {prompts.negatives_per_class} negatives each"
         if artifact_bytes(prompts) == self.path.read_bytes():
-            return Check("file", "ok", f"sha256 {prompts.sha256}; {shape}; written again it has the same bytes")
-        how = f"sha256 {prompts.sha256}; {shape}; written again it has other bytes"
+            return Check("file", "ok", f"sha256 {prompts.sha256}; {shape}; writing it again gives the same bytes")
+        how = f"sha256 {prompts.sha256}; {shape}; writing it again gives other bytes"
         if prompts.written_with == versions():
             return Check("file", "differs", f"{how}: it was changed after it was written")
         return Check("file", "unknown", f"{how}, as other versions may have written it")
 
     def configuration(self) -> Check:
-        """Whether the configuration still resolves to itself and is that of the file beside the artifact."""
+        """Whether the configuration is still valid, and the same as in the file next to the artifact."""
         beside = self.path.with_name(f"{self.path.stem}.config.yaml")
         try:
             load_config(base=self.prompts.config.model_dump(mode="json"))
             if not beside.is_file():
-                return Check("configuration", "ok", f"resolves to itself; there is no {beside.name} to compare it with")
+                return Check("configuration", "ok", f"valid; there is no {beside.name} to compare it with")
             if load_config(str(beside)) != self.prompts.config:
-                return Check("configuration", "differs", f"{beside} is not the artifact's; it was changed")
+                return Check("configuration", "differs", f"{beside} was changed: it differs from the artifact's")
         except UsageError as error:
             return Check("configuration", "differs", str(error))
-        return Check("configuration", "ok", f"resolves to itself and is that of {beside.name}")
+        return Check("configuration", "ok", f"valid, and the same as in {beside.name}")
 
     def made_with(self) -> Check:
-        """Whether the versions are those it was made with."""
+        """Whether the versions are those of the training."""
         recorded = self.summary.versions if self.summary else dict(self.prompts.written_with)
         if not recorded:
             return Check("versions", "unknown", "not recorded")
@@ -223,7 +223,7 @@ class _Case:
         return Check("model", "ok", f"{clip.identity.name}: weights have sha256 {clip.identity.weights_sha256}")
 
     def parents(self) -> list[Check]:
-        """Whether what it was made from is here."""
+        """Whether the artifacts that it was made from are here."""
         return [self._parent(parent) for parent in self.prompts.parents]
 
     def _parent(self, parent: Parent) -> Check:
@@ -233,16 +233,16 @@ class _Case:
             return Check(name, "ok", f"{found} has sha256 {parent.sha256}")
         if self.given_parent is not None:
             return Check(name, "differs", f"{self.given_parent} does not have sha256 {parent.sha256}")
-        return Check(name, "unknown", f"nothing beside it has sha256 {parent.sha256}.", remedy="name-parent")
+        return Check(name, "unknown", f"no file next to it has sha256 {parent.sha256}.", remedy="name-parent")
 
     def find_parent(self, parent: Parent) -> Path | None:
-        """The file with a parent's digest: the given one, or one beside the artifact."""
+        """The file with a parent's digest: the given one, or one next to the artifact."""
         beside = sorted(p for p in self.path.parent.glob("*.safetensors") if p.name != self.path.name)
         candidates = [self.given_parent] if self.given_parent else beside
         return next((p for p in candidates if _sha256(p) == parent.sha256), None)
 
     def transferred(self) -> Check:
-        """Whether a transferred artifact is its parent under other class names."""
+        """Whether transferring or extending the parent again gives this artifact."""
         if self.source is None:
             return Check("contexts", "unknown", "the parent is not here")
         if self.added:
@@ -251,30 +251,30 @@ class _Case:
             except NegPromptError as error:
                 return Check("contexts", "unknown", _first_line(error), remedy="moved-images")
             if artifact_bytes(replace(made, written_with=self.prompts.written_with)) == artifact_bytes(self.prompts):
-                return Check("contexts", "ok", "extended again, it has the same bytes")
-            return Check("contexts", "differs", "extended again, it has other bytes")
+                return Check("contexts", "ok", "extending the parent again gives the same bytes")
+            return Check("contexts", "differs", "extending the parent again gives other bytes")
         made = carry_over(self.bench.clip, self.source.prompts, self.prompts.classes, budget=self.bench.budget)
         again = replace(made, written_with=self.prompts.written_with)
         if artifact_bytes(again) == artifact_bytes(replace(self.prompts, calibration=None)):
-            return Check("contexts", "ok", "transferred again, it has the same bytes")
-        return Check("contexts", "differs", "transferred again, it has other bytes")
+            return Check("contexts", "ok", "transferring the parent again gives the same bytes")
+        return Check("contexts", "differs", "transferring the parent again gives other bytes")
 
     @property
     def added(self) -> tuple[Spec, ...]:
-        """The images whose classes were added to the parent; none where it was transferred to names, or trained."""
+        """The images whose classes were added to the parent; none for a transfer to names, or a training."""
         before = self.source.prompts.config.data.added if self.source else ()
         return tuple(parse_spec(text) for text in self.prompts.config.data.added if text not in before)
 
     @cached_property
     def source(self) -> ArtifactFile | None:
-        """What it was made from, where that is here."""
+        """The artifact it was made from, or None if that is missing."""
         path = self.find_parent(self.prompts.parents[0]) if self.prompts.parents else None
         return ArtifactFile(path) if path else None
 
     def training(self) -> Iterator[Check]:
-        """Whether positives, images and processor are those of the training."""
+        """Check that positives, images and processor are those of the training."""
         if self.summary is None:
-            yield Check("training", "unknown", "it was not trained here, but imported or made of words")
+            yield Check("training", "unknown", "it was not trained, but imported or made from words")
             return
         if self.prompts.kind == "negative" and self.source is not None:
             same = torch.equal(self.source.prompts.positive, self.prompts.positive)
@@ -296,7 +296,7 @@ class _Case:
 
     def _images(self, summary: TrainingSummary) -> Check:
         if not summary.files_sha256:
-            return Check("images", "unknown", "it was trained on features that were handed over, not on files")
+            return Check("images", "unknown", "it was trained on given features, not on image files")
         return self._listed("images", summary.images, summary.files_sha256, self._training_images)
 
     def _training_images(self) -> ImageSet:
@@ -314,20 +314,20 @@ class _Case:
         return Check(
             what,
             "differs",
-            f"{len(images)} images are chosen now, {count} were used; names or sizes differ (sha256 {found}, recorded "
+            f"{len(images)} images are found now, and {count} were used; names or sizes differ (sha256 {found}, recorded "
             f"{recorded})",
         )
 
     def calibration(self) -> Iterator[Check]:
-        """Whether the held-out images behind the threshold are the recorded ones."""
+        """Check that the held-out images of the threshold are the recorded ones."""
         known = self.prompts.calibration
         if known is None:
             return
         if not known.files_sha256:
-            yield Check("held-out images", "unknown", "calibrated on features that were handed over, not on files")
+            yield Check("held-out images", "unknown", "it was calibrated on given features, not on image files")
         elif known.data.endswith(LIMITED):
             yield Check(
-                "held-out images", "unknown", f"calibrated on a limited choice of {known.data.removesuffix(LIMITED)}"
+                "held-out images", "unknown", f"it was calibrated on only some of {known.data.removesuffix(LIMITED)}"
             )
         elif self.added:
             if self.source is not None:
@@ -348,10 +348,10 @@ class _Case:
             )
 
     def retrained(self) -> Iterator[Check]:
-        """Train again, and calibrate again where it is calibrated."""
+        """Train again and, if it is calibrated, calibrate again."""
         summary = self.summary
         if summary is None or not summary.files_sha256:
-            yield Check("trained again", "unknown", "there is no training of images to repeat")
+            yield Check("trained again", "unknown", "it has no training on images that could be repeated")
             return
         if self.prompts.kind == "negative" and self.prompts.parents and self.source is None:
             yield Check("trained again", "unknown", "the parent is not here")
@@ -366,7 +366,7 @@ class _Case:
             yield Check("trained again", "unknown", _first_line(error))
 
     def _learned(self) -> Prompts:
-        """The prompts that the recorded configuration gives now."""
+        """Train again with the recorded configuration."""
         bench = self.bench
         if self.prompts.kind == "positive":
             data = positive_data(bench)
@@ -386,13 +386,13 @@ class _Case:
         return Check(
             "features",
             "differs",
-            "the images' features are others: an image was changed, or they were encoded in other batches or on another "
+            "the images' features differ: an image was changed, or they were encoded in other batches or on another "
             f"processor (sha256 {again.features_sha256}, recorded {recorded.features_sha256})",
         )
 
     def _contexts(self, summary: TrainingSummary, again: Prompts) -> Check:
         recorded = replace(self.prompts, calibration=None)
-        # A new path says nothing of what it was made from.
+        # Ignore the path, because the parent may have been moved.
         model = recorded.model if again.model.weights_sha256 == recorded.model.weights_sha256 else again.model
         again = replace(again, config=recorded.config, model=model, written_with=recorded.written_with)
         data = artifact_bytes(again)
@@ -402,14 +402,16 @@ class _Case:
         difference = max(_difference(a, b) for a, b in pairs)
         if difference == 0:
             return Check(
-                "trained again", "differs", "the same contexts bit for bit, but the record of the training differs"
+                "trained again",
+                "differs",
+                "the contexts are the same bit for bit, but the record of the training differs",
             )
-        largest = f"the largest difference of a context's number is {difference:.3g}"
+        largest = f"the largest difference of a number in the contexts is {difference:.3g}"
         on_cpu = summary.device.startswith("cpu") and self.bench.compute.device.type == "cpu"
         return Check(
             "trained again",
             "differs" if on_cpu else "unknown",
-            largest if on_cpu else f"{largest}; bit for bit is promised on a CPU only",
+            largest if on_cpu else f"{largest}; only a CPU gives the same bits",
         )
 
     def _threshold(self, known: Calibration, again: Prompts) -> Check:
@@ -430,14 +432,14 @@ class _Case:
 
 
 def _difference(a: Tensor | None, b: Tensor | None) -> float:
-    """The largest difference of two tensors, infinite where they cannot be compared."""
+    """The largest difference of two tensors; infinite if they cannot be compared."""
     if a is None or b is None or a.shape != b.shape:
         return 0.0 if a is b else float("inf")
     return float((a.double() - b.double()).abs().max())
 
 
 def _sha256(path: Path) -> str:
-    """Digest of a file, empty where it cannot be read."""
+    """Digest of a file; empty if it cannot be read."""
     try:
         return file_sha256(path)
     except OSError:

@@ -114,7 +114,7 @@ def test_one_image_per_class_leaves_nothing_for_a_threshold(clip: Clip, tmp_path
     common = ["--model", clip.identity.name, "--device", "cpu", "--workers", 0, *FAST, "--run", tmp_path / "run"]
     refused = run("fit", photos, *common)
     assert refused.exit_code == 2
-    assert "one image per class" in refused.stderr and "Nothing is left to choose a threshold on" in refused.stderr
+    assert "one image per class" in refused.stderr and "No images are left to choose a threshold on" in refused.stderr
     assert "negprompt train-positive" in refused.stderr
     assert not (tmp_path / "run").exists()
     assert run("train-positive", "--data", photos, *common).exit_code == 0

@@ -154,7 +154,7 @@ def test_coop_and_back(clip: Clip, classes: Path, tmp_path: Path, negatives: int
     done = run("export", "--prompts", artifact, "--format", "coop", "-q")
     assert done.exit_code == 0, done.output
     file = Path(done.stdout.strip())
-    assert ("negatives" in done.stderr) == bool(negatives)
+    assert ("no negative prompts" in done.stderr) == bool(negatives)
     # As CoOp's own loader opens it.
     state = torch.load(file, weights_only=True)["state_dict"]
     assert state["ctx"].shape == (4, clip.plan.width)

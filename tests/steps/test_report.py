@@ -270,7 +270,7 @@ def test_names_from_data_cannot_break_the_page():
     )  # fmt: skip
     text = render_page([table], [section])
     assert "<script" not in text
-    assert "not a result to quote" in text
+    assert "Do not quote these figures" in text
     assert not Page(text).open
 
 

@@ -311,7 +311,7 @@ def test_rows_of_another_run_are_not_added_to(score: Scoring, clip: Clip, images
         score(images, "--out", out, "--append", "--threshold", "-1"),
         run("score", images, *zero_shot, "--out", out, "--append"),
     ):
-        assert other.exit_code == 2 and "holds rows" in other.stderr and "--out" in other.stderr
+        assert other.exit_code == 2 and "has rows" in other.stderr and "--out" in other.stderr
     assert out.read_bytes() == done
     assert score(images, "--out", out, "--append").exit_code == 0
 

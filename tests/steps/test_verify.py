@@ -111,7 +111,7 @@ def test_what_was_made_is_made_again(made: Path):
             "calibrated again",
         )
     ]
-    assert verify(made / "positive.safetensors", retrain=True).conclusion == "It was made again, bit for bit."
+    assert verify(made / "positive.safetensors", retrain=True).conclusion == "It was reproduced bit for bit."
 
 
 def test_lines_for_people_end_with_the_verdict(made: Path):
@@ -120,7 +120,7 @@ def test_lines_for_people_end_with_the_verdict(made: Path):
     assert result.exit_code == 0
     # A long reason goes over several lines, the later ones indented.
     assert all(line.startswith(("ok ", "   ")) for line in lines[:-1])
-    assert lines[-1] == "ok: It could be made again from what it records."
+    assert lines[-1] == "ok: It can be reproduced from what it records."
     assert run("verify", made / "positive.safetensors", "-q").stdout.splitlines() == lines[-1:]
 
 
@@ -226,7 +226,7 @@ def test_other_versions_and_processors_differ(made: Path):
     assert found(again)["versions"] == "differs"
     assert "torch 2.6.0, here" in str(again.checks)
     (line,) = [check for check in again.checks if check.what == "trained again"]
-    assert "same contexts bit for bit" in line.reason
+    assert "contexts are the same bit for bit" in line.reason
     rewrite(path, training=(summary.model_copy(update={"device": "NVIDIA H200"}),))
     assert found(verify(path))["processor"] == "differs"
 
