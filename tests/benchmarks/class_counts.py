@@ -3,7 +3,7 @@
     python tests/benchmarks/class_counts.py [--counts 2,5,10,20,50,100,300] [--draws 10] [--scores negprompt,mcm,max-logit]
 
 Two images of a class learn and two are judged, as in `geometry_check.py` of the shared assets, which holds two draws of 100
-classes. OOD are 500 images of other classes, DTD and Flowers-102. The finished score is measured; nothing may be chosen by it.
+classes. OOD are 500 images of other classes, DTD and Flowers-102. The finished score is only measured; nothing is chosen.
 """
 
 import argparse
