@@ -148,7 +148,8 @@ def _reason(path: Path, error: Exception) -> str:
         if (kind := unreadable_kind(path.suffix)) is not None:
             return f"it is of kind {kind.kind}, which is not decoded here; {kind.help}"
         return "it is not an image of a known format. Replace or remove it"
-    return f"{(str(error) or type(error).__name__).rstrip('.')}. Replace or remove it"
+    said = isinstance(error, OSError) and error.strerror
+    return f"{(said or str(error) or type(error).__name__).rstrip('.')}. Replace or remove it"
 
 
 def _start(path: Path) -> bytes | None:

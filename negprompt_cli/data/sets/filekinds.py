@@ -22,6 +22,7 @@ named, and left out and counted where its folder is; a check of the data looks i
 """
 
 import importlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -201,6 +202,14 @@ def is_image_name(name: str) -> bool:
         return False
     suffix = name[dot:].lower()
     return suffix in _common_suffixes() or suffix in image_suffixes()
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry of a folder is a folder itself; a link that leads round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def unreadable_kind(suffix: str) -> Unreadable | None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_text
@@ -79,6 +79,14 @@ _LABELS = (
     ),
 )
 _PARTS = ("split", "set", "subset", "partition", "part", "phase")
+_FLAGS: dict[str, tuple[Part, Part]] = {
+    "isvalid": ("val", "train"),
+    "isval": ("val", "train"),
+    "istest": ("test", "train"),
+    "istrain": ("train", "val"),
+}
+"""Columns of truth values that tell parts apart: the part of the images that they are true of, and that of the others."""
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _BELOW = ("label", "name", "class", "path", "file_name", "filename", "filepath")
 """Where the value of a field is an object: its own field that counts."""
 _LABEL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")  # pandas writes numbers as 3.0 where some are missing
@@ -361,8 +369,8 @@ def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
         wrong = next((row for row in rows if len(row) != len(header)), None)
         if wrong is not None:
             raise _refuse(where, f"Its header has {len(header)} cells, but the row {wrong[:4]!r} has {len(wrong)}.")
-        made, unclear = _records(rows[0], rows[1:], where)
-        form = f"table with the columns {some_of(header, 8)}{_unused_part(header, made)}"
+        made, unclear, taken = _records(rows[0], rows[1:], where)
+        form = f"table with the columns {some_of(header, 8)}{taken}{_unused_part(header, made)}"
         return ImageList(where, form, made, unclear=unclear)
     return None
 
@@ -377,8 +385,11 @@ def _unused_part(header: Sequence[str], made: Sequence[Line]) -> str:
     return f" (of which {parts[0]!r} names neither train, val nor test and is not used)"
 
 
-def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> tuple[list[Line], str]:
-    """The images of a table, by the names of its columns, and why they have no classes where that is not clear."""
+def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> tuple[list[Line], str, str]:
+    """The images of a table, by the names of its columns.
+
+    Also why they have no classes where that is not clear, and in words which column has them where several may.
+    """
     rows = [["" if cell in _MISSING else cell for cell in row] for row in rows]
     columns = {_plain(name): i for i, name in reversed(list(enumerate(header))) if _plain(name)}
 
@@ -396,7 +407,8 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
     part = pick(_PARTS, lambda cells: any(part_named(cell) for cell in cells), {path})
     if part is not None and (odd := next((row[part] for row in rows if not part_named(row[part])), None)) is not None:
         raise _refuse(where, f"Its column {header[part]} says {odd[:100]!r}, which is neither train, val nor test.")
-    used = {i for i in (path, part) if i is not None}
+    flag = _part_flag(columns, rows) if part is None else None
+    used = {i for i in (path, part, flag and flag.column) if i is not None}
     label = pick(_LABELS, numbers, used)
     name = pick(_LABELS, lambda cells: any(cells) and not numbers(cells), used)
     unclear = ""
@@ -421,10 +433,33 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
                 row[path],
                 int(found[1]) if found else None,
                 row[name] if name is not None else "",
-                part_named(row[part]) if part is not None else None,
+                part_named(row[part]) if part is not None else None if flag is None else flag.part(row),
             )
         )
-    return made, unclear
+    classes = {i for i in (label, name) if i is not None}
+    more = set(map(header.index, class_columns(header))) - used - classes
+    taken = f", classes from {some_of([repr(header[i]) for i in sorted(classes)])}" if more and classes else ""
+    return made, unclear, taken
+
+
+class _Flag(NamedTuple):
+    """A column that says of each image whether it is of `yes`, else it is of `no`."""
+
+    column: int
+    yes: Part
+    no: Part
+
+    def part(self, row: Sequence[str]) -> Part:
+        return self.yes if _TRUTH[row[self.column].casefold()] else self.no
+
+
+def _part_flag(columns: Mapping[str, int], rows: Sequence[Sequence[str]]) -> _Flag | None:
+    """The column that tells parts apart by truth values, as `is_valid` does in fastai's tables."""
+    for name, (yes, no) in _FLAGS.items():
+        i = columns.get(name)
+        if i is not None and all(row[i].casefold() in _TRUTH for row in rows):
+            return _Flag(i, yes, no)
+    return None
 
 
 def _no_names(cells: Sequence[str]) -> str:
@@ -449,7 +484,7 @@ class _Json:
     """Reads the forms of JSON."""
 
     def __init__(self, where: str) -> None:
-        self.where, self._unclear = where, ""
+        self.where, self._unclear, self._taken = where, "", ""
 
     def read(self, text: str, lines: Sequence[str]) -> ImageList:
         """The list in JSON text or JSON lines."""
@@ -466,7 +501,7 @@ class _Json:
         return self._mapping(value)
 
     def _made(self, form: str, lines: list[Line], below: str = "") -> ImageList:
-        return ImageList(self.where, form, lines, below=below, unclear=self._unclear)
+        return ImageList(self.where, form + self._taken, lines, below=below, unclear=self._unclear)
 
     def _mapping(self, value: Mapping[str, Any]) -> ImageList:
         if isinstance(value.get("images"), list) and ("annotations" in value or "categories" in value):
@@ -546,11 +581,11 @@ class _Json:
         if not all(isinstance(value, Mapping) for value in values):
             raise _refuse(self.where, "Its lines are not all JSON objects.")
         header = list(dict.fromkeys(key for value in values for key in value))
-        wanted = {*_PATHS, *_LABELS, *_PARTS}
+        wanted = {*_PATHS, *_LABELS, *_PARTS, *_FLAGS}
         known = [name for name in header if _plain(name) in wanted]
         kept = known if any(_plain(name) in _LABELS for name in known) else header
         rows = [[self._text(value.get(name), name) for name in kept] for value in values]
-        lines, self._unclear = _records(kept, rows, self.where)
+        lines, self._unclear, self._taken = _records(kept, rows, self.where)
         return lines
 
     def _text(self, value: Any, field: str = "") -> str:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.classnames import class_label, imagenet_wnids, is_wnid
-from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, system_part
+from negprompt_cli.data.sets.filekinds import LeftOut, is_folder, is_image_name, system_part
 from negprompt_cli.data.sets.image_list import FORMS, ImageList, Line, portable, read_image_list
 from negprompt_cli.data.sets.layouts import Role, Source
 from negprompt_cli.data.sets.matching import Known, clean, fold
@@ -100,6 +100,9 @@ def listed_source(
     chosen, apart, said = _part_of_role(listed, chosen, role, kind)
     decisions += said
     folder, chosen, said = place(chosen)
+    chosen = [
+        line if (path := _one_path(folder, line.path)) == line.path else replace(line, path=path) for line in chosen
+    ]
     decisions += said
     layout = layout or f"list {file} of images below {folder}"
     count = len(listed.lines) - sum(left_out.counts.values())
@@ -115,6 +118,9 @@ def listed_source(
             fault += f" {listed.unclear}"
         elif len(bare) == len(chosen):
             fault = f"None of the {len(chosen)} images of {file} for {role} has a class."
+        elif class_names is not None and not bare:
+            numbers = sorted({line.label for line in chosen if line.label is not None})
+            fault = f"{class_names} has no names for the labels of {file}, which are {some_of(numbers)}."
         elif bare:
             fault += f" The first image without a label is {bare[0][:200]!r}."
         raise UsageError(
@@ -224,7 +230,7 @@ def _folders(file: Path, below: str, data_root: Path, prefixes: Sequence[str]) -
     usual += [data_root / prefix for prefix in prefixes]
     try:
         with os.scandir(parent) as entries:
-            beside = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            beside = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
     except OSError:  # a list may be readable in a folder that is not
         beside = []
     yield from dict.fromkeys([*usual, *(parent / name for name in beside[:_BESIDE])])
@@ -234,6 +240,17 @@ def _tidy(path: str) -> str:
     """A path without empty parts and dots, so that an image has one path."""
     path = portable(path) if path.startswith("file://") else path
     return PurePosixPath(path).as_posix() if path.startswith("./") or "//" in path or "/./" in path else path
+
+
+def _one_path(folder: Path, path: str) -> str:
+    """A path as all lines should have it, so that an image has one: without `..`, relative to `folder` if it is below it."""
+    up = ".." in path.split("/")
+    if not path.startswith("/") and not up:
+        return path
+    plain = Path(os.path.normpath(folder.absolute() / path))
+    if up and os.path.realpath(plain) != os.path.realpath(folder / path):  # .. leaves what a link leads to
+        return path
+    return plain.relative_to(folder.absolute()).as_posix() if plain.is_relative_to(folder.absolute()) else str(plain)
 
 
 def _there(path: Path) -> bool:
@@ -329,7 +346,10 @@ def _key_labels(
     if listed is not None and entries is not None:
         keys = [entries[label].key or f"{label:05d}" for label in numbered]
         names = dict(zip(keys, (entries[label].name for label in numbered), strict=True))
-        return _Keyed(keys, f"the names in {class_names}", names, class_names, listed.decisions)
+        ends = [f"{label} is {entries[label].name!r}" for label in sorted({min(numbered), max(numbered)})]
+        text = f"Labels of {file} are named by {class_names}: {', '.join(ends)}."
+        told = Decision("class-names", text, {"file": str(class_names), "labels": [min(numbered), max(numbered)]})
+        return _Keyed(keys, f"the names in {class_names}", names, class_names, (*listed.decisions, told))
     wnids = imagenet_wnids()
     if all("ILSVRC2012_val_" in line.path for line in lines) and max(numbered) < len(wnids):
         return _Keyed([wnids[label] for label in numbered], "ImageNet-1k index", {})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from negprompt_cli.data.sets.filekinds import LeftOut, Reason, is_image_name, reason_for
+from negprompt_cli.data.sets.filekinds import LeftOut, Reason, is_folder, is_image_name, reason_for
 from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
 from negprompt_cli.data.sets.matching import Known
 from negprompt_cli.data.sets.parts import Part, part_named
@@ -92,7 +92,7 @@ def list_entries(folder: Path | str) -> Entries:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                inner = entry.is_dir()
+                inner = is_folder(entry)
                 if not inner and is_image_name(entry.name):
                     images.append(entry.name)
                 elif (reason := reason_for(entry.name, folder=inner)) is not None:

@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from negprompt_cli.data.sets import hub_images, parquet_images, tar_images, torchsets
-from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for
+from negprompt_cli.data.sets.filekinds import LeftOut, is_folder, is_image_name, reason_for
 from negprompt_cli.errors import UsageError
 
 PACKED_SUFFIXES = (*tar_images.SUFFIXES, *parquet_images.SUFFIXES)
@@ -145,7 +145,7 @@ def packed_files(folder: Path, *, deeper: int = 2) -> list[Path]:
                 # The first image or second subfolder ends the search, because a folder may have a million images.
                 if is_image_name(entry.name):
                     return []
-                if entry.is_dir():
+                if is_folder(entry):
                     inside += [folder / entry.name] if reason_for(entry.name, folder=True) is None else []
                     if (found and inside) or len(inside) > 1:
                         return []

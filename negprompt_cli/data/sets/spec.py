@@ -48,7 +48,7 @@ def parse_spec(text: str) -> Spec:
     Raises:
         UsageError: nothing before or nothing after the '#'.
     """
-    stripped = text.strip()
+    stripped = text if text.strip() and exists(user_path(text)) else text.strip()
     if "#" not in stripped or exists(user_path(stripped)):
         if not stripped:
             raise UsageError(
@@ -81,7 +81,7 @@ def split_specs(text: str) -> list[Spec]:
     Raises:
         UsageError: the list holds no SPEC, or something that is none.
     """
-    if exists(user_path(text.strip())):
+    if exists(user_path(text)) or exists(user_path(text.strip())):
         return [parse_spec(text)]
     specs: list[Spec] = []
     # A comma between braces belongs to a pattern of files.

@@ -352,3 +352,22 @@ def test_what_systems_make_is_left_out_of_lists(tmp_path: Path) -> None:
     images = load(file)
     assert classes_of(images) == {"cat/1.jpg": "cat", "dog/2.jpg": "dog"}
     assert sum(images.left_out.by_reason()["system"].values()) == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_of_several_columns_of_classes_the_one_that_is_read_is_said(form: str, tmp_path: Path) -> None:
+    tree(tmp_path, "1.jpg", "2.jpg")
+    rows = [{"path": "1.jpg", "species": "cat", "breed": "manx"}, {"path": "2.jpg", "species": "dog", "breed": "pug"}]
+    table = "path,species,breed\n" + "".join(",".join(row.values()) + "\n" for row in rows)
+    text = table if form == "csv" else "".join(json.dumps(row) + "\n" for row in rows)
+    read = read_image_list(write(tmp_path / f"a.{form}", text.encode()))
+    assert [line.name for line in read.lines] == ["cat", "dog"]
+    assert read.form.endswith(", classes from 'species'")
+
+
+@pytest.mark.parametrize(("column", "train", "part"), [("is_valid", "False", "val"), ("is_train", "1", "val")])
+def test_a_column_of_truth_values_tells_parts_apart(column: str, train: str, part: str, tmp_path: Path) -> None:
+    other = {"False": "True", "1": "0"}[train]
+    text = f"path,label,{column}\n1.jpg,cat,{train}\n2.jpg,cat,{other}\n"
+    read = read_image_list(write(tmp_path / "a.csv", text.encode()))
+    assert [line.part for line in read.lines] == ["train", part]

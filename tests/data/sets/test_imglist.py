@@ -211,3 +211,30 @@ def test_one_name_per_line_follows_the_labels_of_a_list(tmp_path: Path) -> None:
     for names in (by_label, by_key):
         images = load(file, class_names=names)
         assert [(c.key, c.name) for c in images.classes] == [("cat", "lion"), ("dog", "wolf")]
+
+
+@pytest.mark.parametrize("other", ["./a/1.jpg", "a/../a/1.jpg", "{}/a/1.jpg"])
+def test_an_image_is_one_however_its_path_is_written(other: str, tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "a/2.jpg")
+    again = other.format(tmp_path)
+    same = write(tmp_path / "same.csv", f"path,label\na/1.jpg,cat\na/2.jpg,dog\n{again},cat\n".encode())
+    assert sorted(load(same, "ood").paths.relatives()) == ["a/1.jpg", "a/2.jpg"]
+    two = write(tmp_path / "two.csv", f"path,label\na/1.jpg,cat\na/2.jpg,dog\n{again},dog\n".encode())
+    with pytest.raises(UsageError, match="1 images with several classes"):
+        load(two, "train")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "b.jpg").touch()
+    led = write(tmp_path / "led.txt", b"link/../b.jpg\n")
+    assert list(load(led, "ood").paths.relatives()) == ["b.jpg"]
+
+
+def test_what_labels_are_named_is_said_and_labels_without_names_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    names = write(tmp_path / "names.txt", b"cat\ndog\ncow\n")
+    listed = write(tmp_path / "a.csv", b"path,label\n1.jpg,1\n2.jpg,2\n")
+    told = [d.message for d in load(listed, "train", class_names=names).decisions]
+    assert any("1 is 'dog', 2 is 'cow'" in text for text in told)
+    gap = write(tmp_path / "b.csv", b"path,label\n1.jpg,0\n2.jpg,2\n3.jpg,4\n")
+    with pytest.raises(UsageError, match=r"names\.txt has no names for the labels of .*b\.csv, which are 0, 2, 4"):
+        load(gap, "train", class_names=names)

@@ -12,6 +12,7 @@ import yaml
 from data_trees import SHARED, class_tree, ranges_by_hand, relatives, write
 
 from negprompt_cli.cli.remedies import full_message
+from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
 from negprompt_cli.data.sets.catalogue import protocols
 from negprompt_cli.data.sets.classnames import imagenet_names, imagenet_wnids
 from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set, match_classes
@@ -415,6 +416,17 @@ def test_a_link_back_to_a_class_folder_ends(tmp_path: Path) -> None:
     (tmp_path / "set" / "cat" / "again").symlink_to(tmp_path / "set" / "cat")
     with pytest.raises(UsageError):
         load(tmp_path / "set", "train")
+
+
+def test_links_that_lead_round_in_a_circle_spoil_nothing_else(tmp_path: Path) -> None:
+    class_tree(tmp_path / "set", {"cat": 2, "dog": 2})
+    for name in ("loop.png", "loop", "loop.md"):
+        (tmp_path / "set" / "cat" / name).symlink_to(tmp_path / "set" / "cat" / name)
+    images = load(tmp_path / "set", "ood")
+    assert len(images) == 5
+    assert images.left_out.by_reason() == {"dead-link": {"": 2}}
+    with pytest.raises(BrokenImage, match=r"loop\.png: Too many levels of symbolic links\. Replace"):
+        open_rgb(tmp_path / "set" / "cat" / "loop.png")
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "labels.csv", "labels.json", "labels.txt"])

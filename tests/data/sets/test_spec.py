@@ -30,6 +30,9 @@ def test_a_path_with_a_hash_in_its_name_is_not_cut(tmp_path: Path) -> None:
     (tmp_path / "set#1").mkdir()
     assert parse_spec(str(tmp_path / "set#1")).selector == ""
     assert parse_spec(f"{tmp_path / 'set#1'}#0-3").base == str(tmp_path / "set#1")
+    (tmp_path / "end ").mkdir()
+    assert parse_spec(f"{tmp_path}/end ").base == f"{tmp_path}/end "
+    assert [spec.base for spec in split_specs(f"{tmp_path}/end ")] == [f"{tmp_path}/end "]
 
 
 @pytest.mark.parametrize("text", ["", "  ", "#0-3", "photos#", "photos# "])
