@@ -3,7 +3,8 @@
     python tests/benchmarks/class_counts.py [--counts 2,5,10,20,50,100,300] [--draws 10] [--scores negprompt,mcm,max-logit]
 
 Two images of a class learn and two are judged, as in `geometry_check.py` of the shared assets, which holds two draws of 100
-classes. OOD are 500 images of other classes, DTD and Flowers-102. The finished score is only measured; nothing is chosen.
+classes. OOD are 500 images of other classes (where there are others), DTD and Flowers-102. The finished score is measured;
+nothing may be chosen by it.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def measure(tensors: dict[str, Tensor], count: int, seed: int, scores: Sequence[
     place = torch.full((1000,), -1).index_put_((chosen,), torch.arange(count))
     own, learns = place[labels] >= 0, torch.arange(len(images)) % 4 < 2
     others = images[~own & ~learns]
-    sets = [others[torch.randperm(len(others), generator=draw)[:500]]]
+    sets = [others[torch.randperm(len(others), generator=draw)[:500]]] if len(others) else []
     sets += [normalize(tensors[f"{name}.images"].float(), dim=1) for name in ("dtd", "flowers")]
     text = normalize(tensors["imagenet.text"].float(), dim=1)[chosen]
     trained, classes = images[own & learns], place[labels[own & learns]]
