@@ -72,7 +72,9 @@ def report(
     run, RUN may be a file that `evaluate --save-scores` or `score --out` wrote.
     """
     talk = common.talk()
+    from negprompt_cli.config import Config
     from negprompt_cli.steps.report import ReportOptions, run_report
+    from negprompt_cli.steps.shared.workbench import Workbench
 
     options = ReportOptions(
         score=score,
@@ -87,8 +89,9 @@ def report(
     found = [*(sources or ()), *([run] if run else ())]
     if not found:
         raise UsageError("There is nothing to report. Name a run folder, or a file of scores.")
+    bench = Workbench(Config(), talk)
     first = found[0] if found[0].is_dir() else found[0].parent
-    page = run_report(found, out or first / "report", options, overwrite=common.overwrite, progress=talk)
+    page = run_report(bench, found, out or first / "report", options, overwrite=common.overwrite)
     pictures = sorted(str(p) for p in (page.parent / "figures").glob("*"))
     document = {"schema": schemas.REPORT, "path": str(page), "pictures": pictures, "versions": versions()}
     talk.result(page, document)

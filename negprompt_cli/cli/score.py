@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from negprompt_cli.config import Asked, Config
-    from negprompt_cli.data.results.rowfile import Sink
     from negprompt_cli.steps.score import ScoreSummary
     from negprompt_cli.steps.shared.score_page import PageRows
     from negprompt_cli.steps.shared.verdicts import Judge, Verdicts
@@ -154,6 +153,7 @@ def score(
         check_row_file(out, chosen, append=append, overwrite=common.overwrite)
     if report:
         from negprompt_cli.report.page import check_page
+        from negprompt_cli.steps.shared.score_page import PageRows
 
         check_page(report, overwrite=common.overwrite or append)
     if sort_into:
@@ -183,7 +183,7 @@ def score(
     with rows as file:
         if out and file.before.images:
             check_same_run(file.before, verdicts, out)
-        page = _page_rows(file.sink) if report else None
+        page = PageRows(file.sink) if report else None
         summary = run_score(
             judge,
             list_paths(paths, stdin_names(sys.stdin.buffer), left_out),
@@ -225,12 +225,6 @@ def score(
         raise typer.Exit(NOT_JUDGED)
     if fail_on_shift and summary.delivery and summary.delivery.shifted:
         raise typer.Exit(SHIFTED)
-
-
-def _page_rows(sink: "Sink") -> "PageRows":
-    from negprompt_cli.steps.shared.score_page import PageRows
-
-    return PageRows(sink)
 
 
 def _write_page(

@@ -5,6 +5,7 @@ is always ID. Drawn with matplotlib's object interface, so that no display and n
 each and white paper; on a page, panels of a group share one legend, and colours follow the page's (`inline_svg`).
 """
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -248,11 +249,7 @@ def inline_svg(figure: Figure, key: str, alt: str) -> str:
     variables = {colour.lower(): f"var(--s{i})" for i, colour in enumerate(COLOURS)}
     variables |= {QUIET: "var(--quiet)", PAPER: "var(--paper)"}
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: variables.get(found[0], found[0]), text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{_escaped(alt)}" ', 1)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
 
 
 @dataclass(frozen=True)

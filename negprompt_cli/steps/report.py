@@ -21,7 +21,6 @@ from negprompt_cli.data.results.rowfile import FORMATS as ROW_FORMATS
 from negprompt_cli.data.results.rowfile import read_rows
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError, did_you_mean
-from negprompt_cli.progress import Progress
 from negprompt_cli.report.page import Section, Table, render_page
 from negprompt_cli.steps.compare import compare_runs, run_facts, run_labels
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
@@ -86,23 +85,16 @@ class _Run:
 
 
 def run_report(
-    sources: Sequence[Path],
-    out: Path,
-    options: ReportOptions,
-    *,
-    overwrite: bool,
-    progress: Progress,
-    bench: Workbench | None = None,
+    bench: Workbench, sources: Sequence[Path], out: Path, options: ReportOptions, *, overwrite: bool
 ) -> Path:
     """Write a report into the folder `out`: index.html, and figures/ with every picture.
 
     Args:
+        bench: its model serves the runs that were made with the same one.
         sources: run folders, evaluation documents, files of scores of an evaluation, or one file of rows of `score`.
         out: the folder to write.
         options: options of the report.
         overwrite: whether an existing report may be replaced.
-        progress: receives messages.
-        bench: a workbench to share the model with other steps.
 
     Returns:
         The path of the page.
@@ -125,11 +117,11 @@ def run_report(
     runs = {path: _find(path, labels[path], options) for path in paths if path not in tables}
     sections = []
     for number, path in enumerate(paths, start=1):
-        progress.say(f"Report of {labels[path]}")
+        bench.progress.say(f"Report of {labels[path]}")
         key = f"run{number}"
         drawer = Drawer(out / "figures", options.formats, "" if number == 1 else f"{key}-")
         if path in runs:
-            bench = bench.with_config(runs[path].config) if bench else Workbench(runs[path].config, progress)
+            bench = bench.with_config(runs[path].config)
             sections.append(_run_section(runs[path], key, bench, options, drawer))
         else:
             sections.append(_table_section(path, labels[path], key, options, drawer))

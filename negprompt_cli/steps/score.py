@@ -5,7 +5,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +111,6 @@ def run_score(
         require_threshold(judge.verdicts, "Sorting images")
     summary = ScoreSummary()
     todo: Iterator[Path] = islice(_unknown(paths, known or KnownPaths(), summary), limit)
-    lowest: list[tuple[float, int, str]] = []
-    order = count()
     scores = array("d")
     with closing(judge.stream(todo)) as stream:
         judged = _judged(stream, task, stop_on_error=stop_on_error)
@@ -121,13 +120,9 @@ def run_score(
             sink.write(rows)
             for row in rows:
                 _count(row, summary)
-                if row.score is not None:
-                    scores.append(row.score)
-                    # The heap holds the lowest scores, with the highest of them on top; equal scores keep the input's order.
-                    heapq.heappush(lowest, (-row.score, -next(order), row.path))
-                    if len(lowest) > SHOWN:
-                        heapq.heappop(lowest)
-    summary.lowest = [(-score, path) for score, _, path in sorted(lowest, reverse=True)]
+            judged_now = [(row.score, row.path) for row in rows if row.score is not None]
+            scores.extend(score for score, _ in judged_now)
+            summary.lowest = heapq.nsmallest(SHOWN, summary.lowest + judged_now, key=itemgetter(0))
     if shift_level is not None and scores:
         held_out, threshold = require_calibration(judge.verdicts, "a verdict on all images together")
         summary.delivery = batch_verdict(np.frombuffer(scores), held_out, threshold, level=shift_level)

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from negprompt_cli.config import PixelsConfig
+from negprompt_cli.config import Config, PixelsConfig
 from negprompt_cli.data.results.rowfile import COLUMNS, Row
 from negprompt_cli.progress import Silent
 from negprompt_cli.steps.report import ReportOptions, run_report
 from negprompt_cli.steps.shared import score_page
 from negprompt_cli.steps.shared.score_page import Judged, PageRows, write_score_page
+from negprompt_cli.steps.shared.workbench import Workbench
 
 IMAGES, THRESHOLD = 90, 0.4
 NAMES = ("cat", 'red "fox", <b>', "a class with a rather long name of several words")
@@ -176,7 +177,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{kind},{i}.png,{own},c{found},class number {found},0,{one},{two}")
     (folder / "scores.csv").write_text("\n".join(lines) + "\n")
     options = ReportOptions(formats=())
-    return run_report([folder / "scores.csv"], folder / "page", options, overwrite=False, progress=Silent())
+    return run_report(Workbench(Config(), Silent()), [folder / "scores.csv"], folder / "page", options, overwrite=False)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(500, True), (1280, False)])

@@ -13,7 +13,7 @@ from evaluation_world import World, make_world
 from pages import Page, data_of
 from recorder import Recorder
 
-from negprompt_cli.config import PixelsConfig
+from negprompt_cli.config import Config, PixelsConfig
 from negprompt_cli.data.results.evaluations import (
     StreamRow,
     average_over_seeds,
@@ -51,6 +51,7 @@ from negprompt_cli.steps.shared.report_parts import (
 from negprompt_cli.steps.shared.report_pictures import nearest_lines
 from negprompt_cli.steps.shared.score_file import save_scores
 from negprompt_cli.steps.shared.scored_sets import of_measured, read_score_file
+from negprompt_cli.steps.shared.workbench import Workbench
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def world(tmp_path_factory, tiny_clip) -> World:
 
 
 def report(world, runs, out, options=ReportOptions()):  # noqa: B008 - frozen
-    return run_report(runs, out, options, overwrite=False, progress=Recorder(), bench=world.bench())
+    return run_report(world.bench(), runs, out, options, overwrite=False)
 
 
 def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
@@ -150,14 +151,7 @@ def test_an_artifact_that_has_changed_since_is_refused(world, tmp_path):
 @pytest.mark.parametrize("wrong", [{"formats": ("jpg",)}, {"score": "energy"}, {"scores": ("mcm", "enery")}])
 def test_unknown_formats_and_scores_that_were_not_evaluated_are_refused(world, tmp_path, wrong):
     with pytest.raises(UsageError):
-        run_report(
-            [world.run],
-            tmp_path / "report",
-            ReportOptions(**wrong),
-            overwrite=False,
-            progress=Recorder(),
-            bench=world.bench(),
-        )
+        report(world, [world.run], tmp_path / "report", ReportOptions(**wrong))
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +230,12 @@ def test_rows_of_score_are_reported_as_score_does(tmp_path, form):
     path = tmp_path / f"rows.{form}"
     with path.open("wb") as stream:
         TextSink(stream, form).write(rows)
-    page = run_report([path], tmp_path / "page", ReportOptions(), overwrite=False, progress=Recorder())
+    page = run_report(Workbench(Config(), Recorder()), [path], tmp_path / "page", ReportOptions(), overwrite=False)
     text = page.read_text()
     assert [row[3] for row in data_of(text)["rows"]] == [i / 7 for i in range(9)]
     assert "3 of 9 images (33.3\N{NO-BREAK SPACE}%) are OOD" in text
     with pytest.raises(UsageError, match="alone"):
-        run_report([path, path], tmp_path / "other", ReportOptions(), overwrite=False, progress=Recorder())
+        run_report(Workbench(Config(), Recorder()), [path, path], tmp_path / "other", ReportOptions(), overwrite=False)
 
 
 def test_the_numbers_of_several_seeds_have_their_deviation():

@@ -337,7 +337,6 @@ def figure_cells(
     *,
     fpr: str = "fpr95_id_positive",
     intervals: bool = True,
-    contest: Sequence[bool] | None = None,
 ) -> list[list[Cell]]:
     """Lines of a table as cells `AUROC / FPR95` of three spans; the best of each column are strong, as far as is shown.
 
@@ -345,13 +344,10 @@ def figure_cells(
         lines: the rows by OOD set, None where there is no figure.
         fpr: which of the two conventions of FPR95.
         intervals: whether intervals are shown.
-        contest: which lines can be the best; None for all. A single one is not.
     """
-    taking_part = [i for i in range(len(lines)) if contest is None or contest[i]]
 
     def best(column: int, metric: str, choose: Callable[[Iterable[float]], float]) -> float | None:
-        rows = [lines[i][column] for i in taking_part]
-        figures = [_shown(row, metric) for row in rows if row is not None]
+        figures = [_shown(row, metric) for line in lines if (row := line[column]) is not None]
         return choose(figures) if len(figures) > 1 else None
 
     made: list[list[Cell]] = [[] for _ in lines]
@@ -363,14 +359,8 @@ def figure_cells(
                 made[i].append(cell("-"))
                 continue
             auroc, share = (row.figure_text(metric, intervals=intervals) for metric in ("auroc", fpr))
-            inside = i in taking_part
-            made[i].append(
-                (
-                    Span(auroc, inside and _shown(row, "auroc") == highest),
-                    Span(" / "),
-                    Span(share, inside and _shown(row, fpr) == lowest),
-                )
-            )
+            best_auroc, best_share = _shown(row, "auroc") == highest, _shown(row, fpr) == lowest
+            made[i].append((Span(auroc, best_auroc), Span(" / "), Span(share, best_share)))
     return made
 
 

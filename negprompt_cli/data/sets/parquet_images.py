@@ -34,7 +34,6 @@ class Columns:
 
     rows: int
     image: str
-    is_struct: bool
     label: str | None
     names: tuple[str, ...]
     images: tuple[str, ...]
@@ -84,8 +83,7 @@ def _columns(path: Path, size: int, changed: int) -> Columns:
         names = tuple(map(str, features[label]["names"]))
     except (ValueError, KeyError, TypeError):
         pass  # not written by datasets, or another version of it
-    is_struct = kinds[image].startswith("struct")
-    return Columns(count, image, is_struct, label, names, tuple(found), tuple(labels))
+    return Columns(count, image, label, names, tuple(found), tuple(labels))
 
 
 def classes(path: Path) -> Iterator[tuple[int | None, str]]:

@@ -239,9 +239,8 @@ def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _some(names: list[str], most: int = 4) -> str:
-    shown = ", ".join(name[:80] for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: list[str]) -> str:
+    return some_of([name[:80] for name in names], 4)
 
 
 def _stacked(tensor: Tensor, where: str) -> Tensor:
