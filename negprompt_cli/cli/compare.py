@@ -14,6 +14,7 @@ from negprompt_cli.cli.options import Common, only, option, split_commas
 EXAMPLES = (
     "negprompt compare runs/a runs/b",
     "negprompt compare runs/* --format latex --out table.tex",
+    "negprompt compare a.csv b.csv",
 )
 
 
@@ -35,7 +36,13 @@ class Convention(StrEnum):
 
 def compare(
     common: Annotated[Common, only("overwrite", "json", "quiet")],
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders or evaluation JSON files; or files of evaluate --save-scores, to compare image by image.",
+            metavar="RUN...",
+        ),
+    ],
     form: Annotated[
         Format, option("--format", help="table (default), csv, markdown or latex.", metavar="FORMAT")
     ] = Format.TABLE,
@@ -58,7 +65,8 @@ def compare(
 ) -> None:
     """Merge evaluations on the same images into one table.
 
-    Evaluations on different images are refused, and so are trials with --limit.
+    Evaluations on different images are refused, and so are trials with --limit. Files of evaluate --save-scores are compared
+    with the first one, image by image: DeLong's test for AUROC and the paired bootstrap for FPR95.
     """
     from negprompt_cli.data.files.atomic import atomic_write_text
     from negprompt_cli.steps.compare import compare_runs

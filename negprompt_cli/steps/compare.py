@@ -21,10 +21,9 @@ from negprompt_cli.data.results.runs import EVALUATION
 from negprompt_cli.data.studies.published import MARKS, Figure, published
 from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.errors import UsageError, did_you_mean
-from negprompt_cli.steps.shared.comparison import Comparison, FprConvention, Line
-
-ALL_RUNS = "all runs"
-"""The name of the run in a line whose figures are the same in every run."""
+from negprompt_cli.steps.shared.comparison import ALL_RUNS, Comparison, FprConvention, Line
+from negprompt_cli.steps.shared.paired_runs import compare_score_files
+from negprompt_cli.steps.shared.scored_sets import is_score_file, is_table
 
 
 def compare_runs(
@@ -34,10 +33,10 @@ def compare_runs(
     fpr: FprConvention = "id-positive",
     with_published: bool = False,
 ) -> Comparison:
-    """Merge the evaluations of run folders or JSON files.
+    """Merge the evaluations of run folders or JSON files, or compare files of scores image by image.
 
     Args:
-        runs: run folders, or evaluation documents.
+        runs: run folders or evaluation documents, or files of scores that evaluations saved.
         scores: only these scores; None for all.
         fpr: the FPR95 convention to show.
         with_published: add published figures for these data, if there are any.
@@ -45,6 +44,8 @@ def compare_runs(
     Raises:
         UsageError: there is no evaluation, one is a limited trial, the ID or OOD images differ, or no run has a score.
     """
+    if files := [run for run in runs if is_table(run)]:
+        return _of_files(files, runs, scores, fpr, with_published)
     paths = [evaluation_path(run) for run in runs]
     documents = [load_evaluation(path) for path in paths]
     labels = run_labels(paths)
@@ -97,6 +98,24 @@ def compare_runs(
         notes=tuple(notes),
         streams=streams,
     )
+
+
+def _of_files(
+    files: Sequence[Path], runs: Sequence[Path], scores: Sequence[str] | None, fpr: FprConvention, with_published: bool
+) -> Comparison:
+    if len(files) < len(runs):
+        other = next(run for run in runs if run not in files)
+        raise UsageError(
+            f"{files[0]} is a file of scores and {other} is an evaluation. Compare the one or the other kind."
+        )
+    if wrong := [path for path in files if not is_score_file(path)]:
+        raise UsageError(f"{wrong[0]} does not hold the scores of an evaluation, with a row for each ID and OOD image.")
+    if with_published:
+        raise UsageError("Published figures are put beside evaluations only, because files of scores name no model.")
+    labels = run_labels(files)
+    if len(set(labels)) < len(files):
+        labels = list(map(str, files))  # they differ in the suffix
+    return compare_score_files(files, labels, scores=scores, fpr=fpr)
 
 
 def _lines(

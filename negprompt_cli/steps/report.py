@@ -17,7 +17,6 @@ from typing import Any
 from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.evaluations import EvaluationDocument, below_chance, evaluation_path, load_evaluation
-from negprompt_cli.data.results.rowfile import FORMATS as ROW_FORMATS
 from negprompt_cli.data.results.rowfile import read_rows
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError, did_you_mean
@@ -49,7 +48,7 @@ from negprompt_cli.steps.shared.report_pictures import (
     similarity_pictures,
 )
 from negprompt_cli.steps.shared.score_page import Judged, PageRows, write_score_page
-from negprompt_cli.steps.shared.scored_sets import ScoredSets, is_score_file, of_measured, read_score_file
+from negprompt_cli.steps.shared.scored_sets import ScoredSets, is_score_file, is_table, of_measured, read_score_file
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import Cell, percent, texts
 
@@ -109,7 +108,7 @@ def run_report(
             raise UsageError(f"Unknown picture format {form!r}.{did_you_mean(form, FORMATS)}")
     page = out / PAGE
     refuse_existing(page, overwrite=overwrite)
-    tables = [path for path in sources if _is_table(path)]
+    tables = [path for path in sources if is_table(path)]
     if rows := [path for path in tables if not is_score_file(path)]:
         return _rows_page(rows, sources, page)
     paths = [path if path in tables else evaluation_path(path) for path in sources]
@@ -127,11 +126,6 @@ def run_report(
             sections.append(_table_section(path, labels[path], key, options, drawer))
     atomic_write_text(page, render_page(_joint(list(runs)), sections))
     return page
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a source is a table of scores, and not a run, by its name."""
-    return path.is_file() and path.suffix.lower().removeprefix(".") in ROW_FORMATS
 
 
 def _rows_page(rows: Sequence[Path], sources: Sequence[Path], page: Path) -> Path:

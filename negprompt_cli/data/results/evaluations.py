@@ -399,11 +399,11 @@ def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDoc
         n - 1; None for one seed), and `seeds` lists what was averaged over. It is limited where any of them is.
     """
     first = documents[0]
-    rows = [_over_seeds(cells) for cells in _by_cell([document.rows for document in documents])]
+    rows = [row_over_seeds(cells) for cells in _by_cell([document.rows for document in documents])]
     streams = []
     for cells in _by_cell([document.test_time for document in documents]):
         deviations = {m: _mean([cell.order_std[m] for cell in cells]) for m in METRICS}
-        streams.append(_stream_row(_over_seeds(cells), cells[0].orders, deviations))
+        streams.append(_stream_row(row_over_seeds(cells), cells[0].orders, deviations))
     accuracies = [document.id.accuracy for document in documents]
     spread = {"accuracy": statistics.fmean(accuracies), "accuracy_std": _deviation(accuracies)}
     return first.model_copy(
@@ -419,6 +419,12 @@ def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDoc
             "test_time": tuple(streams),
         }
     )
+
+
+def row_over_seeds(rows: Sequence[Row]) -> Row:
+    """The row of means of a score's rows on one OOD set over seeds, with their deviations; None for one seed."""
+    deviations = {metric: _deviation([row.figure(metric) for row in rows]) for metric in METRICS}
+    return _mean_row(rows, ood=rows[0].ood, images=rows[0].images, std=deviations)
 
 
 def over_orders(rows: Sequence[Row], orders: Sequence[int]) -> StreamRow:
@@ -486,11 +492,6 @@ def _by_cell(columns: Sequence[Sequence[SomeRow]]) -> list[list[SomeRow]]:
     """The rows of the same score and OOD set in every column, in the order of the first."""
     found = [{(row.score, row.ood): row for row in column} for column in columns]
     return [[column[key] for column in found] for key in found[0]]
-
-
-def _over_seeds(cells: Sequence[Row]) -> Row:
-    deviations = {metric: _deviation([cell.figure(metric) for cell in cells]) for metric in METRICS}
-    return _mean_row(cells, ood=cells[0].ood, images=cells[0].images, std=deviations)
 
 
 def _mean_row(cells: Sequence[Row], *, ood: str, images: int, **more: Any) -> Row:

@@ -13,6 +13,8 @@ from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.wording import Cell, Span, cell, percent
 
 FprConvention = Literal["id-positive", "ood-positive"]
+ALL_RUNS = "all runs"
+"""The name of the run in a line whose figures are the same in every run."""
 STREAMS = "Test-time scores, which learn from the test images"
 FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
 
@@ -39,6 +41,8 @@ class Comparison:
     `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
     `differing`: by run the facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
     know. `streams`: scores that learn from the test images, apart from all others; their rows are `StreamRow`.
+    `paired_with`: the run that the others are compared with score by score, image by image; None where each run is compared
+    with its own best baseline.
     """
 
     id_name: str
@@ -53,6 +57,7 @@ class Comparison:
     sources: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
     streams: tuple[Line, ...] = ()
+    paired_with: str | None = None
 
     @property
     def differing_names(self) -> list[str]:
@@ -171,7 +176,7 @@ def _quoted(text: str) -> str:
 
 
 def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
-    """The paired differences from each run's best baseline as title, header and rows; None where no run has them."""
+    """The paired differences from each run's best baseline, or from the first run, as title, header and rows, or None."""
     ood = comparison.sets[-1] if comparison.sets[-1] == AVERAGE else None
     found = [
         (line, name, row.versus)
@@ -181,16 +186,17 @@ def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]
     ]
     if not found:
         return None
-    several, sets = len(comparison.differing) > 1, ood is None
-    header = [*(["run"] if several else []), "score", *(["OOD set"] if sets else []), "against", "AUROC", "p", "FPR95"]
+    several, sets, own = len(comparison.differing) > 1, ood is None, comparison.paired_with is None
+    header = ["run"] * several + ["score"] + ["OOD set"] * sets + ["against"] * own + ["AUROC", "p", "FPR95"]
     rows = []
     for line, name, versus in found:
         gap = getattr(versus, comparison.fpr_key)
-        labels = [*([line.run] if several else []), line.score, *([name] if sets else []), versus.baseline]
+        labels = [line.run] * several + [line.score] + [name] * sets + [versus.baseline] * own
         rows.append([cell(text) for text in (*labels, versus.auroc.text(), versus.auroc.p_text(), gap.text())])
     over = "" if sets else ", mean over the OOD sets"
+    whom = "the run's best baseline" if own else f"the same score of {comparison.paired_with}"
     title = (
-        f"Difference from the run's best baseline on the same images{over}, in points, with "
+        f"Difference from {whom} on the same images{over}, in points, with "
         f"{100 * found[0][2].level:g} % intervals by DeLong (AUROC) and paired bootstrap (FPR95)"
     )
     return title, header, rows
@@ -266,7 +272,8 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 def to_latex(comparison: Comparison) -> str:
     r"""A LaTeX table with caption and label for the packages booktabs and graphicx: two columns for each OOD set.
 
-    It is as wide as the text at most. Published figures are below a rule of their own, notes below the table.
+    It is as wide as the text at most. Published figures are below a rule of their own, notes below the table. Paired
+    differences are a table of their own.
     """
     header, rows, labels = figures_table(comparison)
     names = header[:labels]
@@ -298,28 +305,40 @@ def to_latex(comparison: Comparison) -> str:
         body += [r"\midrule", *map(line, theirs)]
     said = _latex(" ".join(remarks(comparison)))
     notes = [rf"\par\smallskip{{\footnotesize\raggedright {said}\par}}"] if said else []
-    return "\n".join(
-        [
-            r"% In the preamble: \usepackage{booktabs,graphicx}",
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\caption{{{_latex(caption(comparison))}}}",
-            rf"\label{{tab:ood-{_label(comparison.id_name)}}}",
-            r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{{'l' * len(names)}{'r' * (labels - len(names))}{'rr' * len(sets)}}}",
-            r"\toprule",
-            " & ".join(above) + r" \\",
-            rules,
-            " & ".join(below) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            *notes,
-            r"\end{table}",
-            "",
-        ]
-    )
+    head = [" & ".join(above) + r" \\", rules, " & ".join(below) + r" \\"]
+    label = f"tab:ood-{_label(comparison.id_name)}"
+    columns = "l" * len(names) + "r" * (labels - len(names)) + "rr" * len(sets)
+    tables = [_latex_table(caption(comparison), label, columns, head, body, notes)]
+    if (gaps := gaps_table(comparison)) is not None:
+        title, header, rows = gaps
+        columns = "l" * (len(header) - 3) + "rrr"
+        lines = [" & ".join(_joined(spans, _latex, r"\textbf{{{}}}") for spans in row) + r" \\" for row in rows]
+        head = [" & ".join(map(_latex, header)) + r" \\"]
+        tables.append(_latex_table(f"{title}.", f"{label}-differences", columns, head, lines, []))
+    return "\n".join([r"% In the preamble: \usepackage{booktabs,graphicx}", *tables])
+
+
+def _latex_table(
+    caption: str, label: str, columns: str, head: Sequence[str], body: Sequence[str], notes: Sequence[str]
+) -> str:
+    """A floating table: lines of LaTeX between rules."""
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{_latex(caption)}}}",
+        rf"\label{{{label}}}",
+        r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        *head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *notes,
+        r"\end{table}",
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def to_document(comparison: Comparison) -> dict[str, Any]:

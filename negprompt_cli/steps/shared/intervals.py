@@ -4,7 +4,7 @@ A baseline is a score that needs no negative prompts. The best one is that with 
 images, so the choice favours the baseline and never the score that is compared with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,9 +58,7 @@ def _with_differences(document: EvaluationDocument, measured: Sequence[Measured]
         level=settings.level,
     )
     versus = {
-        (score, ood): Versus(
-            baseline=baseline, level=settings.level, **{metric: _gap(gap) for metric, gap in gaps.items()}
-        )
+        (score, ood): versus_of(gaps, baseline, settings.level)
         for score, by_set in found.items()
         for ood, gaps in zip((*document.ood_names, AVERAGE), by_set, strict=True)
     }
@@ -82,12 +80,20 @@ def best_baseline(document: EvaluationDocument) -> str | None:
     return max(means, key=lambda score: means[score], default=None)
 
 
-def _judged(measured: Sequence[Measured], score: str) -> list[Judged]:
+def _judged(measured: Sequence[Measured], score: str) -> Sequence[Judged]:
     """A score's judgements by seed; one where all seeds say the same, as zero-shot scores do."""
-    judged = [Judged(m.id_set.table.scores[score], tuple(s.table.scores[score] for s in m.ood_sets)) for m in measured]
+    return different(
+        [Judged(m.id_set.table.scores[score], tuple(s.table.scores[score] for s in m.ood_sets)) for m in measured]
+    )
+
+
+def different(judged: Sequence[Judged]) -> Sequence[Judged]:
+    """The first alone where all judgements of the same images are the same, else all."""
     parts = [np.concatenate([one.id_scores, *one.ood_scores]) for one in judged]
     return judged[:1] if all(np.array_equal(part, parts[0]) for part in parts) else judged
 
 
-def _gap(difference: Difference) -> Gap:
-    return Gap(difference=difference.value, low=difference.low, high=difference.high, p=difference.p)
+def versus_of(differences: Mapping[str, Difference], baseline: str, level: float) -> Versus:
+    """The record of the differences in each metric from a baseline."""
+    gaps = {name: Gap(difference=d.value, low=d.low, high=d.high, p=d.p) for name, d in differences.items()}
+    return Versus(baseline=baseline, level=level, **gaps)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from negprompt_cli.data.results.rowfile import FORMATS
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.measure import Measured, Scored
 from negprompt_cli.steps.shared.score_file import COLUMNS
@@ -77,6 +78,11 @@ def _of_scored(scored: Scored, classes: Sequence[str]) -> ScoredSet:
     )
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name, and not an evaluation or a run folder."""
+    return path.is_file() and path.suffix.lower().removeprefix(".") in FORMATS
+
+
 def is_score_file(path: Path) -> bool:
     """Whether a table holds scores of single images that an evaluation saved, and not rows of other images.
 
@@ -100,15 +106,24 @@ def read_score_file(path: Path, main: str | None) -> tuple[ScoredSets, int]:
     Raises:
         UsageError: it cannot be read, is no such file, or does not have the score.
     """
+    seed, sets = next(iter(read_score_seeds(path, main).items()))
+    return sets, seed
+
+
+def read_score_seeds(path: Path, main: str | None = None) -> dict[int, ScoredSets]:
+    """The images of a file of scores by seed, in the order of the file; arguments and errors as `read_score_file`."""
     try:
-        return _read(list(_records(path)), path, main)
+        by_seed: dict[int, list[Mapping[str, Any]]] = {}
+        for record in _records(path):
+            by_seed.setdefault(int(record["seed"]), []).append(record)
+        if not by_seed:
+            raise UsageError(f"{path} holds no images.")
+        return {seed: _sets(records, path, main) for seed, records in by_seed.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged, or does not hold scores of single images ({error}).") from error
 
 
-def _read(records: list[Mapping[str, Any]], path: Path, main: str | None) -> tuple[ScoredSets, int]:
-    seed = int(records[0]["seed"])
-    records = [r for r in records if int(r["seed"]) == seed]
+def _sets(records: list[Mapping[str, Any]], path: Path, main: str | None) -> ScoredSets:
     scores = [name for name in records[0] if name not in COLUMNS]
     chosen = main or ("negprompt" if "negprompt" in scores else scores[0])
     if chosen not in scores:
@@ -138,7 +153,7 @@ def _read(records: list[Mapping[str, Any]], path: Path, main: str | None) -> tup
         raise UsageError(
             f"{path} must hold one ID set and at least one OOD set; it has {len(id_sets)} and {len(ood_sets)}."
         )
-    return ScoredSets(list(names), id_sets[0], ood_sets, scores), seed
+    return ScoredSets(list(names), id_sets[0], ood_sets, scores)
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:
