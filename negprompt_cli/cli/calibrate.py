@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from negprompt_cli import schemas
-from negprompt_cli.cli import completion
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Prompts, Without, option
+from negprompt_cli.cli.options import Common, Prompts, Without, option, score_option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.wording import percent
 
@@ -31,12 +30,7 @@ class ThresholdOptions:
         float, option("--confidence", help="Confidence of the interval for that share (default 0.95).")
     ] = 0.95
     score: Annotated[
-        str | None,
-        option(
-            "--score",
-            autocompletion=completion.scores,
-            help="ID score for the threshold (default negprompt; mcm without negatives).",
-        ),
+        str | None, score_option("ID score for the threshold (default negprompt; mcm without negatives).")
     ] = None
     by_class: Annotated[
         bool, option("--by-class", help="Also choose a threshold for each class with enough images.")

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import hanging
-from negprompt_cli.cli.options import Common, only, option
+from negprompt_cli.cli.options import Common, only, score_option
 
 EXAMPLES = (
     "negprompt cite > negprompt.bib",
@@ -22,12 +21,7 @@ def cite(
         list[Path] | None,
         typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN", show_default=False),
     ] = None,
-    score: Annotated[
-        str | None,
-        option(
-            "--score", autocompletion=completion.scores, help="Score to report (default negprompt).", metavar="NAME"
-        ),
-    ] = None,
+    score: Annotated[str | None, score_option("Score to report (default negprompt).")] = None,
 ) -> None:
     """Print BibTeX entries, and a paragraph about a result.
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import hanging, table_text
-from negprompt_cli.cli.options import Common, only, option, split_commas
+from negprompt_cli.cli.options import Common, only, option, score_option, split_commas
 
 EXAMPLES = (
     "negprompt compare runs/a runs/b",
@@ -47,13 +46,7 @@ def compare(
         Format, option("--format", help="table (default), csv, markdown or latex.", metavar="FORMAT")
     ] = Format.TABLE,
     scores: Annotated[
-        str | None,
-        option(
-            "--scores",
-            autocompletion=completion.scores,
-            help="Show only these scores, separated by commas.",
-            metavar="NAMES",
-        ),
+        str | None, score_option("Show only these scores, separated by commas.", "--scores", metavar="NAMES")
     ] = None,
     fpr: Annotated[
         Convention, option("--fpr", help="Convention of FPR95: id-positive (default) or ood-positive.", metavar="NAME")

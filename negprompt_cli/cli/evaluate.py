@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Prompts, Without, option, split_commas
+from negprompt_cli.cli.options import Common, Prompts, Without, option, score_option, split_commas
 from negprompt_cli.cli.seeds import SeedsOption, parse_seeds
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.engine.scores import score_names
 from negprompt_cli.engine.test_time import TEST_TIME_SCORES
-from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
@@ -94,11 +93,11 @@ def evaluate(
     ] = None,
     scores: Annotated[
         str | None,
-        option(
+        score_option(
+            "Scores, separated by commas (default negprompt, mcm, mcm-zero-shot, max-logit and energy). "
+            f"all means all that can be computed of: {', '.join(score_names())}.",
             "--scores",
             autocompletion=completion.scores_or_all,
-            help="Scores, separated by commas (default negprompt, mcm, mcm-zero-shot, max-logit and energy). "
-            f"all means all that can be computed of: {', '.join(score_names())}.",
         ),
     ] = None,
     test_time: Annotated[
@@ -138,17 +137,10 @@ def evaluate(
     ID images are accepted.
     """
     talk = common.talk()
-    lists: dict[str, Any] = {}
+    given = {"scores": scores, "test_time": test_time, "stream_orders": stream_order, "recalls": recalls}
+    lists = {f"evaluate.{key}": split_commas(text) for key, text in given.items() if text is not None}
     if ood is not None:
         lists["evaluate.ood"] = [ood]
-    if scores is not None:
-        lists["evaluate.scores"] = split_commas(scores)
-    if test_time is not None:
-        lists["evaluate.test_time"] = split_commas(test_time)
-    if stream_order is not None:
-        lists["evaluate.stream_orders"] = _seeds(stream_order)
-    if recalls is not None:
-        lists["evaluate.recalls"] = _numbers(recalls)
     many = parse_seeds(seeds, common, prompts=prompts)
     asked = common.asked(options, lists)
     folder = common.run_folder(asked)
@@ -206,19 +198,3 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
     )
     if document.limited:
         talk.line("LIMITED: a trial on some of the images. Do not quote these figures.")
-
-
-def _seeds(text: str) -> list[int]:
-    parts = split_commas(text)
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--stream-order {text}: write whole numbers separated by commas, for example 0,1,2.")
-    return [int(part) for part in parts]
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in split_commas(text)]
-    except ValueError:
-        raise UsageError(
-            f"--recalls {text}: write numbers in (0, 1] separated by commas, for example 0.9,0.99."
-        ) from None

@@ -297,9 +297,19 @@ def split_commas(text: str) -> list[str]:
 
 Prompts = Annotated[Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")]
 
-ScoreName = Annotated[
+
+def score_option(help: str, name: str = "--score", **more: Any) -> Any:
+    """Declare an option that takes a name of a score, or several; the shell completes them."""
+    return option(name, help=help, **{"autocompletion": completion.scores, **more})
+
+
+ScoreName = Annotated[str | None, score_option("ID score to use (default: the calibrated one).")]
+
+MovedRoot = Annotated[
     str | None,
-    option("--score", help="ID score to use (default: the calibrated one).", autocompletion=completion.scores),
+    option(
+        "--data-root", help="Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT", metavar="DIR"
+    ),
 ]
 
 Threshold = Annotated[

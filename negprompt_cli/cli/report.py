@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli import completion
-from negprompt_cli.cli.options import Common, only, option, split_commas
+from negprompt_cli.cli.options import Common, MovedRoot, only, option, score_option, split_commas
 from negprompt_cli.errors import UsageError
 
 EXAMPLES = (
@@ -35,36 +34,16 @@ def report(
     out: Annotated[
         Path | None, option("--out", help="Folder for the page (default <first run>/report).", metavar="DIR")
     ] = None,
-    score: Annotated[
-        str | None,
-        option(
-            "--score",
-            autocompletion=completion.scores,
-            help="Score for the gallery and the class table (default negprompt).",
-        ),
-    ] = None,
+    score: Annotated[str | None, score_option("Score for the gallery and the class table (default negprompt).")] = None,
     scores: Annotated[
         str | None,
-        option(
-            "--scores",
-            autocompletion=completion.scores,
-            help="Scores for the pictures, separated by commas (default all).",
-            metavar="NAMES",
-        ),
+        score_option("Scores for the pictures, separated by commas (default all).", "--scores", metavar="NAMES"),
     ] = None,
     formats: Annotated[
         str, option("--formats", help="Formats of picture files (default png,svg,pdf).", metavar="NAMES")
     ] = "png,svg,pdf",
     layout: Annotated[Map, option("--map", help="Method of the map of images and prompts (default tsne).")] = Map.TSNE,
-    data_root: Annotated[
-        str | None,
-        option(
-            "--data-root",
-            help="Folder of the named data sets, if they moved.",
-            envvar="NEGPROMPT_DATA_ROOT",
-            metavar="DIR",
-        ),
-    ] = None,
+    data_root: MovedRoot = None,
 ) -> None:
     """Write an HTML page with pictures about evaluated runs.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import Common, option, split_commas
+from negprompt_cli.cli.training import training_facts
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
 
@@ -52,21 +53,8 @@ def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> Non
             last = result.prompts.training[-1]
             terms = ", ".join(f"{name} {value:.4f}" for name, value in last.terms.items())
             talk.say(f"Seed {result.prompts.config.seed}: ID accuracy in training {percent(last.accuracy)} %, {terms}")
-    document = {
-        "schema": schemas.TRAINING_SEEDS,
-        "seeds": [
-            {
-                "seed": result.prompts.config.seed,
-                "path": str(result.path),
-                "sha256": result.prompts.sha256,
-                "limited": result.prompts.config.data.limit is not None,
-                **result.prompts.training[-1].model_dump(),
-            }
-            for result in results
-        ],
-    }
     if talk.as_json:
-        talk.document(document)
+        talk.document({"schema": schemas.TRAINING_SEEDS, "seeds": [training_facts(result) for result in results]})
     else:
         for result in results:
             talk.made(result.path)

@@ -86,6 +86,22 @@ def _terminate(_signal: int, _frame: Any) -> NoReturn:
     raise _Terminated
 
 
+def training_facts(result: "TrainingResult") -> dict[str, Any]:
+    """A training as JSON values."""
+    prompts = result.prompts
+    return {
+        "path": str(result.path),
+        "sha256": prompts.sha256,
+        "kind": prompts.kind,
+        "model": prompts.model.__dict__,
+        "classes": len(prompts.classes),
+        "negatives": prompts.negatives_per_class,
+        "seed": prompts.config.seed,
+        "limited": prompts.config.data.limit is not None,
+        **prompts.training[-1].model_dump(),
+    }
+
+
 def print_training(talk: Talk, result: "TrainingResult") -> None:
     """Print a summary on stderr; on stdout the JSON document with --json, or the path with -q."""
     prompts, last = result.prompts, result.prompts.training[-1]
@@ -103,18 +119,4 @@ def print_training(talk: Talk, result: "TrainingResult") -> None:
         rows.insert(3, ("negatives per class", str(prompts.negatives_per_class)))
         rows.insert(4, ("loss preset", prompts.config.negative.loss.name))
     talk.facts(f"{last.stage} prompts", rows)
-    talk.result(
-        result.path,
-        {
-            "schema": schemas.TRAINING,
-            "path": str(result.path),
-            "sha256": prompts.sha256,
-            "kind": prompts.kind,
-            "model": prompts.model.__dict__,
-            "classes": len(prompts.classes),
-            "negatives": prompts.negatives_per_class,
-            "seed": prompts.config.seed,
-            "limited": prompts.config.data.limit is not None,
-            **last.model_dump(),
-        },
-    )
+    talk.result(result.path, {"schema": schemas.TRAINING, **training_facts(result)})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.console import hanging
-from negprompt_cli.cli.options import Common, only, option
+from negprompt_cli.cli.options import Common, MovedRoot, only, option
 from negprompt_cli.cli.remedies import REMEDIES
 
 if TYPE_CHECKING:
@@ -33,15 +33,7 @@ def verify(
     data: Annotated[
         str | None, option("--data", help="Where the ID data are now, if they moved.", metavar="SPEC")
     ] = None,
-    data_root: Annotated[
-        str | None,
-        option(
-            "--data-root",
-            help="Folder of the named data sets, if they moved.",
-            envvar="NEGPROMPT_DATA_ROOT",
-            metavar="DIR",
-        ),
-    ] = None,
+    data_root: MovedRoot = None,
     model: Annotated[str | None, option("--model", help="Where the artifact's model is now, if it moved.")] = None,
     pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
     device: Annotated[
