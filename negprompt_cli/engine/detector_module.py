@@ -27,6 +27,7 @@ class DetectorModule(nn.Module):
         bank: prompt features, on the CPU.
         score: name of an ID score that needs prompts only.
         temperature: tau of the softmax scores, on cosines.
+        options: constants of the score.
         threshold: images that score below it are OOD; with None no image is OOD.
         by_class: thresholds for single predicted classes, in place of `threshold`.
 
@@ -41,6 +42,7 @@ class DetectorModule(nn.Module):
         *,
         score: str,
         temperature: float,
+        options: ScoreOptions,
         threshold: float | None,
         by_class: Mapping[int, float] | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class DetectorModule(nn.Module):
         self.visual = visual
         self._bank = bank.to(torch.device("cpu"), torch.float32)
         self._temperature = temperature
+        self._options = options
         self._score = find_score(score).load()
         common = float("-inf") if threshold is None else threshold
         thresholds = torch.full((len(bank.positives),), common)
@@ -62,7 +65,7 @@ class DetectorModule(nn.Module):
             pooled = pooled[0]
         # A context caches what it computes. Tensors that an exporter traces must not be cached, so each call makes its own.
         block = ImageBlock(
-            ScoringContext(self._bank, self._temperature, ScoreOptions()), F.normalize(pooled.float(), dim=-1), None
+            ScoringContext(self._bank, self._temperature, self._options), F.normalize(pooled.float(), dim=-1), None
         )
         probabilities = torch.softmax(self._bank.logit_scale * block.cosines("positives"), dim=1)
         score = self._score(block).float()

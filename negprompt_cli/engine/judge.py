@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.engine.judgement import Judgements
-from negprompt_cli.engine.scores import check_scores, find_score
+from negprompt_cli.engine.scores import ScoreOptions, check_scores, find_score
 from negprompt_cli.engine.scores.compute import over_blocks
 from negprompt_cli.engine.scores.image_block import ImageBlock
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 
 
 @torch.no_grad()
-def judge(features: Tensor, bank: ScoreInputs, score: str, *, temperature: float = 1.0) -> Judgements:
+def judge(
+    features: Tensor, bank: ScoreInputs, score: str, *, temperature: float = 1.0, options: ScoreOptions | None = None
+) -> Judgements:
     """Judge B images.
 
     Args:
@@ -21,6 +23,7 @@ def judge(features: Tensor, bank: ScoreInputs, score: str, *, temperature: float
         bank: prompts to compare with.
         score: name of an ID score; the bank must contain everything it needs.
         temperature: tau of the softmax scores, on cosines.
+        options: constants of single scores; None is the defaults.
 
     Raises:
         UsageError: an unknown score, or one that needs what the bank does not have.
@@ -38,7 +41,7 @@ def judge(features: Tensor, bank: ScoreInputs, score: str, *, temperature: float
         groups.add("negatives")
         functions["negatives"] = lambda block: block.nearest("negatives")
         functions["similarities"] = lambda block: block.highest("negatives")
-    found = over_blocks(features, bank, functions, groups=groups, temperature=temperature)
+    found = over_blocks(features, bank, functions, groups=groups, temperature=temperature, options=options)
     pairs = similarities = None
     if bank.negatives is not None:
         places, count = found["negatives"].to(torch.int64), bank.negatives.shape[1]

@@ -111,6 +111,7 @@ def detector_module(scorer: Scorer) -> DetectorModule:
         scorer.bank,
         score=scorer.choice.name,
         temperature=scorer.choice.temperature,
+        options=scorer.choice.options,
         threshold=scorer.threshold,
         by_class=scorer.verdicts.by_class,
     ).eval()

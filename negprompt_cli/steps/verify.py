@@ -421,7 +421,7 @@ class _Case:
         config = bench.config.model_copy(
             update={
                 "data": data if same else data.model_copy(update={"spec": known.data}),
-                "evaluate": evaluate.model_copy(update={"temperature": known.temperature, "template": known.template}),
+                "evaluate": evaluate.model_copy(update=known.settings),
             }
         )
         options = CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class))

@@ -59,15 +59,23 @@ def test_scoring_catches_as_many_as_evaluation_says(clip: Clip, data: Path, arti
 def test_another_score_and_share(clip: Clip, data: Path, artifact: Path, tmp_path: Path):
     out = tmp_path / "other.safetensors"
     before = artifact.read_bytes()
-    asked = ["--score", "max-logit", "--acceptance", 0.8, "--confidence", 0.5, "--out", out]
+    asked = ["--score", "logit-gap", "--acceptance", 0.8, "--confidence", 0.5, "--out", out]
+    asked += ["--set", "evaluate.next_classes=2"]
     assert run("calibrate", *on(artifact, data, clip), *asked).exit_code == 0
     assert artifact.read_bytes() == before
     made = load_prompts(out).calibration
     assert made is not None
-    assert (made.score, made.accepted, made.confidence) == ("max-logit", 24, 0.5)
+    assert (made.score, made.next_classes, made.accepted, made.confidence) == ("logit-gap", 2, 24, 0.5)
     rows = run("score", data / "id/val", "--prompts", out, "--device", "cpu", "--format", "jsonl").stdout.splitlines()
     scores = np.array([json.loads(line)["score"] for line in rows])
     assert (scores >= made.threshold).sum() == 24
+    # The artifact's own N counts, whatever the default is; before it was calibrated the configuration's does.
+    assert sorted(scores) == pytest.approx(made.scores)
+    uncalibrated = ["--score", "logit-gap", "--device", "cpu", "--format", "jsonl", "--set"]
+    for count, same in ((2, True), (1, False)):
+        asked = [*uncalibrated, f"evaluate.next_classes={count}"]
+        found = run("score", data / "id/val", "--prompts", artifact, *asked).stdout.splitlines()
+        assert (sorted(json.loads(line)["score"] for line in found) == pytest.approx(made.scores)) is same
 
 
 def test_contexts_stay_what_they_were(clip: Clip, data: Path, artifact: Path):

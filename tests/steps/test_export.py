@@ -209,7 +209,10 @@ def test_the_default_score_is_exported_in_a_fresh_module(clip: Clip, photos: lis
 
 @pytest.mark.parametrize("name", prompt_scores())
 def test_the_module_computes_every_score_of_prompts(clip: Clip, name: str):
-    scorer = make_scorer(bench_of(clip), make_prompts(clip), score=name, threshold=0.0)
+    bench = bench_of(clip)
+    settings = bench.config.evaluate.model_copy(update={"next_classes": 2})
+    bench = bench.with_config(bench.config.model_copy(update={"evaluate": settings}))
+    scorer = make_scorer(bench, make_prompts(clip), score=name, threshold=0.0)
     module = detector_module(scorer)
     pixels = torch.randn(4, 3, *pixel_size(scorer), generator=torch.Generator().manual_seed(0))
     probabilities, scores, is_ood, *_ = module(pixels)

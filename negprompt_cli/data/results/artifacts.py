@@ -77,17 +77,18 @@ class TrainingSummary(BaseModel):
 class Calibration(BaseModel):
     """A threshold on an ID score, chosen on held-out ID images: an image is ID where its score is at least `threshold`.
 
-    `score`, `temperature` and `template` say which score; `acceptance` is the share of ID images asked for, `accepted` of
-    the `images` held-out ones were; [`low`, `high`] is the interval, at `confidence`, of the share of new ID images that
-    are accepted. `data` and `files_sha256` name the held-out images. `by_class`: thresholds of the predicted classes, by
-    class key, that have one of their own. `scores`: the held-out images' scores in ascending order, from which p-values
-    follow; a tensor of the artifact, so they are no part of the JSON.
+    `score`, `temperature`, `template` and `next_classes` (of logit-gap) say which score; `acceptance` is the share of ID
+    images asked for, `accepted` of the `images` held-out ones were; [`low`, `high`] is the interval, at `confidence`, of
+    the share of new ID images that are accepted. `data` and `files_sha256` name the held-out images. `by_class`: thresholds
+    of the predicted classes, by class key, that have one of their own. `scores`: the held-out images' scores in ascending
+    order, from which p-values follow; a tensor of the artifact, so they are no part of the JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     score: str
     temperature: Annotated[float, Field(gt=0)]
     template: str
+    next_classes: Annotated[int, Field(ge=1)] | None = None
     threshold: float
     acceptance: Annotated[float, Field(gt=0, lt=1)]
     accepted: Annotated[int, Field(ge=0)]
@@ -99,6 +100,11 @@ class Calibration(BaseModel):
     files_sha256: str
     by_class: dict[str, float] = {}
     scores: tuple[float, ...] = Field(default=(), exclude=True, repr=False)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of the evaluation settings the score was computed with."""
+        return self.model_dump(include={"temperature", "template", "next_classes"})
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,7 @@ def extend_prompts(bench: Workbench, source: Prompts, images: Sequence[Spec]) ->
     options = CalibrateOptions()
     if known is not None:
         options = CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class))
-        kept = {"temperature": known.temperature, "template": known.template}
-        evaluate = bench.config.evaluate.model_copy(update=kept)
+        evaluate = bench.config.evaluate.model_copy(update=known.settings)
         bench = bench.with_config(bench.config.model_copy(update={"evaluate": evaluate}))
     if enough_for_threshold(bench, len(found.held_out), options):
         made = calibrate_on(bench, prompts, found.held_out, options, data=found.held_out.spec)

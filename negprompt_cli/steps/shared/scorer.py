@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.data.encoding.batches import Batch
 from negprompt_cli.data.encoding.features import feature_store
 from negprompt_cli.data.encoding.stream import Cache, stream_features
@@ -23,7 +24,7 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.judge import judge
 from negprompt_cli.engine.judgement import Judgements, check_prompt_score
-from negprompt_cli.engine.scores import constant_scores
+from negprompt_cli.engine.scores import ScoreOptions, constant_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
@@ -35,11 +36,17 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 @dataclass(frozen=True)
 class ScoreChoice:
-    """An ID score: its name, the temperature of the softmax scores (on cosines), and the zero-shot template."""
+    """An ID score: its name, the temperature of softmax scores (on cosines), the zero-shot template, and N of logit-gap."""
 
     name: str
     temperature: float
     template: str
+    next_classes: int | None
+
+    @property
+    def options(self) -> ScoreOptions:
+        """The constants of the score."""
+        return ScoreOptions(next_classes=self.next_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +66,14 @@ class Scorer:
 
     def judge(self, features: Tensor) -> Judgements:
         """Judge (B, F) L2-normalised image features."""
-        return judge(features.to(self.clip.device), self.bank, self.choice.name, temperature=self.choice.temperature)
+        choice = self.choice
+        return judge(
+            features.to(self.clip.device),
+            self.bank,
+            choice.name,
+            temperature=choice.temperature,
+            options=choice.options,
+        )
 
     def rows(self, batch: Batch) -> list[Row]:
         """A row for each image of a batch, in order."""
@@ -112,28 +126,27 @@ def default_score(prompts: Prompts) -> str:
     return "mcm" if len(prompts.classes) > 1 else "max-logit"
 
 
-def choose_score(prompts: Prompts, asked: str | None, *, temperature: float, template: str) -> ScoreChoice:
+def choose_score(prompts: Prompts, asked: str | None, settings: EvaluateConfig) -> ScoreChoice:
     """Choose the score of an artifact by the rule above.
 
     Args:
         prompts: the artifact.
         asked: a score by name, or None.
-        temperature: for a score that is not the calibrated one.
-        template: the same.
+        settings: temperature, template and N of a score that is not the calibrated one.
 
     Raises:
         UsageError: an unknown score, one that needs more than prompts, or negatives where there are none.
     """
     known = prompts.calibration
     if known is not None and asked in (None, known.score):
-        return ScoreChoice(known.score, known.temperature, known.template)
+        return ScoreChoice(known.score, **known.settings)
     name = asked or default_score(prompts)
     check_prompt_score(name)
     if constant_scores([name], len(prompts.classes)):
         raise UsageError(f"With one class the score {name} is the same for every image. Use max-logit or negprompt.")
     if name == "negprompt" and prompts.negative is None:
         raise UsageError("The score negprompt needs negative prompts, and there are none. Use max-logit or mcm.")
-    return ScoreChoice(name, temperature, template)
+    return ScoreChoice(name, settings.temperature, settings.template, settings.next_classes)
 
 
 def make_scorer(
@@ -150,8 +163,7 @@ def make_scorer(
     Raises:
         UsageError: as `choose_score`.
     """
-    settings = bench.config.evaluate
-    choice = choose_score(prompts, score, temperature=settings.temperature, template=settings.template)
+    choice = choose_score(prompts, score, bench.config.evaluate)
     if score is None and prompts.calibration is None:
         why = "there are no negative prompts" if prompts.negative is None else "the prompts are not calibrated"
         facts = {"score": choice.name, "negatives": prompts.negatives_per_class, "calibrated": False}

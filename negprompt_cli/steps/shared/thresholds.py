@@ -184,6 +184,7 @@ def calibrate_scorer(
         score=scorer.choice.name,
         temperature=scorer.choice.temperature,
         template=scorer.choice.template,
+        next_classes=scorer.choice.next_classes,
         threshold=chosen.value,
         acceptance=chosen.acceptance,
         accepted=chosen.accepted,
