@@ -118,7 +118,8 @@ def _colours(image: Image.Image, rules: PixelsConfig) -> Image.Image:
         return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
     if image.mode in ("P", "PA", "La", "RGBa"):
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    # Pillow would copy an image that is RGB already.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _stored(image: Image.Image) -> list[tuple[str, object]]:

@@ -4,7 +4,6 @@
 made here, so that pixels are the same bit for bit. Leaves out: reading files (`images`).
 """
 
-from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -35,10 +34,16 @@ class Preprocessing(BaseModel):
     std: Channel
     layout: str = "RGB in [0, 1], (pixel - mean) / std per channel, (batch, 3, height, width) float32"
 
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Make (3, height, width) of an RGB image."""
-        values = np.asarray(self.fit(image))
-        return np.stack([table[values[..., channel]] for channel, table in enumerate(self._tables)])
+    def __call__(self, image: Image.Image, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Make (3, height, width) of an RGB image; in `out`, where it is given."""
+        if out is None:
+            out = np.empty((3, *self.size), dtype=np.float32)
+        mean, std = np.array([self.mean, self.std], dtype=np.float32)[..., None, None]
+        out[:] = np.asarray(self.fit(image)).transpose(2, 0, 1)
+        out /= 255
+        out -= mean
+        out /= std
+        return out
 
     def fit(self, image: Image.Image) -> Image.Image:
         """Resize an image and cut or pad it to the model's size."""
@@ -58,14 +63,6 @@ class Preprocessing(BaseModel):
             size = (round(image.width / ratio), round(image.height / ratio))
         fill = self.fill_color if self.resize_mode == "longest" else 0
         return _middle(image.resize(size, _FILTERS[bilinear]), (width, height), fill)
-
-    @cached_property
-    def _tables(self) -> NDArray[np.float32]:
-        """(3, 256) what becomes of each value of each channel."""
-        values = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = np.array([self.mean, self.std], dtype=np.float32)[..., None]
-        tables: NDArray[np.float32] = (values - mean) / std
-        return tables
 
 
 _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)

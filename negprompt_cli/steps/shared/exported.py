@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from negprompt_cli.config import Config, ModelConfig, PixelsConfig
 from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
@@ -24,8 +23,8 @@ from negprompt_cli.engine.parallel.ranks import ranks_from_environment, usable_c
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.verdicts import Verdicts, one_class_decisions
 
-IMAGES_PER_CALL = 8
-"""Enough that the cost of a call does not show, and few enough that rows come soon."""
+IMAGES_PER_CALL = 4
+"""Enough that the cost of a call does not show, and few enough that rows come soon and threads end together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +62,18 @@ class ExportedJudge:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _rows(self, paths: Sequence[Path]) -> list[Row]:
-        pixels: list[NDArray[np.float32]] = []
+        preprocessing = self.detector.metadata.preprocessing
+        pixels = np.empty((len(paths), 3, *preprocessing.size), dtype=np.float32)
         errors: list[str | None] = []
+        readable = 0
         for path in paths:
             try:
-                pixels.append(self.detector.metadata.preprocessing(open_rgb(path, self.rules)))
+                preprocessing(open_rgb(path, self.rules), pixels[readable])
+                readable += 1
                 errors.append(None)
             except BrokenImage as error:
                 errors.append(str(error))
-        judged = self.detector.judge(np.stack(pixels)) if pixels else None
+        judged = self.detector.judge(pixels[:readable]) if readable else None
         return self.verdicts.rows(paths, errors, judged)
 
 
