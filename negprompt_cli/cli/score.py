@@ -33,6 +33,8 @@ EXAMPLES = (
     "find new -name '*.jpg' | negprompt score --run runs/photos - --fail-on-ood",
 )
 
+SHIFT_LEVEL = 0.05
+"""False alarm rate of --batch-verdict, if no other was given."""
 OOD_FOUND = 3
 """Exit code of --fail-on-ood if an image is OOD."""
 NOT_JUDGED = 4
@@ -111,8 +113,8 @@ def score(
         bool, option("--batch-verdict", help="Test whether all images together differ from the ID images.")
     ] = False,
     level: Annotated[
-        float, option("--level", help="False alarm rate of that test (default 0.05).", metavar="RATE")
-    ] = 0.05,
+        float | None, option("--level", help="False alarm rate of that test (default 0.05).", metavar="RATE")
+    ] = None,
     fail_on_shift: Annotated[bool, option("--fail-on-shift", help="Exit with 5 if that test finds a shift.")] = False,
 ) -> None:
     """Predict each image's class and decide whether it is OOD.
@@ -121,7 +123,8 @@ def score(
     in FILE.part, and --append adds the missing ones.
     """
     talk = common.talk()
-    _check(common, prompts, classes, out, report, append=append, copy=copy, sort_into=sort_into, fdr=fdr)
+    _check(common, prompts, classes, out, report, append=append, copy=copy, sort_into=sort_into)
+    _check_rates(fdr, level, append=append, threshold=threshold, tested=batch_verdict or fail_on_shift)
     opening = None
     if prompts and prompts.suffix.lower() == ".onnx":
         from negprompt_cli.data.files.onnx_session import begin_opening
@@ -183,6 +186,9 @@ def score(
     with rows as file:
         if out and file.before.images:
             check_same_run(file.before, verdicts, out)
+        if file.cut:
+            said = f"The last row of {out} was incomplete and was removed."
+            talk.decide(Decision("files-left-out", said, {"file": str(out), "rows": 1}))
         page = PageRows(file.sink) if report else None
         summary = run_score(
             judge,
@@ -194,7 +200,7 @@ def score(
             # By default a broken image gets a row with its error.
             stop_on_error=asked.given("data.on_error") == "stop",
             fdr=fdr,
-            shift_level=level if batch_verdict or fail_on_shift else None,
+            shift_level=(level or SHIFT_LEVEL) if batch_verdict or fail_on_shift else None,
             task=_Counter(talk),
         )
     if told := left_out.told():
@@ -314,7 +320,6 @@ def _check(
     append: bool,
     copy: bool,
     sort_into: Path | None,
-    fdr: float | None,
 ) -> None:
     """Refuse options that exclude each other.
 
@@ -328,10 +333,29 @@ def _check(
         raise UsageError(f"{flag} needs --out FILE, because the rows go to standard output (--format jsonl for JSON).")
     if append and common.overwrite:
         raise UsageError("Pass --append or --overwrite, not both.")
-    if fdr is not None and append:
-        raise UsageError("--fdr judges all images together, so it cannot be used with --append. Remove one of them.")
     if copy and sort_into is None:
         raise UsageError("--copy needs --sort-into DIR.")
+
+
+def _check_rates(
+    fdr: float | None, level: float | None, *, append: bool, threshold: float | None, tested: bool
+) -> None:
+    """Refuse rates that are none, or that would not be used.
+
+    Raises:
+        UsageError: says which.
+    """
+    for name, rate in (("--fdr", fdr), ("--level", level)):
+        if rate is not None and not 0 < rate < 1:
+            raise UsageError(f"{name} {rate:g} is not between 0 and 1. Give for example {name} 0.05.")
+    if fdr is not None and append:
+        raise UsageError("--fdr judges all images together, so it cannot be used with --append. Remove one of them.")
+    if fdr is not None and threshold is not None:
+        raise UsageError("--fdr chooses the OOD images without a threshold, so remove it or --threshold.")
+    if level is not None and not tested:
+        raise UsageError(
+            "--level is the rate of a test that was not asked for: pass --batch-verdict or --fail-on-shift."
+        )
 
 
 def _summarise(talk: Talk, verdicts: "Verdicts", summary: "ScoreSummary", seconds: float, *, fdr: float | None) -> None:

@@ -2,7 +2,7 @@
 
 import heapq
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink, Totals
 from negprompt_cli.data.results.sorting import sort_rows
-from negprompt_cli.engine.metrics.conformal import BatchVerdict, batch_verdict
+from negprompt_cli.engine.metrics.conformal import BatchVerdict, batch_verdict, p_values
 from negprompt_cli.errors import UsageError
 from negprompt_cli.progress import Task
 from negprompt_cli.steps.shared.selection import selected
@@ -141,6 +141,11 @@ def check_same_run(before: Totals, verdicts: Verdicts, path: Path) -> None:
             f"{path} has rows of other prompts: they predict {some_of(foreign)}, which are no classes of these prompts.",
             remedy="other-out",
         )
+    if before.p_values and not _same_calibration(before.p_values, verdicts):
+        raise UsageError(
+            f"{path} has rows of other prompts or of another score: their p-values are not those of these prompts.",
+            remedy="other-out",
+        )
     threshold = verdicts.threshold
     decided = before.ood + before.images - before.broken - before.undecided
     if verdicts.by_class or (not decided and threshold is None):
@@ -156,6 +161,14 @@ def check_same_run(before: Totals, verdicts: Verdicts, path: Path) -> None:
             "verdicts do not agree with that.",
             remedy="other-out",
         )
+
+
+def _same_calibration(found: Mapping[float, float], verdicts: Verdicts) -> bool:
+    """Whether the p-values of scores are those that the calibration images of these prompts give them."""
+    if verdicts.calibration_scores is None:
+        return False
+    expected = p_values(np.array(list(found)), verdicts.calibration_scores)
+    return bool(np.allclose(expected, list(found.values()), rtol=0, atol=1e-9))
 
 
 def check_sorting(into: Path, paths: Sequence[str], *, append: bool) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_rows_say_what_the_formulas_say(
         assert row["is_ood"] == ("true" if value < threshold else "false")
         assert row["nearest_negative"] == nearest
         assert row["error"] == ""
-    assert "3 OOD, 5 ID" in result.stderr
+    assert "3 are OOD, 5 are ID" in result.stderr
 
 
 def test_the_three_formats_hold_the_same(score: Scoring, images: Path, tmp_path: Path):
@@ -197,7 +198,8 @@ def test_appending_goes_on_where_it_stopped(score: Scoring, images: Path, tmp_pa
         refused = score(images, "--out", out)
         assert refused.exit_code == 2
         assert "--append" in refused.stderr
-        assert score(images, "--out", out, "--append").exit_code == 0
+        resumed = score(images, "--out", out, "--append")
+        assert resumed.exit_code == 0 and f"The last row of {out} was incomplete" in resumed.stderr.replace("\n", " ")
         done = out.read_bytes()
         # The rest was encoded in other batches, which some processors round differently.
         for made, expected in zip(done.splitlines(), whole.read_bytes().splitlines(), strict=True):
@@ -278,7 +280,7 @@ def test_the_gate_and_the_summary_speak_of_all_rows_when_appending(score: Scorin
         assert score(tmp_path / "zero.jpg", *GATE, "--out", out).exit_code == 4
         again = score(images, *GATE, "--out", out, "--append")
         assert again.exit_code == 4
-        assert "has rows of 9 images now, 0 of them OOD, 1 broken" in again.stderr
+        assert "now has rows of 9 images, 0 of them OOD, 1 of them broken" in again.stderr
         document = json.loads(score(images, *GATE, "--out", out, "--append", "--json").stdout)
         assert document["total"] == {"images": 9, "broken": 1, "ood": 0}
         assert (document["images"], document["known"]) == (0, 8)
@@ -300,7 +302,9 @@ def test_sorted_images_are_not_scored_again(score: Scoring, images: Path, tmp_pa
     assert score(*photos.glob("*.png"), "--sort-into", photos / "sorted").exit_code == 0
 
 
-def test_rows_of_another_run_are_not_added_to(score: Scoring, clip: Clip, images: Path, tmp_path: Path):
+def test_rows_of_another_run_are_not_added_to(
+    score: Scoring, clip: Clip, threshold: float, images: Path, tmp_path: Path
+):
     out = tmp_path / "rows.csv"
     score(images / "b", "--out", out)
     done = out.read_bytes()
@@ -312,6 +316,13 @@ def test_rows_of_another_run_are_not_added_to(score: Scoring, clip: Clip, images
         run("score", images, *zero_shot, "--out", out, "--append"),
     ):
         assert other.exit_code == 2 and "has rows" in other.stderr and "--out" in other.stderr
+    # Prompts with the same classes and threshold that were trained again.
+    retrained = calibrated(make_prompts(clip), threshold)
+    assert retrained.calibration is not None
+    scores = tuple(one + 0.0001 * i * i for i, one in enumerate(retrained.calibration.scores))
+    retrained = replace(retrained, calibration=retrained.calibration.model_copy(update={"scores": scores}))
+    again = Scoring(write_artifact(retrained, tmp_path / "again.safetensors"))(images, "--out", out, "--append")
+    assert again.exit_code == 2 and "has rows of other prompts" in again.stderr
     assert out.read_bytes() == done
     assert score(images, "--out", out, "--append").exit_code == 0
 
@@ -364,7 +375,7 @@ def test_class_names_alone_will_do(clip: Clip, images: Path, tmp_path: Path):
         assert row["prediction_name"] == NAMES[int(cosines.argmax())]
         assert float(row["score"]) == pytest.approx(float(torch.softmax(cosines, dim=1).max()), abs=1e-5)
         assert row["is_ood"] == row["nearest_negative"] == ""
-    assert "No threshold" in result.stderr
+    assert "There is no threshold" in result.stderr
     highest = max(float(row["score"]) for row in rows_of(result.stdout))
     judged = rows_of(run("score", images, *common, "--threshold", highest).stdout)
     assert [row["is_ood"] for row in judged].count("false") == 1
@@ -406,6 +417,10 @@ def test_limit_and_summary_document(score: Scoring, images: Path, tmp_path: Path
         (["{images}", "--copy"], "--sort-into"),
         (["{images}", "--classes", "classes.txt"], "not both"),
         (["-", "-"], "only once"),
+        (["{images}", "--fdr", "0.1", "--threshold", "1"], "remove it or --threshold"),
+        (["{images}", "--fdr", "0"], "--fdr 0 is not between 0 and 1"),
+        (["{images}", "--batch-verdict", "--level", "5"], "--level 5 is not between 0 and 1"),
+        (["{images}", "--level", "0.01"], "--batch-verdict"),
     ],
 )
 def test_what_cannot_be_done_is_refused(score: Scoring, images: Path, arguments: list[str], says: str):

@@ -139,6 +139,8 @@ def _reason(path: Path, error: Exception) -> str:
         if path.is_symlink():
             return f"it is a link to {path.readlink()}, which does not exist. Fetch that file (`git annex get`, `dvc pull`)"
         return "there is no such file. Replace or remove it"
+    if path.is_dir():
+        return "it is a folder. Give it as an argument, or list its images"
     start = _start(path)
     if start == b"":
         return "the file is empty. Replace or remove it"

@@ -32,6 +32,8 @@ from negprompt_cli.errors import NegPromptError, UsageError
 FORMATS = ("csv", "jsonl", "parquet")
 GROUP = 8192
 """Rows of a Parquet row group: a size that readers like, and few enough to hold in memory."""
+SAMPLED = 1000
+"""Rows of which a file's totals keep the p-values."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Totals:
     """What the rows of a file say together.
 
     `broken`: rows with an error. `undecided`: rows with a score and no verdict. `predictions`: keys of predicted classes.
-    `highest_ood`, `lowest_id`: scores at the two sides of the threshold; None where there are none.
+    `highest_ood`, `lowest_id`: scores at the two sides of the threshold; None where there are none. `p_values`: scores of
+    some rows with their p-values.
     """
 
     images: int = 0
@@ -138,6 +141,7 @@ class Totals:
     predictions: set[str] = field(default_factory=set)
     highest_ood: float | None = None
     lowest_id: float | None = None
+    p_values: dict[float, float] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row, by the names of its columns; values as a CSV file or as JSON has them.
@@ -150,6 +154,8 @@ class Totals:
             self.broken += 1
             return
         self.predictions.add(str(row["prediction"]))
+        if len(self.p_values) < SAMPLED and row["score"] not in (None, "") and row["p_value"] not in (None, ""):
+            self.p_values[float(row["score"])] = float(row["p_value"])
         if row["score"] in (None, "") or row["is_ood"] in (None, ""):
             self.undecided += 1
             return
@@ -163,11 +169,15 @@ class Totals:
 
 @dataclass(frozen=True)
 class RowFile:
-    """A file that takes rows, which images it has rows for already, and what those rows say."""
+    """A file that takes rows, which images it has rows for already, and what those rows say.
+
+    `cut`: whether an incomplete last row was removed.
+    """
 
     sink: Sink
     known: KnownPaths
     before: Totals
+    cut: bool = False
 
 
 def form_of(path: Path | None, form: str | None) -> str:
@@ -277,8 +287,10 @@ def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
                     shutil.copyfile(path, copy)
         with part.open("a+b") as stream:
             before = Totals()
+            size = stream.seek(0, os.SEEK_END)
             known = _resume(stream, growing, path, before, written=utf8_text if form == "parquet" else str)
-            yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known, before)
+            cut = stream.tell() < size
+            yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known, before, cut)
             os.fsync(stream.fileno())
         if form == "parquet":
             with atomic_path(path) as whole:
