@@ -685,9 +685,9 @@ def test_a_sample_of_files_with_any_name(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     assert len(load_image_set(str(tmp_path / "few-train.txt"), role="train", data_root=tmp_path)) == 2
     before = (tmp_path / "few-train.txt").read_bytes()
-    complains(negprompt(*arguments, "--overwrite", **ASCII), 2, "An imglist cannot hold", "Rename the file")
+    complains(negprompt(*arguments, "--overwrite", **ASCII), 2, "An imglist cannot contain", "Rename the file")
     (tmp_path / "set" / "train" / "été" / "ä ö.jpg").rename(tmp_path / "set" / "train" / "été" / "new\nline.jpg")
-    complains(here(*arguments, "--overwrite"), 2, "An imglist cannot hold", "Rename the file")
+    complains(here(*arguments, "--overwrite"), 2, "An imglist cannot contain", "Rename the file")
     assert (tmp_path / "few-train.txt").read_bytes() == before
 
 

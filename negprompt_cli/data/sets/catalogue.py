@@ -1,9 +1,9 @@
 """The catalogue of known data sets: facts in `catalogue.yaml` and `protocols.yaml`, validated here.
 
-An entry says what a data set is called, how many images it has, where each convention keeps it below the data root,
-what may be downloaded and what must be fetched by hand, under which licence, and whom to cite. A person's own
-catalogue has the same form: the file of the setting `data.catalogue`, or `catalogue.yaml` in the data root; its entries win.
-Which layout is actually on disk is found out in `imagesets`.
+An entry has the name of a data set, its number of images, its places below the data root in each convention, what can be
+downloaded automatically and what only by hand, the licence, and the citation. A user's own catalogue has the same form: the
+file of the setting `data.catalogue`, or `catalogue.yaml` in the data root. Its entries replace built-in ones. `sources`
+finds which layout is on disk.
 """
 
 from collections.abc import Mapping
@@ -38,20 +38,20 @@ class _Fact(BaseModel):
 
 
 class Layout(_Fact):
-    """Where one convention keeps a data set, relative to the data root (an absolute path is taken as it is)."""
+    """The places of a data set in one convention, relative to the data root (absolute paths stay absolute)."""
 
     by: str
-    """Whose convention, for people."""
+    """Name of the convention, for messages."""
     images: str | None = None
-    """One folder, of whatever form `layouts` recognises."""
+    """A single folder in any form that `layouts` recognises."""
     train: str | None = None
-    """The training folder, where training and evaluation images are kept apart."""
+    """The training folder, if training and evaluation images are separate."""
     eval: str | None = None
     """The evaluation folder."""
     imglist: str | None = None
-    """A list of the images that belong to the set; their paths start from `images`."""
+    """A list of the images that belong to the set; paths are relative to `images`."""
     count: int | None = Field(default=None, gt=0)
-    """How many evaluation images there are in this layout, where it is not the whole set."""
+    """Number of evaluation images in this layout, if it is not the whole set."""
 
     @model_validator(mode="after")
     def _some_place(self) -> "Layout":
@@ -60,25 +60,25 @@ class Layout(_Fact):
         if self.images and (self.train or self.eval):
             raise ValueError("a layout has either 'images' or 'train' and 'eval'")
         if self.imglist and not self.images:
-            raise ValueError("'imglist' needs 'images', the folder its paths start from")
+            raise ValueError("'imglist' needs 'images', the folder that its paths are relative to")
         return self
 
 
 class Count(_Fact):
-    """How many images there should be, by role; `None` where a role has none of its own or the number is unknown."""
+    """The expected number of images by role; `None` if a role has no images of its own or the number is unknown."""
 
     train: int | None = Field(default=None, gt=0)
     eval: int | None = Field(default=None, gt=0)
 
 
 class Subset(_Fact):
-    """Some classes of another data set: the part of a protocol, or a selector."""
+    """Some classes of another data set, chosen by a protocol's part or by index ranges."""
 
     of: Name
     protocol: str | None = None
     part: str = "id"
     classes: str | None = None
-    """Index ranges into the sorted class list, where there is no protocol."""
+    """Index ranges into the sorted class list, if there is no protocol."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "Subset":
@@ -90,20 +90,20 @@ class Subset(_Fact):
 
     @property
     def ranges(self) -> str:
-        """The index ranges, wherever they come from."""
+        """The index ranges, from `classes` or from the protocol."""
         return self.classes or protocols()[self.protocol or ""].part(self.part)
 
 
 class Download(_Fact):
-    """An archive that may be fetched without asking anybody."""
+    """An archive that may be downloaded without permission or login."""
 
     url: str
     md5: Md5 | None = None
-    """Integrity, not security."""
+    """Checks integrity, not security."""
     size: int | None = Field(default=None, gt=0)
-    """Bytes, where known."""
+    """Size in bytes, if known."""
     makes: str
-    """Folder below the data root that the archive is unpacked as."""
+    """Folder below the data root that unpacking creates."""
 
     @field_validator("makes")
     @classmethod
@@ -123,16 +123,16 @@ class Entry(_Fact):
     """Name of the class in torchvision.datasets, for sets that torchvision reads."""
     subset: Subset | None = None
     class_list: str | None = None
-    """"imagenet" where the sorted class list is the 1000 wnids whatever is on disk."""
+    """"imagenet" if the sorted class list is always the 1000 wnids, independent of the files on disk."""
     images: Count = Count()
     classes: int | None = Field(default=None, gt=0)
     default_ood: str | None = None
-    """The OOD list this set brings along."""
+    """The OOD sets used by default with this ID set."""
     download: Download | None = None
     comes_with: Name | None = None
-    """The set whose archive holds this one as well."""
+    """The set whose archive contains this set too."""
     fetch: str | None = None
-    """What to fetch by hand and where from, where a login or a shared drive is in the way."""
+    """What to download by hand and from where, if automatic download is not possible."""
     licence: str | None = None
     citation: str | None = None
     notes: str | None = None
@@ -149,7 +149,7 @@ class Entry(_Fact):
 
 
 class Protocol(_Fact):
-    """Class indices into the sorted-wnid order of ImageNet-1k, as ranges with both ends included."""
+    """Class indices into the sorted wnids of ImageNet-1k, as ranges with both ends included."""
 
     source: str
     id: str
@@ -157,13 +157,17 @@ class Protocol(_Fact):
     ood: str | None = None
     """Unknown classes."""
     ignored: str | None = None
-    """"Known unknowns" of the original protocol, which NegPrompt's evaluation drops."""
+    """The "known unknowns" of the original protocol, which NegPrompt's evaluation does not use."""
 
     def part(self, name: str) -> str:
-        """The ranges of part `name`; raises UsageError where the protocol has none."""
+        """Return the ranges of part `name`.
+
+        Raises:
+            UsageError: the protocol does not have that part.
+        """
         ranges = {"id": self.id, "ood": self.ood, "ignored": self.ignored}.get(name)
         if ranges is None:
-            raise UsageError(f"The protocol has no part {name!r}; it can be id, ood or ignored.")
+            raise UsageError(f"The protocol has no part {name!r}. Possible parts are id, ood and ignored.")
         return ranges
 
 
@@ -171,14 +175,14 @@ class Catalogue(_Fact):
     """All known data sets by name."""
 
     list_prefixes: tuple[str, ...] = ()
-    """Folders below the data root that the paths of an imglist may start from."""
+    """Folders below the data root that the paths of an imglist may be relative to."""
     sets: dict[Name, Entry]
 
     def named(self, name: str) -> tuple[str, Entry]:
-        """The entry called `name`, in any case, with its name as the catalogue writes it.
+        """Return the entry `name` (upper and lower case are equal) and its name as written in the catalogue.
 
         Raises:
-            UsageError: there is none; offers the nearest names.
+            UsageError: there is no such entry; the message suggests the nearest name.
         """
         proper = name if name in self.sets else name.lower()
         if proper not in self.sets:
@@ -186,7 +190,7 @@ class Catalogue(_Fact):
         return proper, self.sets[proper]
 
     def suggestion(self, name: str) -> str:
-        """A did-you-mean over the names."""
+        """Return a suggestion of the nearest catalogue name, or nothing."""
         return did_you_mean(name, self.sets)
 
 
@@ -207,27 +211,27 @@ def _parse(model: type[T], text: str, where: str) -> T:
 
 @lru_cache(maxsize=1)
 def built_in() -> Catalogue:
-    """The catalogue that comes with the package."""
+    """Return the catalogue that is part of the package."""
     file = resources.files(__package__) / "catalogue.yaml"
     return _parse(Catalogue, file.read_text(encoding="utf-8"), "The built-in catalogue")
 
 
 @lru_cache(maxsize=1)
 def protocols() -> Mapping[str, Protocol]:
-    """ImageNet-1k subsets and hard-OOD protocols by name."""
+    """Return the ImageNet-1k subsets and hard-OOD protocols by name."""
     file = resources.files(__package__) / "protocols.yaml"
     return _parse(_Protocols, file.read_text(encoding="utf-8"), "The built-in protocols").root
 
 
 def load_catalogue(data_root: Path, file: Path | None = None) -> Catalogue:
-    """The built-in catalogue with a person's own entries over it.
+    """Return the built-in catalogue with the user's own entries, which replace built-in ones.
 
     Args:
-        data_root: its `catalogue.yaml` is read where it exists.
-        file: another catalogue file, whose entries win over all.
+        data_root: its `catalogue.yaml` is read if it exists.
+        file: another catalogue file; its entries have the highest priority.
 
     Raises:
-        UsageError: a file that cannot be read, is not YAML, or has a field that is wrong (names the field).
+        UsageError: a file cannot be read, is not YAML, or has a wrong field (the message names it).
     """
     catalogue = built_in()
     own = [data_root / "catalogue.yaml"] if (data_root / "catalogue.yaml").is_file() else []
@@ -243,7 +247,11 @@ def load_catalogue(data_root: Path, file: Path | None = None) -> Catalogue:
 
 
 def _check_subsets(catalogue: Catalogue) -> None:
-    """Refuse subsets of sets that do not exist, and of themselves over however many steps."""
+    """Check that the wholes of subsets exist, and that no set is a subset of itself, directly or indirectly.
+
+    Raises:
+        UsageError: an entry is wrong.
+    """
     for name, entry in catalogue.sets.items():
         if entry.comes_with is not None and entry.comes_with not in catalogue.sets:
             raise UsageError(f"Catalogue: {name} comes with {entry.comes_with!r}, which does not exist.")
@@ -255,5 +263,5 @@ def _check_subsets(catalogue: Catalogue) -> None:
                 raise UsageError(f"Catalogue: {' of '.join([*chain, entry.subset.of])} is a subset of itself.")
             chain.append(entry.subset.of)
             if len(chain) > MAX_CHAIN:
-                raise UsageError(f"Catalogue: {name} is cut out of sets over more than {MAX_CHAIN} steps.")
+                raise UsageError(f"Catalogue: {name} is a subset of a subset over more than {MAX_CHAIN} steps.")
             entry = catalogue.sets[entry.subset.of]

@@ -1,18 +1,18 @@
-"""Class names in a file: one reader of the forms that people and programs write.
+"""Read class names from a file in any of the common forms.
 
     names            one per line, '#' comments; quoted, numbered ("1. cat") and bulleted lines too
-    wnids            one WordNet id per line (timm's imagenet_synsets.txt); their words come with the libraries
+    wnids            one WordNet id per line (timm's imagenet_synsets.txt); the words come from installed libraries
     key name         `wnid name` (CoOp's classnames.txt), `wnid index name` (map_clsloc.txt), `index name` (CUB's
                      classes.txt), `/a/name index` (Places365), or any key, a TAB and a name
     synset words     `wnid first synonym, second, ...` (Caffe's synset_words.txt); the first synonym is the name
-    table            CSV or TSV; with a header its columns are known by name, without one by what they hold
+    table            CSV or TSV; columns are recognised by the header, or without a header by their content
     JSON, YAML       a list; {index: name}, {index: [wnid, name]} (Keras), {name: index} (torchvision), {wnid: name}; a list
                      of records (COCO's categories); any of these below `names` (data.yaml), `id2label` (transformers), ...
 
-Text that looks structured and has none of these forms is refused: it is never taken for a name. What was decided
-(form, order, synonyms left out, underscores read as spaces) is in `ClassList.decisions`.
+Text that looks structured but has none of these forms is refused, never read as a name. `ClassList.decisions` records the
+form, the order, omitted synonyms and underscores read as spaces.
 
-Leaves out: which folder or which label a name belongs to, which is `naming`.
+`naming` decides which folder or label a name belongs to.
 """
 
 import re
@@ -31,13 +31,13 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
 MAX_NAMES_BYTES = 16 << 20
-"""Largest file of class names: a hundred bytes each for 160,000 classes."""
+"""Largest file of class names: enough for 160,000 classes of 100 bytes each."""
 
 FORMS = (
     "one name per line, 'key name' lines (wnid or index first), synset_words.txt, a CSV file with a header such as "
     'id,name, a JSON list or index ({"0": "cat"}), or YAML with a list of names'
 )
-"""The forms that are read, for messages."""
+"""The supported forms, for messages."""
 
 _NAME_COLUMNS = (
     "name",
@@ -75,50 +75,50 @@ _LISTS = (
     *("names", "classes", "class_names", "classnames", "label_names", "labels", "categories"),
     *("id2label", "idx_to_class", "idx2label", "idx2class", "class_to_idx", "label2id", "label2idx", "class2idx"),
 )
-_INDEX = re.compile(r"([0-9]{1,9})(?:\.0+)?")  # pandas writes numbers as 3.0 where some are missing
+_INDEX = re.compile(r"([0-9]{1,9})(?:\.0+)?")  # pandas writes numbers as 3.0 if some are missing
 _NUMBERED = re.compile(r"([0-9]{1,9})\s*(?:->|=>|[.):=\u2013-])\s*(\S.*)")
 _REMARK = re.compile(r"\s#(\s.*|$)")
 _CODE = re.compile(r"/[mg]/\w+")
-"""How Freebase's identifiers look, which Open Images has for its classes."""
+"""The form of Freebase identifiers, which Open Images uses for its classes."""
 _STRUCTURE = re.compile(r"[\[{<].*|.*[\]}>{\[,;:=]")
 _SETTING = re.compile(r"[\w.-]+\s*[=:]\s.*|[\w.-]+\s*=.*")
 _PROMPT = re.compile(r"(a|an|the) (\w+ )?(photo|picture|image|photograph) of .*", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SEPARATORS = "\t;,|"
 _NONE = "\x1f"
-"""A separator that is in no text read here: what there is between the cells of one column."""
+"""A separator that occurs in no text read here; it makes every line one cell."""
 _HEADERS = ("name", "class", "label", "class_name", "classname")
-"""First lines that name a column, where it is the only one."""
+"""First lines that are the header of a table with a single column."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassEntry:
-    """One class as a file names it."""
+    """One class as written in a file."""
 
     name: str
     """The words; never empty."""
     key: str = ""
-    """wnid, folder or code, where the file has one."""
+    """wnid, folder or code, if the file has one."""
     index: int | None = None
-    """The class's number, where the file has one."""
+    """The number of the class, if the file has one."""
     text: str = ""
-    """The name as it is in the file, before it was cleaned and shortened."""
+    """The name as written in the file, before cleaning and shortening."""
 
     @property
     def id(self) -> str:
-        """What is beside the name, for people."""
+        """The key or else the number of the class, for messages."""
         return self.key or ("" if self.index is None else str(self.index))
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class names read from a file or given in Python, in the order of their numbers or else as they came."""
+    """Class names read from a file or given in Python, ordered by their numbers, or else in the original order."""
 
     source: str
     form: str
     entries: tuple[ClassEntry, ...]
     decisions: tuple[Decision, ...] = ()
-    """The form first (kind `class-names-form`), then what was decided on the way."""
+    """First the form (kind `class-names-form`), then further decisions."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -128,7 +128,7 @@ class ClassList:
 class NovelNames:
     """Distinct class names.
 
-    `classes`: in order. `decisions`: how a list of them was read, and which names came again and were dropped.
+    `classes`: the classes in order. `decisions`: how the list was read, and which repeated names were dropped.
     """
 
     classes: tuple[ClassLabel, ...]
@@ -140,12 +140,12 @@ def read_class_list(source: Path | BinaryIO, where: str = "", *, keys: Sequence[
 
     Args:
         source: the file, or an open pipe.
-        where: what messages call it, where `source` is a pipe.
-        keys: folder names that lines may begin with, where they are known.
+        where: its name in messages, if `source` is a pipe.
+        keys: folder names that lines may begin with, if they are known.
 
     Raises:
-        UsageError: it cannot be read, holds no name, or looks structured and is not understood; says what was found and
-            which forms there are.
+        UsageError: the text cannot be read, has no name, or looks structured but has no known form; the message says what
+            was found and which forms are supported.
     """
     what = "a list of class names"
     if isinstance(source, Path):
@@ -155,23 +155,23 @@ def read_class_list(source: Path | BinaryIO, where: str = "", *, keys: Sequence[
 
 
 def parse_class_list(text: str, where: str, *, suffix: str = "", keys: Sequence[str] = ()) -> ClassList:
-    """Read the text of a class list; arguments and errors as `read_class_list`.
+    """Read the text of a class list; errors are those of `read_class_list`.
 
     Args:
-        text: its content.
-        where: what messages call it.
-        suffix: of the file's name; where there is none the content tells.
+        text: the content.
+        where: its name in messages.
+        suffix: suffix of the file's name; without one the content decides the form.
         keys: folder names that lines may begin with.
     """
     if _CONTROL.search(text):
         raise UsageError(
-            f"{where} holds control characters, so it is not a list of class names. Save it as UTF-8 text."
+            f"{where} contains control characters, so it is not a list of class names. Save it as UTF-8 text."
         )
     reader = _Reader(where, Known(keys))
     lines = [line.strip() for line in text.split("\n")]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise UsageError(f"{where} holds no class names: write one per line (lines starting with # are comments).")
+        raise UsageError(f"{where} has no class names. Write one per line (lines that start with # are comments).")
     if keys and all(line in reader.known for line in lines):
         return reader.finish("names of folders", [ClassEntry(line) for line in lines])
     suffix = suffix.lower()
@@ -185,23 +185,25 @@ def parse_class_list(text: str, where: str, *, suffix: str = "", keys: Sequence[
 
 
 def given_names(names: Sequence[str], where: str = "the class names given") -> ClassList:
-    """Class names given one by one, each taken as it is.
+    """Make a class list of names given in Python; each name is used unchanged.
 
     Raises:
-        UsageError: none, or one that is empty or no text.
+        UsageError: there are no names, or a name is empty or not a text.
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise UsageError("Give class names as a list of texts.")
+        raise UsageError("Give class names as a list of strings.")
     entries = tuple(ClassEntry(clean(name)) for name in names)
     if not entries or not all(entry.name for entry in entries):
-        raise UsageError(f"{where}: {'an empty name' if entries else 'no name'}. Give at least one, and none empty.")
+        raise UsageError(
+            f"{where}: {'a name is empty' if entries else 'there are none'}. Give one or more, none empty."
+        )
     return ClassList(where, "names", entries)
 
 
 def novel_names(listed: ClassList) -> NovelNames:
-    """The distinct classes of a list; the first of those that differ only in case is kept.
+    """Return the distinct classes of a list; of names that differ only in case, the first is kept.
 
-    Names of different wnids are different classes, as two pairs of ImageNet's are.
+    Equal names with different wnids are different classes; ImageNet has two such pairs.
     """
     seen: dict[str, ClassLabel] = {}
     duplicates = []
@@ -221,7 +223,7 @@ def novel_names(listed: ClassList) -> NovelNames:
 
 
 def ordered_classes(listed: ClassList) -> tuple[ClassLabel, ...]:
-    """The classes of a list in label order. Names may repeat: the wnid tells classes apart, or a number after the name."""
+    """Return the classes of a list in label order. Equal names get different keys: the wnid, or the name and a number."""
     seen: Counter[str] = Counter()
     classes = []
     for entry in listed.entries:
@@ -233,16 +235,16 @@ def ordered_classes(listed: ClassList) -> tuple[ClassLabel, ...]:
 
 
 class _Reader:
-    """Reads one list; every method returns entries, or refuses."""
+    """Reads one list. Every method returns entries or raises UsageError."""
 
     def __init__(self, where: str, known: Known) -> None:
         self.where, self.known = where, known
 
     def refuse(self, problem: str) -> UsageError:
-        return UsageError(f"{self.where}: {problem} Class names are read as {FORMS}.")
+        return UsageError(f"{self.where}: {problem} Supported forms of class names: {FORMS}.")
 
     def json(self, text: str, lines: Sequence[str]) -> tuple[str, list[ClassEntry]]:
-        """JSON, JSON lines, or the literal of a Python dict or list, which YAML reads."""
+        """Read JSON, JSON lines, or the literal of a Python dict or list (as YAML)."""
         try:
             value = parse_json(text, self.where)
         except UsageError as error:
@@ -251,12 +253,12 @@ class _Reader:
             found = self.maybe_yaml(text)
             if found is None:
                 raise self.refuse(f"It looks like JSON, but {str(error).split(': ', 1)[-1]}") from None
-            return "literal of Python", found
+            return "Python literal", found
         entries = self.value(value)
         return f"JSON {'list' if isinstance(value, list) else 'index'}", entries
 
     def maybe_yaml(self, text: str) -> list[ClassEntry] | None:
-        """The entries of YAML text; None where it is none after all."""
+        """Return the entries of YAML text; None if it is not a YAML list or mapping of names."""
         try:
             value = parse_yaml(text, self.where, texts=True)
         except UsageError:
@@ -264,12 +266,12 @@ class _Reader:
         return self.value(value) if isinstance(value, dict | list) else None
 
     def value(self, value: Any) -> list[ClassEntry]:
-        """The entries of a value of JSON or YAML."""
+        """Return the entries of a JSON or YAML value."""
         if isinstance(value, Mapping):
             found = self._nested(value)
             return self._mapping(value) if found is None else found
         if not isinstance(value, list) or not value:
-            raise self.refuse(f"It holds {_kind(value)}, not class names.")
+            raise self.refuse(f"It contains {_kind(value)}, not class names.")
         if all(isinstance(item, str) for item in value):
             return [ClassEntry(item) for item in value]
         if all(isinstance(item, Mapping) for item in value):
@@ -277,10 +279,10 @@ class _Reader:
         if all(isinstance(item, list) and len(item) == 2 for item in value):
             return self.pairs([[_text(cell) for cell in item] for item in value])
         odd = next(item for item in value if not isinstance(item, str))
-        raise self.refuse(f"Its list holds {_kind(odd)} where names should be texts.")
+        raise self.refuse(f"Its list contains {_kind(odd)} where a name should be.")
 
     def _nested(self, value: Mapping[Any, Any]) -> list[ClassEntry] | None:
-        """The class list inside a larger document: data.yaml, config.json of transformers, labels.json of FiftyOne, ..."""
+        """Find the class list in a larger document: data.yaml, config.json of transformers, labels.json of FiftyOne, ..."""
         name = next((name for name in _LISTS if isinstance(value.get(name), list | Mapping)), None)
         if name is None:
             return None
@@ -293,7 +295,7 @@ class _Reader:
     def _mapping(self, value: Mapping[Any, Any]) -> list[ClassEntry]:
         keys, values = list(value), list(value.values())
         if not all(isinstance(key, str) for key in keys):
-            raise self.refuse("Its keys are no texts.")
+            raise self.refuse("Its keys are not texts.")
         numbers, numbered = _all_indices(keys), _all_indices(values)
         if numbers is not None and numbered is None:
             return [replace(self._named(item), index=number) for number, item in zip(numbers, values, strict=True)]
@@ -310,7 +312,7 @@ class _Reader:
         raise self.refuse(f"It maps {shown or 'nothing'} to values, and neither side has class numbers or wnids.")
 
     def _named(self, item: Any, wnid: str = "") -> ClassEntry:
-        """The value of one class in an index: a name, [wnid, name], or a record."""
+        """Read the value of one class in an index: a name, [wnid, name], or a record."""
         if isinstance(item, str):
             return ClassEntry(item)
         if isinstance(item, Mapping):
@@ -331,7 +333,7 @@ class _Reader:
         return found
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[ClassEntry] | None:
-        """The entries of a table by the names of its columns; None where no column has names."""
+        """Read a table by the names of its columns; return None if no column has class names."""
         columns = {re.sub(r"[\W_]+", "", name).casefold(): i for i, name in reversed(list(enumerate(header)))}
         full = [[*row, *([""] * (len(header) - len(row)))] for row in rows]
 
@@ -358,7 +360,7 @@ class _Reader:
         ]
 
     def pairs(self, rows: Sequence[Sequence[str]], *, left: bool = False) -> list[ClassEntry]:
-        """Rows of two cells, one of which is a wnid, a class number or a known folder; or else `left` is a key."""
+        """Read rows of two cells, one of them a wnid, class number or known folder; else with `left` the left is a key."""
         first, second = [row[0] for row in rows], [row[1] for row in rows]
         both = ((first, second), (second, first))
         for keys, names in both:
@@ -374,7 +376,7 @@ class _Reader:
         raise self.refuse(f"Its rows have two cells, such as {rows[0]!r}, and neither is a wnid or a class number.")
 
     def lines(self, text: str, lines: Sequence[str], *, table: bool) -> tuple[str, list[ClassEntry]]:
-        """The entries of text that is neither JSON nor YAML."""
+        """Read text that is neither JSON nor YAML; return its form and its entries."""
         tables = self._tables(text, lines, table=table)
         for kind, rows in tables:
             cells = [cell for cell in rows[0] if cell]
@@ -399,23 +401,25 @@ class _Reader:
                 return f"{kind} without a header", self.pairs(rows)
             if count == 3 and (entries := _triples(rows)):
                 return f"{kind} without a header", entries
-            raise self.refuse(f"Its rows have {count} cells, such as {rows[0]!r}, and no header says what they are.")
+            raise self.refuse(
+                f"Its rows have {count} cells, such as {rows[0]!r}, but there is no header that names them."
+            )
         if lines[0][0] in "\"'" and all(unquoted := [_unquoted(line) for line in lines]):
             return "quoted names", [ClassEntry(name) for name in unquoted if name]
         odd = next((line for line in lines if _STRUCTURE.fullmatch(line) or "\t" in line), None)
         if odd is None and all(_SETTING.fullmatch(line) for line in lines):
             odd = lines[0]
         if odd is not None:
-            raise self.refuse(f"The line {odd[:100]!r} looks structured and is none of the forms known here.")
+            raise self.refuse(f"The line {odd[:100]!r} looks structured but has no supported form.")
         led = ((line.partition(" "), line) for line in lines)  # a wnid in front of one name is a key, not a word of it
         return "names", [
             ClassEntry(b, key=a) if is_wnid(a) and b.strip() else ClassEntry(line) for (a, _, b), line in led
         ]
 
     def _tables(self, text: str, lines: Sequence[str], *, table: bool) -> list[tuple[str, list[list[str]]]]:
-        """The text as a table, where it is one: the first separator by which all rows have as many cells, two or more.
+        """Read the text as a table with the first separator that gives all rows the same number of cells, at least two.
 
-        A file that is a table by its name, or whose first line is the name of a column, may have one column.
+        A table may have a single column if the file's suffix or its first line says that it is a table.
         """
         if hint := re.match(r"sep=(.)\n", text):  # the first line that Excel reads
             text, lines, table = text[hint.end() :], lines[1:], True
@@ -429,7 +433,7 @@ class _Reader:
             try:
                 rows = parse_rows(text, separator)
             except ValueError as error:
-                problem = f"It is not readable as a table: {error}."
+                problem = f"It cannot be read as a table: {error}."
                 continue
             if rows and all(not row[-1] for row in rows):
                 rows = [row[:-1] for row in rows]  # lines that end with the separator
@@ -445,7 +449,7 @@ class _Reader:
         return []
 
     def _wnids_first(self, lines: Sequence[str]) -> tuple[str, list[ClassEntry]] | None:
-        """Lines that all begin with a wnid."""
+        """Read lines that all begin with a wnid."""
         if all(is_wnid(line) for line in lines):
             return "wnids", [ClassEntry(line) for line in lines]
         if all(is_wnid(line.split(None, 1)[0]) and len(line.split(None, 1)) == 2 for line in lines):
@@ -460,7 +464,7 @@ class _Reader:
         return None
 
     def _numbered(self, lines: Sequence[str]) -> tuple[str, list[ClassEntry]] | None:
-        """Lines that all begin with a class number, or all end with one."""
+        """Read lines that all begin or all end with a class number."""
         if _NUMBERED.fullmatch(lines[0]):
             numbered = [match for line in lines if (match := _NUMBERED.fullmatch(line))]
             numbers = _indices([match[1] for match in numbered]) if len(numbered) == len(lines) else None
@@ -478,12 +482,12 @@ class _Reader:
         return None
 
     def _keyed(self, lines: Sequence[str]) -> list[ClassEntry]:
-        """Lines `folder name`: the longest known one wins, as they may contain spaces. Empty where no line is one."""
+        """Read lines `folder name`. Folders may contain spaces, so the longest known one counts. Empty if no line fits."""
         longest = max(name.count(" ") for name in self.known.names)
         split = [self._key_and_name(line, longest) if " " in line or "\t" in line else None for line in lines]
         found = [entry for entry in split if entry is not None]
         if found and _all_indices([entry.name for entry in found]) is not None:
-            return []  # `folder number`, which names nothing
+            return []  # `folder number` lines have no names.
         if (
             not found
             or len(found) == len(lines)
@@ -508,14 +512,14 @@ class _Reader:
         return None
 
     def finish(self, form: str, entries: Sequence[ClassEntry]) -> ClassList:
-        """Clean the names, order them, and say what was decided."""
+        """Clean and order the names, and record the decisions."""
         said: list[tuple[str, dict[str, Any]]] = []
         entries = [
             ClassEntry(clean(_path_name(entry.name)), entry.key.strip(), entry.index, entry.name) for entry in entries
         ]
         if not entries or not all(entry.name for entry in entries):
             number = next((i for i, entry in enumerate(entries, 1) if not entry.name), 0)
-            raise self.refuse(f"Its class {number} has an empty name." if entries else "It names no class.")
+            raise self.refuse(f"Its class {number} has an empty name." if entries else "It has no class names.")
         entries = _wnids_in_front(_without_remarks(entries, said))
         entries = self._in_order(entries, said)
         entries = _without_numbers(entries, said)
@@ -548,7 +552,7 @@ class _Reader:
             raise self.refuse(f"It has class number {again} twice. Keep one.")
         if numbers != sorted(numbers):
             said.append(
-                ("The classes are ordered by their numbers, not as the file has them.", {"ordered": "by number"})
+                ("The classes are ordered by their numbers, not in the order of the file.", {"ordered": "by number"})
             )
         low, high = min(numbers), max(numbers)
         if high - low + 1 != len(numbers) or low > 1:
@@ -559,7 +563,7 @@ class _Reader:
         return sorted(entries, key=lambda entry: entry.index or 0)
 
     def _wnids(self, entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
-        """Wnids in the place of names get their words."""
+        """Replace wnids that are given as names by their words."""
         if not all(is_wnid(entry.name) and not entry.key for entry in entries):
             return list(entries)
         made = [replace(entry, key=entry.name, name=class_label(entry.name).name) for entry in entries]
@@ -575,7 +579,7 @@ class _Reader:
 
 
 def _triples(rows: Sequence[Sequence[str]]) -> list[ClassEntry]:
-    """Rows of a class number, a wnid and a name, in any order; none where they are something else."""
+    """Read rows of a class number, a wnid and a name in any order; return nothing if they have another form."""
     columns = [[row[i] for row in rows] for i in range(3)]
     number = next((i for i in range(3) if _all_indices(columns[i]) is not None), None)
     key = next((i for i in range(3) if all(map(is_wnid, columns[i]))), None)
@@ -586,17 +590,17 @@ def _triples(rows: Sequence[Sequence[str]]) -> list[ClassEntry]:
 
 
 def _without_remarks(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
-    """Names without the comments that some lines end with."""
+    """Remove comments at the ends of names."""
     changed = [entry.name for entry in entries if "#" in entry.name and _REMARK.search(entry.name)]
     if not changed:
         return list(entries)
-    text = f"Comments after # were left out in {len(changed)} names, such as {changed[0]!r}."
+    text = f"Comments after # were removed from {len(changed)} names, such as {changed[0]!r}."
     said.append((text, {"comments_left_out": changed}))
     return [replace(entry, name=_REMARK.sub("", entry.name)) for entry in entries]
 
 
 def _wnids_in_front(entries: Sequence[ClassEntry]) -> list[ClassEntry]:
-    """Entries whose names all begin with a wnid have it as their key."""
+    """If all names begin with a wnid, use it as the key."""
     if any(entry.key or not is_wnid(entry.name.partition(" ")[0]) or " " not in entry.name for entry in entries):
         return list(entries)
     parts = [entry.name.partition(" ") for entry in entries]
@@ -604,20 +608,20 @@ def _wnids_in_front(entries: Sequence[ClassEntry]) -> list[ClassEntry]:
 
 
 def _without_numbers(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
-    """Names such as 001.Black_footed_Albatross, numbered as the classes are, lose the number."""
+    """Remove numbers from names such as 001.Black_footed_Albatross if they are the numbers of the classes."""
     matches = [_NUMBERED.fullmatch(entry.name) for entry in entries]
     numbers = _indices([match[1] for match in matches if match]) if all(matches) else None
     if numbers is None or numbers != sorted(numbers) or any(is_wnid(entry.name) for entry in entries):
         return list(entries)
     made = [replace(entry, name=match[2]) for entry, match in zip(entries, matches, strict=True) if match]
     said.append(
-        (f"Numbers before the names were left out: {entries[0].name!r} is {made[0].name!r}.", {"numbers": "left out"})
+        (f"Numbers before names were removed: {entries[0].name!r} became {made[0].name!r}.", {"numbers": "left out"})
     )
     return made
 
 
 def _first_synonyms(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
-    """Of WordNet's synonyms, separated by commas, the first is the name: with wnids, or where most names are synsets."""
+    """Keep the first of WordNet synonyms separated by commas, if entries have wnids or most names are synsets."""
     synsets = synonym_texts()
     commas = [entry.name for entry in entries if "," in entry.name]
     words = bool(commas) and 2 * sum(name in synsets for name in commas) >= len(commas)
@@ -630,13 +634,13 @@ def _first_synonyms(entries: Sequence[ClassEntry], said: list[tuple[str, dict[st
         made.append(entry)
     if dropped:
         shown = some_of([f"{first} (also {rest})" for first, rest in dropped.items()], 3)
-        text = f"{len(dropped)} classes have synonyms; the first one is the name: {shown}."
+        text = f"{len(dropped)} classes have synonyms; the first one is used as the name: {shown}."
         said.append((text, {"synonyms_left_out": dropped}))
     return made
 
 
 def _spaces(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:
-    """Underscores replace the spaces that a file name or an identifier cannot have."""
+    """Replace underscores by spaces."""
     changed = [entry.name for entry in entries if "_" in entry.name and " " not in entry.name and entry.name.strip("_")]
     if not changed:
         return list(entries)
@@ -650,26 +654,28 @@ def _spaces(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]
 
 
 def _say_odd(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> None:
-    """What may well be meant, and may well be a mistake."""
+    """Record decisions about unusual names, which may be intended or a mistake."""
     names = [entry.name for entry in entries]
     commas = [name for name in names if "," in name or ";" in name]
     if commas:
-        text = f"{len(commas)} names hold a comma and are kept whole: {some_of(commas, 3)}. Keep the first of synonyms only."
+        text = (
+            f"{len(commas)} names contain a comma and are kept whole: {some_of(commas, 3)}. Of synonyms, keep only one."
+        )
         said.append((text, {"with_commas": commas}))
     prompts = [name for name in names if _PROMPT.fullmatch(name)]
     if prompts:
-        text = f"{len(prompts)} names are whole prompts, such as {prompts[0]!r}; the words around a name are added to them."
+        text = f"{len(prompts)} names are whole prompts, such as {prompts[0]!r}. Prompt words are added to them again."
         said.append((text, {"prompts": prompts}))
 
 
 def _path_name(name: str) -> str:
-    """Places365 writes classes as paths: /a/apartment_building/outdoor."""
+    """Convert a class of Places365, which is written as a path (/a/apartment_building/outdoor), to words."""
     match = re.fullmatch(r"/[a-z]/(\S+)", name) if name.startswith("/") else None
     return match[1].replace("/", " ").replace("_", " ") if match else name
 
 
 def _indices(texts: Sequence[str]) -> list[int] | None:
-    """Class numbers from 0 or 1 up without gaps, in any order; None where the texts are no such numbers."""
+    """Return texts as class numbers from 0 or 1 up without gaps, in any order; None if they are not."""
     numbers = _all_indices(texts)
     if numbers is None or sorted(numbers) not in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
         return None
@@ -677,7 +683,7 @@ def _indices(texts: Sequence[str]) -> list[int] | None:
 
 
 def _all_indices(values: Sequence[Any]) -> list[int] | None:
-    """The values as numbers from 0 up, in texts or as they are; None where one is something else."""
+    """Return values (numbers or texts) as class numbers from 0 up; None if one is something else."""
     made = []
     for value in values:
         number = _number(value)
@@ -688,7 +694,7 @@ def _all_indices(values: Sequence[Any]) -> list[int] | None:
 
 
 def _number(value: Any) -> int | None:
-    """A class number, in a text or as it is."""
+    """Return a class number given as a number or a text; None if it is neither."""
     if isinstance(value, str):
         found = _INDEX.fullmatch(value)
         return int(found[1]) if found else None
@@ -696,7 +702,7 @@ def _number(value: Any) -> int | None:
 
 
 def _unquoted(line: str) -> str:
-    """The text between the quotes of a line that is one quoted text, with a comma after it or not; else nothing."""
+    """Return the text of a line that is one quoted text, with or without a comma after it; else nothing."""
     match = re.fullmatch(r"""(["'])([^"']+|(?:(?!\1).)+)\1\s*,?""", line)
     return match[2].strip() if match else ""
 

@@ -1,13 +1,12 @@
-"""From class folders to the words that go into a prompt.
+"""Find the words of a class for its prompt from its folder name.
 
-A class is keyed by its folder name (for ImageNet the WordNet id, "wnid"), never by its words: among the 1000 cleaned
-ImageNet names "missile" and "sunglasses" occur twice. In order of precedence the words come from a class-name file
-(`class_list`, `naming`), from the CLIP-cleaned ImageNet names, from WordNet's first lemma (wnids outside ImageNet-1k), from
-the folder's name.
+The key of a class is its folder name (for ImageNet the WordNet id, "wnid"), never its words: among the 1000 cleaned
+ImageNet names "missile" and "sunglasses" occur twice. The words come from the first of these sources that has them: a
+class-name file (`class_list`, `naming`), the ImageNet names cleaned by CLIP's authors, WordNet's first lemma (for wnids
+outside ImageNet-1k), the folder name.
 
-The ImageNet facts belong to installed libraries: the cleaned names to open_clip (`IMAGENET_CLASSNAMES`, sorted-wnid
-order), wnids and lemmas to timm. Both keep them in plain files without imports of their own, which are read directly
-because importing either library costs seconds.
+Installed libraries provide the ImageNet data: open_clip the cleaned names (`IMAGENET_CLASSNAMES`, in sorted-wnid order),
+timm the wnids and lemmas. Importing either library takes seconds, so their data files are read directly.
 """
 
 import importlib.util
@@ -27,15 +26,19 @@ class ClassLabel:
     """One class of an image set or of a prompt artifact."""
 
     key: str
-    """Folder name or wnid: unique within the set. Classes are told apart by it; names may repeat."""
+    """Folder name or wnid, unique within the set. It identifies the class, because names may repeat."""
     name: str
     """The words for the prompt."""
     wnid: str | None
-    """WordNet id, where known."""
+    """WordNet id, if known."""
 
 
 def _library_file(package: str, relative: str) -> Path:
-    """Path of a file inside an installed package, without importing the package."""
+    """Return the path of a file of an installed package, without importing the package.
+
+    Raises:
+        NegPromptError: the package has no such file.
+    """
     found = importlib.util.find_spec(package)
     for folder in (found.submodule_search_locations if found else None) or ():
         path = Path(folder) / relative
@@ -48,13 +51,13 @@ def _library_file(package: str, relative: str) -> Path:
 
 @lru_cache(maxsize=1)
 def imagenet_wnids() -> tuple[str, ...]:
-    """The 1000 wnids of ImageNet-1k, sorted (timm's list)."""
+    """Return the 1000 wnids of ImageNet-1k, sorted (from timm)."""
     return tuple(_library_file("timm", "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split())
 
 
 @lru_cache(maxsize=1)
 def imagenet_names() -> tuple[str, ...]:
-    """The 1000 CLIP-cleaned ImageNet names in sorted-wnid order (open_clip's `IMAGENET_CLASSNAMES`)."""
+    """Return the 1000 cleaned ImageNet names in sorted-wnid order (from open_clip's `IMAGENET_CLASSNAMES`)."""
     path = _library_file("open_clip", "zero_shot_metadata.py")
     module_spec = importlib.util.spec_from_file_location("_open_clip_zero_shot_metadata", path)
     if module_spec is None or module_spec.loader is None:
@@ -78,22 +81,22 @@ def _synonyms() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def synonym_texts() -> frozenset[str]:
-    """The synsets of ImageNet-21k as one text each: "tench, Tinca tinca"."""
+    """Return the synsets of ImageNet-21k, each as one text such as "tench, Tinca tinca"."""
     return frozenset(_synonyms().values())
 
 
 def is_wnid(text: str) -> bool:
-    """Whether `text` has the form of a noun's WordNet id: 'n' and eight digits."""
+    """Whether `text` has the form of a WordNet id of a noun: 'n' and eight digits."""
     return _WNID.fullmatch(text) is not None
 
 
 def words(folder: str) -> str:
-    """A folder's name read as words: underscores and hyphens are spaces; one space between words."""
+    """Return a folder's name as words separated by single spaces; underscores and hyphens count as spaces."""
     return " ".join(re.sub(r"[_\-\s]+", " ", folder).split()) or folder
 
 
 def class_label(key: str) -> ClassLabel:
-    """The class of a folder name by itself, without any class-name file."""
+    """Return the class of a folder name, without any class-name file."""
     if not is_wnid(key):
         return ClassLabel(key=key, name=words(key), wnid=None)
     name = _cleaned().get(key) or _synonyms().get(key, "").split(",")[0].strip() or key
@@ -101,6 +104,6 @@ def class_label(key: str) -> ClassLabel:
 
 
 def label_classes(keys: Sequence[str], names: dict[str, str]) -> tuple[ClassLabel, ...]:
-    """The classes of `keys`, in that order, named by `names` where it has them."""
+    """Return the classes of `keys` in that order; `names` replaces names by key."""
     labels = (class_label(key) for key in keys)
     return tuple(ClassLabel(key=c.key, name=names.get(c.key, c.name), wnid=c.wnid) for c in labels)

@@ -1,24 +1,24 @@
-"""What is an image and what never is, told by the names of files and folders; and what was left out, counted by reason.
+"""Decide by the names of files and folders what is an image, and count what is left out, by reason.
 
 The lists are in `file_kinds.yaml`, but for the usual formats, which are needed for every image. An image is a file with a
 suffix whose format the installed Pillow decodes by itself; its registry is asked, so a newer Pillow, or a plugin for HEIC,
 AVIF or JPEG XL that is installed, adds suffixes. Everything else in a folder of images is left out for one of these reasons,
 which are fixed words for scripts:
 
-    system      made by systems, servers, editors or version control: @eaDir, Thumbs.db, ._photo.jpg, .git
+    system      made by operating systems, servers, editors or version control: @eaDir, Thumbs.db, ._photo.jpg, .git
     hidden      a name that begins with a dot
-    unfinished  downloads and copies that have not ended, and backups
-    unreadable  an image that Pillow does not decode: what to install or convert is told
-    twin        such an image beside one of the same name that is read: a camera's raw file beside its JPEG
-    container   what may hold images and is none: a video, an archive, a document
-    dead-link   a link to what does not exist, and that is not called an image
-    no-suffix   no suffix, so that the name does not tell
-    beside      labels, captions and notes, which belong beside images
+    unfinished  incomplete downloads and copies, and backups
+    unreadable  an image that Pillow does not decode; messages say what to install or convert
+    twin        such an image with a readable image of the same name: a camera's raw file beside its JPEG
+    container   a file that may contain images but is not an image: a video, an archive, a document
+    dead-link   a link without a target, whose name is not that of an image
+    no-suffix   a name without a suffix
+    beside      labels, captions and notes that accompany images
     other       any other suffix
 
-A file that is named itself (on the command line, in a list) is taken whatever its suffix, and read by its content: first as
-one of the usual formats, then as the format of its suffix. So an image with a wrong suffix or none is read where it is
-named, and left out and counted where its folder is; a check of the data looks into such files.
+A file that is named directly (on the command line, in a list) is used with any suffix. Its content decides how it is read:
+first as one of the usual formats, then as the format of its suffix. So an image with a wrong or missing suffix is read if it
+is named directly. If only its folder is named, it is left out and counted; `data check` looks into such files.
 """
 
 import importlib
@@ -43,7 +43,7 @@ BY_CONTENT = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "P
 """Pillow's names of the usual formats: nothing else begins as they do, so they are read whatever a file is called."""
 
 _PATTERNED: tuple[Reason, ...] = ("system", "unfinished")
-"""The reasons that the list gives names for."""
+"""The reasons for which `file_kinds.yaml` has patterns of names."""
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9_-]{0,14}")
 
 _SAID: dict[Reason, str] = {
@@ -53,20 +53,20 @@ _SAID: dict[Reason, str] = {
     "unreadable": "not decoded by Pillow",
     "twin": "other versions of images that are read",
     "container": "videos, archives and documents",
-    "dead-link": "links to what does not exist",
+    "dead-link": "links whose target does not exist",
     "no-suffix": "without a suffix",
     "other": "not images by their suffix",
     "beside": "labels, notes or arrays",
 }
-"""What a note calls the files of each reason, in its order."""
+"""Words for the files of each reason in messages, in the order of the messages."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A kind of image, or (where `image` is false) of what may hold images, that Pillow does not decode alone.
+    """A kind of image, or (if `image` is false) of container, that Pillow alone does not decode.
 
-    `package` makes Pillow read it, by importing `module` and calling its function `register` where there is one. `preview`:
-    Pillow would read a small preview that is inside.
+    With `package` installed, Pillow can read it after importing `module` and calling its function `register`, if there is
+    one. `preview`: Pillow would read a small preview inside the file instead of the image.
     """
 
     kind: str
@@ -80,13 +80,13 @@ class Unreadable:
 
     @property
     def help(self) -> str:
-        """What to do about such files."""
+        """The advice for such files."""
         return f"install {self.package}, or {self.advice}" if self.package else self.advice
 
 
 @dataclass(frozen=True)
 class _Content:
-    """How files of one kind begin: `starts` at byte `at`, without regard to case."""
+    """The first bytes of a kind of file: `starts` at byte `at`; upper and lower case are equal."""
 
     starts: bytes
     what: str
@@ -102,17 +102,17 @@ class _Lists:
     beside: frozenset[str]
     unreadable: tuple[Unreadable, ...]
     names: "dict[tuple[Reason, bool], _Names]"
-    """For a reason, and whether the name is that of a folder."""
+    """Patterns by reason and by whether the name is that of a folder."""
     contents: tuple[_Content, ...]
 
 
 @cache
 def _lists() -> _Lists:
-    # A file that is named itself and has a usual format needs no list, and PyYAML takes a while to import.
+    # A directly named file of a usual format needs no list, and importing PyYAML takes a while.
     import yaml
 
     file = resources.files(__package__) / "file_kinds.yaml"
-    # The safe parser in C, if PyYAML has it: the one in Python takes longer than everything else that one image needs.
+    # Use the safe parser in C if PyYAML has it: the one in Python takes longer than all other work for a single image.
     values: dict[str, Any] = yaml.load(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     kinds = tuple(Unreadable(**{**each, "suffixes": tuple(each["suffixes"])}) for each in values["unreadable"])
     help_of = {kind.kind: kind.help for kind in kinds}
@@ -137,7 +137,7 @@ def _lists() -> _Lists:
 
 
 class _Names:
-    """Patterns of the shell for whole names."""
+    """Shell patterns that match whole names."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = tuple(patterns)
@@ -151,7 +151,7 @@ class _Names:
 
 @cache
 def _formats() -> dict[str, str]:
-    """Pillow's format for each suffix that is read, with the plugins that are installed."""
+    """Return Pillow's format for each supported suffix, including those of installed plugins."""
     Image.init()
     lists = _lists()
     for kind in lists.unreadable:
@@ -160,23 +160,23 @@ def _formats() -> dict[str, str]:
                 plugin = importlib.import_module(kind.module)
                 if kind.register:
                     getattr(plugin, kind.register)()
-            except Exception:  # not installed, or for another Pillow: the kind stays unreadable
+            except Exception:  # If the plugin is missing or does not fit this Pillow, the kind stays unreadable.
                 continue
     known = {**lists.also, **Image.registered_extensions()}
     decoded = {format for format in Image.OPEN if format not in lists.never}
-    # Pillow opens MPO files, which hold several JPEGs, by way of JPEG.
+    # Pillow opens MPO files, which contain several JPEGs, as JPEG.
     known = {suffix: "JPEG" if format == "MPO" else format for suffix, format in known.items()}
     return {s: format for s, format in known.items() if format in decoded and s not in lists.not_images}
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes, in lower case and with their dot, of files that are images."""
+    """Return the suffixes of images, in lower case and with their dot."""
     return frozenset(_formats())
 
 
 def readable_formats(suffix: str) -> tuple[str, ...]:
-    """Pillow's names of the formats that a file of this suffix may have: the usual ones, and that of the suffix."""
+    """Return Pillow's names of the formats to try for a file of this suffix: the usual formats, then that of the suffix."""
     own = _formats().get(suffix.lower())
     usual = [format for format in BY_CONTENT if format in Image.OPEN]
     return tuple(dict.fromkeys([*usual, *([own] if own else [])]))
@@ -184,7 +184,7 @@ def readable_formats(suffix: str) -> tuple[str, ...]:
 
 @cache
 def common_formats() -> tuple[str, ...]:
-    """Those of the usual formats that Pillow knows before it loads all its plugins, which takes a tenth of a second."""
+    """Return the usual formats that Pillow knows without loading all its plugins, which takes 0.1 seconds."""
     Image.preinit()
     return tuple(format for format in BY_CONTENT if format in Image.OPEN)
 
@@ -196,7 +196,7 @@ def _common_suffixes() -> frozenset[str]:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name is that of an image: a suffix that is read, and no dot in front."""
+    """Whether a file's name is that of an image: it has a supported suffix and does not begin with a dot."""
     dot = name.rfind(".")
     if dot <= 0 or name[0] == ".":
         return False
@@ -205,7 +205,7 @@ def is_image_name(name: str) -> bool:
 
 
 def is_folder(entry: "os.DirEntry[str]") -> bool:
-    """Whether an entry of a folder is a folder itself; a link that leads round in a circle is none."""
+    """Whether an entry of a folder is a folder too; a circular link is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -213,7 +213,7 @@ def is_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def unreadable_kind(suffix: str) -> Unreadable | None:
-    """The kind of image that files of this suffix are, where Pillow does not decode them."""
+    """Return the kind of files with this suffix if Pillow does not decode them, else None."""
     suffix = suffix.lower()
     if suffix in image_suffixes():
         return None
@@ -221,7 +221,7 @@ def unreadable_kind(suffix: str) -> Unreadable | None:
 
 
 def disguise(start: bytes) -> tuple[str, str] | None:
-    """What a file that is no image is by its first 200 bytes, and what to do about it; None where they do not tell."""
+    """Return what a file is by its first 200 bytes, and what to do about it; None if they do not show it."""
     start = start.removeprefix(b"\xef\xbb\xbf").lower()
     for content in _lists().contents:
         where = start if content.at else start.lstrip(b" \t\r\n")
@@ -232,12 +232,12 @@ def disguise(start: bytes) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=65536)
 def system_name(name: str, *, folder: bool) -> str:
-    """The pattern by which a file or folder of this name is made by a system, an editor or version control, or nothing."""
+    """Return the pattern that marks a name as made by a system, an editor or version control; empty if there is none."""
     return _lists().names["system", folder].pattern(name)
 
 
 def system_part(path: str) -> str:
-    """The pattern by which a path (POSIX text) is that of a system's file or leads through a system's folder, or nothing."""
+    """Return the pattern that marks a file or a folder of a path (POSIX text) as a system's; empty if there is none."""
     *above, name = path.split("/")
     parts = (system_name(name, folder=False), *(system_name(part, folder=True) for part in above))
     return next((part for part in parts if part), "")
@@ -245,10 +245,10 @@ def system_part(path: str) -> str:
 
 @lru_cache(maxsize=65536)
 def reason_for(name: str, *, folder: bool) -> tuple[Reason, str] | None:
-    """Why a file or folder is left out where its folder is listed, and what it is; None for images and ordinary folders.
+    """Return why a listing leaves out a file or folder, and what it is; None for images and ordinary folders.
 
-    The second word is the pattern of the name for `system` and `unfinished`, the suffix for the others, so that there are
-    few of them.
+    The second text is the name's pattern for `system` and `unfinished`, and the suffix for other reasons, so that there are
+    few different texts.
     """
     lists = _lists()
     if folder:
@@ -265,7 +265,7 @@ def reason_for(name: str, *, folder: bool) -> tuple[Reason, str] | None:
     for reason in _PATTERNED:
         if pattern := lists.names[reason, False].pattern(name):
             return reason, pattern
-    # Numbered frames and names with dots in them have endless suffixes.
+    # Numbered frames and names with dots have any number of different suffixes.
     suffix = suffix if _SUFFIX.fullmatch(suffix) else "*" if suffix else ""
     if name.startswith("."):
         return "hidden", suffix or "*"
@@ -276,9 +276,9 @@ def reason_for(name: str, *, folder: bool) -> tuple[Reason, str] | None:
 
 @dataclass(eq=True)
 class LeftOut:
-    """Files and folders that were left out: how many for each reason, and each name or suffix within it.
+    """Counts of files and folders that were left out, by reason and by name or suffix.
 
-    A folder counts as one; what is in it is not looked at. `examples` has the path of the first of each.
+    A folder counts as one; its content is not listed. `examples` has the first path of each count.
     """
 
     counts: Counter[tuple[Reason, str]] = field(default_factory=Counter)
@@ -290,7 +290,7 @@ class LeftOut:
         self.examples.setdefault((reason, what), path)
 
     def update(self, other: "LeftOut") -> None:
-        """Count what `other` counted."""
+        """Add the counts of `other`."""
         self.counts.update(other.counts)
         self.examples = {**other.examples, **self.examples}
 
@@ -298,14 +298,14 @@ class LeftOut:
         return bool(self.counts)
 
     def by_reason(self) -> dict[str, dict[str, int]]:
-        """For JSON: reason to name or suffix to count, sorted."""
+        """Return the counts by reason and by name or suffix, sorted, for JSON."""
         reasons: dict[str, dict[str, int]] = {}
         for (reason, what), count in sorted(self.counts.items()):
             reasons.setdefault(reason, {})[what] = count
         return reasons
 
     def told(self, *, beside: bool = False) -> str:
-        """What a person should know, for a note. Labels and notes, which belong beside images, are told only if `beside`."""
+        """Return the counts as text for a message. The reason `beside` is included only if the argument is true."""
         parts = []
         for reason, said in _SAID.items():
             if reason == "beside" and not beside:
@@ -320,7 +320,7 @@ class LeftOut:
         return "; ".join(parts)
 
     def misnamed(self) -> list[str]:
-        """A sentence for each kind of name whose first file is an image by its content; opens these files."""
+        """Return a sentence for each name or suffix whose first file has the content of an image; opens these files."""
         found = []
         for (reason, what), path in sorted(self.examples.items()):
             if (
@@ -329,21 +329,21 @@ class LeftOut:
             ):
                 files = f"files that end in {what}" if what.startswith(".") else "files without a usual suffix"
                 found.append(
-                    f"{path} is a {format} image by its content, so the {self.counts[reason, what]} {files} may be images: "
-                    f"give them the suffix {_suffix_of(format)}, or name them in a list."
+                    f"{path} has the content of a {format} image, so the {self.counts[reason, what]} {files} may be images. "
+                    f"Give them the suffix {_suffix_of(format)}, or name them in a list."
                 )
         return found
 
 
 def _format_inside(path: str) -> str | None:
-    """Pillow's name of the format of an image file, by its content alone; None where it is no image."""
+    """Return Pillow's name of an image file's format, by its content only; None if it is not an image."""
     kind = unreadable_kind(PurePath(path).suffix)
     if kind is not None and kind.preview:
         return None
     try:
         with Image.open(path, formats=readable_formats("")) as image:
             return image.format
-    except Exception:  # damaged headers make Pillow raise anything
+    except Exception:  # Pillow raises errors of any type for damaged headers.
         return None
 
 
@@ -353,7 +353,7 @@ def _suffix_of(format: str) -> str:
 
 
 def merged(all_of: Iterable[LeftOut]) -> LeftOut:
-    """The counts of all together."""
+    """Return the sum of all counts."""
     whole = LeftOut()
     for each in all_of:
         whole.update(each)
@@ -361,7 +361,7 @@ def merged(all_of: Iterable[LeftOut]) -> LeftOut:
 
 
 def _unreadable_told(suffixes: Mapping[str, int]) -> list[str]:
-    """'7 HEIC (.heic): install pillow-heif, or ...' for each kind."""
+    """Return a text such as '7 HEIC (.heic): install pillow-heif, or ...' for each kind."""
     by_kind: dict[str, dict[str, int]] = {}
     helps: dict[str, str] = {}
     for suffix, count in suffixes.items():
@@ -376,7 +376,7 @@ def _unreadable_told(suffixes: Mapping[str, int]) -> list[str]:
 
 
 def _most(counts: Mapping[str, int], most: int = 4) -> str:
-    """The most frequent names, and how many more there are."""
+    """Return the most frequent names and the number of others."""
     names = [what for what, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if what]
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more kinds" if more > 0 else "")

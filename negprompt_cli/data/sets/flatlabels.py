@@ -1,9 +1,9 @@
-"""Labels of a flat evaluation folder, from the files that are usually near it.
+"""Labels of a flat evaluation folder, from well-known label files near it.
 
-ImageNet's validation images come as one folder of ILSVRC2012_val_00000001.JPEG and so on; their classes are in
-Kaggle's LOC_val_solution.csv, in the development kit, or in OpenOOD's imglists. Tiny-ImageNet as distributed has a
-val_annotations.txt. Other sets have a list of images with their classes in the folder or beside it: metadata.csv or
-metadata.jsonl (Hugging Face's imagefolder), labels.csv and the like. Each reader returns {file name: class key}.
+ImageNet's validation images are one folder of ILSVRC2012_val_00000001.JPEG and so on. Their classes are in Kaggle's
+LOC_val_solution.csv, in the development kit, or in OpenOOD's imglists. Tiny-ImageNet is distributed with a
+val_annotations.txt. Other sets have a list of images and classes in the folder or beside it, such as metadata.csv or
+metadata.jsonl (Hugging Face's imagefolder) or labels.csv. Each reader returns {file name: class key}.
 """
 
 import csv
@@ -21,24 +21,24 @@ _VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.", re.IGNORECASE)
 
 
 def _kaggle(path: Path, images: Sequence[str]) -> dict[str, str]:
-    """LOC_val_solution.csv: `ImageId,PredictionString`; the first word of the prediction is the wnid."""
+    """Read LOC_val_solution.csv: `ImageId,PredictionString`; the first word of the prediction is the wnid."""
     stems = {name.rsplit(".", 1)[0]: name for name in images}
     try:
         lines = csv.reader(read_lines(path))
         rows = [row for row in lines if len(row) >= 2 and row[1].split()]
     except csv.Error as error:
-        raise UsageError(f"{path} is not the CSV file of labels that its name says: {error}.") from None
+        raise UsageError(f"{path} is not a CSV file of labels, as its name suggests: {error}.") from None
     return {stems[row[0]]: row[1].split()[0] for row in rows if row[0] in stems}
 
 
 def _devkit(path: Path, images: Sequence[str]) -> dict[str, str]:
-    """ILSVRC2012_validation_ground_truth.txt: line i is the ILSVRC2012_ID (1..1000) of image i; meta.mat has the wnids.
+    """Read ILSVRC2012_validation_ground_truth.txt: line i is the ILSVRC2012_ID (1..1000) of image i.
 
-    The ids are the kit's own and not the sorted-wnid order, so without meta.mat the file says nothing.
+    The ids are not in sorted-wnid order, so meta.mat of the same kit is needed to find the wnids.
     """
     meta = path.with_name("meta.mat")
     if not meta.is_file():
-        raise UsageError(f"{path} needs meta.mat of the same development kit beside it, which is missing.")
+        raise UsageError(f"{path} needs meta.mat of the same development kit in the same folder, but it is missing.")
     from scipy.io import loadmat
 
     try:
@@ -47,16 +47,16 @@ def _devkit(path: Path, images: Sequence[str]) -> dict[str, str]:
         truth = [wnid_of[int(line)] for line in read_lines(path)]
     except UsageError:
         raise
-    except Exception as error:  # a damaged .mat file makes its reader raise anything
+    except Exception as error:  # The reader raises errors of any type for a damaged .mat file.
         reason = str(error) or type(error).__name__
-        raise UsageError(f"{path} and {meta} are not those of the development kit ({reason}).") from error
+        raise UsageError(f"{path} and {meta} are not valid files of the development kit ({reason}).") from error
     numbered = ((name, _VAL_NUMBER.match(name)) for name in images)
     numbers = {name: int(match[1]) for name, match in numbered if match}
     return {name: truth[number - 1] for name, number in numbers.items() if 1 <= number <= len(truth)}
 
 
 def _imglist(path: Path, images: Sequence[str]) -> dict[str, str]:
-    """OpenOOD's val_imagenet.txt (5,000 images) and test_imagenet.txt (the other 45,000): indices in wnid order."""
+    """Read OpenOOD's val_imagenet.txt (5,000 images) and test_imagenet.txt (45,000): class indices in wnid order."""
     wnids = imagenet_wnids()
     present = set(images)
     labels: dict[str, str] = {}
@@ -70,14 +70,14 @@ def _imglist(path: Path, images: Sequence[str]) -> dict[str, str]:
 
 
 def _annotations(path: Path, images: Sequence[str]) -> dict[str, str]:
-    """Tiny-ImageNet's val_annotations.txt: file name, wnid and a box, between TABs."""
+    """Read Tiny-ImageNet's val_annotations.txt: file name, wnid and a box, separated by TABs."""
     present = set(images)
     rows = (line.split("\t") for line in read_lines(path))
     return {row[0]: row[1] for row in rows if len(row) >= 2 and row[0] in present}
 
 
 def _list(path: Path, images: Sequence[str], folder: Path) -> dict[str, str]:
-    """A list in any form that names the classes; its paths are bare names, or lead to the images."""
+    """Read a list in any form that names the classes; its paths are file names or paths of the images."""
     present = {name: name for name in images}
     present |= {name.rsplit(".", 1)[0]: name for name in images}
     labels: dict[str, str] = {}
@@ -87,12 +87,12 @@ def _list(path: Path, images: Sequence[str], folder: Path) -> dict[str, str]:
         if not (line.name and leads and where.name in present):
             continue
         if labels.setdefault(present[where.name], line.name) != line.name:
-            raise UsageError(f"{path} gives {where.name!r} several classes. Keep one.")
+            raise UsageError(f"{path} has several classes for {where.name!r}. Keep one.")
     return labels
 
 
 _LISTS = ("metadata.csv", "metadata.jsonl", "labels.csv", "labels.json", "labels.txt")
-"""Lists of images with their classes, where they are in a folder of images or beside it."""
+"""Names of lists of images with classes, in a folder of images or beside it."""
 
 _READERS: tuple[tuple[str, Callable[[Path, Sequence[str]], dict[str, str]]], ...] = (
     ("LOC_val_solution.csv", _kaggle),
@@ -105,21 +105,21 @@ _READERS: tuple[tuple[str, Callable[[Path, Sequence[str]], dict[str, str]]], ...
 )
 
 FLAT_LABEL_FILES = (*dict.fromkeys(name for name, _ in _READERS), *_LISTS)
-"""The label files that are looked for, relative to each folder searched."""
+"""The label files to search for, relative to each folder."""
 
 
 def find_flat_labels(images: Sequence[str], folders: Sequence[Path]) -> tuple[dict[str, str], Path] | None:
-    """Find the labels of flat `images` in the first label file that knows any of them.
+    """Find the labels of flat `images` in the first label file that has a label of any of them.
 
     Args:
         images: file names.
-        folders: where to look, in order; the first is that of the images.
+        folders: folders to search, in order; the first is that of the images.
 
     Returns:
-        ({file name: class key}, the file), or None where no file was found.
+        ({file name: class key}, the file), or None if no file was found.
 
     Raises:
-        UsageError: a label file that is there but cannot be used.
+        UsageError: a label file exists but cannot be used.
     """
     for path in [folder / name for folder in folders[:2] for name in _LISTS]:
         if path.is_file() and (labels := _list(path, images, folders[0])):

@@ -1,9 +1,10 @@
-"""Images of Hugging Face datasets, through the library `datasets` (extra `datasets`): rows by number, from its own files.
+"""Images of Hugging Face datasets, read row by row with the library `datasets` (extra `datasets`).
 
-`hf:NAME` is a dataset of the hub, which the library downloads to its cache, or a local folder: one that `save_to_disk`
-wrote, or any that the library loads. `hf:NAME:SPLIT` is one of its splits. Images are the column of type Image (or of bytes,
-where there is none) called image or img, else the first one; classes are the column of type ClassLabel, else one that has a
-name as lists of images use it. The number -1 of a ClassLabel is no class, as in test sets whose labels are not published.
+`hf:NAME` is a dataset of the hub, which the library downloads to its cache, or a local folder that `save_to_disk` wrote or
+that the library can load. `hf:NAME:SPLIT` is one of its splits. The images are in the column of type Image (or else of
+bytes) called image or img, else in the first such column. The classes are in the column of type ClassLabel, else in a column
+with a name that image lists use for classes. The number -1 of a ClassLabel means no class, as in test sets whose labels are
+not published.
 """
 
 from collections.abc import Iterator
@@ -23,15 +24,15 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder was written by `save_to_disk`."""
+    """Whether `save_to_disk` wrote a folder."""
     return any((folder / name).is_file() for name in _SAVED)
 
 
 def taken_apart(text: str) -> tuple[str, str | None]:
-    """`hf:NAME[:SPLIT]` as a name and a split.
+    """Split `hf:NAME[:SPLIT]` into name and split (None if not given).
 
     Raises:
-        UsageError: there is no name.
+        UsageError: the name is missing.
     """
     name, colon, split = text.removeprefix(PREFIX).partition(":")
     name = (str(user_path(name)) if name.startswith("~") else name).rstrip("/") or name
@@ -43,7 +44,7 @@ def taken_apart(text: str) -> tuple[str, str | None]:
 
 
 def splits(name: str) -> tuple[str, ...]:
-    """The splits of a dataset; one that was saved without them has the split "train", as the library calls it.
+    """Return the splits of a dataset; one that was saved without splits has the split "train", as in the library.
 
     Raises:
         UsageError: the library is missing, or there is no such dataset.
@@ -52,17 +53,17 @@ def splits(name: str) -> tuple[str, ...]:
 
 
 def rows(name: str, split: str) -> int:
-    """How many rows a split has.
+    """Return the number of rows of a split.
 
     Raises:
-        UsageError: as `splits`, or it has no such split or no column of images.
+        UsageError: as `splits`, or there is no such split or no column of images.
     """
     _images(name, split)
     return len(_split(name, split))
 
 
 def classes(name: str, split: str) -> Iterator[tuple[int | None, str]]:
-    """The class of each row, by number or by name; numbers of a ClassLabel have its names.
+    """Yield the class of each row, by number or by name; numbers of a ClassLabel come with their names.
 
     Raises:
         UsageError: as `rows`.
@@ -89,33 +90,33 @@ def columns_told(name: str, split: str, *, labels: bool = True) -> list[Decision
 
 
 def read(name: str, split: str, row: int) -> tuple[bytes, str]:
-    """The content of the image in a row, and its file's name where that is known.
+    """Return the content of the image in a row, and the name of its file if known.
 
     Raises:
-        OSError: there is no such row or no image in it.
+        OSError: there is no such row, or it has no image.
     """
     try:
         images = _images(name, split)
     except UsageError as error:
         raise OSError(str(error)) from error
     if not 0 <= row < len(images):
-        raise OSError(f"the split has {len(images)} rows only")
+        raise OSError(f"the split has only {len(images)} rows")
     value = images[row]
     return content(next(iter(value.values())), Path())
 
 
 def stored_in(name: str, split: str) -> Path:
-    """The file on disk that a split is read from, the first of several.
+    """Return the first file on disk that a split is read from.
 
     Raises:
-        FileNotFoundError: it is in memory only.
+        FileNotFoundError: the split is only in memory.
     """
     try:
         files = _split(name, split).cache_files
     except UsageError as error:
         raise FileNotFoundError(str(error)) from error
     if not files:
-        raise FileNotFoundError(f"{name} is in memory only")
+        raise FileNotFoundError(f"{name} is only in memory")
     return Path(files[0]["filename"])
 
 
@@ -150,7 +151,7 @@ def _columns(name: str, split: str) -> _Columns:
 
 @lru_cache(maxsize=8)
 def _images(name: str, split: str) -> Any:
-    """The column of images of a split, not decoded."""
+    """Return the image column of a split, not decoded."""
     import datasets
 
     found, image = _split(name, split), _columns(name, split).image
@@ -172,7 +173,7 @@ def _loaded(name: str) -> dict[str, Any]:
     datasets.logging.set_verbosity_error()
     try:
         found = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name)
-    except Exception as error:  # the library, the hub and the network raise anything
+    except Exception as error:  # The library, the hub and the network raise errors of any type.
         if "Config name is missing" in str(error):
             raise UsageError(
                 f"{PREFIX}{name} has several configurations: {', '.join(datasets.get_dataset_config_names(name))}. Save the "
@@ -182,7 +183,7 @@ def _loaded(name: str) -> dict[str, Any]:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(
             f"{PREFIX}{name} cannot be loaded ({type(error).__name__}: {reason[:300]}). Check the name, or give a local "
-            "folder. Without a network the dataset has to be in the library's cache."
+            "folder. Without a network connection the dataset must be in the library's cache."
         ) from error
     if isinstance(found, datasets.Dataset):
         return {str(found.split or "train"): found}

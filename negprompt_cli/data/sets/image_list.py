@@ -1,19 +1,19 @@
-"""Lists of images in a file: one reader of the forms that people and programs write.
+"""Read lists of images from a file in any of the common forms.
 
-    lines          one image per line: a path alone, or with a label after a space, TAB, comma or semicolon. The label is a
-                   number (imglist of OpenOOD and CoOp; words after it name the class) or the class's name. A path that ends
-                   in an image suffix, or is in quotes, may contain the separator. '#' begins a comment.
-    protocol CSV   `path,label` without a header, as the official NegPrompt code has them: -1 is a known unknown, which is
-                   ignored, -2 is unknown, which is OOD
-    table          CSV or TSV with a header; the columns of path, label, class name and part (train, val, test) are known by
-                   their names
+    lines          one image per line: a path, or a path and a label after a space, TAB, comma or semicolon. The label is a
+                   number (imglist of OpenOOD and CoOp; words after it name the class) or the name of the class. A path that
+                   ends in an image suffix, or is in quotes, may contain the separator. '#' begins a comment.
+    protocol CSV   `path,label` without a header, as in the official NegPrompt code: -1 is a known unknown (ignored), -2 is
+                   an unknown (OOD)
+    table          CSV or TSV with a header; the columns of path, label, class name and part (train, val, test) are
+                   recognised by their names
     JSON           records (a list, or JSON lines) with the same names; {path: label}; {class: [paths]}; CoOp's split files
                    {"train": [[path, label, name], ...], ...}; FiftyOne's labels.json beside a folder data/
-    NUL            paths with NUL between them, as `find -print0` writes them
+    NUL            paths separated by NUL, as `find -print0` writes them
 
-In every form but the protocol's the label -1 is OOD. A list that is none of these is refused in one line.
+In all forms except the protocol CSV the label -1 means OOD. Lists in other forms are refused with a one-line message.
 
-Leaves out: where the images are and what their classes are called (`imglist`).
+`imglist` finds the images and their class names.
 """
 
 import json
@@ -33,18 +33,18 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
 MAX_LIST_BYTES = 1 << 30
-"""Largest list: that of ImageNet-21k has half of it."""
+"""Largest list; that of ImageNet-21k is half as large."""
 MAX_JSON_BYTES = 256 << 20
-"""Largest JSON list, which is held as objects while it is read."""
+"""Largest JSON list; reading it needs memory for all its objects."""
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".lst", ".list"})
-"""Suffixes of files that may be lists, where images may be given as well."""
+"""Suffixes of files that may be lists, where images and lists are both possible."""
 
 FORMS = (
     "one path per line, 'path label' lines with a space, TAB, comma or semicolon (the label a number or a class name), CSV "
     "with a header such as path,label, JSON lines with file_name and label, CoOp's split_*.json, or FiftyOne's labels.json"
 )
-"""The forms that are read, for messages."""
+"""The supported forms, for messages."""
 
 _PATHS = (
     *("path", "filepath", "file", "filename", "image", "imagepath", "img", "imgpath", "imagefile", "imagename"),
@@ -85,18 +85,18 @@ _FLAGS: dict[str, tuple[Part, Part]] = {
     "istest": ("test", "train"),
     "istrain": ("train", "val"),
 }
-"""Columns of truth values that tell parts apart: the part of the images that they are true of, and that of the others."""
+"""Columns of truth values that distinguish parts: the part of images with true, and that of images with false."""
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _BELOW = ("label", "name", "class", "path", "file_name", "filename", "filepath")
-"""Where the value of a field is an object: its own field that counts."""
-_LABEL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")  # pandas writes numbers as 3.0 where some are missing
+"""If the value of a field is an object, the field of it that is used."""
+_LABEL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")  # pandas writes numbers as 3.0 if some are missing
 _FIRST_SPACE = re.compile(r"(\S+)\s+([+-]?[0-9]{1,18})(?:\s+(\S.*))?")
 _CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")
 _MISSING = frozenset({"nan", "NaN", "<NA>", "null", "NULL"})
-"""How programs write that a cell is empty."""
+"""Texts by which programs mark an empty cell."""
 _SEPARATORS = {"\t": "a TAB", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 _LOOK = 1000
-"""How many lines are looked at to find the form."""
+"""Number of lines examined to find the form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,11 @@ class Line:
 
     path: str
     label: int | None = None
-    """The class's number, -1 where it is OOD; None where there is none."""
+    """The number of the class, -1 for OOD; None if there is none."""
     name: str = ""
-    """The class's name, where there is one."""
+    """The name of the class, if there is one."""
     part: Part | None = None
-    """train, val or test, where the list says it."""
+    """train, val or test, if the list says it."""
 
 
 @dataclass(frozen=True)
@@ -120,20 +120,21 @@ class ImageList:
     form: str
     lines: list[Line]
     protocol: bool = False
-    """Whether the labels -1 and -2 have the meaning of the protocol CSV."""
+    """Whether the labels -1 and -2 mean what they do in the protocol CSV."""
     below: str = ""
-    """The folder beside the list that paths are relative to, where its form says so."""
+    """The folder beside the list that paths are relative to, if the form defines one."""
     unclear: str = ""
-    """Why its images have no classes, where it has columns that may be those."""
+    """Why images have no classes although some columns might contain them."""
     decisions: tuple[Decision, ...] = ()
-    """The form (kind `list-form`), then what was decided on the way."""
+    """First the form (kind `list-form`), then further decisions."""
 
 
 def read_image_list(path: Path) -> ImageList:
     """Read a list of images.
 
     Raises:
-        UsageError: unreadable, empty, or in none of the forms; one line that says what was found and which forms there are.
+        UsageError: the list is unreadable, empty, or in an unknown form; the message says what was found and which forms
+            are supported.
     """
     suffix = path.suffix.lower()
     as_json = suffix in (".json", ".jsonl", ".ndjson")
@@ -145,42 +146,42 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
     """Read the text of a list of images.
 
     Args:
-        text: its content.
-        where: what messages call it.
-        suffix: of the file's name, in lower case.
+        text: the content.
+        where: its name in messages.
+        suffix: suffix of the file's name, in lower case.
 
     Raises:
         UsageError: as `read_image_list`.
     """
     if "\0" in text:
         if _CONTROL.search(text):
-            raise UsageError(f"{where} is not a list of images: it holds NUL and other control characters.")
+            raise UsageError(f"{where} is not a list of images: it contains NUL and other control characters.")
         names = [name for part in text.split("\0") if (name := part.strip("\n"))]
         if not names:
             raise UsageError(f"{where} lists no image. Write {FORMS}.")
-        return told(ImageList(where, "paths with NUL between them", [Line(name) for name in names]))
-    # Only a line feed ends a line: the other separators that Unicode knows can occur in file names.
+        return told(ImageList(where, "paths separated by NUL", [Line(name) for name in names]))
+    # Only a line feed ends a line: other line separators of Unicode can occur in file names.
     lines = [line for line in (line.strip() for line in text.split("\n")) if line and not line.startswith("#")]
-    if lines and re.fullmatch(r"sep=.", lines[0]):  # for Excel alone
+    if lines and re.fullmatch(r"sep=.", lines[0]):  # Only Excel uses this line.
         lines, text = lines[1:], text.partition("\n")[2]
     if not lines:
         raise UsageError(f"{where} lists no image. Write {FORMS}.")
     if suffix in (".json", ".jsonl", ".ndjson") or (lines[0][0] in "{[" and not is_image_name(lines[0])):
         return told(_Json(where).read(text, lines))
     if suffix in (".yaml", ".yml", ".xml", ".html") or lines[0][0] == "<":
-        raise _refuse(where, "It is no list of lines, table or JSON.")
+        raise _refuse(where, "It is not a list of lines, a table or JSON.")
     return told(_table(text, where, lines) or _lines(lines, where, table=suffix in (".csv", ".tsv")))
 
 
 @cache
 def _listed() -> re.Pattern[str]:
-    """A path that ends in an image suffix, a label, and words after it."""
+    """Return the pattern of a path that ends in an image suffix, a label, and words after it."""
     return re.compile(rf"(.+?(?:{_suffixes()}))\s+([+-]?[0-9]{{1,18}})(?:\s+(\S.*))?", re.IGNORECASE)
 
 
 @cache
 def _path_and_rest(separator: str) -> re.Pattern[str]:
-    """A path in quotes or one that ends in an image suffix, the separator, and what follows."""
+    """Return the pattern of a path in quotes or with an image suffix, the separator, and the rest of the line."""
     between = r"\s+" if separator == " " else rf"[^\S\t]*{re.escape(separator)}\s*"
     return re.compile(rf"""(?:(["'])(.+?)\1|(.+?(?:{_suffixes()}))){between}(\S.*)""", re.IGNORECASE)
 
@@ -191,7 +192,7 @@ def _suffixes() -> str:
 
 
 def label_column(columns: Sequence[str]) -> str | None:
-    """The column that has the classes, by the names that are known for it."""
+    """Return the column that has the classes, recognised by its name; None if there is none."""
     plain = {_plain(name): name for name in reversed(columns)}
     return next((plain[name] for name in _LABELS if name in plain), None)
 
@@ -216,17 +217,17 @@ def class_columns(columns: Sequence[str]) -> list[str]:
 
 
 def labelled(value: Any, where: str) -> tuple[int | None, str] | None:
-    """The class that a cell or a field holds: a number, a name, or an object with fields of the known names.
+    """Read the class in a cell or a field: a number, a name, or an object with known fields.
 
     Args:
-        value: as JSON or a table has it.
-        where: what messages call it.
+        value: the value in JSON or a table.
+        where: its name in messages.
 
     Returns:
-        The class's number and its name, as far as they are known; None where there is no class.
+        The number and the name of the class, as far as they are known; None if there is no class.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the value has another form.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -250,29 +251,29 @@ def labelled(value: Any, where: str) -> tuple[int | None, str] | None:
 def parse_line(line: str) -> Line:
     """Parse one line of an imglist or of a plain list of paths.
 
-    The path ends with the first image suffix that a label follows; a path without such a suffix ends at the first
+    The path ends at the first image suffix that is followed by a label. A path without such a suffix ends at the first
     space.
     """
     match = _listed().fullmatch(line) or _FIRST_SPACE.fullmatch(line)
     if match is None:
         return Line(_unquoted(line))
     words = (match[3] or "").strip()
-    # A remark, or more numbers (species and breed in the lists of Oxford's pets), is no name.
+    # A comment or further numbers (species and breed in the lists of Oxford's pets) are not a name.
     named = words and not words.startswith("#") and not all(_LABEL.fullmatch(word) for word in words.split())
     return Line(_unquoted(match[1]), int(match[2]), words if named else "")
 
 
 def format_list(paths: Sequence[str], labels: Sequence[int]) -> str:
-    """Write an imglist, one `path label` per line, that `read_image_list` reads back as it was.
+    """Write an imglist, one `path label` per line, that `read_image_list` reads back unchanged.
 
     Raises:
-        UsageError: a path that no line can hold: with a line end, with a space at its beginning, not in UTF-8, ...
+        UsageError: a path cannot be written in a line, for example because it has a line end or is not UTF-8.
     """
     lines = []
     for path, label in zip(paths, labels, strict=True):
         line = f"{path} {label}"
         if not _reads_back(line, path, label):
-            raise UsageError(f"An imglist cannot hold the file name {path!r}. Rename the file.")
+            raise UsageError(f"An imglist cannot contain the file name {path!r}. Rename the file.")
         lines.append(f"{line}\n")
     return "".join(lines)
 
@@ -291,18 +292,18 @@ def _reads_back(line: str, path: str, label: int) -> bool:
 
 
 def _lines(lines: Sequence[str], where: str, *, table: bool) -> ImageList:
-    """Lines without a header: a separator that fits all of the first ones decides, else they are imglist or plain lines."""
+    """Read lines without a header. A separator that fits all of the first lines decides; else they are imglist or paths."""
     look = lines[:_LOOK]
     for separator, said in _SEPARATORS.items():
         if all(separator in line for line in look) and all(_split(line, separator) for line in look):
             made = [_split(line, separator) for line in lines]
             wrong = next((line for line, one in zip(lines, made, strict=True) if one is None), None)
             if wrong is not None:
-                raise _refuse(where, f"Its lines are path and label with {said} between, but one is {wrong[:200]!r}.")
+                raise _refuse(where, f"Its lines are path and label separated by {said}, except {wrong[:200]!r}.")
             found = [one for one in made if one is not None]
             protocol = separator == "," and all(one.label is not None and not one.name for one in found)
             protocol = protocol and (table or any(one.label == -2 for one in found))
-            form = "protocol CSV (path,label)" if protocol else f"path and label with {said} between"
+            form = "protocol CSV (path,label)" if protocol else f"path and label separated by {said}"
             return ImageList(where, form, found, protocol)
     words = [_plain(word) for word in lines[0].split()]
     if len(words) == 2 and words[0] in _PATHS and words[1] in _LABELS and len(lines) > 1:
@@ -316,19 +317,19 @@ def _lines(lines: Sequence[str], where: str, *, table: bool) -> ImageList:
         wrong = next((line for line, match in zip(lines, matches, strict=True) if match is None), None)
         if wrong is None:
             found = [Line(match[2] or match[3], name=match[4]) for match in matches if match]
-            return ImageList(where, "path and class name with a space between", found)
+            return ImageList(where, "path and class name separated by a space", found)
     found = [parse_line(line) for line in lines]
     return ImageList(where, "imglist (path label)" if any(line.label is not None for line in found) else "paths", found)
 
 
 def _split(line: str, separator: str) -> Line | None:
-    """`path<separator>label`, also with a name and a label after the path; None where the line is none of these."""
+    """Read `path<separator>label`, also with a name and a label after the path; None if the line has another form."""
     match, last = _path_and_rest(separator).fullmatch(line), False
     if match:
         path, rest = match[2] or match[3], match[4]
     else:
         path, rest = _halves(line, separator)
-        if last := is_image_name(rest) and not is_image_name(path):  # the label comes first
+        if last := is_image_name(rest) and not is_image_name(path):  # The label comes first.
             path, rest = rest, path
         elif not _LABEL.fullmatch(rest):
             return None
@@ -336,14 +337,14 @@ def _split(line: str, separator: str) -> Line | None:
     numbers = [int(found[1]) for cell in cells if (found := _LABEL.fullmatch(cell))]
     names = [cell for cell in cells if cell and not _LABEL.fullmatch(cell)]
     if last and separator == "\t" and len(numbers) == len(cells) == 2:
-        numbers = numbers[1:]  # MXNet's lists have a number of the image before the label
+        numbers = numbers[1:]  # MXNet's lists have the number of the image before the label.
     if not path or len(numbers) > 1 or len(names) > 1 or not (numbers or names) or any(map(is_image_name, names)):
         return None
     return Line(path, numbers[0] if numbers else None, names[0] if names else "")
 
 
 def _halves(line: str, separator: str) -> tuple[str, str]:
-    """Two cells, quoted or not: what is before and after the last separator."""
+    """Split a line at its last separator into two cells, quoted or not."""
     try:
         (row,) = parse_rows(line, separator) if '"' in line else [[]]
     except ValueError:
@@ -355,7 +356,7 @@ def _halves(line: str, separator: str) -> tuple[str, str]:
 
 
 def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
-    """A table with a header; None where the first line is none."""
+    """Read a table with a header; None if the first line is not a header."""
     for separator in _SEPARATORS:
         header = [_unquoted(cell.strip()) for cell in lines[0].split(separator)]
         if not any(_plain(cell) in _PATHS for cell in header) or any(map(is_image_name, header)):
@@ -363,9 +364,9 @@ def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
         try:
             rows = parse_rows(text, separator) if len(header) > 1 else [[_unquoted(line)] for line in lines]
         except ValueError as error:
-            raise _refuse(where, f"It is not readable as a table: {error}.") from None
+            raise _refuse(where, f"It cannot be read as a table: {error}.") from None
         if len(rows) == 1:
-            raise UsageError(f"{where} has a header, but lists no image.")
+            raise UsageError(f"{where} has a header but lists no image.")
         wrong = next((row for row in rows if len(row) != len(header)), None)
         if wrong is not None:
             raise _refuse(where, f"Its header has {len(header)} cells, but the row {wrong[:4]!r} has {len(wrong)}.")
@@ -376,8 +377,8 @@ def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
 
 
 def _unused_part(header: Sequence[str], made: Sequence[Line]) -> str:
-    """What a person should know of a column that is named like one of parts, but holds something else (numbers of folds)."""
-    # Of two columns the second is that of the labels, whatever it is called.
+    """Return a note on a column that has a name for parts but other values (such as fold numbers), or nothing."""
+    # Of two columns the second one has the labels, with any name.
     named = [cell for cell in header if cell and not cell.startswith("Unnamed")]
     parts = [cell for cell in named if _plain(cell) in _PARTS]
     if not parts or len(named) < 3 or any(line.part for line in made):
@@ -386,9 +387,9 @@ def _unused_part(header: Sequence[str], made: Sequence[Line]) -> str:
 
 
 def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> tuple[list[Line], str, str]:
-    """The images of a table, by the names of its columns.
+    """Return the images of a table, using the names of its columns.
 
-    Also why they have no classes where that is not clear, and in words which column has them where several may.
+    Also return why they have no classes if that is unclear, and a note on the column used if several may have them.
     """
     rows = [["" if cell in _MISSING else cell for cell in row] for row in rows]
     columns = {_plain(name): i for i, name in reversed(list(enumerate(header))) if _plain(name)}
@@ -403,26 +404,26 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
     path = pick(_PATHS, lambda cells: any(map(is_image_name, cells[:_LOOK])), set())
     path = pick(_PATHS, all, set()) if path is None else path
     if path is None:
-        raise _refuse(where, f"None of its columns {some_of(header, 8)} holds the paths of images.")
+        raise _refuse(where, f"None of its columns {some_of(header, 8)} has paths of images.")
     part = pick(_PARTS, lambda cells: any(part_named(cell) for cell in cells), {path})
     if part is not None and (odd := next((row[part] for row in rows if not part_named(row[part])), None)) is not None:
-        raise _refuse(where, f"Its column {header[part]} says {odd[:100]!r}, which is neither train, val nor test.")
+        raise _refuse(where, f"Its column {header[part]} has the value {odd[:100]!r}, which is not train, val or test.")
     flag = _part_flag(columns, rows) if part is None else None
     used = {i for i in (path, part, flag and flag.column) if i is not None}
     label = pick(_LABELS, numbers, used)
     name = pick(_LABELS, lambda cells: any(cells) and not numbers(cells), used)
     unclear = ""
     if name is not None and (values := _no_names([row[name] for row in rows])):
-        unclear = f"Its column {header[name]} holds {values}, which are not names of classes."
+        unclear = f"Its column {header[name]} has {values}, which are not class names."
         used, name = {*used, name}, None
     others = [i for i, cell in enumerate(header) if i not in used and cell and not cell.startswith("Unnamed")]
     if label is None and name is None and others:
         cells = [row[others[0]] for row in rows]
         if len(others) > 1 or _no_classes(cells):
             rest = some_of([header[i] for i in others], 8)
-            unclear = f"None of its columns {rest} is known to have the class; call the one that does 'label'."
+            unclear = f"It is unclear which of its columns {rest} has the class. Rename that column to 'label'."
         elif values := _no_names(cells):
-            unclear = f"Its column {header[others[0]]} holds {values}, which are not names of classes."
+            unclear = f"Its column {header[others[0]]} has {values}, which are not class names."
         else:
             label, name = (others[0], None) if numbers(cells) else (None, others[0])
     made = []
@@ -443,7 +444,7 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
 
 
 class _Flag(NamedTuple):
-    """A column that says of each image whether it is of `yes`, else it is of `no`."""
+    """A column of truth values: images with true are of part `yes`, the others of part `no`."""
 
     column: int
     yes: Part
@@ -454,7 +455,7 @@ class _Flag(NamedTuple):
 
 
 def _part_flag(columns: Mapping[str, int], rows: Sequence[Sequence[str]]) -> _Flag | None:
-    """The column that tells parts apart by truth values, as `is_valid` does in fastai's tables."""
+    """Return the column whose truth values distinguish parts, such as `is_valid` in fastai's tables; None without one."""
     for name, (yes, no) in _FLAGS.items():
         i = columns.get(name)
         if i is not None and all(row[i].casefold() in _TRUTH for row in rows):
@@ -463,7 +464,7 @@ def _part_flag(columns: Mapping[str, int], rows: Sequence[Sequence[str]]) -> _Fl
 
 
 def _no_names(cells: Sequence[str]) -> str:
-    """What the values of a column are where they cannot be names of classes: truth values, or numbers that are not whole."""
+    """Return what the values of a column are if they cannot be class names: truth values or fractional numbers."""
     values = {cell.casefold() for cell in cells if cell}
     if values and values <= {"true", "false", "yes", "no"}:
         return " and ".join(sorted(values))
@@ -473,7 +474,7 @@ def _no_names(cells: Sequence[str]) -> str:
 
 
 def _no_classes(cells: Sequence[str]) -> bool:
-    """Whether the values of a column of an unknown name cannot be classes: measurements, or one for each image."""
+    """Whether the values of a column cannot be classes: measurements, or a different value for each image."""
     return (
         any(re.fullmatch(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*", cell) for cell in cells)
         or len(set(cells)) == len(cells) > 4
@@ -481,23 +482,23 @@ def _no_classes(cells: Sequence[str]) -> bool:
 
 
 class _Json:
-    """Reads the forms of JSON."""
+    """Reads the JSON forms."""
 
     def __init__(self, where: str) -> None:
         self.where, self._unclear, self._taken = where, "", ""
 
     def read(self, text: str, lines: Sequence[str]) -> ImageList:
-        """The list in JSON text or JSON lines."""
+        """Read JSON text or JSON lines."""
         if len(lines) > 1 and all(line.startswith("{") and line.endswith("}") for line in lines[:_LOOK]):
             values = [parse_json(line, self.where) for line in lines]
             return self._made("JSON lines", self._records(values))
         if len(text) > MAX_JSON_BYTES:
-            raise UsageError(f"{self.where} is too large for a list in JSON. Write JSON lines.")
+            raise UsageError(f"{self.where} is too large for a JSON list. Write JSON lines.")
         value = parse_json(text, self.where)
         if isinstance(value, list) and value:
             return self._made("JSON list", list(self._items(value, None)))
         if not isinstance(value, Mapping) or not value:
-            raise _refuse(self.where, "Its JSON lists nothing.")
+            raise _refuse(self.where, "Its JSON list is empty.")
         return self._mapping(value)
 
     def _made(self, form: str, lines: list[Line], below: str = "") -> ImageList:
@@ -507,7 +508,7 @@ class _Json:
         if isinstance(value.get("images"), list) and ("annotations" in value or "categories" in value):
             raise _refuse(
                 self.where,
-                "It is a COCO file, whose images may each show objects of several classes. Export one class per image.",
+                "It is a COCO file, whose images may show objects of several classes. Export one class per image.",
             )
         if isinstance(value.get("labels"), Mapping):
             return self._fiftyone(value)
@@ -526,24 +527,24 @@ class _Json:
         if all(is_image_name(key) for key in value):
             return self._made("JSON index {path: label}", [self._line(k, v, None) for k, v in value.items()])
         shown = ", ".join(repr(key[:40]) for key in list(value)[:3])
-        raise _refuse(self.where, f"Its JSON has the keys {shown}, which is no form of image list known here.")
+        raise _refuse(self.where, f"Its JSON has the keys {shown}, which is not a known form of an image list.")
 
     def _fiftyone(self, value: Mapping[str, Any]) -> ImageList:
-        """FiftyOneImageClassificationDataset: {"classes": [...] or null, "labels": {path without suffix: label}}."""
+        """Read FiftyOneImageClassificationDataset: {"classes": [...] or null, "labels": {path without suffix: label}}."""
         lines = self._named([self._line(path, target, None) for path, target in value["labels"].items()], value)
         if not lines:
             raise UsageError(f"{self.where} lists no image.")
         if all(line.label is None and not line.name for line in lines):
-            raise _refuse(self.where, "It gives no image a class.")
+            raise _refuse(self.where, "None of its images has a class.")
         return self._made("labels.json of FiftyOne", lines, below="data")
 
     def _named(self, lines: list[Line], document: Any) -> list[Line]:
-        """The lines with the names that the document has for their numbers, in its list of classes."""
+        """Add class names to the lines, from the document's list of classes."""
         classes = document.get("classes") if isinstance(document, Mapping) else None
         if classes is None:
             return lines
         if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-            raise _refuse(self.where, "Its classes are no list of names.")
+            raise _refuse(self.where, "Its classes are not a list of names.")
         high = next((line for line in lines if line.label is not None and line.label >= len(classes)), None)
         if high is not None:
             raise _refuse(self.where, f"{high.path[:100]!r} has class {high.label}, but there are {len(classes)}.")
@@ -554,9 +555,9 @@ class _Json:
         ]
 
     def _items(self, items: Any, part: Part | None) -> Iterator[Line]:
-        """The images of a JSON list of paths, of [path, label, name], or of records."""
+        """Yield the images of a JSON list of paths, of [path, label, name], or of records."""
         if not isinstance(items, list):
-            raise _refuse(self.where, "Its parts are no lists.")
+            raise _refuse(self.where, "Its parts are not lists.")
         if items and all(isinstance(item, Mapping) for item in items):
             yield from (line if part is None else replace(line, part=part) for line in self._records(items))
             return
@@ -589,7 +590,7 @@ class _Json:
         return lines
 
     def _text(self, value: Any, field: str = "") -> str:
-        """The value of a field as a text: a label in an object or in a list of one counts as itself."""
+        """Return the value of a field as a text; a label inside an object or a list of one item is taken out."""
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if isinstance(value, Mapping):
@@ -604,12 +605,16 @@ class _Json:
 
 
 def told(listed: ImageList) -> ImageList:
-    """The list with what a person should know of how it was read."""
+    """Add decisions that tell the user how the list was read.
+
+    Raises:
+        UsageError: a path is a web address or empty.
+    """
     lines = listed.lines
     web = next((line.path for line in lines if re.match(r"(https?|s3|gs|data):", line.path)), None)
     if web is not None:
         raise UsageError(
-            f"{listed.source} lists {web[:200]!r}, which is no file. Download the images and list their paths."
+            f"{listed.source} lists {web[:200]!r}, which is not a file. Download the images and list their paths."
         )
     empty = next((i for i, line in enumerate(lines, 1) if not line.path), None)
     if empty is not None:
@@ -632,13 +637,13 @@ def told(listed: ImageList) -> ImageList:
         )
     bare = [line.path for line in lines if line.label is None and not line.name]
     if bare and len(bare) < len(lines):
-        text = f"{len(bare)} of {len(lines)} images of {listed.source} have no label, the first is {bare[0][:200]!r}."
+        text = f"{len(bare)} of {len(lines)} images of {listed.source} have no label; the first is {bare[0][:200]!r}."
         decisions.append(Decision("list-form", text, {"file": listed.source, "unlabelled": len(bare)}, warning=True))
     return replace(listed, decisions=tuple(decisions))
 
 
 def _refuse(where: str, problem: str) -> UsageError:
-    return UsageError(f"{where}: {problem} Lists of images are read as {FORMS}.")
+    return UsageError(f"{where}: {problem} Supported forms of image lists: {FORMS}.")
 
 
 def _plain(name: str) -> str:
@@ -646,12 +651,12 @@ def _plain(name: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """A path without the quotes that Windows and `ls` put around it."""
+    """Remove the quotes that Windows and `ls` put around a path."""
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def portable(path: str) -> str:
-    """A path as it is written here: from a file: address, and with slashes where it has the backslashes of Windows."""
+    """Convert a file: address to a path, and backslashes of Windows to slashes."""
     if path.startswith("file://"):
         path = unquote(path.removeprefix("file://"))
     return PureWindowsPath(path).as_posix() if "\\" in path else path

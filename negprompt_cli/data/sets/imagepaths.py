@@ -1,8 +1,8 @@
-"""A compact sequence of many image paths: one block of bytes and the ends of its parts.
+"""A compact sequence of many image paths, stored as one block of bytes and the end of each path.
 
-ImageNet's training set has 1.28 million files; as `Path` objects they take most of a gigabyte and as much again in
-every copy. Here they take the length of their names plus eight bytes and become `Path`s one at a time. Nothing on disk is
-looked at.
+ImageNet's training set has 1.28 million files. As `Path` objects they take most of a gigabyte, and as much in every copy.
+Here each takes the length of its name plus eight bytes, and becomes a `Path` only when it is used. This module does not
+access the disk.
 """
 
 import os
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 
 class ImagePaths(Sequence[Path]):
-    """Paths below `root`, in a fixed order; `paths[i]` is a `Path`, `paths.relative(i)` the POSIX text below root."""
+    """Paths below `root` in a fixed order; `paths[i]` is a `Path`, `paths.relative(i)` the POSIX text relative to root."""
 
     __slots__ = ("_block", "_ends", "root")
 
     def __init__(self, root: Path, relative: Iterable[str]) -> None:
-        """Store `relative` (POSIX texts; an absolute one stays absolute) below `root`."""
+        """Store `relative` (POSIX texts; absolute ones stay absolute) below `root`."""
         block = bytearray()
         ends = []
         for text in relative:
@@ -34,7 +34,11 @@ class ImagePaths(Sequence[Path]):
         return len(self._ends)
 
     def relative(self, index: int) -> str:
-        """The POSIX text of path `index`, relative to `root`."""
+        """Return the POSIX text of path `index`, relative to `root`.
+
+        Raises:
+            IndexError: there is no such path.
+        """
         size = len(self._ends)
         if not -size <= index < size:
             raise IndexError(f"path {index} of {size}")
@@ -43,7 +47,7 @@ class ImagePaths(Sequence[Path]):
         return os.fsdecode(self._block[start : int(self._ends[index])])
 
     def relatives(self) -> Iterator[str]:
-        """All POSIX texts, in order."""
+        """Yield all POSIX texts, in order."""
         start = 0
         for end in self._ends.tolist():
             yield os.fsdecode(self._block[start:end])
@@ -62,5 +66,5 @@ class ImagePaths(Sequence[Path]):
         return (self.root / text for text in self.relatives())
 
     def take(self, indices: NDArray[np.int64]) -> "ImagePaths":
-        """The paths at `indices` (n,), in that order."""
+        """Return the paths at `indices` (n,), in that order."""
         return ImagePaths(self.root, (self.relative(i) for i in indices.tolist()))

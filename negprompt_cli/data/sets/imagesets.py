@@ -1,8 +1,8 @@
-"""From a data set SPEC to an image set: which images, of which classes, recognised how.
+"""Resolve a data set SPEC to an image set: images, classes, and the layout that was recognised.
 
-The steps: the name or path is found (`sources`), the selector picks classes of the sorted
-class list, the images of those classes are listed and, where there are no separate training and evaluation images,
-halved, classes get their names, and a limit is applied. Nothing is opened or decoded here; `images` does that.
+The steps: find the name or path (`sources`); apply the selector to the sorted class list; list the images of the selected
+classes; split them in half if there are no separate training and evaluation images; name the classes; apply the limit. Image
+files are not opened here (see `images`).
 """
 
 import hashlib
@@ -46,25 +46,25 @@ __all__ = [
 ]
 
 SPLIT_SEED = 0
-"""Seed of the half-and-half split. Fixed, so that evaluating with another seed never meets a training image."""
+"""Seed of the split in half. It is fixed, so that an evaluation with another seed never uses a training image."""
 
 
 class EmptyClasses(UsageError):
-    """Classes to be trained have no images; the message names them."""
+    """Classes to be trained have no images; the message lists them."""
 
 
 class NothingHeldOut(UsageError):
-    """Every class has one image, and training takes it."""
+    """Every class has a single image, which training uses, so no image is held out."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """The images of one SPEC for one role, in an order that does not depend on the file system."""
+    """The images of one SPEC for one role; the order does not depend on the file system."""
 
     spec: str
     """As typed."""
     name: str
-    """Short name for run folders and result rows: the catalogue name or last part of the path, and the selector."""
+    """Short name for run folders and result rows: the catalogue name or the last part of the path, and the selector."""
     paths: ImagePaths
     """n image files: a compact sequence of `Path`s."""
     labels: NDArray[np.int64]
@@ -72,21 +72,21 @@ class ImageSet:
     classes: tuple[ClassLabel, ...]
     """Sorted by key; empty for an unlabelled set."""
     root: Path
-    """What relative paths start from."""
+    """The folder that relative paths start from."""
     layout: str
-    """Which layout was recognised, and where."""
+    """The layout that was recognised, and its place."""
     decisions: tuple[Decision, ...]
-    """What was decided about these images, which the user must be told."""
+    """Decisions about these images that the user must be told."""
     left_out: LeftOut = field(default_factory=LeftOut)
-    """What is in the folders of these images, of the chosen classes, and is not taken: counted by reason."""
+    """Counts, by reason, of files in the folders of the chosen classes that are not used."""
     halved: bool = False
-    """Whether these are one half of images that have no separate training and evaluation part."""
+    """Whether these images are one half of a set without separate training and evaluation images."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, indices: NDArray[np.int64], *more: Decision) -> "ImageSet":
-        """The images at `indices` (m,), with `more` decisions added."""
+        """Return the images at `indices` (m,), with `more` decisions added."""
         decisions = (*self.decisions, *more)
         return replace(self, paths=self.paths.take(indices), labels=self.labels[indices], decisions=decisions)
 
@@ -104,19 +104,19 @@ def load_image_set(
     """Resolve a SPEC to its images.
 
     Args:
-        spec: a catalogue name or a path, with an optional `#selector` into the sorted class list; as typed, or taken
-            apart already.
-        role: "train" takes train/, "eval" val/ or else test/; without them the images are halved per class, the same
-            way for every seed. "ood" takes val/ or test/ where they are, otherwise all images.
-        data_root: where catalogue sets are.
-        seed: of the choice that `limit` makes.
-        limit: at most this many images, classes as even as they allow.
-        class_names: file naming the classes (`classnames.read_class_names`); wins over a classnames.txt in the data.
-        catalogue: a catalogue file of the user's own.
+        spec: a catalogue name or a path, with an optional `#selector` into the sorted class list; as typed, or parsed.
+        role: "train" uses train/, "eval" uses val/ or else test/. Without these folders each class is split in half, in the
+            same way for every seed. "ood" uses val/ or test/ if they exist, otherwise all images.
+        data_root: folder of the catalogue's sets.
+        seed: random seed of the choice for `limit`.
+        limit: largest number of images; classes are kept as balanced as possible.
+        class_names: file of class names (see `naming.read_class_names`); it replaces a classnames.txt in the data.
+        catalogue: the user's own catalogue file.
 
     Raises:
-        UsageError: unknown name, data that are not there (says what was tried), no images, no labels where the role
-            needs them, training classes without images, a selector or class-name file that does not fit.
+        UsageError: the name is unknown; the data are not found (the message lists the places tried); there are no images;
+            labels are missing but the role needs them; training classes have no images; or a selector or class-name file
+            does not fit.
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
     sets = load_catalogue(data_root, catalogue)
@@ -130,8 +130,8 @@ def load_image_set(
     left_out = merged(source.left_out[key] for key in dict.fromkeys(("", *keys)) if key in source.left_out)
     if not len(paths) and source.halve and role == "eval" and any(map(source.list_class, keys)):
         raise NothingHeldOut(
-            f"{parsed.text} has one image per class and no separate images for evaluation, so nothing is held out from "
-            "training. Add images to each class, or a folder val/ beside train/."
+            f"{parsed.text} has one image per class and no separate images for evaluation, so no image is held out from "
+            "training. Add images to each class, or add a folder val/ beside train/."
         )
     if not len(paths):
         raise UsageError(f"No images for {parsed.text!r} ({source.layout}).{found_instead(left_out)}")
@@ -176,7 +176,7 @@ def load_image_set(
 
 
 def _list(source: Source, keys: Sequence[str], role: Role) -> tuple[ImagePaths, NDArray[np.int64], list[int]]:
-    """List the images of `keys`: paths, labels (-1 without classes), and how many each class has."""
+    """List the images of `keys`: paths, labels (-1 without classes), and the number of images of each class."""
     counts: list[int] = []
 
     def relatives() -> Iterable[str]:
@@ -212,12 +212,12 @@ def _missing_images(
 def _named(
     source: Source, keys: Sequence[str], given: Path, class_names: Path | None
 ) -> tuple[tuple[ClassLabel, ...], list[Decision]]:
-    """Name the classes of `keys`, and say which file did."""
+    """Name the classes of `keys`, with a decision about the file that names come from."""
     file = class_names or class_name_file(given, source)
     if file is None:
         numbered = name_numbered(source.keys)
         return label_classes(keys, {**numbered.names, **source.names}), [] if source.names else list(numbered.decisions)
-    # The whole class list is the reference, so that a selector does not change which form of file fits.
+    # Names are matched to the whole class list, so a selector does not change which files fit.
     if file == source.named_by:
         names, decisions = source.names, [Decision("class-names", f"Class names from {file}.", {"file": str(file)})]
     else:
@@ -225,13 +225,13 @@ def _named(
         names, decisions = found.names, list(found.decisions)
     unnamed = [key for key in keys if key not in names and key not in source.names]
     if unnamed:
-        said = f"{len(unnamed)} classes are not in {file} and keep their own names: {some_of(unnamed)}"
+        said = f"{len(unnamed)} classes are not in {file} and keep the names of their folders: {some_of(unnamed)}"
         decisions.append(Decision("class-names", said, {"file": str(file), "unnamed": unnamed}))
     return label_classes(keys, {**source.names, **names}), decisions
 
 
 def _alike(classes: Sequence[ClassLabel], spec: str) -> list[Decision]:
-    """The warning about class names that differ only in case or spaces. ImageNet's two cranes differ by wnid."""
+    """Warn about class names that differ only in case or spaces. ImageNet's two cranes are fine: their wnids differ."""
     by_name: dict[str, list[str]] = {}
     for label in classes:
         if not label.wnid:
@@ -241,16 +241,16 @@ def _alike(classes: Sequence[ClassLabel], spec: str) -> list[Decision]:
         return []
     shown = some_of([" and ".join(repr(key) for key in keys) for keys in same], 3)
     said = (
-        f"Classes of {spec} that have the same name are learned as different ones: {shown}. If they are one class, put "
-        "their images together."
+        f"Classes of {spec} with the same name are learned as different classes: {shown}. If they are one class, put "
+        "their images into one folder."
     )
     return [Decision("class-names", said, {"spec": spec, "same_name": same}, warning=True)]
 
 
 def default_ood(spec: Spec) -> list[Spec]:
-    """The OOD sets that a data set of the built-in catalogue brings along (p1..p4 theirs), if any.
+    """Return the default OOD sets of a data set of the built-in catalogue (such as p1 to p4), if any.
 
-    A selector takes it away, because the OOD classes belong to the whole set.
+    With a selector there are none, because these OOD classes fit the whole set only.
     """
     entry = built_in().sets.get(spec.base.lower())
     if entry is None or entry.default_ood is None or spec.selector:
@@ -261,19 +261,19 @@ def default_ood(spec: Spec) -> list[Spec]:
 def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
     """Relabel an image set to the classes of an artifact.
 
-    A class is matched by wnid where both sides know it, else by name (`matching.fold`: upper and lower case, underscores and
-    Unicode forms alike). Classes of one name are matched in order and never merged: the artifact must have as many of that
-    name.
+    Classes are matched by wnid if both sides have one, else by name (`matching.fold` ignores case, underscores and Unicode
+    forms). Several classes with the same name are matched in order and never merged, so the artifact must have at least as
+    many classes of that name.
 
     Args:
         images: labelled images.
         classes: the classes of the artifact.
 
     Returns:
-        The same images with labels that index `classes`, and `classes` as their classes.
+        The same images with labels that index `classes`.
 
     Raises:
-        UsageError: classes of `images` that match none of `classes`; names them.
+        UsageError: a class of `images` matches none of `classes`; the message lists such classes.
     """
     target = class_places(images.classes, classes)
     unmatched = [
@@ -290,11 +290,11 @@ def match_classes(images: ImageSet, classes: Sequence[ClassLabel]) -> ImageSet:
 
 
 def joined(sets: Sequence[ImageSet], name: str) -> ImageSet:
-    """Several labelled sets of the same classes as one, in their order.
+    """Join several labelled sets of the same classes, in order.
 
     Args:
-        sets: at least one; each matched to the same classes.
-        name: what the whole is called.
+        sets: at least one set; all are matched to the same classes.
+        name: name of the joined set.
     """
     first = sets[0]
     texts = [text for images in sets for text in _texts(images, first.root)]
@@ -312,20 +312,20 @@ def joined(sets: Sequence[ImageSet], name: str) -> ImageSet:
 
 
 def _texts(images: ImageSet, root: Path) -> Iterable[str]:
-    """Paths as texts below `root`, or absolute where they are not below it."""
+    """Yield paths as texts relative to `root`, or absolute if they are not below it."""
     if images.root == root:
         return images.paths.relatives()
     return (str(path.absolute()) for path in images.paths)
 
 
 def classes_without_data(images: ImageSet, classes: Sequence[ClassLabel]) -> list[ClassLabel]:
-    """Those of an artifact's classes that an image set does not have, by the rule of `match_classes`."""
+    """Return those of an artifact's classes that an image set does not have; classes match as in `match_classes`."""
     present = set(class_places(images.classes, classes).tolist())
     return [c for i, c in enumerate(classes) if i not in present]
 
 
 def class_places(given: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> NDArray[np.int64]:
-    """For each given class its place among `classes`, -1 where it has none, by the rule of `match_classes`."""
+    """Return (k,) for the k given classes: their indices in `classes`, matched as in `match_classes`; -1 if missing."""
     by_wnid = {c.wnid: i for i, c in enumerate(classes) if c.wnid}
     target = np.full(len(given), -1, dtype=np.int64)
     for i, c in enumerate(given):
@@ -346,16 +346,16 @@ def class_places(given: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> 
 
 
 def files_digest(paths: Iterable[Path], root: Path) -> str:
-    """sha256 over the relative path and size of files, in their order: names a list of images without reading them.
+    """Return the sha256 of the relative paths and sizes of files, in order; it identifies a list without reading images.
 
-    Images inside a file that holds many count with the size of that file; those of datasets that a library reads with 0,
-    because it checks them itself.
+    For images inside a container file the size is that of the container. For datasets that a library reads it is 0, because
+    the library checks them.
 
     Raises:
-        NegPromptError: a file that is not there.
+        NegPromptError: a file does not exist.
     """
     digest = hashlib.sha256()
-    # Texts, because paths take most of the time of a million images.
+    # For a million images, creating `Path` objects would take most of the time, so texts are used.
     above = os.path.join(root, "")  # noqa: PTH118
     for path in paths:
         text = str(path)

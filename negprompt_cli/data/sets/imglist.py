@@ -1,8 +1,8 @@
-"""From a list of images to a source of images: where they are, which serve a role, and which classes they have.
+"""Make a source of images from a list: find the images, choose those for a role, and name their classes.
 
-The forms of lists are read by `image_list`; this module decides what they mean. A list may come from another computer or
-another system: its paths are tried as they are, with slashes for backslashes, with the suffix of the only file of that stem,
-and without the leading folders that do not exist here.
+`image_list` reads the forms of lists; this module interprets them. A list may come from another computer or operating
+system. Each path is therefore tried unchanged, with slashes instead of backslashes, with the suffix of the only file with
+that stem, and without leading folders that do not exist here.
 """
 
 import os
@@ -30,9 +30,9 @@ from negprompt_cli.wording import some_of
 
 _OOD = -1
 _PROTOCOL_IGNORED, _PROTOCOL_OOD = -1, -2
-_PARENTS = 3  # how far above a list its images may be rooted
-_BESIDE = 50  # how many folders beside a list are looked into
-_LOOK = 20  # how many images are looked for, until one is found
+_PARENTS = 3  # Number of folders above a list that its paths may be relative to.
+_BESIDE = 50  # Largest number of folders beside a list that are searched.
+_LOOK = 20  # Largest number of images that are searched until one is found.
 
 
 def list_source(
@@ -45,22 +45,22 @@ def list_source(
     class_names: Path | None = None,
     index_keys: Sequence[str] = (),
 ) -> Source:
-    """The source of `role` from a list file.
+    """Make the source of `role` from a list file.
 
-    Images are looked for below `root` where it is given, otherwise as `place_images` does. Classes are keyed by the images'
-    class folders where each label has its own; else by the class's name in the list; else by line `label` of `class_names`;
-    else an ImageNet-1k label (names like ILSVRC2012_val_...) by wnid. A list without labels takes the class folders.
+    Images are searched below `root` if it is given, otherwise as `place_images` does. The class keys are the first that
+    apply: the images' class folders, if each label has its own; the class names in the list; line `label` of `class_names`;
+    wnids, if the labels are those of ImageNet-1k (files like ILSVRC2012_val_...). Without labels they are the class folders.
 
-    Where `index_keys` are given, a label is a place among them, unless the class folders are wnids.
+    If `index_keys` are given, a label is an index into them, unless the class folders are wnids.
 
-    For role "ood" images labelled OOD are taken where there are any, otherwise all; for the others images with a class.
-    A list that says which part an image belongs to, or has images in train/ and in val/ (or test/), serves each role with
-    its own. Otherwise a list with the word train, val or test in its name serves that role as a whole, and any other is to
-    be halved.
+    Role "ood" uses the images labelled OOD, or all images if there are none. The other roles use images with a class. If
+    the list names the part of each image, or has images in train/ and in val/ (or test/), each role uses its own part.
+    Otherwise a list with the word train, val or test in its name is used as a whole for that role, and any other list is
+    split in half.
 
     Raises:
-        UsageError: nothing listed for the role, a list for the other role by its name, images that are found nowhere,
-            labels that nothing names, or an image with two classes.
+        UsageError: the list has no images for the role, or its name says that it is for the other role; images are not
+            found; labels have no names; or an image has two classes.
     """
     listed = read_image_list(file)
     place = partial(place_images, listed, data_root=data_root, prefixes=prefixes, root=root)
@@ -77,16 +77,16 @@ def listed_source(
     index_keys: Sequence[str] = (),
     layout: str = "",
 ) -> Source:
-    """The source of `role` from a list of images, wherever the list comes from; see `list_source`.
+    """Make the source of `role` from a list of images of any origin; see `list_source`.
 
     Args:
         listed: the images with their classes and parts.
-        role: what the images are for.
-        place: finds the folder that paths start from, and the paths as they are there, as `place_images` does.
-        kind: the role that the list is for, where it is for one only.
+        role: the use of the images.
+        place: function that finds the folder that paths are relative to, and the paths, as `place_images` does.
+        kind: the only role that the list is for; None if it is for both.
         index_keys: as for `list_source`.
         class_names: a file of class names.
-        layout: what people are told of where the images are; by default that they are in a list.
+        layout: description of the layout for messages; by default that of a list.
 
     Raises:
         UsageError: as `list_source`.
@@ -96,7 +96,7 @@ def listed_source(
     left_out = LeftOut()
     chosen = list(_of_role(listed, role, left_out))
     if not chosen:
-        raise UsageError(f"{file} lists no image for {role}: all {len(listed.lines)} labels are those of OOD images.")
+        raise UsageError(f"{file} lists no image for {role}: all {len(listed.lines)} images are labelled OOD.")
     chosen, apart, said = _part_of_role(listed, chosen, role, kind)
     decisions += said
     folder, chosen, said = place(chosen)
@@ -153,7 +153,7 @@ def listed_source(
 
 
 def list_part(file: Path) -> Literal["train", "eval"] | None:
-    """Which part a list is for, by the words of its name: train_imagenet.txt, p1-val.csv."""
+    """Return the part that the words of a list's name say, such as train_imagenet.txt or p1-val.csv; None without one."""
     parts = {part_named(word) for word in re.findall("[a-z]+", file.stem.lower())} - {None}
     if "train" in parts:
         return "train" if len(parts) == 1 else None
@@ -168,23 +168,23 @@ def place_images(
     prefixes: Sequence[str] = (),
     root: Path | None = None,
 ) -> tuple[Path, list[Line], list[Decision]]:
-    """Find the folder that the paths of a list start from, and the paths as they are here.
+    """Find the folder that the paths of a list are relative to, and the paths on this computer.
 
-    Looked into are the list's own folder, the folders above it, the data root, `prefixes` below that, and the folders beside
-    the list; the first in which one of the first images exists is taken.
+    The folders searched are the list's own, those above it, the data root, `prefixes` below the data root, and those beside
+    the list. The first folder that has one of the first images is used.
 
     Args:
         listed: the list.
-        lines: those of its lines that are wanted.
-        data_root: where catalogue sets are.
+        lines: the lines to find images for.
+        data_root: folder of the catalogue's sets.
         prefixes: more folders below the data root.
-        root: the folder, where it is known.
+        root: the folder, if it is known.
 
     Returns:
-        The folder, the lines with their paths relative to it, and what was decided.
+        The folder, the lines with their paths relative to it, and decisions.
 
     Raises:
-        UsageError: no image is found; says where the first was looked for.
+        UsageError: no image is found; the message lists the places where the first was searched.
     """
     file = Path(listed.source)
     folders = [root] if root else list(_folders(file, listed.below, data_root, prefixes))
@@ -200,7 +200,7 @@ def place_images(
             told = []
             if missing:
                 text = (
-                    f"{len(missing)} of the first {len(look)} images of {file} are not below {folder}, the first is "
+                    f"{len(missing)} of the first {len(look)} images of {file} are not below {folder}; the first is "
                     f"{missing[0][:200]!r}."
                 )
                 told = [Decision("list-form", text, {"file": str(file), "missing": missing}, warning=True)]
@@ -217,10 +217,10 @@ def place_images(
             return folder, changed, [Decision("list-form", text, facts, warning=True)]
     others = some_of([str(folder) for folder in folders[1:]], 4)
     first = folders[0] / look[0][:200]
-    forms = "" if is_image_name(PurePosixPath(portable(look[0])).name) else f" Lists of images are read as {FORMS}."
+    forms = "" if is_image_name(PurePosixPath(portable(look[0])).name) else f" Supported forms of image lists: {FORMS}."
     raise UsageError(
-        f"{file} was read as {listed.form}, but its first image is not found: it is not {first}"
-        f"{f', nor below {others}' if others else ''}. Write paths that start from one of these folders.{forms}"
+        f"{file} was read as {listed.form}, but its first image was not found: it is not {first}"
+        f"{f', nor below {others}' if others else ''}. Write paths relative to one of these folders.{forms}"
     )
 
 
@@ -231,24 +231,24 @@ def _folders(file: Path, below: str, data_root: Path, prefixes: Sequence[str]) -
     try:
         with os.scandir(parent) as entries:
             beside = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
-    except OSError:  # a list may be readable in a folder that is not
+    except OSError:  # The list may be readable although its folder is not.
         beside = []
     yield from dict.fromkeys([*usual, *(parent / name for name in beside[:_BESIDE])])
 
 
 def _tidy(path: str) -> str:
-    """A path without empty parts and dots, so that an image has one path."""
+    """Remove empty parts and dots from a path, so that each image has only one path."""
     path = portable(path) if path.startswith("file://") else path
     return PurePosixPath(path).as_posix() if path.startswith("./") or "//" in path or "/./" in path else path
 
 
 def _one_path(folder: Path, path: str) -> str:
-    """A path as all lines should have it, so that an image has one: without `..`, relative to `folder` if it is below it."""
+    """Return the normal form of a path, so that an image has only one: without `..`, relative to `folder` if below it."""
     up = ".." in path.split("/")
     if not path.startswith("/") and not up:
         return path
     plain = Path(os.path.normpath(folder.absolute() / path))
-    if up and os.path.realpath(plain) != os.path.realpath(folder / path):  # .. leaves what a link leads to
+    if up and os.path.realpath(plain) != os.path.realpath(folder / path):  # After a link, .. leaves the link's target.
         return path
     return plain.relative_to(folder.absolute()).as_posix() if plain.is_relative_to(folder.absolute()) else str(plain)
 
@@ -258,13 +258,13 @@ def _there(path: Path) -> bool:
 
 
 class _Stems:
-    """Images by their names without the suffix; each folder is listed once."""
+    """Finds images by their names without the suffix; each folder is listed once."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def path(self, folder: Path, path: str) -> str:
-        """The path with the suffix of the only image of its stem; as it is where there is none, or more than one."""
+        """Return the path with the suffix of the only image with its stem; unchanged if there is none or several."""
         where = PurePosixPath(portable(path))
         if not where.name or is_image_name(where.name):
             return portable(path)
@@ -279,13 +279,13 @@ class _Stems:
                     for entry in entries:
                         if is_image_name(entry.name):
                             stems.setdefault(entry.name[: entry.name.rindex(".")], []).append(entry.name)
-            except (OSError, ValueError):  # no such folder
+            except (OSError, ValueError):  # The folder does not exist.
                 pass
         return self._folders[folder]
 
 
 def _moved(folder: Path, paths: Sequence[str]) -> str | None:
-    """The leading folders that all paths share and that are not here, if the rest is: at least a folder and a name."""
+    """Return the leading folders that all paths share and without which they exist; at least a folder and a name remain."""
     parts = paths[0].split("/")
     for n in range(1, len(parts) - 1):
         prefix = "/".join(parts[:n]) + "/"
@@ -298,7 +298,7 @@ def _moved(folder: Path, paths: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Keyed:
-    """The class key of each line, what the keys are, and names that came with them."""
+    """The class key of each line, the kind of the keys, and the names that belong to them."""
 
     keys: list[str]
     kind: str
@@ -308,14 +308,14 @@ class _Keyed:
 
 
 def _tag(line: Line) -> int | str | None:
-    """What tells the classes of lines apart: the number, or else the name."""
+    """Return what identifies the class of a line: its number, or else its name."""
     return line.label if line.label is not None else fold(line.name) if line.name else None
 
 
 def _key_labels(
     file: Path, lines: Sequence[Line], class_names: Path | None, index_keys: Sequence[str]
 ) -> _Keyed | None:
-    """Key the classes of `lines`; None where nothing tells the classes apart or nothing names them."""
+    """Find the class keys of `lines`; None if the classes cannot be distinguished or named."""
     parents = [_class_folder(line.path) for line in lines]
     tags = [_tag(line) for line in lines]
     _check_names(file, lines)
@@ -361,43 +361,47 @@ def _key_labels(
 
 
 def _class_folder(path: str) -> str:
-    """The folder that an image is in; nothing where that is a file that holds many images."""
+    """Return the folder of an image; empty if the image is inside a container file."""
     name = PurePosixPath(path).parent.name
     return "" if name.lower().endswith(PACKED_SUFFIXES) else name
 
 
 def _by_name(file: Path, names: Sequence[str], parents: Sequence[str]) -> _Keyed:
-    """Classes keyed by the names in the list; spellings of one name are one class."""
+    """Key the classes by the names in the list; different spellings of a name are one class."""
     first: dict[str, str] = {}
     keys = [first.setdefault(fold(name), name) for name in names]
     decisions = []
     spellings = sorted({name for name, key in zip(names, keys, strict=True) if name != key})
     if spellings:
-        text = f"{len(spellings)} spellings in {file} were read as the class of another: {some_of(spellings)}."
+        text = f"{len(spellings)} names in {file} were read as other spellings of a class: {some_of(spellings)}."
         decisions.append(Decision("class-names", text, {"file": str(file), "spellings": spellings}))
     if "" not in parents and len(set(parents)) > 1 and {fold(p) for p in parents} != set(first):
         folders = some_of(sorted(set(parents)), 3)
-        text = f"The classes of {file} are those of its labels, not the folders of the images ({folders})."
+        text = f"The classes of {file} come from its labels, not from the folders of the images ({folders})."
         decisions.append(Decision("class-names", text, {"file": str(file), "classes": "labels"}))
     return _Keyed(keys, "name in the list", {key: _spoken(key) for key in first.values()}, decisions=tuple(decisions))
 
 
 def _spoken(name: str) -> str:
-    """A class name of a list as words: those of a wnid, and spaces for underscores."""
+    """Return a class name of a list as words: those of a wnid, else with spaces instead of underscores."""
     return class_label(name).name if is_wnid(name) else clean(name if " " in name else name.replace("_", " ")) or name
 
 
 def _check_names(file: Path, lines: Sequence[Line]) -> None:
-    """Refuse a number with two names, and a name that is several names of the list."""
+    """Check that no number has two names, and that no name consists of several names of the list.
+
+    Raises:
+        UsageError: there is such a number or name.
+    """
     known = {line.name for line in lines} - {""}
-    # ImageNet has a class "missile" and one "projectile, missile", so a comma may also be between synonyms.
+    # ImageNet has the classes "missile" and "projectile, missile", so a comma may also separate synonyms.
     for separator, enough in (("|", any), (";", any), (",", all)):
         for name in known:
             parts = [part.strip() for part in name.split(separator)]
             if len(parts) > 1 and enough(part in known for part in parts):
                 raise UsageError(
-                    f"{file} gives an image several labels, {name!r}, and {some_of(parts)} are classes of their own. Keep "
-                    "one class for each image."
+                    f"{file} gives an image several labels, {name!r}; {some_of(parts)} are separate classes. Keep one class "
+                    "for each image."
                 )
     names: dict[int, str] = {}
     for line in lines:
@@ -409,10 +413,10 @@ def _check_names(file: Path, lines: Sequence[Line]) -> None:
 
 
 def _repeats(file: Path, by_class: dict[str, set[str]], count: int, role: Role) -> list[Decision]:
-    """The message about images listed more than once.
+    """Report images that are listed more than once.
 
     Raises:
-        UsageError: an image is listed with two classes, which a set to train or to evaluate on cannot have.
+        UsageError: an image is listed with two classes, and the role is not "ood".
     """
     different = sum(map(len, by_class.values()))
     times = Counter(path for paths in by_class.values() for path in paths)
@@ -421,18 +425,20 @@ def _repeats(file: Path, by_class: dict[str, set[str]], count: int, role: Role) 
         classes = sorted(key for key, paths in by_class.items() if twice[0] in paths)
         raise UsageError(
             f"{file} lists {len(twice)} images with several classes; {twice[0]!r} is in {some_of(classes)}. Keep one class "
-            "for each image, or leave such images out."
+            "for each image, or remove such images."
         )
     if different == count:
         return []
     facts = {"file": str(file), "files": count - different, "reason": "listed before"}
     return [
-        Decision("files-left-out", f"{count - different} lines of {file} repeat an image; each is taken once.", facts)
+        Decision(
+            "files-left-out", f"{count - different} lines of {file} repeat an image; each image is used once.", facts
+        )
     ]
 
 
 def _of_role(listed: ImageList, role: Role, left_out: LeftOut) -> Iterator[Line]:
-    """The lines whose labels are for `role`, without what systems make."""
+    """Yield the lines whose labels are for `role`, without files made by systems."""
     ood = _PROTOCOL_OOD if listed.protocol else _OOD
     if role != "ood":
         wanted = [line for line in listed.lines if line.label is None or line.label >= 0]
@@ -448,13 +454,13 @@ def _of_role(listed: ImageList, role: Role, left_out: LeftOut) -> Iterator[Line]
 def _part_of_role(
     listed: ImageList, lines: list[Line], role: Role, kind: Literal["train", "eval"] | None
 ) -> tuple[list[Line], bool, list[Decision]]:
-    """The lines for `role` where parts are told apart, whether they are, and what is to be said of it.
+    """Return the lines for `role`, whether the list has parts, and decisions about them.
 
-    Parts are those that the list names, else the folders train and val (or test) that images are in. CoOp's split files are
-    evaluated on test, as CoOp does; other lists, like folders, on val where there is one.
+    Parts are those that the list names, else the folders train and val (or test) of the images. CoOp's split files are
+    evaluated on test, as in CoOp; other lists are evaluated on val if there is one, like folders.
 
     Raises:
-        UsageError: the list has parts, or is a part by its name, and none of them is for this role.
+        UsageError: the list has parts, or its name says a part, but none of them is for this role.
     """
     file = Path(listed.source)
     parts: list[Part | None] = [line.part for line in lines]
@@ -462,7 +468,7 @@ def _part_of_role(
         if kind is not None and role in ("train", "eval") and role != kind:
             words = "training" if kind == "train" else "evaluation"
             raise UsageError(
-                f"{file} is a list of {words} images by its name. Give the other list, or rename this one."
+                f"The name of {file} says that it lists {words} images. Give the other list, or rename this one."
             )
         folders = [_part_of_path(line.path) for line in lines]
         if not {"train", "eval"} <= {
@@ -480,11 +486,11 @@ def _part_of_role(
     if part is None or not counts[part]:
         raise UsageError(f"{file} has no images for {role}: its parts are {some_of(sorted(counts))}.")
     told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    text = f"{file} says which part its images belong to ({told}); {role} takes {part}."
+    text = f"{file} names the parts of its images ({told}); {role} uses {part}."
     facts = {"file": str(file), "parts": dict(counts), "role": role, "part": part}
     return [line for line in lines if line.part == part], True, [Decision("split", text, facts)]
 
 
 def _part_of_path(path: str) -> Part | None:
-    """The split folder nearest to an image, at most three levels up."""
+    """Return the part of the nearest split folder above an image, at most three levels up; None without one."""
     return next((part for name in path.split("/")[-2:-5:-1] if (part := part_named(name))), None)

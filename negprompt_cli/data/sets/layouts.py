@@ -1,9 +1,9 @@
-"""Recognising how a folder of images is laid out, and listing it lazily.
+"""Recognise the layout of a folder of images, and list it lazily.
 
-Recognised: class folders, with or without train/ and val/ (or test/) above them; a flat val/ whose labels are in a
-file (`flatlabels`); a flat folder. An `images/` folder or ImageNet's `ILSVRC/Data/CLS-LOC` in between is stepped
-into. Files are found with `os.scandir` and told by their names (`filekinds`); none is opened, and one class is listed at a
-time, so memory does not grow with the number of images. The order is by code point, whatever the file system's.
+Supported layouts are class folders, with or without train/ and val/ (or test/) above them; a flat val/ with labels in a file
+(`flatlabels`); and a flat folder. A folder `images/` or ImageNet's `ILSVRC/Data/CLS-LOC` above the class folders is skipped.
+`os.scandir` lists files, and their names decide what they are (`filekinds`). No file is opened, and one class is listed at a
+time, so memory does not grow with the number of images. The order is by code point on every file system.
 """
 
 import os
@@ -25,56 +25,56 @@ Role = Literal["train", "eval", "ood"]
 _STEP_INTO = ("images", "ILSVRC/Data/CLS-LOC")
 _EVALUATION: tuple[Part, ...] = ("val", "test")
 _LOOK = 8
-"""How many class folders are looked into to find whether they are folders of classes."""
+"""Number of class folders examined to find out whether they are folders of classes."""
 _CONTAINERS = frozenset(
     {"all", "data", "dataset", "images", "image", "img", "imgs", "photos", "pictures", "jpegimages"}
 )
-"""Names that folders of images of many classes have, as hardly any class does."""
+"""Usual names of folders with images of many classes; hardly any class has such a name."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Where a data set keeps its images: `train` and `evaluation` folders, or `whole` where there are no splits."""
+    """The folders of a data set's images: `train` and `evaluation`, or `whole` if there are no splits."""
 
     root: Path
-    """What relative paths start from."""
+    """The folder that relative paths start from."""
     layout: str
-    """Which layout this is, for people."""
+    """The name of the layout, for messages."""
     train: Path | None = None
     evaluation: Path | None = None
     whole: Path | None = None
     counterpart: str = ""
-    """The split beside the only one given, where there is one: it is not part of the set, but keeps it from halving."""
+    """Name of the sibling split of a given split folder; if it exists, the folder is not split in half."""
     unused: tuple[str, ...] = ()
-    """Folders beside the splits that are none of them."""
+    """Folders beside the splits that are not splits."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of one role are, before classes are selected."""
+    """The images of one role, before classes are selected."""
 
     root: Path
     keys: tuple[str, ...]
-    """The sorted class list, the same for every role; empty where there are no classes."""
+    """The sorted class list, the same for every role; empty if there are no classes."""
     list_class: Callable[[str], list[str]]
-    """Sorted POSIX texts below `root` of one class; everything for "" where there are no classes."""
+    """Function that lists the images of a class as sorted POSIX texts below `root`; "" lists all if there are no classes."""
     layout: str
     names: dict[str, str]
-    """Names that come with the data, by key; a class-name file wins over them."""
+    """Names that come with the data, by key; a class-name file replaces them."""
     halve: bool = False
-    """No separate training and evaluation images: each class is to be split in two."""
+    """Whether each class must be split in half, because there are no separate training and evaluation images."""
     decisions: tuple[Decision, ...] = ()
-    """What was decided about these images; whoever asks for them is told."""
+    """Decisions about these images that the user must be told."""
     named_by: Path | None = None
-    """The class-name file that keys and `names` come from already, if they do."""
+    """The class-name file that keys and `names` come from, if there is one."""
     no_classes: str = ""
-    """Why there are no classes, where there are none."""
+    """Why there are no classes, if there are none."""
     left_out: dict[str, LeftOut] = field(default_factory=dict)
-    """What is not listed, by class key, "" for what is in no class; `list_class` adds what it comes across."""
+    """Files that are not listed, by class key ("" for files outside classes); `list_class` adds those it finds."""
 
 
 class Entries(NamedTuple):
-    """What is directly in a folder: sorted names of its images and subfolders, and what is left out."""
+    """The direct content of a folder: sorted names of its images and subfolders, and what is left out."""
 
     images: list[str]
     folders: list[str]
@@ -106,7 +106,7 @@ def list_entries(folder: Path | str) -> Entries:
 
 
 def _counted(others: Sequence[tuple[Reason, str, str]], images: Sequence[str]) -> LeftOut:
-    """Count what is left out of a folder: reason, what it is, and path. A raw file beside its JPEG is that image's twin."""
+    """Count the files left out of a folder, given as (reason, kind, path). A raw file beside its JPEG counts as a twin."""
     left_out = LeftOut()
     stems: set[str] = set()
     if any(reason == "unreadable" for reason, _, _ in others):
@@ -127,38 +127,38 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...], left_out: LeftOut) -
     for name in folders:
         inner = f"{folder}/{name}"
         real = os.path.realpath(inner) + "/"
-        if not any(path.startswith(real) for path in above):  # a link back to a folder above would never end
+        if not any(path.startswith(real) for path in above):  # Links back to a folder above would never end.
             yield from _walk(inner, f"{prefix}{name}/", above, left_out)
 
 
 def list_images(folder: Path, left_out: LeftOut, *, prefix: str = "") -> list[str]:
-    """All images at any depth below `folder`: sorted POSIX texts relative to it, with `prefix` put before.
+    """List all images at any depth below `folder`, as sorted POSIX texts relative to it.
 
     Args:
-        folder: where to look.
-        left_out: what is no image is counted here.
-        prefix: put before every text.
+        folder: the folder to search.
+        left_out: counts what is not an image.
+        prefix: text added before every path.
 
     Raises:
-        NegPromptError: a folder that cannot be listed.
+        NegPromptError: a folder cannot be listed.
     """
     return sorted(_walk(str(folder), prefix, (), left_out))
 
 
 def found_instead(left_out: LeftOut) -> str:
-    """What was found where images were looked for, as sentences with a space before them."""
+    """Return sentences, with a space before them, about the files that were found instead of images."""
     told = left_out.told(beside=True)
     found = [f"Found instead: {told}."] if told else []
-    return " ".join(["", *found, *left_out.misnamed(), "Images are told by their suffix, such as .jpg or .png."])
+    return " ".join(["", *found, *left_out.misnamed(), "Images are recognised by their suffix, such as .jpg or .png."])
 
 
 def has_images(folder: Path) -> bool:
-    """Whether there is an image at any depth below `folder`; stops at the first."""
+    """Whether there is an image at any depth below `folder`; the search stops at the first one."""
     return next(_walk(str(folder), "", (), LeftOut()), None) is not None
 
 
 def step_into(folder: Path) -> Path:
-    """Follow the folders that are only between a data set's name and its class folders."""
+    """Skip folders that are only between a data set's folder and its class folders."""
     for step in _STEP_INTO:
         inner = folder / step
         if inner.is_dir() and not list_entries(folder).images:
@@ -167,17 +167,17 @@ def step_into(folder: Path) -> Path:
 
 
 def find_splits(given: Path) -> Splits:
-    """Find train/ and val/ (or else test/) in folder `given`, or that `given` itself is one of them.
+    """Find train/ and val/ (or else test/) in folder `given`, or recognise `given` as one of them.
 
-    Folders of those names are splits if nothing else is beside them or one of them holds folders of its own;
-    otherwise they are classes among others (a "train" is also a vehicle). A `given` folder that is used as train/
-    beside a val/, or the other way round, is that split and not a set to be halved.
+    Folders with these names are splits if there is nothing else beside them or if one of them has subfolders. Otherwise they
+    are classes (a "train" is also a vehicle). If `given` is itself a train/ with a val/ beside it, or the reverse, it is
+    used as that split and not split in half.
     """
     base = step_into(given)
     named = _split_folders(base)
     if named:
         train = named.get("train")
-        # A val/ that is a link to train/ holds nothing out.
+        # A val/ that is a link to train/ has no held-out images.
         evaluation = next(
             (named[part] for part in _EVALUATION if part in named and not (train and train.samefile(named[part]))), None
         )
@@ -194,7 +194,7 @@ def find_splits(given: Path) -> Splits:
 
 
 def _split_folders(base: Path) -> dict[Part, Path]:
-    """The split folders in `base` by part, whatever their spelling; the shortest of several spellings of one part."""
+    """Return the split folders in `base` by part, in any spelling; of several spellings of a part, the shortest."""
     folders = list_entries(base).folders
     named: dict[Part, Path] = {}
     for name in sorted(folders, key=len):
@@ -209,18 +209,18 @@ def open_splits(
 ) -> Source:
     """Make the source of `role` from the folders in `splits`.
 
-    role "train" takes train/, "eval" takes val/ or else test/; where one of the two is missing (or there are no
-    splits) the images are to be halved. role "ood" takes val/ or test/ where they are, otherwise everything.
+    Role "train" uses train/, "eval" uses val/ or else test/. If one of the two is missing (or there are no splits), the
+    images are split in half. Role "ood" uses val/ or test/ if they exist, otherwise all images.
 
     Args:
         splits: the folders.
-        role: what the images are for.
-        keys: the class list where it is known beforehand; otherwise the class folders of all splits together.
-        label_folders: more folders where the labels of a flat evaluation folder may be.
-        halve: whether one folder may be split in two for training and evaluation.
+        role: the use of the images.
+        keys: the class list, if it is known beforehand; otherwise it consists of the class folders of all splits.
+        label_folders: more folders that may have the labels of a flat evaluation folder.
+        halve: whether one folder may be split in half for training and evaluation.
 
     Raises:
-        UsageError: no folder for the role, no images in it, or no labels where the role needs them.
+        UsageError: there is no folder for the role, it has no images, or labels are missing but the role needs them.
     """
     if role == "train":
         chosen, halved = splits.train or splits.whole, splits.evaluation is None
@@ -230,20 +230,20 @@ def open_splits(
     halved = halved and not (splits.counterpart and role == "train")
     if chosen is None or (halved and (splits.counterpart or not halve)):
         wanted = "train/ to train on" if role == "train" else "val/ or test/ to evaluate on"
-        beside = f" It is beside this folder: give {splits.root.parent}." if splits.counterpart else ""
+        beside = f" Such a folder is beside this one, so give {splits.root.parent}." if splits.counterpart else ""
         raise UsageError(f"{splits.root} has no {wanted}.{beside}")
     folder = step_into(chosen)
     images, folders, others = list_entries(folder)
     if folders and not (images and not any(has_images(folder / name) for name in folders)):
         source = _class_folders(splits, folder, tuple(folders), tuple(keys))
         if images:
-            said = f"{len(images)} images directly in {folder} belong to no class: left out"
+            said = f"{len(images)} images directly in {folder} are left out, because they belong to no class"
             facts = {"folder": str(folder), "files": len(images), "reason": "no class"}
             source = replace(source, decisions=(*source.decisions, Decision("files-left-out", said, facts)))
     elif images:
         source = _flat(splits, folder, images, role, tuple(keys), label_folders)
     else:
-        raise UsageError(f"No images in {folder}: no class folders and no image files.{found_instead(others)}")
+        raise UsageError(f"No images in {folder}: it has no class folders and no image files.{found_instead(others)}")
     if splits.unused:
         text = f"Folders beside the splits of {splits.root} are not used: {some_of(splits.unused)}."
         facts = {"folder": str(splits.root), "folders": list(splits.unused), "reason": "not a split in use"}
@@ -267,16 +267,14 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
         keys = tuple(sorted(set(merged) - {"images"}))
     same = _same_classes(folders, keys)
     unknown = sorted(name for name in folders if same[name] is None)
-    said = f"{len(unknown)} folders in {folder} are no class of this data set: {some_of(unknown)}"
+    said = f"{len(unknown)} folders in {folder} are not classes of this data set: {some_of(unknown)}"
     left = Decision("classes-left-out", said, {"folder": str(folder), "classes": unknown, "reason": "not in the set"})
     folder_of = {key: name for name, key in same.items() if key is not None}
     twice = _linked_twice(folder, list(folder_of.values()))
-    text = (
-        f"Class folders in {folder} that are the same folder by a link give their images two classes: {some_of(twice)}."
-    )
+    text = f"Class folders in {folder} are links to the same folder, so its images have two classes: {some_of(twice)}."
     linked = Decision("layout", text, {"folder": str(folder), "links": twice}, warning=True)
     renamed = sorted(name for key, name in folder_of.items() if name != key)
-    text = f"{len(renamed)} folders in {folder} are the same class by another spelling: {some_of(renamed)}"
+    text = f"{len(renamed)} folders in {folder} were recognised as another spelling of a class: {some_of(renamed)}"
     spelled = Decision("layout", text, {"folder": str(folder), "spellings": {n: same[n] for n in renamed}})
     left_out: dict[str, LeftOut] = {}
 
@@ -297,7 +295,7 @@ def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known
 
 
 def _linked_twice(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those of the folders that are links to another one of them, or to what another one links to: 'link = other'."""
+    """Return 'link = other' for each folder that is a link to another of the folders, or to the same target as another."""
     linked = [name for name in names if (folder / name).is_symlink()]
     real = {os.path.realpath(folder / name): name for name in names if name not in linked} if linked else {}
     found = []
@@ -308,9 +306,9 @@ def _linked_twice(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _same_classes(folders: Sequence[str], keys: Sequence[str]) -> dict[str, str | None]:
-    """For each folder the class of `keys` that it has the images of, told by `matching`; None where there is none.
+    """Return for each folder its class among `keys`, matched by `matching`; None if there is none.
 
-    A class has one folder: that of its very name, or else the first that is spelled another way (café in NFC and NFD).
+    A class has one folder: the one with its exact name, or else the first with another spelling (café in NFC and NFD).
     """
     exact = set(folders) & set(keys)
     known = Known(key for key in keys if key not in exact)
@@ -324,16 +322,16 @@ def _same_classes(folders: Sequence[str], keys: Sequence[str]) -> dict[str, str 
 
 
 def _deeper_classes(folder: Path, keys: Sequence[str]) -> str:
-    """What to say where class folders look like folders of classes, or of splits; empty where they do not.
+    """Return a warning if class folders look like folders of classes or of splits, else nothing.
 
-    They do where each of the first ones has no images itself, but several folders, perhaps below folders that are alone.
+    They do if each of the first ones has no images but several folders, directly or below single folders.
     """
     found: list[list[Path]] = []
     for inner in (folder / key for key in keys[:_LOOK]):
         if not inner.is_dir():
             continue
         images, folders, _ = list_entries(inner)
-        for _ in range(_LOOK):  # a bound, because a link may lead back
+        for _ in range(_LOOK):  # The number of steps is limited, because a link may lead back.
             if images or len(folders) != 1:
                 break
             inner = inner / folders[0]
@@ -347,22 +345,22 @@ def _deeper_classes(folder: Path, keys: Sequence[str]) -> str:
     shown = some_of([path.relative_to(folder).as_posix() for path in below], 3)
     if all(part_named(path.name) for path in below):
         return (
-            f"The class folders in {folder} have splits of their own ({shown}), which are not told apart. Put the classes "
-            "into train/ and val/, or give a list of the images."
+            f"Each class folder in {folder} has its own splits ({shown}), which are not distinguished. Put the classes into "
+            "train/ and val/, or give a list of the images."
         )
     return (
-        f"The classes are the folders in {folder} ({some_of(list(keys), 3)}), but their images are in folders below them "
-        f"({shown}). If those are the classes, give {below[0].parent} or a folder that has all of them."
+        f"The classes are the folders in {folder} ({some_of(list(keys), 3)}), but their images are in subfolders ({shown}). "
+        f"If the subfolders are the classes, give {below[0].parent} or a folder that contains all of them."
     )
 
 
 def _lone_container(keys: Sequence[str]) -> str:
-    """What to say where the only class has the name of a folder of many; empty where it has not, or there are more."""
+    """Return a warning if the only class has a usual name of folders with many classes, else nothing."""
     if len(keys) != 1 or (keys[0].casefold() not in _CONTAINERS and part_named(keys[0]) is None):
         return ""
     return (
-        f"The only class is called {keys[0]!r}. If its images are of several classes, put each class into a folder of its "
-        "own, or give a list that names their classes."
+        f"The only class is called {keys[0]!r}. If its images are of several classes, put each into a separate folder, "
+        "or give a list that names their classes."
     )
 
 
@@ -376,7 +374,7 @@ def _flat(
     except UsageError:
         if role != "ood":
             raise
-        found = None  # OOD images need no labels
+        found = None  # OOD images need no labels.
     if found is None:
         why = f"{folder} is a flat folder and no label file was found: none of {', '.join(FLAT_LABEL_FILES)} in "
         why += ", ".join(str(path) for path in searched)
@@ -391,7 +389,7 @@ def _flat(
             by_class.setdefault(labels[name], []).append(prefix + name)
     keys = known or tuple(sorted({*by_class, *(list_entries(splits.train).folders if splits.train else ())}))
     missing = [name for name in images if name not in labels]
-    said = f"{len(missing)} images in {folder} have no label in {file}: left out ({some_of(missing)})"
+    said = f"{len(missing)} images in {folder} are left out, because {file} has no label for them ({some_of(missing)})"
     left = Decision("files-left-out", said, {"folder": str(folder), "files": len(missing), "reason": "no label"})
     layout = f"flat folder {folder} with labels from {file}"
     return Source(

@@ -1,8 +1,8 @@
-"""When two texts name the same class or folder: the one rule for all of the package.
+"""The rule by which two texts name the same class or folder.
 
-Names are the same if they are equal in Unicode's composed form (NFC), upper and lower case alike, with underscores, hyphens
-and runs of white space read as one space. A name that is equal without changes always goes before one that is equal by this
-rule, and where two known names are equal by it, neither is chosen.
+Two names match if they are equal in Unicode's composed form (NFC), ignoring case, with underscores, hyphens and white space
+read as single spaces. An exactly equal name is preferred to one that matches by this rule. If a text matches two known names
+by this rule, it matches neither.
 """
 
 import re
@@ -15,19 +15,19 @@ _INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF))
 
 
 def clean(text: str) -> str:
-    """A name as a person reads it: composed (NFC), without invisible characters, one space between words."""
+    """Return a name in composed form (NFC), without invisible characters, with single spaces between words."""
     return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text.translate(_INVISIBLE))).split())
 
 
 @lru_cache(maxsize=1 << 16)
 def fold(text: str) -> str:
-    """What texts that name the same class have in common."""
+    """Return the normal form of a name; texts with the same normal form name the same class."""
     folded = clean(unicodedata.normalize("NFC", clean(text).casefold()))
     return " ".join(_SEPARATORS.split(folded)).strip() or folded
 
 
 class Known:
-    """Names that exist, and which of them another text means."""
+    """Finds the known name that another text means."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
@@ -41,5 +41,5 @@ class Known:
         return self.find(text) is not None
 
     def find(self, text: str) -> str | None:
-        """The known name that `text` means, or None."""
+        """Return the known name that `text` means, or None."""
         return text if text in self._exact else self._folded.get(fold(text))

@@ -1,8 +1,8 @@
-"""Which name of a class list belongs to which class folder, and which to which label of an image list.
+"""Match the names of a class list to class folders, or to the labels of an image list.
 
-A list with wnids, folder names or codes is matched by them. One that has only names is taken in the order of the classes
-where it has exactly one for each: sorted as the folders are, or by number where all folders are numbers. Where a person may
-expect another order, or a name is that of another folder, it is refused: `folder name` lines leave no doubt.
+A list with wnids, folder names or codes is matched by these. A list that has only names must have exactly one for each
+class; they are assigned in the sorted order of the folders, or by number if all folders are numbers. If another order is
+plausible, or a name is that of another folder, the list is refused. `folder name` lines are always unambiguous.
 """
 
 import re
@@ -22,7 +22,7 @@ _KEYED = "Write 'folder name' on each line: the folder's name, a TAB, the class 
 
 @dataclass(frozen=True)
 class NamedKeys:
-    """Names by class key, and what was decided on the way."""
+    """Names by class key, and decisions."""
 
     names: dict[str, str]
     decisions: tuple[Decision, ...]
@@ -32,17 +32,17 @@ def read_class_names(path: Path, keys: Sequence[str]) -> NamedKeys:
     """Read a file of class names for the class folders `keys`.
 
     Args:
-        path: any form of class list; one that names more classes by wnid or folder serves a part of them.
+        path: a class list in any form; if it has wnids or folders, it may name more classes than `keys`.
         keys: the sorted class list.
 
     Raises:
-        UsageError: unreadable, not understood, or its names cannot be told to belong to these classes.
+        UsageError: the file is unreadable or has an unknown form, or its names cannot be matched to these classes.
     """
     return name_keys(read_class_list(path, keys=keys), keys)
 
 
 def name_keys(listed: ClassList, keys: Sequence[str]) -> NamedKeys:
-    """The name of each of `keys` that a list names; errors as `read_class_names`."""
+    """Match the names of a class list to `keys`; errors are those of `read_class_names`."""
     if any(entry.key for entry in listed.entries):
         names = _by_key(listed, keys)
         if names or not _fits_in_order(listed, keys):
@@ -53,9 +53,9 @@ def name_keys(listed: ClassList, keys: Sequence[str]) -> NamedKeys:
 
 
 def name_numbered(keys: Sequence[str]) -> NamedKeys:
-    """Names of folders that are all numbered from 0 or 1 up, without the numbers: 001.Black_footed_Albatross.
+    """Return names without numbers if all folders are numbered from 0 or 1 up, such as 001.Black_footed_Albatross.
 
-    Empty where the folders are not, or where the number is all that tells them apart ("type 1", "type 2").
+    Empty if the folders are not numbered, or if only the numbers distinguish them ("type 1", "type 2").
     """
     matches = [re.fullmatch(r"([0-9]{1,6})[._\- ]+(.*[^\W\d].*)", key) for key in keys]
     numbers = sorted(int(match[1]) for match in matches if match)
@@ -64,14 +64,14 @@ def name_numbered(keys: Sequence[str]) -> NamedKeys:
         return NamedKeys({}, ())
     if numbers not in (list(range(len(keys))), list(range(1, len(keys) + 1))):
         return NamedKeys({}, ())
-    text = f"The numbers before the names of folders were left out: {keys[0]!r} is {names[keys[0]]!r}."
+    text = f"Numbers before the names of folders were removed: {keys[0]!r} became {names[keys[0]]!r}."
     return NamedKeys(names, (Decision("class-names", text, {"numbers": "left out", "folders": len(keys)}),))
 
 
 def names_by_label(listed: ClassList, labels: Sequence[int]) -> dict[int, ClassEntry] | None:
-    """The entry of each label of an image list: by its number, else by its place, counted from 0.
+    """Return the entry of each label of an image list: by its number, else by its position, counted from 0.
 
-    Places are counted from 1 where the labels run from 1 to the number of names. None where a label has no name.
+    Positions are counted from 1 if the labels run from 1 to the number of names. None if a label has no name.
     """
     used = set(labels)
     if all(entry.index is not None for entry in listed.entries):
@@ -108,7 +108,7 @@ def _by_number(listed: ClassList, keys: Sequence[str]) -> NamedKeys:
 
 
 def _by_order(listed: ClassList, keys: Sequence[str]) -> NamedKeys:
-    """One name for each class, unless the names are the folders' own."""
+    """Assign one name to each class in order, unless the names are those of the folders."""
     names = _by_name(listed, keys)
     if len(names) == len(keys):
         return _named(listed, keys, names, "by their names")
@@ -121,16 +121,16 @@ def _by_order(listed: ClassList, keys: Sequence[str]) -> NamedKeys:
     if not numeric and ordered != sorted(keys, key=_natural):
         a, b = next((a, b) for a, b in zip(ordered, sorted(keys, key=_natural), strict=True) if a != b)
         raise UsageError(
-            f"{listed.source} has one name per line for folders with numbers in their names: is {a!r} or {b!r} the earlier "
-            f"one? {_KEYED}"
+            f"{listed.source} has one name per line, but the order of folders with numbers in their names is unclear: does "
+            f"{a!r} or {b!r} come first? {_KEYED}"
         )
     owners = {name: key for key, name in names.items()}
     for place, entry in zip(ordered, listed.entries, strict=True):
         own = owners.get(entry.name, place)
         if own != place:
             raise UsageError(
-                f"{listed.source}: by its place the name {entry.name!r} would go to the folder {place!r}, but it is the "
-                f"name of the folder {own!r}. {_KEYED}"
+                f"{listed.source}: by its position the name {entry.name!r} would belong to the folder {place!r}, but it is "
+                f"the name of the folder {own!r}. {_KEYED}"
             )
     made = {key: entry.name for key, entry in zip(ordered, listed.entries, strict=True)}
     how = "in the order of the folders' numbers" if numeric else "in the sorted order of the folders"
@@ -148,7 +148,7 @@ def _by_name(listed: ClassList, keys: Sequence[str]) -> dict[str, str]:
 
 
 def _by_place(listed: ClassList, keys: Sequence[str]) -> NamedKeys | None:
-    """Folders that are some of the numbers of a longer list; None where it cannot be told whether it counts from 0 or 1."""
+    """Name folders that are some of the numbers of a longer list; None if it is unclear whether it counts from 0 or 1."""
     numbers = [int(key) for key in keys]
     start = 0 if 0 in numbers else 1 if max(numbers) == len(listed) else None
     if start is None or max(numbers) - start >= len(listed):
@@ -173,13 +173,13 @@ def _no_fit(listed: ClassList, keys: Sequence[str]) -> UsageError:
     first = listed.entries[0]
     hint = did_you_mean((first.key or first.text.split()[0])[:100], keys) if len(keys) <= 1000 else ""
     return UsageError(
-        f"{listed.source}: {len(listed)} classes ({listed.form}), none of which is that of one of the {len(keys)} class "
-        f"folders. {_KEYED} Or give exactly one name per class, in the order of the folders.{hint}"
+        f"{listed.source}: none of its {len(listed)} classes ({listed.form}) matches one of the {len(keys)} class folders. "
+        f"{_KEYED} Or give exactly one name per class, in the order of the folders.{hint}"
     )
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Order with numbers by their value, as file managers have it; otherwise by code point."""
+    """Return a sort key that orders numbers by value, as file managers do, and other text by code point."""
     parts = (part for part in re.split(r"([0-9]+)", text) if part)
     numbers = ((part, part.lstrip("0") if part[0] in "0123456789" else None) for part in parts)
     return [(1, 0, part) if number is None else (0, len(number), number) for part, number in numbers]

@@ -1,4 +1,4 @@
-"""A flat folder, or a list of paths, read as the images of one class that is called like it."""
+"""Use a flat folder or a list of paths as the images of one class, named after the folder or list."""
 
 from dataclasses import replace
 from typing import Literal
@@ -13,23 +13,23 @@ from negprompt_cli.decisions import Decision
 
 
 def one_class(images: ImageSet, role: Literal["train", "eval"]) -> ImageSet:
-    """Half of the images of an unlabelled set, as one class with the name of its folder or list.
+    """Return half of the images of an unlabelled set, as one class with the name of its folder or list.
 
-    The halves are those that the images would have as a class folder among others.
+    The halves are the same as if the images were a class folder.
 
     Args:
-        images: without classes.
-        role: which half.
+        images: images without classes.
+        role: the half to return.
 
     Raises:
-        NothingHeldOut: there is one image, and it is in the other half.
+        NothingHeldOut: the requested half is empty, because there is a single image.
     """
     base = user_path(parse_spec(images.spec).base)
     key = base.stem if base.is_file() else base.resolve().name
     label = class_label(key)
     part = half(len(images), key, seed=SPLIT_SEED, first=role == "train")
     if not len(part):
-        raise NothingHeldOut(f"{images.spec} has one image, so nothing is held out. Add images.")
+        raise NothingHeldOut(f"{images.spec} has a single image, so no image is held out. Add images.")
     purpose = "training" if role == "train" else "evaluation"
     said = (
         f"{images.spec} has no class folders: its images are one class, {label.name!r}, split in half "

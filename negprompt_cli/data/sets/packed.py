@@ -1,14 +1,14 @@
-"""Images inside files that hold many: tar files, Parquet files, Hugging Face datasets, sets that torchvision reads.
+"""Images inside container files: tar files, Parquet files, Hugging Face datasets, and sets that torchvision reads.
 
-Such an image has a path below the file that holds it, as if that file were a folder, so that lists, rows,
-caches and other processes need know nothing of it:
+Such an image has a path below its container, as if that were a folder. Lists, rows, caches and other processes can
+therefore treat it like a file:
 
     shards/000.tar/n01440764/1.jpg      a member of a tar file
     data/train.parquet/000012           a row of a Parquet file, counted from 0
     hf:beans/test/000012                a row of a split of a Hugging Face dataset
-    root/CIFAR10.torchvision/eval/12    an image that torchvision keeps with others (`torchsets`)
+    root/CIFAR10.torchvision/eval/12    an image of a set that torchvision stores in one file (`torchsets`)
 
-Nothing is unpacked: each process reads the images it is asked for from where they are.
+Nothing is unpacked: each process reads images directly from their container.
 """
 
 import glob
@@ -24,17 +24,17 @@ from negprompt_cli.data.sets.filekinds import LeftOut, is_folder, is_image_name,
 from negprompt_cli.errors import UsageError
 
 PACKED_SUFFIXES = (*tar_images.SUFFIXES, *parquet_images.SUFFIXES)
-"""Suffixes of files that hold images, in lower case."""
+"""Suffixes of container files, in lower case."""
 _INSIDE = re.compile(rf"(?:{'|'.join(map(re.escape, PACKED_SUFFIXES))})(?=/)", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 MOST_FILES = 1_000_000
-"""The largest number of files that a pattern in braces may name."""
+"""Largest number of files that a pattern with braces may name."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an image is: the file that holds it (or a dataset and its split), and which one of it."""
+    """The place of an image: its container (a file, or a dataset and its split), and the path or row inside it."""
 
     holder: str
     inside: str
@@ -42,25 +42,25 @@ class _Place:
 
 
 def is_item(path: Path) -> bool:
-    """Whether a path names an image inside a file that holds many."""
+    """Whether a path names an image inside a container."""
     return _place(str(path)) is not None or torchsets.is_item(path)
 
 
 def is_packed_file(path: Path) -> bool:
-    """Whether a path is that of a file that holds images, by its suffix."""
+    """Whether a path is that of a container file, by its suffix."""
     return path.name.lower().endswith(PACKED_SUFFIXES) and path.is_file()
 
 
 def item_exists(path: Path) -> bool:
-    """Whether the container file of an image exists. Whether the image is in it is found when it is read."""
+    """Whether the container of an image exists. Only reading shows whether the image is in it."""
     return _place(str(path)) is not None or torchsets.item_exists(path)
 
 
 def stored_in(path: Path) -> Path:
-    """The file or folder on disk that holds an image: `path` itself, or what it is inside of.
+    """Return the file or folder on disk that contains an image: `path` itself, or its container.
 
     Raises:
-        FileNotFoundError: a dataset that is not there.
+        FileNotFoundError: the dataset does not exist.
     """
     place = _place(str(path))
     if place is None:
@@ -69,20 +69,20 @@ def stored_in(path: Path) -> Path:
 
 
 def container_size(path: Path) -> int:
-    """Bytes of the tar or Parquet file that an image is inside of; 0 where a library keeps it.
+    """Return the bytes of the tar or Parquet file that contains an image; 0 if a library manages it.
 
     Raises:
-        OSError: the file is gone.
+        OSError: the file does not exist any more.
     """
     place = _place(str(path))
     return 0 if place is None or place.split else Path(place.holder).stat().st_size
 
 
 def item_content(path: Path) -> tuple[bytes, str] | None:
-    """The content of an image inside a file, and its own name as far as that is known; None for an ordinary file.
+    """Return the content of an image inside a container, and its file name if known; None for an ordinary file.
 
     Raises:
-        OSError: it is not in there, or the file cannot be read.
+        OSError: the image is not in the container, or the container cannot be read.
     """
     place = _place(str(path))
     if place is None:
@@ -98,10 +98,10 @@ def item_content(path: Path) -> tuple[bytes, str] | None:
 
 
 def images_in(file: Path, left_out: LeftOut) -> Iterator[Path]:
-    """The images in a file that holds many, in its order.
+    """Yield the images of a container file, in its order.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     if file.name.lower().endswith(parquet_images.SUFFIXES):
         yield from (file / row_name(row) for row in range(parquet_images.columns(file).rows))
@@ -110,7 +110,7 @@ def images_in(file: Path, left_out: LeftOut) -> Iterator[Path]:
 
 
 def images_of_dataset(text: str) -> Iterator[Path]:
-    """The images of `hf:NAME[:SPLIT]`, split by split.
+    """Yield the images of `hf:NAME[:SPLIT]`, split by split.
 
     Raises:
         UsageError: there is no such dataset, or the library is missing.
@@ -123,19 +123,19 @@ def images_of_dataset(text: str) -> Iterator[Path]:
 
 
 def row_name(row: int) -> str:
-    """How a row is named in a path."""
+    """Return the name of a row in a path."""
     return f"{row:06d}"
 
 
 def packed_files(folder: Path, *, deeper: int = 2) -> list[Path]:
-    """The files in a folder that hold images, where there is nothing else that may hold some; sorted.
+    """Return the sorted container files of a folder, if it has no image files and no other folders.
 
-    They may be in the only subfolder, as `data/` is in a clone of a dataset of the hub. Beside tar files, Parquet files hold
-    facts about their images.
+    The files may be in the only subfolder, such as `data/` in a clone of a dataset of the hub. If there are tar files,
+    Parquet files are left out, because they then have data about the images.
 
     Args:
         folder: the folder.
-        deeper: through how many folders that are the only subfolder.
+        deeper: number of levels of single subfolders to search.
     """
     found: list[Path] = []
     inside: list[Path] = []
@@ -151,7 +151,7 @@ def packed_files(folder: Path, *, deeper: int = 2) -> list[Path]:
                         return []
                 elif not entry.name.startswith(".") and entry.name.lower().endswith(PACKED_SUFFIXES):
                     found.append(folder / entry.name)
-    except OSError:  # whoever lists the folder says what is wrong
+    except OSError:  # The code that lists the folder reports the error.
         return []
     if inside:
         return packed_files(inside[0], deeper=deeper - 1) if deeper and not found else []
@@ -159,10 +159,10 @@ def packed_files(folder: Path, *, deeper: int = 2) -> list[Path]:
 
 
 def expanded(pattern: str) -> list[Path]:
-    """The files that a pattern names: braces with numbers or words, and the wildcards of globs.
+    """Return the files that a pattern names, with braces for numbers or words and glob wildcards.
 
     Raises:
-        UsageError: a file that braces name is not there, or there are too many.
+        UsageError: a file named by braces does not exist, or there are too many.
     """
     if not pattern.lower().endswith(PACKED_SUFFIXES):
         return []
@@ -171,7 +171,9 @@ def expanded(pattern: str) -> list[Path]:
         return [Path(name) for one in names for name in sorted(glob.glob(one, recursive=True))]  # noqa: PTH207
     missing = [name for name in names if not Path(name).is_file()]
     if missing and len(names) > 1:
-        raise UsageError(f"{pattern} names {len(names)} files, of which {len(missing)} are not there: {missing[0]}.")
+        raise UsageError(
+            f"{pattern} names {len(names)} files, but {len(missing)} do not exist, the first is {missing[0]}."
+        )
     return [] if missing else [Path(name) for name in names]
 
 
@@ -185,7 +187,7 @@ def _unbraced(pattern: str) -> list[str]:
             continue
         first, last, width = int(found[1]), int(found[2]), len(found[1])
         if not 0 <= last - first < MOST_FILES:
-            raise UsageError(f"{pattern}: {{{part}}} is no range of at most {MOST_FILES} numbers.")
+            raise UsageError(f"{pattern}: {{{part}}} is not a range of at most {MOST_FILES} numbers.")
         choices.append([f"{number:0{width}d}" for number in range(first, last + 1)])
     made = []
     for chosen in product(*choices):
@@ -201,6 +203,6 @@ def _place(text: str) -> _Place | None:
         name, _, split = name.rpartition("/")
         return _Place(name, rest, split) if name and split else None
     for match in _INSIDE.finditer(text):
-        if os.path.isfile(text[: match.end()]):  # noqa: PTH113 - a text that can be no path is none
+        if os.path.isfile(text[: match.end()]):  # noqa: PTH113 - returns False for invalid paths
             return _Place(text[: match.end()], text[match.end() + 1 :])
     return None

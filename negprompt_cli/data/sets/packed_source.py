@@ -1,8 +1,8 @@
-"""From files that hold images, or a Hugging Face dataset, to a source of images with classes and parts.
+"""Make a source of images, with classes and parts, from container files or a Hugging Face dataset.
 
-Classes are those that come with the images (.cls and .json in tar files, columns of Parquet files and datasets), else the
-folders that members of a tar file are in. Parts are the splits of a dataset, the words train, val and test in the names of
-several files, or folders of these names in tar files; without them the images are halved, as everywhere.
+Classes come with the images (.cls and .json in tar files, columns of Parquet files and datasets), else they are the folders
+inside tar files. Parts are the splits of a dataset, the words train, val and test in the names of several files, or folders
+with these names in tar files. Without parts, each class is split in half, as for folders.
 """
 
 import os
@@ -24,16 +24,16 @@ from negprompt_cli.wording import some_of
 
 
 def packed_source(text: str, files: Sequence[Path], role: Role, *, class_names: Path | None = None) -> Source:
-    """The source of `role` from tar or Parquet files.
+    """Make the source of `role` from tar or Parquet files.
 
     Args:
-        text: what the person gave.
+        text: the SPEC as given by the user, for messages.
         files: the files, at least one.
-        role: what the images are for.
+        role: the use of the images.
         class_names: a file of class names.
 
     Raises:
-        UsageError: a file cannot be read, there are no images or none for the role, or classes are not named.
+        UsageError: a file cannot be read, there are no images (for the role), or classes have no names.
     """
     root = Path(os.path.commonpath([file.parent for file in files]))
     left_out = LeftOut()
@@ -46,7 +46,7 @@ def packed_source(text: str, files: Sequence[Path], role: Role, *, class_names: 
     if not lines:
         raise UsageError(f"No images in {text}.{found_instead(left_out)}")
     if all(is_wnid(file.stem) for file in files) and not any(line.name or line.label is not None for line in lines):
-        # ImageNet's training set is a tar file per class.
+        # ImageNet's training set has one tar file per class.
         lines = [replace(line, name=PurePosixPath(line.path).parts[-2].partition(".")[0]) for line in lines]
     form = "Parquet" if files[0].name.lower().endswith(parquet_images.SUFFIXES) else "tar"
     many = f"{len(files)} {form} files" if len(files) > 1 else f"a {form} file"
@@ -64,10 +64,10 @@ def packed_source(text: str, files: Sequence[Path], role: Role, *, class_names: 
 
 
 def dataset_source(text: str, role: Role, *, class_names: Path | None = None) -> Source:
-    """The source of `role` from `hf:NAME[:SPLIT]`.
+    """Make the source of `role` from `hf:NAME[:SPLIT]`.
 
     Raises:
-        UsageError: there is no such dataset, its splits are not known parts of a set, or classes are not named.
+        UsageError: there is no such dataset, its splits are not train, val or test, or classes have no names.
     """
     name, asked = hub_images.taken_apart(text)
     splits = (asked,) if asked else hub_images.splits(name)
@@ -99,7 +99,7 @@ def _with(listed: ImageList, more: Sequence[Decision]) -> ImageList:
 
 
 def _labelled(file: Path, left_out: LeftOut) -> Iterator[tuple[str, int | None, str]]:
-    """Name, label and class name of each image in a file."""
+    """Yield name, label and class name of each image in a file."""
     if file.name.lower().endswith(parquet_images.SUFFIXES):
         for row, (label, name) in enumerate(parquet_images.classes(file)):
             yield packed.row_name(row), label, name
@@ -109,7 +109,7 @@ def _labelled(file: Path, left_out: LeftOut) -> Iterator[tuple[str, int | None, 
 
 
 def _parts(names: Sequence[str]) -> list[Part | None]:
-    """The parts that names of files say, where they tell training images from others."""
+    """Return the parts in the names of files, if they distinguish training images from others."""
     found = [
         next((part for word in re.findall("[a-z]+", n.lower()) if (part := part_named(word))), None) for n in names
     ]

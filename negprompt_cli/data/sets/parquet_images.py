@@ -1,9 +1,9 @@
-"""Images in a column of a Parquet file: rows by number, read a few at a time. Needs pyarrow (extra `parquet`).
+"""Images in a column of a Parquet file, read a few rows at a time with pyarrow (extra `parquet`).
 
-The column of images holds the files' bytes, or structs of `bytes` and `path` as Hugging Face's `datasets` writes them; where
-bytes are missing, the path is that of a file beside the Parquet file. Of several such columns the one called image or img is
-taken, else the first. Classes are in a column by the names that lists of images use (label, class, ...); names of numbers
-are those that `datasets` keeps in the schema.
+The image column has the files' bytes, or structs of `bytes` and `path` as Hugging Face's `datasets` writes them. If bytes
+are missing, the path is that of a file beside the Parquet file. Of several such columns the one called image or img is used,
+else the first. The classes are in a column with a name that image lists use (label, class, ...). Names for class numbers
+come from the schema, where `datasets` stores them.
 """
 
 import json
@@ -22,14 +22,14 @@ SUFFIXES = (".parquet",)
 NO_CLASS = -1
 """The number that has no class where numbers have names, as in test sets whose labels are not published."""
 _ROWS = 32
-"""Rows that are held at once."""
+"""Number of rows kept in memory at once."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a Parquet file has: `rows`, the columns of images and of classes, and the names of the classes' numbers.
+    """The content of a Parquet file: the number of `rows`, the image and class columns, and the names of class numbers.
 
-    `images` and `labels` are all columns that may hold images and classes.
+    `images` and `labels` list all columns that may have images or classes.
     """
 
     rows: int
@@ -48,10 +48,10 @@ def columns_told(path: Path, *, labels: bool = True) -> list[Decision]:
 
 
 def columns(path: Path) -> Columns:
-    """Look at the schema.
+    """Read the schema of a Parquet file.
 
     Raises:
-        UsageError: pyarrow is missing, it is no Parquet file, or no column holds images.
+        UsageError: pyarrow is missing, the file is not a Parquet file, or no column has images.
     """
     try:
         stat = path.stat()
@@ -69,8 +69,8 @@ def _columns(path: Path, size: int, changed: int) -> Columns:
     if not found:
         told = ", ".join(f"{name} {kind}" for name, kind in list(kinds.items())[:8])
         raise UsageError(
-            f"{path} has no column of images: its columns are {told or 'none'}. A column of images holds the files' bytes, "
-            "or structs of bytes and path as Hugging Face's datasets writes them."
+            f"{path} has no column of images: its columns are {told or 'none'}. A column of images has the files' bytes, or "
+            "structs of bytes and path as Hugging Face's datasets writes them."
         )
     image = next((name for name in found if name.lower() in ("image", "img")), found[0])
     labels = class_columns(
@@ -82,12 +82,12 @@ def _columns(path: Path, size: int, changed: int) -> Columns:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         names = tuple(map(str, features[label]["names"]))
     except (ValueError, KeyError, TypeError):
-        pass  # not written by datasets, or another version of it
+        pass  # Another program, or another version of datasets, wrote the file.
     return Columns(count, image, label, names, tuple(found), tuple(labels))
 
 
 def classes(path: Path) -> Iterator[tuple[int | None, str]]:
-    """The class of each row, by number or by name.
+    """Yield the class of each row, by number or by name.
 
     Raises:
         UsageError: as `columns`.
@@ -107,15 +107,15 @@ def classes(path: Path) -> Iterator[tuple[int | None, str]]:
 
 
 def read(path: Path, row: int) -> tuple[bytes, str]:
-    """The content of the image in a row, and its file's name where that is known.
+    """Return the content of the image in a row, and the name of its file if known.
 
     Raises:
-        OSError: there is no such row or no image in it.
+        OSError: there is no such row, or it has no image.
     """
     try:
         found = columns(path)
         if not 0 <= row < found.rows:
-            raise OSError(f"it has {found.rows} rows only")
+            raise OSError(f"it has only {found.rows} rows")
         with _reading:
             value = _rows(path).row(row)
     except UsageError as error:
@@ -124,14 +124,14 @@ def read(path: Path, row: int) -> tuple[bytes, str]:
 
 
 def content(value: Any, beside: Path) -> tuple[bytes, str]:
-    """The bytes and the file's name of a cell: bytes, or a mapping of `bytes` and `path`.
+    """Return the bytes and the file name in a cell: bytes, or a mapping with `bytes` and `path`.
 
     Args:
-        value: of the cell.
-        beside: the folder that a path without bytes starts from.
+        value: the value of the cell.
+        beside: the folder that a path without bytes is relative to.
 
     Raises:
-        OSError: it holds neither bytes nor the path of a file that can be read.
+        OSError: the cell has neither bytes nor the path of a readable file.
     """
     if isinstance(value, bytes):
         return value, ""
@@ -161,7 +161,7 @@ def _open(path: Path) -> Any:
 
 
 class _Rows:
-    """The images of one Parquet file, a few rows at a time; going on is quick, going back reads the row group anew."""
+    """Reads the images of a Parquet file, a few rows at a time. Reading forward is fast; going back restarts a row group."""
 
     def __init__(self, path: Path) -> None:
         found = columns(path)
@@ -175,7 +175,7 @@ class _Rows:
         self._held: list[Any] = []
 
     def row(self, row: int) -> Any:
-        """The cell of a row."""
+        """Return the image cell of a row."""
         group = next(i for i, end in enumerate(self._starts[1:]) if row < end)
         if group != self._group or row < self._next - len(self._held):
             self._group, self._next, self._held = group, self._starts[group], []

@@ -1,4 +1,4 @@
-"""The names that people give to the parts of a data set: train, val and test, in the spellings in use."""
+"""Recognise the parts of a data set (train, val and test) in their usual spellings."""
 
 import re
 from typing import Literal
@@ -18,5 +18,5 @@ _SPELLINGS: dict[str, Part] = {
 
 
 def part_named(text: str) -> Part | None:
-    """The part that a name means, upper and lower case alike: "Validation" is val, "train_set" is train."""
+    """Return the part that a name means, or None; case is ignored: "Validation" is val, "train_set" is train."""
     return _SPELLINGS.get(re.sub(r"[_\- ]?(set|data|images|imgs|split)$", "", text.strip().casefold()))

@@ -1,19 +1,22 @@
-"""The images that files, folders, globs and a list on standard input name, one after the other.
+"""List the images that arguments name: files, folders, globs, and a list on standard input.
 
-Arguments are taken in their order. A folder means its images at any depth, told by their suffix: those directly in it
-first, then those of each subfolder, by name. A glob (`**` goes into subfolders) is sorted by name. A file is taken as it
-is, whatever its suffix. Files and folders that systems make (`filekinds`: @eaDir, Thumbs.db, ._photo.jpg) are left out and
-counted where a folder, a glob or a list names them, and among several arguments, because a shell puts all names of a folder
-there for `*`. A file that is a list by its suffix, and no image by its content, means the images it lists, in any form
-that `image_list` reads; paths start from its own folder, the folders above it or the working folder. A file that holds many
-images (`packed`: tar, Parquet) means its images wherever it is named. So do a pattern in braces for such files, a folder
-that holds only such files, and hf:NAME, a Hugging Face dataset. Only names of one folder, glob or list are in memory at a
-time.
+Arguments are processed in order:
 
-A list on standard input has a name per line, or NUL between the names as `find -print0` writes them. Names that are not
-there are tried without quotes, with slashes for backslashes, and without a label after them.
+    folder          its images at any depth, recognised by their suffix: first those directly in it, then those of each
+                    subfolder, sorted by name
+    glob            its matches, sorted by name; `**` includes subfolders
+    file            the file itself, with any suffix
+    list            a file with the suffix of a list and without the content of an image: the images it lists, in any form
+                    that `image_list` reads; paths are relative to its folder, a folder above it, or the working folder
+    container       a tar or Parquet file (`packed`), a pattern with braces for such files, a folder with only such files, or
+                    hf:NAME (a Hugging Face dataset): the images in it
+    -               a list on standard input: one name per line, or names separated by NUL as `find -print0` writes them
 
-Leaves out: opening anything; a listed file that is not there is found out when it is read.
+Files and folders made by systems (`filekinds`: @eaDir, Thumbs.db, ._photo.jpg) are left out and counted if a folder, a glob
+or a list names them. The same applies to several arguments, because a shell replaces `*` by all names of a folder. If a name
+on standard input does not exist, it is tried without quotes, with slashes instead of backslashes, and without a label after
+it. Only the names of one folder, glob or list are in memory at a time. No image is opened here: only reading shows whether a
+listed file exists.
 """
 
 import codecs
@@ -40,14 +43,14 @@ _BLOCK = 1 << 16
 
 
 def check_paths(arguments: Sequence[str]) -> tuple[Decision, ...]:
-    """Refuse arguments that name nothing, before any work.
+    """Check, before any work, that every argument names images.
 
     Returns:
-        How lists among the arguments are read.
+        Decisions about how lists among the arguments are read.
 
     Raises:
-        UsageError: an empty argument, no such file or folder, a glob without matches, a folder without images, a list that
-            is not understood, or `-` twice.
+        UsageError: an argument is empty; a file or folder does not exist; a glob has no matches; a folder has no images; a
+            list has an unknown form; or `-` is given twice.
     """
     decisions: list[Decision] = []
     for argument in arguments:
@@ -75,12 +78,12 @@ def check_paths(arguments: Sequence[str]) -> tuple[Decision, ...]:
 
 
 def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut) -> Iterator[Path]:
-    """The images that `arguments` name, in order.
+    """Yield the images that `arguments` name, in order.
 
     Args:
         arguments: files, folders, globs, or `-` for `lines`.
-        lines: the names of a list, such as `stdin_names` gives; empty ones are skipped.
-        left_out: what is no image, or is made by a system, is counted here as the paths are taken.
+        lines: the names of a list, for example from `stdin_names`; empty ones are skipped.
+        left_out: counts what is not an image or was made by a system, while the paths are listed.
     """
     for argument in arguments:
         path = Path(argument)
@@ -101,9 +104,9 @@ def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut
 
 
 def stdin_names(stream: BinaryIO) -> Iterator[str]:
-    """The names on standard input as they come: one per line, or with NUL between them where the first of them ends in NUL.
+    """Yield the names on standard input as they arrive: one per line, or separated by NUL if the first one ends in NUL.
 
-    Names that are not UTF-8 are kept as the bytes that they are. A byte order mark is dropped; UTF-16 is read by its mark.
+    Bytes that are not UTF-8 are preserved. A byte order mark is removed; UTF-16 is recognised by its mark.
     """
     separator, rest, begun = b"", b"", False
     while block := getattr(stream, "read1", stream.read)(_BLOCK):
@@ -124,7 +127,7 @@ def stdin_names(stream: BinaryIO) -> Iterator[str]:
 
 
 def _mended(name: str) -> str:
-    """A listed name as it is, or without quotes, with slashes or without its label where only that is there."""
+    """Return a listed name: unchanged if it exists, else without quotes, with slashes or without its label."""
     if exists(Path(name)):
         return name
     changed = portable(parse_line(name.strip()).path)
@@ -132,18 +135,18 @@ def _mended(name: str) -> str:
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a file is a list by its suffix, and no image by its content."""
+    """Whether a file has the suffix of a list and not the content of an image."""
     if path.suffix.lower() not in LIST_SUFFIXES or not path.is_file():
         return False
     try:
         with Image.open(path, formats=readable_formats("")):
             return False
-    except Exception:  # Pillow raises anything for what is no image
+    except Exception:  # Pillow raises errors of any type for files that are not images.
         return True
 
 
 def _listed(path: Path) -> tuple[list[str], tuple[Decision, ...]]:
-    """The images that a list names, and what was decided."""
+    """Return the images that a list names, and decisions."""
     # Only lists need it, and importing it takes a while.
     from negprompt_cli.data.sets.imglist import place_images
 
@@ -155,13 +158,13 @@ def _listed(path: Path) -> tuple[list[str], tuple[Decision, ...]]:
 
 
 def _systems(argument: str, arguments: Sequence[str]) -> str:
-    """The pattern by which an argument among others names what a system made, or nothing."""
+    """Return the pattern that marks one of several arguments as made by a system; empty if there is none."""
     path = Path(argument)
     return system_name(path.name, folder=path.is_dir()) if len(arguments) > 1 else ""
 
 
 def _packed(argument: str, left_out: LeftOut) -> Iterator[Path] | None:
-    """The images of files or of a dataset that hold many; None where the argument names something else."""
+    """Return the images of container files or of a dataset; None if the argument names something else."""
     if dataset := _dataset(argument):
         return images_of_dataset(dataset)
     files = _files(argument)
@@ -207,7 +210,7 @@ def _matches(pattern: str) -> Iterator[str]:
 
 def _walk(folder: Path, above: tuple[str, ...], left_out: LeftOut) -> Iterator[Path]:
     real = os.path.realpath(folder)
-    if real in above:  # a link back to a folder above would never end
+    if real in above:  # Links back to a folder above would never end.
         return
     images, folders, others = list_entries(folder)
     left_out.update(others)

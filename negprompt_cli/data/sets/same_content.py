@@ -1,6 +1,6 @@
-"""Which files hold the same bytes as others, whatever they are called.
+"""Find files with equal content, independent of their names.
 
-Only files of the same size are read. Images inside a torchvision set are no files of their own and never match.
+Only files of equal size are read. Images inside a torchvision set are not separate files and never match.
 """
 
 import os
@@ -17,14 +17,14 @@ from negprompt_cli.errors import NegPromptError
 
 
 def same_content(paths: Sequence[Path], others: Sequence[Path]) -> NDArray[np.bool_]:
-    """Which of n files hold the bytes of any of m others.
+    """Find which of n files have the same bytes as any of m others.
 
     Args:
         paths: n files.
         others: m files.
 
     Returns:
-        (n,) whether there is such another file.
+        (n,) whether such another file exists.
 
     Raises:
         NegPromptError: a file cannot be read.

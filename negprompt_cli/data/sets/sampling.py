@@ -1,8 +1,8 @@
-"""Choosing images: few-shot samples, halves of a class, and limits.
+"""Choose images: few-shot samples, halves of a class, and limits.
 
-Every choice is made class by class with a generator of its own, seeded by (seed, purpose, class key), over the class's
-images in the order of their relative POSIX paths. So it does not depend on the file system's order, on how many
-workers there are, or on which other classes there are. No global random state is touched.
+Each class has its own generator, seeded by (seed, purpose, class key), and its images are ordered by their relative POSIX
+paths. So a choice does not depend on the order of the file system, the number of workers, or the other classes. The global
+random state is not used.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ class FewShot:
     indices: Indices
     """(m,) indices of the chosen images, ascending."""
     short: dict[str, int]
-    """Key of each class with fewer images than shots, and how many it has (all of them are used)."""
+    """For each class with fewer images than shots its key and number of images (all of them are used)."""
 
 
 def class_generator(seed: int, purpose: str, key: str) -> np.random.Generator:
-    """The generator for one class and one purpose.
+    """Return the generator for one class and one purpose.
 
     Raises:
-        UsageError: a negative seed.
+        UsageError: the seed is negative.
     """
     if seed < 0:
         raise UsageError(f"The seed must not be negative, got {seed}.")
@@ -43,7 +43,7 @@ def class_generator(seed: int, purpose: str, key: str) -> np.random.Generator:
 
 
 def _by_class(labels: Indices, paths: Sequence[str]) -> dict[int, Indices]:
-    """Indices of each label's images, sorted by path."""
+    """Return the indices of each label's images, sorted by path."""
     order = np.asarray(sorted(range(len(paths)), key=paths.__getitem__), dtype=np.int64)
     grouped = order[np.argsort(labels[order], kind="stable")]
     values, starts = np.unique(labels[grouped], return_index=True)
@@ -59,11 +59,11 @@ def few_shot(
         labels: (n,) class indices; images labelled -1 are never drawn.
         paths_relative: (n,) POSIX paths relative to the data set, which order the images of a class.
         class_keys: the key of each class.
-        shots: images per class, at least 1. A class with fewer gives all it has.
-        seed: not negative.
+        shots: images per class, at least 1. All images of a class with fewer are chosen.
+        seed: random seed, at least 0.
 
     Raises:
-        UsageError: shots below 1 or a negative seed.
+        UsageError: `shots` is below 1, or the seed is negative.
     """
     if shots < 1:
         raise UsageError(f"The number of shots must be at least 1, got {shots}.")
@@ -79,7 +79,7 @@ def few_shot(
 
 
 def half(count: int, key: str, *, seed: int, first: bool) -> Indices:
-    """One of two disjoint halves of `count` images of class `key`: the first (the larger by one if odd) or the other.
+    """Return one of two disjoint halves of `count` images of class `key`; the first is larger by one if `count` is odd.
 
     Returns:
         Ascending indices.
@@ -92,13 +92,13 @@ def half(count: int, key: str, *, seed: int, first: bool) -> Indices:
 def limit(
     labels: Indices, paths_relative: Sequence[str], *, class_keys: Sequence[str], count: int, seed: int
 ) -> Indices:
-    """Choose `count` images with the classes as even as they allow: (min(count, n),) ascending indices.
+    """Choose `count` images with balanced classes: (min(count, n),) ascending indices.
 
-    Every class gives its first image before any gives its second, and so on; which classes get the last places is
-    drawn too. Unlabelled images (-1) count as one class.
+    One image of every class is chosen before a second of any class, and so on; the classes of the last round are drawn at
+    random. Unlabelled images (-1) count as one class.
 
     Raises:
-        UsageError: count below 1 or a negative seed.
+        UsageError: `count` is below 1, or the seed is negative.
     """
     if count < 1:
         raise UsageError(f"The limit must be at least 1, got {count}.")
@@ -117,16 +117,16 @@ def limit(
 
 
 def select_train_classes(classes: Sequence[ClassLabel], text: str) -> tuple[int, ...]:
-    """The classes to train on when the rest is left for transfer (open vocabulary).
+    """Choose the classes to train on, if the others are used for transfer (open vocabulary).
 
-    Forms: `10%` is the first floor(k / 10) of k classes in label order, as in the official NegPrompt code;
-    `10%:random:SEED` as many drawn at random; `0-99,120` index ranges; `all`.
+    Forms: `10%` means the first floor(k / 10) of k classes in label order, as in the official NegPrompt code;
+    `10%:random:SEED` the same number drawn at random; `0-99,120` index ranges; `all` every class.
 
     Returns:
         Ascending indices into `classes`, at least one.
 
     Raises:
-        UsageError: another form, a share that leaves no class, or an index that does not exist.
+        UsageError: the text has another form, the share gives no class, or an index does not exist.
     """
     wanted = text.strip()
     if wanted == "all":
@@ -143,7 +143,7 @@ def select_train_classes(classes: Sequence[ClassLabel], text: str) -> tuple[int,
         raise UsageError(f"Training classes {text!r} are not understood. {message}") from None
     if count < 1 or part > 1:
         raise UsageError(
-            f"Training classes {text!r} are {count} of {len(classes)} classes. Take at least one, at most all."
+            f"Training classes {text!r} are {count} of {len(classes)} classes. Choose at least one and at most all."
         )
     if seed is None:
         return tuple(range(count))

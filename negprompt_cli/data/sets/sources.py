@@ -1,7 +1,7 @@
-"""Finding what the name or path in a SPEC refers to: catalogue entry, folder, or list.
+"""Find the catalogue entry, folder or list that the name or path in a SPEC refers to.
 
-A catalogue entry is looked for in each of its layouts below the data root, in the order of the catalogue; a
-subset without a folder of its own is cut out of the whole. Everything that was tried is kept for the message.
+A catalogue entry is searched in each of its layouts below the data root, in the order of the catalogue. A subset without its
+own folder consists of classes of the whole set. If nothing is found, the message lists all places that were tried.
 """
 
 import os
@@ -24,11 +24,11 @@ from negprompt_cli.data.sets.torchsets import torchvision_root, torchvision_sour
 from negprompt_cli.errors import UsageError
 
 _FIFTYONE = "labels.json"
-"""Beside a folder data/: an image classification set as FiftyOne exports it."""
+"""File beside a folder data/ in an image classification set exported by FiftyOne."""
 
 
 def class_name_file(given: Path, source: Source) -> Path | None:
-    """The classnames.txt that belongs to the data: beside a list, in the folder, on the way down, or above a split."""
+    """Find the classnames.txt of the data: beside a list, in the folder, in a skipped subfolder, or above a split."""
     if given.is_file():
         own = given.with_suffix(".classnames.txt")
         return own if own.is_file() else None
@@ -43,13 +43,17 @@ def class_name_file(given: Path, source: Source) -> Path | None:
 def find_source(
     spec: Spec, role: Role, data_root: Path, sets: Catalogue, class_names: Path | None
 ) -> tuple[Source, str, Path]:
-    """Find what the base of `spec` names: its source, a short name, and the folder or file that was meant."""
+    """Find what the base of `spec` names: its source, a short name, and the folder or file.
+
+    Raises:
+        UsageError: nothing with that name or path exists, or it cannot serve the role.
+    """
     if spec.base.startswith(PREFIX) and not exists(Path(spec.base)):
         return dataset_source(spec.base, role, class_names=class_names), short_name(spec), Path(spec.base)
     path = user_path(spec.base)
     tried = [path] if path.is_absolute() else [path, data_root / path]
     found = next((candidate for candidate in tried if exists(candidate)), None)
-    # A catalogue name written in another case still means the catalogue, unless there is such a path.
+    # A catalogue name in another case still means the catalogue, unless a path with that name exists.
     name = spec.base if spec.base in sets.sets or found else spec.base.lower()
     if name in sets.sets:
         try:
@@ -58,7 +62,7 @@ def find_source(
             if found is None or not found.is_dir():
                 raise
             raise UsageError(
-                f"{error}\nThe folder {found.absolute()} has none of these layouts. To take it as it is, give that path."
+                f"{error}\nThe folder {found.absolute()} has none of these layouts. To use it as it is, give that path."
             ) from error
         return source, short_name(replace(spec, base=name)), source.root
     files = [] if found else next((files for one in tried if (files := expanded(str(one)))), [])
@@ -68,7 +72,7 @@ def find_source(
     if found is None:
         places = " and ".join(str(candidate) for candidate in tried)
         raise UsageError(
-            f"No data set {spec.base!r}: it is not in the catalogue and there is no such path (tried {places})."
+            f"No data set {spec.base!r}: it is not in the catalogue, and no such path exists (tried {places})."
             f"{sets.suggestion(spec.base)}",
             remedy="list-sets",
         )
@@ -91,7 +95,7 @@ def find_source(
 
 
 def short_name(spec: Spec, found: Path | None = None) -> str:
-    """A short name for run folders and result rows: the catalogue's or that of the path found, and the selector."""
+    """Return a short name for run folders and result rows: that of the catalogue or of the path, and the selector."""
     if found is None:
         plain = re.sub(r"[^\w.+-]+", "_", spec.base.rstrip("/").rpartition("/")[2].removeprefix(PREFIX))
         return (plain or "data") + spec.label
@@ -99,7 +103,7 @@ def short_name(spec: Spec, found: Path | None = None) -> str:
 
 
 def path_name(path: Path) -> str:
-    """A short name for a folder: its last part, with the one above where the last says nothing (val, images)."""
+    """Return a short name for a folder: its last part, with the part above if the last is generic (val, images)."""
     parts = [part for part in path.absolute().parts if part not in ("/", "..")]
     generic = {"train", "val", "test", "images"}
     while len(parts) > 1 and parts[-1] in generic and parts[-2] in generic:
@@ -109,10 +113,10 @@ def path_name(path: Path) -> str:
 
 
 def entry_source(name: str, role: Role, data_root: Path, sets: Catalogue) -> Source:
-    """The source of catalogue entry `name`: the first of its layouts that is there; a subset is cut out of its whole.
+    """Make the source of catalogue entry `name` from the first layout that exists; a subset may come from its whole.
 
     Raises:
-        UsageError: none of its layouts is there (says what was tried and what to do), or it cannot serve the role.
+        UsageError: no layout exists (the message lists the places tried and what to do), or it cannot serve the role.
     """
     entry = sets.sets[name]
     keys = _entry_keys(entry, sets)
@@ -130,8 +134,8 @@ def entry_source(name: str, role: Role, data_root: Path, sets: Catalogue) -> Sou
     try:
         source = entry_source(entry.subset.of, role, data_root, sets)
     except UsageError as error:
-        also = f" {name} also has no folder of its own: tried {', '.join(tried)}." if tried else ""
-        raise UsageError(f"{name} is cut out of {entry.subset.of}. {error}{also}") from error
+        also = f" {name} has no folder of its own either: tried {', '.join(tried)}." if tried else ""
+        raise UsageError(f"{name} consists of classes of {entry.subset.of}. {error}{also}") from error
     if not source.keys:
         raise UsageError(f"{name} selects classes of {entry.subset.of}, but {source.no_classes}.")
     subset = keys or tuple(
@@ -141,7 +145,7 @@ def entry_source(name: str, role: Role, data_root: Path, sets: Catalogue) -> Sou
 
 
 def locate(name: str, role: Role, data_root: Path, sets: Catalogue) -> str | None:
-    """Which layout of catalogue entry `name` is on disk for `role`, or None; no image is listed or loaded."""
+    """Return the layout of catalogue entry `name` that is on disk for `role`, or None; no image is listed or loaded."""
     entry = sets.sets[name]
     if entry.torchvision is not None:
         root = torchvision_root(entry.torchvision, role, _torchvision_roots(name, data_root))
@@ -157,7 +161,7 @@ def _torchvision_roots(name: str, data_root: Path) -> list[Path]:
 
 
 def _entry_keys(entry: Entry, sets: Catalogue) -> tuple[str, ...]:
-    """The sorted class list of an entry where it is known without looking at the disk."""
+    """Return the sorted class list of an entry if it is known without reading the disk, else nothing."""
     if entry.class_list == "imagenet":
         return imagenet_wnids()
     if entry.subset is None:
@@ -170,7 +174,7 @@ def _entry_keys(entry: Entry, sets: Catalogue) -> tuple[str, ...]:
 def _layout_source(
     layout: Layout, role: Role, data_root: Path, keys: tuple[str, ...], tried: list[str]
 ) -> Source | None:
-    """The source of one layout, or None where it is not there; what was looked for is added to `tried`."""
+    """Make the source of one layout, or return None if it does not exist; places tried are added to `tried`."""
     by = f"{layout.by} layout: "
     if layout.images is not None:
         folder = data_root / layout.images
@@ -209,16 +213,16 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _fits(folder: Path, keys: Sequence[str]) -> bool:
-    """Whether a folder with class folders has at least one of `keys` (a `train/` of something else has none)."""
+    """Whether a folder with class folders has at least one of `keys` (the `train/` of another set has none)."""
     images, folders, _ = list_entries(folder)
     return bool(images) or bool(set(folders) & set(keys))
 
 
 def missing_set(name: str, entry: Entry, data_root: Path, tried: Sequence[str]) -> UsageError:
-    """The error for a catalogue set that is not on disk: what was tried, and what to put where."""
+    """Make the error for a catalogue set that is not on disk: the places tried, and how to get the set."""
     places = "".join(f"\n  {place}" for place in tried)
     if Path(name).exists():
-        places += f"\nThere is a path of that name here: write ./{name} if you mean it."
+        places += f"\nA path with that name exists here. Write ./{name} to use it."
     message = f"Data set {name!r} is not below the data root {data_root}. Tried:{places}"
     if entry.download is not None or entry.comes_with is not None:
         return UsageError(message, remedy="data-download", name=entry.comes_with or name, data_root=data_root)

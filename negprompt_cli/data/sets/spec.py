@@ -1,7 +1,7 @@
-"""A data set SPEC as typed on the command line: `NAME_OR_PATH[#SELECTOR]`, and comma-separated lists of them.
+"""Parse a data set SPEC, `NAME_OR_PATH[#SELECTOR]`, and comma-separated lists of SPECs.
 
 The selector is either index ranges into the sorted class list, both ends included (`0-99,120`), or a file of class folder
-names in any form that `class_list` reads. Only text is handled here; what a name or a path means is decided in `imagesets`.
+names in any form that `class_list` reads. This module handles the text only; `imagesets` finds the images.
 """
 
 import os
@@ -16,14 +16,14 @@ from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.wording import some_of
 
 MAX_LIST_BYTES = 1 << 30
-"""Largest list of images: ImageNet-21k's has half of it."""
+"""Largest list of images; that of ImageNet-21k is half as large."""
 
 _RANGE = re.compile(r"\s*([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?\s*")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A SPEC taken apart: `base` is a catalogue name or a path, `selector` is empty where none was given."""
+    """A parsed SPEC: `base` is a catalogue name or a path, `selector` is empty if none was given."""
 
     text: str
     base: str
@@ -31,7 +31,7 @@ class Spec:
 
     @property
     def by_index(self) -> bool:
-        """Whether the selector is made of index ranges (otherwise it names a file)."""
+        """Whether the selector consists of index ranges (otherwise it names a file)."""
         return bool(self.selector) and all(_RANGE.fullmatch(part) for part in self.selector.split(","))
 
     @property
@@ -43,10 +43,10 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Take one SPEC apart. A path that exists as typed is never cut at a '#' of its own.
+    """Parse one SPEC. A path that exists as typed is not split at a '#' in it.
 
     Raises:
-        UsageError: nothing before or nothing after the '#'.
+        UsageError: there is nothing before or after the '#'.
     """
     stripped = text if text.strip() and exists(user_path(text)) else text.strip()
     if "#" not in stripped or exists(user_path(stripped)):
@@ -62,24 +62,24 @@ def parse_spec(text: str) -> Spec:
 
 
 def user_path(text: str) -> Path:
-    """A path as typed: ~ is the home folder, where there is one of that name."""
-    # Path's own expansion raises where there is none, and this one where the name can be none.
+    """Return a path as typed, with ~ replaced by the home folder if that exists."""
+    # `Path.expanduser` raises if there is no home folder, and `os.path.expanduser` if the text has NUL.
     return Path(text if "\0" in text else os.path.expanduser(text))  # noqa: PTH111
 
 
 def exists(path: Path) -> bool:
-    """Whether a path is there; Path's own answer is an error for some texts that can be no path."""
+    """Whether a path exists; unlike `Path.exists`, this never raises for invalid paths."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def split_specs(text: str) -> list[Spec]:
-    """Take a comma-separated list of SPECs apart: `a#0-4,7,b` is `a#0-4,7` and `b`.
+    """Parse a comma-separated list of SPECs: `a#0-4,7,b` is `a#0-4,7` and `b`.
 
-    An item that is only an index range continues the selector of the item before it, where that one has one made of
-    index ranges. A folder whose name is a number is written `./7`. A path that exists as typed is never cut at its commas.
+    An item that is only an index range continues the previous item's selector, if that consists of index ranges. A folder
+    whose name is a number is written `./7`. A path that exists as typed is not split at its commas.
 
     Raises:
-        UsageError: the list holds no SPEC, or something that is none.
+        UsageError: the list is empty, or an item is not a SPEC.
     """
     if exists(user_path(text)) or exists(user_path(text.strip())):
         return [parse_spec(text)]
@@ -93,7 +93,7 @@ def split_specs(text: str) -> list[Spec]:
         else:
             specs.append(parse_spec(item))
     if not specs:
-        raise UsageError("An empty list of data sets. Give SPECs separated by commas, for example inaturalist,dtd.")
+        raise UsageError("The list of data sets is empty. Give SPECs separated by commas, for example inaturalist,dtd.")
     return specs
 
 
@@ -102,11 +102,11 @@ def parse_ranges(text: str, *, count: int, what: str) -> tuple[int, ...]:
 
     Args:
         text: the ranges, both ends included, counted from 0.
-        count: how many classes there are; every index must be below it.
-        what: what has those classes, for the message.
+        count: number of classes; every index must be below it.
+        what: what has these classes, for the message.
 
     Raises:
-        UsageError: not of that form, a range that runs backwards, or an index that does not exist.
+        UsageError: the text has another form, a range runs backwards, or an index does not exist.
     """
     indices: set[int] = set()
     for part in text.split(","):
@@ -130,9 +130,9 @@ def read_lines(path: Path, *, most: int = MAX_LIST_BYTES) -> list[str]:
         most: largest size, bytes.
 
     Raises:
-        UsageError: the file cannot be read, is larger than that, or is not UTF-8 text.
+        UsageError: the file cannot be read, is larger than `most`, or is not UTF-8 text.
     """
-    # Only a line feed ends a line: the other separators that Unicode knows can occur in file names.
+    # Only a line feed ends a line: other line separators of Unicode can occur in file names.
     lines = (line.strip() for line in read_text(path, most=most, what="a list").split("\n"))
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -141,19 +141,18 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
     """Resolve the selector of `spec` to sorted indices into `keys`.
 
     Args:
-        spec: with or without a selector; without one every class is selected.
+        spec: the SPEC; without a selector every class is selected.
         keys: the sorted class list.
-        folders: where a selector file is looked for after the working folder.
+        folders: folders searched for a selector file after the working folder.
 
     Raises:
-        UsageError: an index out of range, no such file, or a name in the file that is no class (nearest offered).
+        UsageError: an index is out of range, the file does not exist, or a name in it is not a class (the message suggests
+            the nearest one).
     """
     if not spec.selector:
         return tuple(range(len(keys)))
     if not keys:
-        raise UsageError(
-            f"{spec.base} has no classes, so the selector '#{spec.selector}' cannot be used. Leave it out."
-        )
+        raise UsageError(f"{spec.base} has no classes, so the selector '#{spec.selector}' cannot be used. Remove it.")
     if spec.by_index:
         return parse_ranges(spec.selector, count=len(keys), what=spec.base)
     given = user_path(spec.selector)
@@ -162,11 +161,11 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
     if file is None:
         places = ", ".join(str(path) for path in tried)
         raise UsageError(
-            f"Class selector {spec.selector!r} is neither index ranges (0-99,120) nor a file. Looked for {places}."
+            f"Class selector {spec.selector!r} is neither index ranges (0-99,120) nor a file. Searched for {places}."
         )
     index = {key: i for i, key in enumerate(keys)}
     known = Known(keys)
-    # Few specifications name such a file, and importing its reader takes a while.
+    # Few SPECs name such a file, and importing its reader takes a while.
     from negprompt_cli.data.sets.class_list import read_class_list
 
     wanted = read_class_list(file, keys=keys).entries
@@ -174,5 +173,5 @@ def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) 
     unknown = [entry.text for entry, key in zip(wanted, found, strict=True) if key is None]
     if unknown:
         shown = some_of([repr(name) for name in unknown], 1)
-        raise UsageError(f"{file}: {shown} is no class of {spec.base}.{did_you_mean(unknown[0], index)}")
+        raise UsageError(f"{file}: {shown} is not a class of {spec.base}.{did_you_mean(unknown[0], index)}")
     return tuple(sorted({index[key] for key in found if key is not None}))

@@ -1,10 +1,10 @@
-"""Images in tar files, WebDataset's shards among them: found by reading headers, read where they are, never unpacked.
+"""Images in tar files, including WebDataset shards. Headers are read to find images; nothing is unpacked.
 
-A member is an image by its name, as a file in a folder is. In WebDataset's shards the files of one sample follow each other
-and have one key, their name up to its first dot: `000001.jpg`, `000001.cls`. A sample's class is in `.cls` (a number or a
-name) or in a field of `.json`; an image of a second kind in it (`000001.seg.png`) is no image of the set. Of a tar file that
-is read only 32 bytes per image are kept, its place; a compressed one has to be unfolded from its beginning to every place,
-so images are best asked for in their order.
+The name of a member decides whether it is an image, as for files in a folder. In WebDataset shards the files of a sample
+follow each other and share a key, which is their name up to its first dot: `000001.jpg`, `000001.cls`. A sample's class is
+in `.cls` (a number or a name) or in a field of `.json`. An image of a second kind (`000001.seg.png`) is not an image of the
+set. For each image of a tar file only its position is kept, in 32 bytes. A compressed tar file must be decompressed from
+its beginning to the position, so reading images in order is fastest.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from negprompt_cli.data.sets.image_list import labelled
 from negprompt_cli.errors import UsageError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
-"""Suffixes of tar files that are read."""
+"""Suffixes of supported tar files."""
 _UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED, OSError)
 MOST_BYTES = 1 << 30
 """Largest image."""
@@ -40,7 +40,7 @@ _MOST_LABEL = 1 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """An image of a tar file: its name there (POSIX text), and its class by number or by name where that is known."""
+    """An image of a tar file: its name there (POSIX text), and the number or name of its class if known."""
 
     name: str
     label: int | None = None
@@ -54,15 +54,15 @@ class _Member:
 
 
 def samples(shard: Path, left_out: LeftOut, *, labels: bool) -> Iterator[Sample]:
-    """The images of a tar file, in its order, as its headers are read.
+    """Yield the images of a tar file in order, while its headers are read.
 
     Args:
         shard: the file.
-        left_out: what is no image is counted here.
-        labels: whether the classes that samples have in .cls and .json are read.
+        left_out: counts what is not an image.
+        labels: whether to read the classes of samples from .cls and .json.
 
     Raises:
-        UsageError: it cannot be read, is damaged, or a class in it is none.
+        UsageError: the file cannot be read or is damaged, or a class in it is invalid.
     """
     try:
         with open_tar(shard) as tar:
@@ -85,23 +85,23 @@ def samples(shard: Path, left_out: LeftOut, *, labels: bool) -> Iterator[Sample]
             check_end(tar)
             if tars and not images:
                 raise UsageError(
-                    f"{shard} holds {tars} tar files and no images, as ImageNet's training archive does. Unpack it, and "
-                    "name the tar files that are in it."
+                    f"{shard} contains {tars} tar files and no images, like ImageNet's training archive. Unpack it, and "
+                    "give the tar files that it contains."
                 )
     except _UNREADABLE as error:
         raise unreadable(shard, error) from error
 
 
 def unreadable(shard: Path, error: Exception) -> UsageError:
-    """The message about a tar file that cannot be read."""
+    """Make the error for a tar file that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return UsageError(
-        f"{shard} cannot be read as a tar file ({reason}). It may be cut short: copy or download it again."
+        f"{shard} cannot be read as a tar file ({reason}). It may be incomplete. Copy or download it again."
     )
 
 
 def read(shard: Path, name: str) -> bytes:
-    """The content of an image.
+    """Return the content of an image.
 
     Raises:
         OSError: there is no such member, or it cannot be read.
@@ -111,7 +111,7 @@ def read(shard: Path, name: str) -> bytes:
         index = _index(shard, stat.st_size, stat.st_mtime_ns)
         offset, size = index.place(name)
         if size > MOST_BYTES:
-            raise OSError(f"it has {size} bytes, more than any image that is read")
+            raise OSError(f"it has {size} bytes, which is too large for an image")
         opener = decompressor(shard)
         if opener is None:
             with shard.open("rb") as file:
@@ -122,12 +122,12 @@ def read(shard: Path, name: str) -> bytes:
     except DAMAGED as error:
         raise OSError(str(error) or type(error).__name__) from error
     if len(data) < size:
-        raise OSError("the tar file ends within it")
+        raise OSError("the tar file ends before the end of this image")
     return data
 
 
 def _name(member: tarfile.TarInfo) -> str:
-    """The name of a file in a tar file, or of a link to one; nothing for what is none, or would be outside of it."""
+    """Return the name of a member that is a file or a link; empty for other members and for names outside the archive."""
     plain = member.isreg() and not member.issparse()
     return _inside(member.name) if plain or member.islnk() or member.issym() else ""
 
@@ -138,7 +138,7 @@ def _inside(name: str) -> str:
 
 
 def _target(member: tarfile.TarInfo) -> str:
-    """The name of the member that a link leads to; nothing for one that leads out of the tar file."""
+    """Return the name of the member that a link points to; empty if it points outside the tar file."""
     if member.islnk():
         return _inside(member.linkname)
     return _inside(posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname)))
@@ -161,7 +161,7 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
 
 
 def _sample(shard: Path, group: list[_Member], left_out: LeftOut) -> Iterator[Sample]:
-    """The images among the members of one key, with the class that the others name."""
+    """Yield the images among the members with one key, with the class from the other members."""
     images = [member.name for member in group if is_image_name(_base(member.name))]
     if (
         group
@@ -169,8 +169,8 @@ def _sample(shard: Path, group: list[_Member], left_out: LeftOut) -> Iterator[Sa
         and any(member.label is not None and member.name.endswith(".cls") for member in group)
     ):
         raise UsageError(
-            f"{shard}: {group[0].name} has a class, but no image is beside it. In WebDataset's shards the files of a sample "
-            "follow each other: write the tar file sorted by name."
+            f"{shard}: {group[0].name} has a class, but the image of that sample is not next to it. In WebDataset shards "
+            "the files of a sample follow each other. Write the tar file sorted by name."
         )
     plain = [name for name in images if _base(name)[1:].count(".") == 1]
     label, class_name = _class(shard, group)
@@ -199,7 +199,7 @@ def _class(shard: Path, group: list[_Member]) -> tuple[int | None, str]:
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError):
-                raise UsageError(f"{shard}: {member.name} is not readable as JSON.") from None
+                raise UsageError(f"{shard}: {member.name} is not valid JSON.") from None
         found = labelled(value, f"{shard}: {member.name}")
         if found is not None:
             number, name = found[0] if number is None else number, name or found[1]
@@ -208,17 +208,17 @@ def _class(shard: Path, group: list[_Member]) -> tuple[int | None, str]:
 
 @dataclass(frozen=True)
 class _Index:
-    """Where the images of a tar file are: digests of their names (n,), sorted, with offset and size (n,) in bytes."""
+    """The positions of the images in a tar file: sorted digests of their names (n,), and offsets and sizes (n,) in bytes."""
 
     digests: NDArray[np.bytes_]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
     def place(self, name: str) -> tuple[int, int]:
-        """Offset and size of a member.
+        """Return offset and size of a member.
 
         Raises:
-            OSError: there is none, or several have that name, so that nothing says which of them a row or a class means.
+            OSError: there is no such member, or several have that name, so that the name is ambiguous.
         """
         wanted = np.frombuffer(_digest(name), dtype="S16")[0]
         first, end = (int(np.searchsorted(self.digests, wanted, side=side)) for side in ("left", "right"))
@@ -245,7 +245,7 @@ def _index(shard: Path, size: int, changed: int) -> _Index:
                 places.extend((member.offset_data, member.size))
     index = _sorted_index(digests, places)
     for digest, target in links:
-        with suppress(OSError):  # reading a link that leads nowhere says that there is no such member
+        with suppress(OSError):  # Reading a link without a target later raises that there is no such member.
             places.extend(index.place(target))
             digests += digest
     return _sorted_index(digests, places) if links else index
@@ -266,7 +266,7 @@ _unfolding = Lock()
 
 
 def _unfold(shard: Path, size: int, changed: int, offset: int, length: int) -> bytes:
-    """Bytes of a compressed tar file; going on from where the last ones were is quick, going back begins anew."""
+    """Return bytes of a compressed tar file. Reading forward is fast; going back decompresses from the beginning."""
     with _unfolding:
         stream = _stream(shard, size, changed)
         try:
@@ -281,5 +281,5 @@ def _unfold(shard: Path, size: int, changed: int, offset: int, length: int) -> b
 def _stream(shard: Path, size: int, changed: int) -> BufferedIOBase:
     opener = decompressor(shard)
     if opener is None:
-        raise OSError("it is not compressed any more")
+        raise OSError("the file was changed: it is not compressed any more")
     return opener(shard)

@@ -1,9 +1,9 @@
-"""Data sets that torchvision reads, from where torchvision stores them below the data root. Nothing is downloaded here.
+"""Data sets in the form in which torchvision stores them below the data root. Nothing is downloaded here.
 
-Labels, class names and (for CIFAR and SVHN) the check of checksums are the library's. Sets made of image files give
-those files. Sets kept in one big file (CIFAR, SVHN, MNIST) have no image files, so an image of theirs is addressed by a
-path that does not exist on disk, `ROOT/CIFAR10.torchvision/eval/000012`, which `images.open_rgb` understands; the big
-file is loaded once per process. EuroSAT has no official split and is an ordinary folder of class folders.
+torchvision provides labels, class names and (for CIFAR and SVHN) checksums. Some sets consist of image files, which are
+used directly. Others are stored in one large file (CIFAR, SVHN, MNIST). Their images have paths that do not exist on disk,
+such as `ROOT/CIFAR10.torchvision/eval/000012`; `images.open_rgb` reads them. The large file is loaded once per process.
+EuroSAT has no official split and is an ordinary folder of class folders.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIX = ".torchvision"
-"""Suffix of the pseudo folder in the path of an image that is no file."""
+"""Suffix of the pseudo folder in the path of an image that is not a file."""
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """How one class of torchvision.datasets is asked for its two parts, and what it looks for in its root."""
+    """The arguments that select the two parts in a class of torchvision.datasets, and the file or folder it needs."""
 
     train: dict[str, Any]
     eval: dict[str, Any]
     needs: str
     files: str | None = None
-    """Attribute with the image files, where there are any. torchvision has no public one."""
+    """Attribute with the image files, if there are any. torchvision has no public one."""
     labels: str = "targets"
 
 
@@ -48,7 +48,7 @@ _READERS = {
 }
 
 READABLE = tuple(_READERS)
-"""The classes of torchvision.datasets that can be named in a catalogue."""
+"""The classes of torchvision.datasets that a catalogue may name."""
 
 
 @lru_cache(maxsize=4)
@@ -68,19 +68,19 @@ def _needs(dataset: str, part: str) -> str:
 
 
 def torchvision_source(dataset: str, role: Role, *, roots: Sequence[Path], tried: list[str]) -> Source | None:
-    """The source of a torchvision set, from the first of `roots` that has it; "ood" takes the test part.
+    """Make the source of a torchvision set from the first of `roots` that has it; role "ood" uses the test part.
 
     Args:
         dataset: one of `READABLE`.
-        role: what the images are for.
+        role: the use of the images.
         roots: folders that may be torchvision's `root`.
-        tried: what was looked for is added here.
+        tried: the places that were tried are added to this list.
 
     Returns:
-        The source, with the classes in the library's order, or None where no root has the set.
+        The source, with the classes in torchvision's order, or None if no root has the set.
 
     Raises:
-        UsageError: the set is there but incomplete or damaged.
+        UsageError: the set exists but is incomplete or damaged.
     """
     part = "train" if role == "train" else "eval"
     needed = _needs(dataset, part)
@@ -108,7 +108,7 @@ def torchvision_source(dataset: str, role: Role, *, roots: Sequence[Path], tried
 
 
 def _class_names(data: Any, dataset: str, role: Role) -> tuple[str, ...]:
-    """The library's class names. SVHN has none, but its classes are MNIST's; older Flowers102 had none either."""
+    """Return torchvision's class names. SVHN has none, but its classes are those of MNIST; old Flowers102 has none."""
     import torchvision
 
     if dataset == "SVHN":
@@ -122,7 +122,7 @@ def _class_names(data: Any, dataset: str, role: Role) -> tuple[str, ...]:
 
 
 def torchvision_root(dataset: str, role: Role, roots: Sequence[Path]) -> Path | None:
-    """The first of `roots` that has the set, found without loading it."""
+    """Return the first of `roots` that has the set, without loading it; None if no root has it."""
     needed = _needs(dataset, "train" if role == "train" else "eval")
     return next((root for root in roots if (root / needed).exists()), None)
 
@@ -134,26 +134,26 @@ def _attribute(data: Any, name: str) -> Any:
 
         kind = type(data).__name__
         raise NegPromptError(
-            f"torchvision {torchvision.__version__} does not tell the {name} of {kind}. Use another one."
+            f"torchvision {torchvision.__version__} does not provide the {name} of {kind}. Use another version."
         )
     return value
 
 
 def is_item(path: Path) -> bool:
-    """Whether a path addresses an image inside a torchvision set."""
-    # Most paths are told by their text, which takes a tenth of the time.
+    """Whether a path is that of an image inside a torchvision set."""
+    # For most paths the text is enough, which takes a tenth of the time.
     return SUFFIX in str(path) and path.parent.parent.suffix == SUFFIX
 
 
 def stored_in(path: Path) -> Path:
-    """The file or folder on disk that holds an image: `path` itself, or what torchvision reads the set from."""
+    """Return the file or folder on disk that contains an image: `path` itself, or what torchvision reads the set from."""
     if not is_item(path):
         return path
     return path.parents[2] / _needs(path.parent.parent.stem, path.parent.name)
 
 
 def item_exists(path: Path) -> bool:
-    """Whether a path addresses an image inside a torchvision set that is there."""
+    """Whether a path is that of an image inside a torchvision set that exists."""
     dataset, part = path.parent.parent.stem, path.parent.name
     known = is_item(path) and dataset in _READERS and part in ("train", "eval")
     return known and (path.parents[2] / _needs(dataset, part)).exists()
@@ -163,11 +163,11 @@ def open_item(path: Path) -> "Image.Image":
     """Open an image inside a torchvision set.
 
     Raises:
-        NegPromptError: the path is not of the form above, the set cannot be read, or it has no such image.
+        NegPromptError: the path has another form, the set cannot be read, or it has no such image.
     """
     dataset, part, number = path.parent.parent.stem, path.parent.name, path.name
     if dataset not in _READERS or part not in ("train", "eval") or not number.isdigit():
-        raise NegPromptError(f"{path} is no image of a torchvision set.")
+        raise NegPromptError(f"{path} is not an image of a torchvision set.")
     data = _dataset(dataset, path.parents[2], part)
     if int(number) >= len(data):
         raise NegPromptError(f"{path}: the set has only {len(data)} images.")

@@ -1,8 +1,7 @@
-"""WordNet's words, read by nltk from the data that it downloads; none of it is part of this package.
+"""WordNet's words, read with nltk from the data that nltk downloads. This package contains no WordNet data.
 
-Names of single things (Tokyo, Beethoven) are synsets that WordNet calls instances of others. A subclass of a class is any
-synset below it. Classes with a wnid are that synset; others are every noun synset of their name, so that all that the name
-can mean counts.
+Proper names (Tokyo, Beethoven) are synsets that WordNet calls instances of others. A subclass of a class is any synset below
+it. A class with a wnid is that synset. Any other class is every noun synset of its name, so all meanings of the name count.
 """
 
 import warnings
@@ -20,7 +19,7 @@ ADJECTIVE = "a"
 
 
 def require() -> None:
-    """Stop where there is no WordNet; reads its first entries only.
+    """Check that WordNet is installed, by reading its first entries.
 
     Raises:
         UsageError: nltk or its WordNet is not installed.
@@ -29,7 +28,7 @@ def require() -> None:
 
 
 def nouns() -> list[str]:
-    """All nouns, sorted.
+    """Return all nouns, sorted.
 
     Raises:
         UsageError: nltk or its WordNet is not installed.
@@ -38,15 +37,15 @@ def nouns() -> list[str]:
 
 
 def adjectives() -> list[str]:
-    """All adjectives, sorted; raises what `nouns` raises."""
+    """Return all adjectives, sorted; errors are those of `nouns`."""
     return _lemmas(ADJECTIVE)
 
 
 def things_and_subclasses(words: Sequence[str], classes: Iterable[ClassLabel]) -> tuple[set[str], set[str]]:
-    """Which words only name single things, and which name an ID class or a subclass of one; others are of neither.
+    """Return the words that are only proper names, and the words that name an ID class or a subclass of one.
 
     Args:
-        words: any words; those that WordNet does not have are of neither kind.
+        words: any words; those that are not in WordNet are in neither set.
         classes: the ID classes.
 
     Raises:
@@ -76,7 +75,7 @@ def _sort_out(words: Sequence[str], classes: Iterable[ClassLabel], wordnet: Any)
 def _synsets(label: ClassLabel, wordnet: Any) -> list[Any]:
     if label.wnid is not None:
         with warnings.catch_warnings():
-            # Another version of WordNet has other offsets; nltk warns and gives None.
+            # Other versions of WordNet have other offsets; nltk then warns and returns None.
             warnings.simplefilter("ignore")
             found = wordnet.synset_from_pos_and_offset(NOUN, int(label.wnid[1:]))
         if found is not None:
@@ -94,7 +93,11 @@ def _words(lemma: str) -> str:
 
 
 def _with_wordnet(use: Callable[[Any], Made]) -> Made:
-    """What `use` makes of nltk's WordNet; raises UsageError where it is not there."""
+    """Return `use(WordNet)`.
+
+    Raises:
+        UsageError: nltk or its WordNet is not installed.
+    """
     try:
         from nltk.corpus import wordnet
 
@@ -105,5 +108,6 @@ def _with_wordnet(use: Callable[[Any], Made]) -> Made:
         ) from None
     except LookupError:
         raise UsageError(
-            "nltk is installed, but not its WordNet: run `python -m nltk.downloader wordnet`.", remedy="negative-words"
+            "nltk is installed, but its WordNet is not. Run `python -m nltk.downloader wordnet`.",
+            remedy="negative-words",
         ) from None

@@ -210,7 +210,7 @@ def test_a_folder_of_unreadable_kinds_says_what_to_do(nested: bool, tmp_path: Pa
 def test_images_without_a_suffix_are_left_out_with_a_word_on_what_they_are(tmp_path: Path) -> None:
     for name in ("a1b2", "c3d4"):
         write(tmp_path / "set" / "cat" / name, jpeg())
-    with pytest.raises(UsageError, match=r"2 without a suffix.*cat/\w+ is a JPEG image by its content.*\.jpg"):
+    with pytest.raises(UsageError, match=r"2 without a suffix.*cat/\w+ has the content of a JPEG image.*\.jpg"):
         load_image_set(str(tmp_path / "set"), role="ood", data_root=tmp_path)
     # Named itself, such a file is read.
     assert list(list_paths([str(tmp_path / "set" / "cat" / "a1b2")], [], LeftOut())) == [
@@ -369,7 +369,7 @@ def test_a_class_that_is_a_dead_link_is_told_of(tmp_path: Path) -> None:
     (root / "fox").symlink_to(tmp_path / "unmounted" / "fox")
     images = load_image_set(str(root), role="ood", data_root=tmp_path)
     assert images.left_out.by_reason() == {"dead-link": {"": 1}}
-    assert any("1 links to what does not exist" in d.message for d in images.decisions)
+    assert any("1 links whose target does not exist" in d.message for d in images.decisions)
 
 
 def test_a_raw_file_beside_its_jpeg_is_no_image_that_was_missed(tmp_path: Path) -> None:

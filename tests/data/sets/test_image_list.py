@@ -127,7 +127,7 @@ REFUSED = {
     "rows of other lengths": ("path,label\na.jpg,0\nb.jpg,0,1\n", "header has 2 cells"),
     "a header alone": ("path,label\n", "no image"),
     "NUL characters alone": ("\0\0\n", "no image"),
-    "HTML": ("<html>\n<body>\n", "no list"),
+    "HTML": ("<html>\n<body>\n", "not a list"),
     "addresses": ("https://example.org/a.jpg 0\n", "Download"),
     "an unknown part": ("path,label,split\na.jpg,0,train\nb.jpg,1,fold7\n", "fold7"),
     "a class out of range": ('{"classes": ["cat"], "labels": {"a": 3}}', "there are 1"),
@@ -153,7 +153,7 @@ def test_a_column_of_folds_is_not_used_and_a_message_says_so() -> None:
 
 def test_text_that_is_no_list_is_refused_in_one_line_that_names_the_forms(tmp_path: Path) -> None:
     file = write(tmp_path / "README.md", b"# Photos\n\nSome words about them,\nand more words.\n")
-    with pytest.raises(UsageError, match="first image is not found") as raised:
+    with pytest.raises(UsageError, match="first image was not found") as raised:
         load(file)
     assert "\n" not in str(raised.value)
     assert "CSV with a header" in str(raised.value)
@@ -229,8 +229,8 @@ def test_numbers_and_truth_values_are_no_names(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not name its classes"):
         load(write(tmp_path / "pets-val.txt", b"0 1 1 1\n1 2 1 2\n"))
     for column, values, says in (
-        ("is_ood", ("true", "false"), "holds false and true, which are not names"),
-        ("label", ("Yes", "No"), "holds no and yes"),
+        ("is_ood", ("true", "false"), "has false and true, which are not class names"),
+        ("label", ("Yes", "No"), "has no and yes"),
         ("label", ("1e0", "2e0"), "not whole"),
     ):
         text = f"path,{column}\n0.jpg,{values[0]}\n1.jpg,{values[1]}\n"
@@ -266,7 +266,7 @@ def test_labels_by_name_and_folders(tmp_path: Path) -> None:
     assert [(c.key, c.name) for c in across.classes] == [("Dog", "Dog"), ("cat", "cat")]
     assert across.labels.tolist() == [0, 0, 1]
     told = " ".join(map(str, across.decisions))
-    assert "spellings" in told and "not the folders" in told
+    assert "spellings" in told and "not from the folders" in told
     wnids = load(write(tmp_path / "wnids-val.txt", b"a/1.jpg n01440764\na/2.jpg n01443537\n"))
     assert [c.name for c in wnids.classes] == ["tench", "goldfish"]
 
@@ -301,9 +301,9 @@ def test_columns_that_may_be_anything_are_no_classes(text: str, tmp_path: Path) 
     file = write(tmp_path / "val.csv", text.encode())
     images = load(file, "ood")
     assert len(images) == 2
-    assert "None of its columns" in " ".join(map(str, images.decisions))
+    assert "unclear which of its columns" in " ".join(map(str, images.decisions))
     flat = write(tmp_path / "flat-val.csv", text.replace("a/1", "c").replace("b/2", "c").encode())
-    with pytest.raises(UsageError, match="None of its columns"):
+    with pytest.raises(UsageError, match="unclear which of its columns"):
         load(flat)
 
 

@@ -92,7 +92,7 @@ def test_a_list_may_say_by_its_name_what_it_is_for(tmp_path: Path, name: str, ro
     file = write(tmp_path / name, b"cat/1.jpg 0\ndog/1.jpg 1\n")
     assert len(load(file, role)) == 2
     assert not load(file, role).halved
-    with pytest.raises(UsageError, match="by its name"):
+    with pytest.raises(UsageError, match="says that it lists"):
         load(file, {"train": "eval", "eval": "train"}[role])
 
 
@@ -120,7 +120,7 @@ def test_images_are_found_from_the_list_above_it_and_below_the_data_root(tmp_pat
     elsewhere = write(tmp_path / "lists" / "list-val.txt", text)
     for file, root in ((beside, "nowhere"), (below, "nowhere"), (elsewhere, tmp_path / "data")):
         assert load(file, data_root=Path(root)).root == tmp_path / "data"
-    with pytest.raises(UsageError, match="first image is not found") as raised:
+    with pytest.raises(UsageError, match="first image was not found") as raised:
         load(elsewhere)
     assert str(tmp_path / "lists" / "pets" / "dog" / "1.jpg") in str(raised.value)
 

@@ -396,7 +396,7 @@ def test_a_lone_class_with_the_name_of_a_container_is_told_of(name: str, tmp_pat
             ("pets-main/pets/cat/1.jpg", "pets-main/pets/cat/2.jpg", "pets-main/pets/dog/3.jpg"),
             "give {}/pets-main/pets",
         ),
-        (("cat/train/1.jpg", "cat/val/2.jpg", "dog/train/3.jpg", "dog/val/4.jpg"), "splits of their own"),
+        (("cat/train/1.jpg", "cat/val/2.jpg", "dog/train/3.jpg", "dog/val/4.jpg"), "its own splits"),
         (("cat/one/1.jpg", "cat/2.jpg", "dog/one/3.jpg", "dog/two/4.jpg"), ""),
         (("cat/images/1.jpg", "dog/images/3.jpg"), ""),
     ],

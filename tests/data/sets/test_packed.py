@@ -67,9 +67,9 @@ def test_patterns_in_braces(tmp_path: Path) -> None:
     assert expanded(f"{tmp_path}/s/*.tar") == shards
     assert listed(pattern) == listed(*shards) == listed(tmp_path / "s")
     assert len(listed(pattern)) == 6
-    with pytest.raises(UsageError, match=r"4 files, of which 1 are not there: .*003\.tar"):
+    with pytest.raises(UsageError, match=r"4 files, but 1 do not exist, the first is .*003\.tar"):
         listed(f"{tmp_path}/s/{{000..003}}.tar")
-    with pytest.raises(UsageError, match="no range"):
+    with pytest.raises(UsageError, match="not a range"):
         listed(f"{tmp_path}/s/{{9..1}}.tar")
 
 
@@ -162,7 +162,7 @@ def test_rows_of_parquet_files(tmp_path: Path) -> None:
     assert [images.classes[label].name for label in images.labels] == ["red circle"] * 4 + ["blue ring"] * 4
     assert [int(path.name) % 2 for path in images.paths] == images.labels.tolist()
     assert len(loaded(tmp_path / "data", "eval")) == 2
-    with pytest.raises(BrokenImage, match="8 rows only"):
+    with pytest.raises(BrokenImage, match="only 8 rows"):
         open_rgb(train / "000008")
 
 
@@ -341,5 +341,5 @@ def test_labels_in_json_are_read_by_their_names(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"without a label is 'a\.tar/2\.png'"):
         loaded(shard, "train")
     write_tar(shard, [("1.png", picture(1)), ("1.json", b"{")])
-    with pytest.raises(UsageError, match=r"1\.json is not readable as JSON"):
+    with pytest.raises(UsageError, match=r"1\.json is not valid JSON"):
         loaded(shard, "train")

@@ -132,7 +132,7 @@ def test_a_selector_file_that_is_missing_says_where_it_was_looked_for(tmp_path: 
 
 def test_an_empty_selector_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "known.txt").write_text("# nothing\n")
-    with pytest.raises(UsageError, match="holds no class names"):
+    with pytest.raises(UsageError, match="has no class names"):
         select_indices(parse_spec("x#known.txt"), ["ant"], folders=[tmp_path])
 
 
