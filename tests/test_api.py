@@ -103,7 +103,7 @@ def test_transfer(clip: Clip):
     assert detector.prompts.kind == "transferred"
     longer = negprompt.transfer(detector, ["blue star"], extend=True)
     assert longer.class_names == ["yellow star", "red circle", "blue star"]
-    with pytest.raises(UsageError, match="positive prompts only"):
+    with pytest.raises(UsageError, match="only positive prompts"):
         negprompt.transfer(negprompt.zero_shot(clip, NAMES), ["yellow star"])
 
 

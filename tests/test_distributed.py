@@ -361,7 +361,7 @@ def test_a_fit_on_two_processes(folder: Path, tmp_path: Path) -> None:
         code, out, err = finished(process)
     assert code == 0, err
     assert "2 processes on one machine, over gloo" in err
-    assert err.count("model: local-dir") == 1, "only one process speaks"
+    assert err.count("Model: local-dir") == 1, "only one process speaks"
     assert out == ""
     assert err.count(f"{tmp_path / 'negative.safetensors'}\n") == 1
     assert load_prompts(tmp_path / "negative.safetensors").kind == "negative"

@@ -114,7 +114,7 @@ def test_too_little_is_refused(classes: int, shots: int, said: str):
     with pytest.raises(UsageError, match=said):
         measure_criterion(positives, images, labels, positives_only, scores=("mcm",), seed=0)
     told = fit_embeddings(positives, images, labels).self_check(images, labels)
-    assert told.message.startswith("No self-check of the score") and said in told.message
+    assert told.message.startswith("There is no self-check of the score") and said in told.message
     assert told.facts == {"sides": None} and not told.warning
 
 
@@ -145,5 +145,5 @@ def test_the_self_check_warns_only_of_what_is_more_than_noise(learned: float, si
     made = Criterion({side: {score: Figures(auroc, 0.5) for score, auroc in figures.items()} for side in SIDES}, 6)
     told = self_check_line(made)
     assert told.warning == bool(warned)
-    assert "Differences of AUROC below 0.2 decide nothing." in told.message
+    assert "AUROC differences below 0.2 are noise." in told.message
     assert told.message.partition("calibrate and score with ")[2].partition(".")[0] == warned

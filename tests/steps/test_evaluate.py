@@ -46,7 +46,7 @@ def test_changed_training_images_are_said(tmp_path, tiny_clip):
     images(tmp_path / "pets" / "train" / "cat", 4, 1234)
     progress = Recorder()
     measure(world.bench(progress, scores=("knn",)), world.artifact)
-    assert any("not the ones the artifact was trained with" in text for text in progress.warned)
+    assert any("have changed since the artifact was trained" in text for text in progress.warned)
 
 
 def test_missing_training_images_say_which_scores_need_them(tmp_path, tiny_clip):
@@ -145,7 +145,7 @@ def test_all_scores_leave_out_what_cannot_be_computed_with_the_reason(tmp_path, 
     measured = measure(world.bench(progress, scores=("all",)), ArtifactFile(world.run / "positive.safetensors"))
     assert set(measured.scores) | set(measured.left_out) == set(score_names())
     assert {"mcm", "mcm-zero-shot", "max-logit", "gl-mcm"} <= set(measured.scores)
-    assert "positive prompts only" in measured.left_out["negprompt"]
+    assert "only positive prompts" in measured.left_out["negprompt"]
     assert "nltk" in measured.left_out["neglabel"]
     assert "cannot be found" in measured.left_out["knn"]
     assert set(measured.id_set.table.scores) == set(measured.scores)

@@ -411,7 +411,9 @@ def test_without_a_threshold_none_is_called_ood(clip: Clip, delivery: list[Path]
     assert "no threshold" in run("export", "--prompts", path, "--device", "cpu").stderr
     file = path.with_suffix(".onnx")
     done = run("score", *delivery, "--prompts", file)
-    assert "There is no threshold for mcm" in done.stderr and "images are read by model.pixels: alpha white" in done.stderr
+    assert (
+        "There is no threshold for mcm" in done.stderr and "images are read by model.pixels: alpha white" in done.stderr
+    )
     same_rows(rows_of(done.stdout), rows_of(run("score", *delivery, "--prompts", path, "--device", "cpu").stdout))
     assert not load_onnx(file)(torch.randn(3, 3, *pixel_size(make_scorer(bench_of(clip), told))))[2].any()
     refused = run("score", *delivery, "--prompts", file, "--fail-on-ood")

@@ -53,7 +53,7 @@ def test_too_few_images_for_a_threshold_still_make_a_detector(clip: Clip, photos
     assert document["limited"] is True
     assert "at least 20 are needed" in done.stderr
     (told,) = [d for d in document["decisions"] if d["kind"] == "self-check"]
-    assert "No self-check of the score: 3 classes" in told["message"]
+    assert "There is no self-check of the score: 3 classes" in told["message"]
     assert document["training"]["self_check"] is None
 
 
@@ -100,13 +100,13 @@ def test_held_out_accuracy_is_that_of_evaluation_and_weak_classes_are_named(clip
     assert len(rows) == 21
     assert taken == sum(Path(row[0]).parent.name != classes[row[1]][0] for row in rows)
     assert "Images that look mislabelled" in words
-    assert "Training images least like their classes" in words
+    assert "Training images with the lowest scores" in words
     assert set(weak) <= {"green_square", "blue_triangle"}
     loser = "blue_triangle" if "blue_triangle" in weak else "green_square"
     assert weak[loser]["taken_for"] in {"green_square", "blue_triangle"} - {loser}
     again = run("fit", photos, "--model", clip.identity.name, *FAST, *common, "--overwrite")
     assert "held-out images" in again.stderr and "in training" in again.stderr
-    assert "recognised in fewer than half" in again.stderr
+    assert "recognised in less than half" in again.stderr
 
 
 def test_one_image_per_class_leaves_nothing_for_a_threshold(clip: Clip, tmp_path: Path):

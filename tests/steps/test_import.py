@@ -212,7 +212,7 @@ def test_wrappers_are_seen_through(clip: Clip, classes: Path, width: int, tmp_pa
     result, out = imported(clip, tmp_path / "last.ckpt", classes)
     assert result.exit_code == 0, result.output
     assert load_prompts(out).positive.equal(draw(4, width)[None])
-    assert "1 further tensors" in result.stderr and "image_encoder.conv1.weight" in result.stderr
+    assert "1 other tensors" in result.stderr and "image_encoder.conv1.weight" in result.stderr
 
 
 def test_views_and_types_of_tensors_are_read_as_torch_reads_them(tmp_path: Path):
@@ -371,7 +371,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(UsageError, match=r"x\.pth"):
         read_checkpoint(tmp_path / "x.pth")
-    with pytest.raises(UsageError, match="No checkpoint"):
+    with pytest.raises(UsageError, match="no checkpoint"):
         read_checkpoint(tmp_path)
 
 
@@ -379,10 +379,10 @@ def test_a_folder_and_an_artifact_are_told_of(clip: Clip, tmp_path: Path):
     file = tmp_path / "prompt_learner" / "model.pth.tar-5"
     file.parent.mkdir()
     torch.save({"ctx": draw(4, 8)}, file)
-    with pytest.raises(UsageError, match=f"give the file in it: {file}"):
+    with pytest.raises(UsageError, match=f"Name the file in it: {file}"):
         read_checkpoint(tmp_path)
     artifact = write_artifact(make_prompts(clip), tmp_path / "mine.safetensors")
-    with pytest.raises(UsageError, match="artifact of negprompt already: use it as it is"):
+    with pytest.raises(UsageError, match="Use it directly, without import"):
         read_checkpoint(artifact)
 
 

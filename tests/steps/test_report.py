@@ -89,8 +89,8 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
         assert (page.parent / "figures" / f"map.{form}").read_bytes().startswith(start)
     text = " ".join(parsed.text)
     for expected in (
-        "Most ID-like images of noise",
-        "Most OOD-like images of pets",
+        "OOD images of noise that look most like ID",
+        "ID images of pets that look most like OOD",
         "ID classes by negprompt",
         "red fox",
         "max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)",
@@ -214,7 +214,7 @@ def test_a_file_of_scores_is_reported_without_a_model(world, measured, tmp_path)
     page = report(world, [tmp_path / "scores.csv"], tmp_path / "report", ReportOptions(formats=("png",)))
     parsed = Page(page.read_text())
     assert not parsed.open
-    assert "Most ID-like images of noise" in " ".join(parsed.text)
+    assert "OOD images of noise that look most like ID" in " ".join(parsed.text)
     assert "What the negative prompts catch" not in parsed.text
     with pytest.raises(UsageError, match="no score"):
         report(world, [tmp_path / "scores.csv"], tmp_path / "other", ReportOptions(score="energy"))

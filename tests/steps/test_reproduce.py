@@ -155,7 +155,7 @@ def test_a_dry_run_says_what_to_fetch_what_to_know_and_what_it_takes(tmp_path):
     # 16 images of each class, the published counts of the others; 110 kB, and 2 kB in the cache, for each.
     evaluated = 45000 + 49000 + 5879 + 10000 + 5160 + 17632 + 10000 + 30000
     assert any(f"for {1281167 + evaluated} images" in line and "159.9 GB" in line for line in lines)
-    assert any(line.startswith(f"# images to encode: {16000 + evaluated}, not counting imagenet-c") for line in lines)
+    assert any(line.startswith(f"# images to encode: {16000 + evaluated}, without imagenet-c") for line in lines)
     assert any("negative-separation" in line and "100 steps of 2000 prompts, 83 min" in line for line in lines)
     told = CliRunner().invoke(app, ["reproduce", "clean", "--dry-run", "--data-root", str(tmp_path)]).stdout
     assert told.count("negprompt data download ninco") == 1
@@ -249,7 +249,7 @@ def test_every_experiment_runs_end_to_end_on_a_stand_in_and_is_not_run_twice(tmp
             assert {**json.loads(again.stdout), "decisions": document["decisions"]} == document
             assert {p: p.stat().st_mtime_ns for p in times} == times
             told = CliRunner().invoke(app, [word for word in arguments if word != "--json"])
-            assert told.stderr.count("finished already") == 11
+            assert told.stderr.count("Already finished") == 11
             other = CliRunner().invoke(app, [*arguments, "--seed", "9"])
             assert other.exit_code == 2
             assert "other settings" in other.stderr

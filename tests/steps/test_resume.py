@@ -205,7 +205,7 @@ def test_signals_keep_the_last_epoch_and_print_the_command_that_goes_on(
     assert arguments[-1] == "--resume"
     code, again = world.finish(arguments)
     assert code == 0, again
-    assert f"resuming after epoch {epochs} of {LONG_EPOCHS}" in again
+    assert f"Resuming after epoch {epochs} of {LONG_EPOCHS}" in again
     assert files(run) == whole[0]
 
 
@@ -216,7 +216,7 @@ def test_a_failure_keeps_the_last_epoch_too(
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7, NegPromptError)
         assert run_here(*command).exit_code == 1
-    assert "resuming after epoch 6 of 8" in run_here(*command, "--resume").stderr
+    assert "Resuming after epoch 6 of at most 8" in run_here(*command, "--resume").stderr
     assert files(run) == {n: b for n, b in short.items() if n.startswith("positive")}
 
 
@@ -268,7 +268,7 @@ def test_the_command_that_goes_on_in_several_processes() -> None:
 def test_resumed_training_is_the_whole_one(world: World, short: dict[str, bytes], interrupted: Path) -> None:
     result = run_here(*world.command("train-negative", interrupted, *SHORT), "--resume")
     assert result.exit_code == 0, result.output
-    assert "resuming after epoch 4 of 8" in result.stderr
+    assert "Resuming after epoch 4 of at most 8" in result.stderr
     assert files(interrupted) == short
 
 
@@ -277,7 +277,7 @@ def test_without_a_checkpoint_it_starts_and_says_so(world: World, short: dict[st
     for step in ("train-positive", "train-negative"):
         result = run_here(*world.command(step, run, *SHORT), "--resume")
         assert result.exit_code == 0, result.output
-        assert "starting from the first epoch" in result.stderr
+        assert "Starting from the first epoch" in result.stderr
     assert files(run) == short
 
 
@@ -292,7 +292,7 @@ def test_finished_stays_as_it_is(
         for more in ((), ("--overwrite",)):
             result = run_here(*world.command(step, run, *SHORT), "--resume", *more)
             assert result.exit_code == 0, result.output
-            assert "finished already" in result.stderr
+            assert "already finished" in result.stderr
             assert result.stderr.endswith(f"{run / step.removeprefix('train-')}.safetensors\n")
     assert files(run) == short
 
@@ -303,7 +303,7 @@ def test_without_resume_a_checkpoint_is_replaced_and_it_is_said(
     result = run_here(*world.command("train-negative", interrupted, *SHORT), "-q")
     assert result.exit_code == 0, result.output
     assert result.stderr.count("\n") == 1
-    assert "because resuming was not asked for" in result.stderr
+    assert "because this run does not resume" in result.stderr
     assert files(interrupted) == short
 
 
@@ -317,8 +317,8 @@ def test_several_seeds_go_on_with_the_one_that_was_interrupted(
         assert run_here(*command).exit_code == 130
     result = run_here(*command, "--resume")
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("finished already") == 1
-    assert "resuming after epoch 3 of 8" in result.stderr
+    assert result.stderr.count("already finished") == 1
+    assert "Resuming after epoch 3 of at most 8" in result.stderr
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 
@@ -476,7 +476,7 @@ def test_a_disk_that_is_full_for_a_while_stops_nothing(world: World, short: dict
     code, said = world.finish(world.command("train-positive", run, *SHORT, "-q"), full_for_a_while)
     assert code == 0, said
     # Said once, not at every epoch.
-    assert said.count("Training continues.") == 1
+    assert said.count("The training continues.") == 1
     assert files(run) == {n: b for n, b in short.items() if n.startswith("positive")}
 
 

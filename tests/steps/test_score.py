@@ -445,7 +445,7 @@ def test_a_named_artifact_that_is_missing_is_about_that_file(artifact: Path, ima
     (tmp_path / "empty").mkdir()
     for command in (("calibrate",), ("transfer", "--classes", "-"), ("export", "--format", "onnx")):
         typed = run(*command, "--prompts", tmp_path / "empty" / "typo", stdin="cat\n")
-        assert typed.exit_code == 2 and "holds no artifact" in typed.stderr and "imagenet" not in typed.stderr
+        assert typed.exit_code == 2 and "has no artifact" in typed.stderr and "imagenet" not in typed.stderr
     nowhere = run("train-negative", "--data", images, "--positive", tmp_path / "no" / "p.safetensors")
     assert nowhere.exit_code == 2 and "does not exist" in nowhere.stderr and "train-positive" not in nowhere.stderr
 

@@ -50,7 +50,7 @@ def test_the_most_suspicious_and_a_sample_are_kept_and_all_are_counted(small_bou
             assert below == sum(s < data["edges"][stop] for i, s in enumerate(scores) if "ab"[i % 2] == name[0])
     assert sum(data["judged"].values()) == sum(s < 0.3 for s in scores)
     assert "5 images could not be judged" in values["broken"].title
-    assert "And 2 more" in values["broken"].note
+    assert "2 more are not shown" in values["broken"].note
     assert [len(gallery.thumbnails) for gallery in values["galleries"]] == [5, len(page.others)]
 
 
@@ -70,7 +70,7 @@ def test_a_sample_is_uniform(small_bounds: None):
 @pytest.mark.parametrize(
     ("scores", "threshold", "said"),
     [
-        ([1.0, 2.0], None, "2 images were scored, but there is no threshold"),
+        ([1.0, 2.0], None, "2 images were scored. There is no threshold"),
         ([1.0, 2.0], 1.5, "1 of 2 images (50.0 %) are OOD"),
         ([1.0, 2.0], 0.5, "All 2 images are accepted as ID"),
         ([1.0, 1.0], 7.0, "2 of 2 images (100.0 %) are OOD"),
@@ -89,7 +89,7 @@ def test_verdicts_by_class_are_shown_as_judged():
     page.write([Row("x", "a", "a", 0.5, 1.0, None, True), Row("y", "b", "b", 0.5, 0.5, None, False)])
     values = page_values(page, Judged(threshold=0.7), PixelsConfig())
     assert values["data"]["threshold"] == "by class"
-    assert "thresholds of their own" in values["note"]
+    assert "a threshold for each class" in values["note"]
 
 
 def test_score_writes_a_page_beside_its_rows(clip: Clip, tmp_path: Path):
@@ -132,5 +132,5 @@ def test_a_page_without_a_threshold(clip: Clip, tmp_path: Path):
         "--report", page,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "there is no threshold" in page.read_text()
+    assert "There is no threshold" in page.read_text()
     assert data_of(page.read_text())["decided"] is False

@@ -259,7 +259,7 @@ def test_an_interrupted_training_is_gone_on_with(world, tmp_path, monkeypatch):
         interrupt_at(patch, 4 + 3)
         _run(world, run, grid)
     progress, document = _run(world, run, grid)
-    assert [line for line in progress.said if line.startswith("resuming after epoch 2 of 4")]
+    assert [line for line in progress.said if line.startswith("Resuming after epoch 2 of at most 4")]
     assert document["rows"] == whole["rows"]
     assert not list(run.rglob("*checkpoint*"))
 

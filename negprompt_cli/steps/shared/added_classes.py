@@ -1,8 +1,8 @@
-"""Images by which an artifact gets more classes, and held-out images of the classes that it has.
+"""Images of the classes that are added to an artifact, and held-out images of its own classes.
 
-Images of a new class are halved as everywhere: one half may be looked at to adapt the score, the other chooses the
-threshold. Held-out images of an old class come from the folder of new images where it has that class, else from the data
-that the artifact was trained with. No held-out image has the content of an image that was trained on.
+Images of a new class are split in half as usual: one half adapts the score, and the other chooses the threshold. Held-out
+images of an old class are taken from the new images if these have the class, else from the artifact's training data. No
+held-out image has the same content as a training image.
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ from negprompt_cli.wording import some_of
 class AddedClasses:
     """The images of an extension; all labels index `classes`.
 
-    `classes`: K of them, the artifact's and then the new ones. `added`: (K,) whether no image of a class took part in
-    learning the contexts. `training`: images of old and new classes that no threshold is chosen on; None where those that
-    the contexts were learned with cannot be found. `held_out`: images of every class for the threshold.
+    `classes`: K classes, the artifact's and then the new ones. `added`: (K,) whether the contexts were learned without a
+    class. `training`: images of old and new classes for the statistics of the score; None if the artifact's training images
+    cannot be found. `held_out`: images of every class for the threshold.
     """
 
     classes: tuple[ClassLabel, ...]
@@ -53,12 +53,12 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
     """Find the images of new classes and held-out images of the old ones; opens no image.
 
     Args:
-        bench: its configured data are those that the artifact was trained with.
+        bench: its configured data are the artifact's training data.
         source: the artifact to extend.
-        specs: where images of new classes are, perhaps beside images of old ones. A set without classes is one class.
+        specs: images of new classes, and optionally of old ones. A set without classes is one class.
 
     Raises:
-        UsageError: images that are not there, no new class, or a class without held-out images.
+        UsageError: images are missing, there is no new class, or a class has no held-out images.
         NegPromptError: a file cannot be read.
     """
     known = len(source.classes)
@@ -66,8 +66,8 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
     classes = _extended(source, given)
     if len(classes) == known:
         raise UsageError(
-            f"{', '.join(spec.text for spec in specs)} has no class that the artifact does not have already. To choose its "
-            "threshold anew, calibrate it.",
+            f"{', '.join(spec.text for spec in specs)} has no new class: the artifact already has all of them. To choose a "
+            "new threshold, calibrate the artifact.",
             remedy="calibrate",
         )
     held_out = joined([match_classes(images, classes) for images in given], "held-out images")
@@ -81,14 +81,14 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
     training = new if old is None else joined([old, new], "training images")
     repeated = same_content(held_out.paths, training.paths)
     if repeated.any():
-        said = f"{repeated.sum()} held-out images are also training images, by content, and are left out."
+        said = f"{repeated.sum()} held-out images have the same content as training images and are left out."
         facts = {"images": int(repeated.sum()), "role": "eval"}
         bench.decide(Decision("duplicates-left-out", said, facts, warning=True))
         held_out = held_out.take(np.flatnonzero(~repeated))
     if absent := [c.name for i, c in enumerate(classes) if not (held_out.labels == i).any()]:
         raise UsageError(
             f"{len(absent)} of the {len(classes)} classes have no held-out images: {some_of(absent)}. A threshold chosen "
-            "without them would say nothing of their images. Add images of these classes.",
+            "without them may not fit their images. Add images of these classes.",
             remedy="old-classes",
         )
     added = np.ones(len(classes), dtype=bool)
@@ -98,7 +98,7 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
 
 
 def _class_images(bench: Workbench, spec: Spec, role: Literal["train", "eval"]) -> ImageSet:
-    """Images of a SPEC with classes: its own, or the one that a set without classes is."""
+    """Images of a SPEC with their classes; a set without classes becomes one class."""
     data = bench.config.data
     where = {"data_root": Path(data.root), "catalogue": Path(data.catalogue) if data.catalogue else None}
     listed = load_image_set(spec, role="ood", limit=data.limit, seed=bench.config.seed, **where)  # type: ignore[arg-type]
@@ -111,10 +111,10 @@ def _class_images(bench: Workbench, spec: Spec, role: Literal["train", "eval"]) 
 
 
 def _extended(source: Prompts, given: Sequence[ImageSet]) -> tuple[ClassLabel, ...]:
-    """The artifact's classes and those of images that are not among them.
+    """The artifact's classes and the new ones of the images.
 
     Raises:
-        UsageError: a new class has the key of another, by which rows and folders tell classes apart.
+        UsageError: a new class has the same key as another; rows and folders identify classes by key.
     """
     classes = source.classes
     for images in given:
@@ -131,9 +131,9 @@ def _extended(source: Prompts, given: Sequence[ImageSet]) -> tuple[ClassLabel, .
 
 
 def _with_added_before(bench: Workbench, spec: Spec, held_out: ImageSet, fresh: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Held-out and other images with those of an earlier extension, of classes that have no held-out images yet.
+    """Add images of an earlier extension, for classes that have no held-out images yet, to the held-out and other images.
 
-    Where they are gone, that is told as classes without held-out images, if no others are named.
+    If they are missing, the error about classes without held-out images reports it.
     """
     try:
         parts = [match_classes(_class_images(bench, spec, role), held_out.classes) for role in ("eval", "train")]
@@ -145,10 +145,10 @@ def _with_added_before(bench: Workbench, spec: Spec, held_out: ImageSet, fresh: 
 
 
 def _with_old_classes(bench: Workbench, held_out: ImageSet, known: int) -> ImageSet:
-    """Held-out images with those of the first `known` classes that they lack, from the configured data.
+    """Add held-out images of those of the first `known` classes that have none, from the configured data.
 
     Raises:
-        UsageError: these data are not there.
+        UsageError: these data are missing.
     """
     absent = sorted(set(range(known)) - set(held_out.labels.tolist()))
     if not absent:
@@ -163,22 +163,22 @@ def _with_old_classes(bench: Workbench, held_out: ImageSet, known: int) -> Image
 
 
 def _trained_on(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ...]) -> ImageSet | None:
-    """The images that the contexts were learned with, or None, with a message, if they cannot be found."""
+    """The artifact's training images, or None, with a message, if they cannot be found."""
     spec = bench.config.data.spec
     try:
         images = match_classes(find_training_images(bench), classes)
     except UsageError as error:
         said = (
-            "The images that the artifact was trained with cannot be found, so what the score knows of ID images is "
-            f"carried over by the class names alone. ({str(error).splitlines()[0]})"
+            "The artifact's training images cannot be found, so the score's statistics of ID images are adapted to the new "
+            f"classes by class names alone. ({str(error).splitlines()[0]})"
         )
         bench.decide(Decision("training-data-changed", said, {"spec": spec, "found": False}))
         return None
     if source.training and source.training[-1].files_sha256 != files_digest(images.paths, images.root):
         said = (
-            f"The training images of {spec} are not the ones that the artifact was trained with: files were added, removed "
-            "or changed. Held-out images may be among those that were trained on, and the threshold may promise too much. "
-            "What the score knows of ID images is carried over by the class names alone."
+            f"The training images of {spec} have changed since the artifact was trained: files were added, removed or "
+            "changed. Held-out images may have been training images, so the threshold may accept fewer new images than it "
+            "should. The score's statistics of ID images are adapted to the new classes by class names alone."
         )
         bench.decide(Decision("training-data-changed", said, {"spec": spec, "found": True}, warning=True))
         return None
@@ -186,7 +186,7 @@ def _trained_on(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ..
 
 
 def _few(bench: Workbench, images: ImageSet) -> ImageSet:
-    """As many images of each class as the artifact was trained with, so that new classes do not outweigh the old."""
+    """At most as many images of each class as in the artifact's training, so that new classes do not outweigh the old."""
     shots = bench.config.data.shots
     if not shots:
         return images

@@ -1,4 +1,4 @@
-"""The artifact that a command starts from: opened, hashed and checked once, and handed on as it is."""
+"""The artifact that a command starts from. It is opened, hashed and checked only once."""
 
 import difflib
 from collections.abc import Sequence
@@ -16,31 +16,31 @@ from negprompt_cli.wording import some_of
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """A prompt artifact where it is, or where it should be."""
+    """The path of a prompt artifact, which may not exist yet."""
 
     path: Path
 
     @cached_property
     def prompts(self) -> Prompts:
-        """What it holds.
+        """Its content.
 
         Raises:
-            UsageError: it is missing, or not a sound artifact.
+            UsageError: the file is missing, or not a valid artifact.
         """
         return load_prompts(self.path)
 
     @property
     def missing(self) -> bool:
-        """Whether there is no file at all."""
+        """Whether the file does not exist."""
         return not self.path.is_file()
 
     def configure(self, asked: Asked, *sections: str) -> Config:
-        """The configuration asked for, above the named sections of the artifact's own.
+        """The configuration with the settings asked for, which override the named sections of the artifact's configuration.
 
-        A missing artifact has none: the step itself says what to do about it.
+        A missing artifact is no error here, because the step itself reports it.
 
         Raises:
-            UsageError: a wrong key or value, an artifact that is not sound, or one whose model is not where it was.
+            UsageError: a key or value is wrong, the artifact is invalid, or its model has moved.
         """
         if self.missing:
             return asked.config()
@@ -51,32 +51,35 @@ class ArtifactFile:
         return config
 
     def require(self, spec: str) -> None:
-        """Stop if there is no artifact; the data `spec` are what one can be learned from.
+        """Check that the artifact exists; the advice in the error trains one on the data `spec`.
 
         Raises:
             UsageError: it is missing.
         """
         if self.missing:
             raise UsageError(
-                f"No prompt artifact at {self.path}.", remedy="learn-prompts", data=spec, run=self.path.parent
+                f"There is no prompt artifact at {self.path}.", remedy="learn-prompts", data=spec, run=self.path.parent
             )
 
     def require_positive(self, spec: str) -> None:
-        """Stop if there are no positives; the data `spec` are what they can be learned from.
+        """Check that the positives exist; the advice in the error trains them on the data `spec`.
 
         Raises:
             UsageError: they are missing.
         """
         if self.missing:
             raise UsageError(
-                f"No positive prompts at {self.path}.", remedy="learn-positive", data=spec, run=self.path.parent
+                f"There are no positive prompts at {self.path}.",
+                remedy="learn-positive",
+                data=spec,
+                run=self.path.parent,
             )
 
     def require_named(self) -> None:
-        """Stop where an artifact that was named is not there; says which there are nearby.
+        """Check that a named artifact exists.
 
         Raises:
-            UsageError: it is missing, or a folder.
+            UsageError: it is missing, or a folder; the message names artifacts in the same folder.
         """
         if not self.missing:
             return
@@ -87,32 +90,32 @@ class ArtifactFile:
         artifacts = sorted(each.name for each in folder.glob("*.safetensors"))
         what = f"{path} is a folder, not an artifact." if path.is_dir() else f"There is no file {path}."
         if not artifacts:
-            raise UsageError(f"{what} The folder {folder.absolute()} holds no artifact (*.safetensors).")
+            raise UsageError(f"{what} The folder {folder.absolute()} has no artifact (*.safetensors).")
         near = difflib.get_close_matches(path.name, artifacts, n=3, cutoff=0.5) if not path.is_dir() else artifacts
         shown = f"Did you mean {' or '.join(str(folder / name) for name in near[:3])}?" if near else ""
         raise UsageError(f"{what} {shown or f'Artifacts in {folder.absolute()}: {some_of(artifacts)}.'}")
 
 
 def seed_artifacts(run: Path, seeds: Sequence[int], name: str) -> dict[int, ArtifactFile]:
-    """The artifact called `name` of each seed of a run."""
+    """The artifact with the file name `name` of each seed of a run."""
     return {seed: ArtifactFile(seed_folder(run, seed) / name) for seed in seeds}
 
 
 def check_recorded_model(name: str) -> None:
-    """Stop where an artifact's model was a folder that is not there now.
+    """Check that an artifact's model, if it is a folder, exists.
 
     Args:
         name: the model's name as the artifact records it.
 
     Raises:
-        UsageError: says where the folder was looked for.
+        UsageError: the folder is missing; the message names its path.
     """
     if not name.startswith("local-dir:"):
         return
     folder = user_path(name.removeprefix("local-dir:"))
     if not folder.is_dir():
         raise UsageError(
-            f"The artifact records that its model is {name}, and there is no folder {folder.absolute()} now: the artifact "
-            "was made in another working directory, or the model moved.",
+            f"The artifact's model is {name}, but there is no folder {folder.absolute()}: the artifact was made in another "
+            "working directory, or the model was moved.",
             remedy="moved-model",
         )

@@ -1,4 +1,4 @@
-"""What each negative prompt catches: the rejected images whose nearest negative prompt it is."""
+"""What each negative prompt catches: the rejected images to which it is the nearest negative prompt."""
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from negprompt_cli.steps.shared.report_pictures import nearest
 from negprompt_cli.steps.shared.scored_sets import ScoredSets
 
 SHOWN = 16
-"""Negative prompts that are shown, those that catch most."""
+"""Number of negative prompts shown: those that catch most."""
 
 
 def caught_gallery(measured: Measured, sets: ScoredSets, rules: PixelsConfig) -> Gallery | None:
-    """The negatives that catch most OOD images, each with the image nearest to it; None without negatives."""
+    """The negatives that catch most OOD images, each with its nearest image; None without negatives."""
     if measured.bank.negatives is None:
         return None
     score, flat = sets.scores[0], measured.bank.negatives.flatten(0, 1)
@@ -49,7 +49,7 @@ def caught_gallery(measured: Measured, sets: ScoredSets, rules: PixelsConfig) ->
         cards.append(Thumbnail(jpeg, f"{sets.names[owner]} #{number + 1}", lines, path=str(path)))
     used = int((counts["ood"] > 0).sum())
     note = (
-        f"{used} of {len(flat)} negative prompts are the nearest one of a rejected OOD image. Those of most images, each "
-        "with the OOD image nearest to it."
+        f"{used} of {len(flat)} negative prompts are the nearest one to a rejected OOD image. Shown are those with the most "
+        "images, each with its nearest OOD image."
     )
     return Gallery("What the negative prompts catch", note, cards)

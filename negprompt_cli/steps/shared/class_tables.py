@@ -1,4 +1,4 @@
-"""Tables of classes for pages: which are recognised, and what they are taken for."""
+"""Tables of classes for pages: how well they are recognised, and which are confused."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from negprompt_cli.report.page import Matrix, Table
 from negprompt_cli.wording import percent
 
 MATRIX_CLASSES = 20
-"""Up to how many classes a confusion matrix can be read."""
+"""Largest number of classes in a readable confusion matrix."""
 PAIRS = 40
-"""Confused pairs that a list names."""
+"""Largest number of confused pairs in a list."""
 TALL_ROWS = 24
-"""Rows above which a table scrolls in a box of its own."""
+"""Tables with more rows scroll in their own box."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -26,12 +26,12 @@ def interval(share: float, count: int) -> str:
 
 
 def confusions(labels: Labels, predictions: Labels, names: Sequence[str]) -> Matrix | Table | None:
-    """Which classes are taken for which: a matrix of few classes, the most frequent pairs of many; None without errors.
+    """Confused classes: a matrix of few classes, or the most frequent pairs of many; None without errors.
 
     Args:
         labels: (n,) own classes.
         predictions: (n,) predicted classes.
-        names: of all classes.
+        names: names of all classes.
     """
     wrong = labels != predictions
     if not wrong.any():
@@ -51,9 +51,7 @@ def confusions(labels: Labels, predictions: Labels, names: Sequence[str]) -> Mat
         for own, other, count in zip(*pairs[:, order].tolist(), counts[order].tolist(), strict=True)
     ]
     left = len(counts) - len(rows)
-    note = "The share is that of all images of the class, per cent." + (
-        f" {left} more pairs are left out." * (left > 0)
-    )
+    note = "Share: of all images of the class, in per cent." + (f" {left} more pairs are not shown." * (left > 0))
     return Table(
         "Confusions", ["class", "taken for", "images", "share"], rows, note, names=2, tall=len(rows) > TALL_ROWS
     )

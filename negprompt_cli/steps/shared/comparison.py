@@ -1,4 +1,4 @@
-"""A comparison of evaluated runs: what it holds, and its texts as CSV, Markdown, LaTeX and cells of a table."""
+"""A comparison of evaluated runs: its content, and its form as CSV, Markdown, LaTeX and cells of a table."""
 
 import csv
 import io
@@ -21,9 +21,9 @@ FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_posit
 
 @dataclass(frozen=True)
 class Line:
-    """One score of one run, or of several runs that have the same figures: its figures by OOD set.
+    """One score of one run, or of several runs with the same figures: its figures by OOD set.
 
-    `facts`: what differs between the runs, a dash where several runs share the line.
+    `facts`: facts of the run that differ between runs; a dash if several runs share the line.
     """
 
     run: str
@@ -38,11 +38,11 @@ class Line:
 class Comparison:
     """Evaluations on the same ID images.
 
-    `sets`: OOD sets in order, with 'average' last where all runs have the same sets. `shared`: facts that hold for all.
-    `differing`: by run the facts that do not. `sources`: digests and versions behind each run. `notes`: what a reader must
-    know. `streams`: scores that learn from the test images, apart from all others; their rows are `StreamRow`.
-    `paired_with`: the run that the others are compared with score by score, image by image; None where each run is compared
-    with its own best baseline.
+    `sets`: OOD sets in order, with 'average' last if all runs have the same sets. `shared`: facts that are the same for all
+    runs. `differing`: the other facts, by run. `sources`: digests and versions of each run. `notes`: notes for the reader.
+    `streams`: scores that learn from the test images; they are kept apart, and their rows are `StreamRow`. `paired_with`: the
+    run with which the others are compared, score by score and image by image; None if each run is compared with its own best
+    baseline.
     """
 
     id_name: str
@@ -66,13 +66,13 @@ class Comparison:
 
     @property
     def accuracy(self) -> str | None:
-        """The ID accuracy in per cent where all lines have the same, else None."""
+        """The ID accuracy in per cent if it is the same in all lines, else None."""
         found = {_accuracy(line) for line in self.lines}
         return found.pop() if len(found) == 1 else None
 
     @property
     def fpr_key(self) -> str:
-        """The metric that FPR95 is, in the convention shown."""
+        """The name of the metric FPR95 in the convention shown."""
         return FPR_KEYS[self.fpr]
 
 
@@ -81,7 +81,7 @@ def _accuracy(line: Line) -> str:
 
 
 def caption(comparison: Comparison) -> str:
-    """What the table is of: data, metric and convention, and what holds for all rows, in whole sentences."""
+    """The caption of the table: data, metric, convention, and facts of all rows, in whole sentences."""
     which = "ID" if comparison.fpr == "id-positive" else "OOD"
     shared = ", ".join(f"{key} {_quoted(value)}" for key, value in comparison.shared.items() if value != "-")
     single = f" Run {next(iter(comparison.differing))}." if len(comparison.differing) == 1 else ""
@@ -94,21 +94,19 @@ def caption(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> list[str]:
-    """What differs between the runs, a line for each run."""
+    """The facts that differ between the runs, a line for each run."""
     named = {run: [f"{k} {v}" for k, v in facts.items()] for run, facts in comparison.differing.items()}
     return [f"{run}: {', '.join(facts)}" for run, facts in named.items() if facts]
 
 
 def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[str], list[list[Cell]], int]:
-    """The header, the rows, and how many columns name a row; AUROC / FPR95 of the OOD sets are the last columns.
+    """The header, the rows, and the number of columns that name a row. The best figures of each column are strong.
 
-    Before them is the ID accuracy where it differs between the rows.
-
-    The best of each column are strong.
+    The last columns are AUROC / FPR95 of the OOD sets, after the ID accuracy if that differs between rows.
 
     Args:
-        comparison: what to show.
-        facts: whether columns say what differs between the runs.
+        comparison: the comparison.
+        facts: whether there are columns for the facts that differ between the runs.
     """
     several = len(comparison.differing) > 1
     names = comparison.differing_names if facts else []
@@ -124,7 +122,7 @@ def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[s
 
 
 def streams_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
-    """Scores that learn from the test images as title, header and rows; None where there are none."""
+    """Scores that learn from the test images, as title, header and rows; None if there are none."""
     if not comparison.streams:
         return None
     several = len(comparison.differing) > 1
@@ -133,8 +131,8 @@ def streams_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cel
         for line in comparison.streams
     ]
     title = (
-        f"{STREAMS}: AUROC / FPR95, per cent, mean ± standard deviation over orders of the stream. They are not comparable "
-        "with the scores above"
+        f"{STREAMS}: AUROC / FPR95, per cent, mean ± standard deviation over orders of the images. Do not compare them with "
+        "the scores above"
     )
     return title, [*(["run"] if several else []), "score", *comparison.sets], rows
 
@@ -152,7 +150,7 @@ def _stream_cells(comparison: Comparison, line: Line) -> list[Cell]:
 
 
 def published_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
-    """The published figures as title, header and rows; None where there are none."""
+    """The published figures as title, header and rows; None if there are none."""
     if not comparison.published:
         return None
     rows = [
@@ -176,7 +174,7 @@ def _quoted(text: str) -> str:
 
 
 def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]] | None:
-    """The paired differences from each run's best baseline, or from the first run, as title, header and rows, or None."""
+    """The paired differences from each run's best baseline, or from the first run, as title, header and rows; or None."""
     ood = comparison.sets[-1] if comparison.sets[-1] == AVERAGE else None
     found = [
         (line, name, row.versus)
@@ -203,7 +201,7 @@ def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line per run, score and OOD set with every metric as a fraction, and published figures behind."""
+    """One line per run, score and OOD set with every metric as a fraction, and then published figures."""
     buffer = io.StringIO()
     facts = [*comparison.shared, *comparison.differing_names]
     gaps = ["auroc", *FPR_KEYS.values()]
@@ -248,7 +246,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Markdown tables, the first with its caption above, and notes below."""
+    """Markdown tables, with the caption above the first and the notes below the last."""
     header, rows, _ = figures_table(comparison)
     parts = [caption(comparison), _markdown(header, rows)]
     for more in (streams_table(comparison), gaps_table(comparison), published_table(comparison)):
@@ -272,12 +270,12 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 def to_latex(comparison: Comparison) -> str:
     r"""A LaTeX table with caption and label for the packages booktabs and graphicx: two columns for each OOD set.
 
-    It is as wide as the text at most. Published figures are below a rule of their own, notes below the table. Paired
-    differences are a table of their own.
+    It is never wider than the text. Published figures follow after a rule, and notes are below the table. Paired differences
+    have their own table.
     """
     header, rows, labels = figures_table(comparison)
     names = header[:labels]
-    labels = len(header) - len(comparison.sets)  # with the ID accuracy, where it is a column
+    labels = len(header) - len(comparison.sets)  # includes the ID accuracy if it is a column
     sets = header[labels:]
     above = [""] * labels + [rf"\multicolumn{{2}}{{c}}{{{_latex(name)}}}" for name in sets]
     rules = "".join(rf"\cmidrule(lr){{{labels + 1 + 2 * i}-{labels + 2 + 2 * i}}}" for i in range(len(sets)))
@@ -285,7 +283,7 @@ def to_latex(comparison: Comparison) -> str:
 
     def line(row: Sequence[Cell]) -> str:
         names = [_joined(spans, _latex, r"\textbf{{{}}}") for spans in row[:labels]]
-        # AUROC, the slash between, and FPR95; or a dash alone.
+        # AUROC, a slash and FPR95; or only a dash.
         halves = [half for spans in row[labels:] for half in (spans[:1], spans[-1:])]
         return " & ".join([*names, *(_joined(half, _latex, r"\textbf{{{}}}") for half in halves)]) + r" \\"
 
@@ -372,13 +370,13 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """The text below the table: notes, and what must be known of published figures."""
+    """The text below the table: notes, also about published figures."""
     said = dict.fromkeys(f"{f.method}: {f.note}." for f in comparison.published if f.note)
     return [*comparison.notes, *([f"Published: {' '.join(said)}"] if said else [])]
 
 
 def _joined(spans: Cell, escape: Callable[[str], str], strong: str) -> str:
-    """The spans of a cell as one text, with `strong` around those that are."""
+    """The spans of a cell as one text; strong ones are put into `strong`."""
     return "".join(strong.format(escape(text)) if is_strong else escape(text) for text, is_strong in spans)
 
 
@@ -390,5 +388,5 @@ def _latex(text: str) -> str:
 
 
 def _label(name: str) -> str:
-    """A name as part of a LaTeX label: letters and digits, others as dashes."""
+    """A name as part of a LaTeX label: characters other than letters and digits become dashes."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)

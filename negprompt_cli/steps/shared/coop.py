@@ -3,21 +3,21 @@
     CoOp, LoCoOp   {"state_dict": {"ctx": (M, D) or (K, M, D), "token_prefix": (K, 1, D), "token_suffix": ...}, "epoch",
                    "optimizer", "scheduler", "val_result"} as prompt_learner/model.pth.tar-N (Zhou et al., IJCV 2022;
                    Miyai et al., NeurIPS 2023), saved by Dassl
-    KgCoOp         the same, with `bias_vectors` and `meta_net.linear1` that its code makes and never uses (Yao et al., 2023)
+    KgCoOp         the same, plus `bias_vectors` and `meta_net.linear1`, which its code never uses (Yao et al., 2023)
     ProGrad        the same as CoOp (Zhu et al., ICCV 2023); only the training differs
     NegPrompt      a state dict with prompt_learner.ctx_positive (1, M, D) or (K, 1, M, D) and prompt_learner.ctx_negative
                    (p, M, D) or (K, p, M, D), md.pth of the official code; empty negatives after stage 1
 
-Wrappers in front of the names (`module.`, `model.`, `state_dict.`, `prompt_learner.`, whatever Lightning, DataParallel or
-torch.compile put there) are seen through. A method whose checkpoint holds more than contexts is refused by its name where it
-is known, else by the names of its tensors: contexts without the rest would give other scores than that method's.
+Prefixes of the names (`module.`, `model.`, `state_dict.`, `prompt_learner.` and those of Lightning, DataParallel and
+torch.compile) are ignored. A checkpoint that has more than contexts is refused, because contexts alone would give other
+scores than its method. The message names the method if it is known, else the tensors.
 
-A checkpoint does not say which model or which classes it is for: whoever imports it does. Where it holds CoOp's token
-vectors, these are compared with the model's own and with the class names.
+A checkpoint does not name its model or its classes, so the person who imports it must. If it has CoOp's token vectors, these
+are compared with those of the model and of the class names.
 
-Differences: CoOp ends a prompt with a full stop, as this package does; the official NegPrompt code does not, so its contexts
-are read with a full stop they were not trained with. Contexts in the middle or in front (CoOp's `class_token_position`)
-cannot be told from a checkpoint and are taken for "end".
+Differences: CoOp ends a prompt with a full stop, as this package does. The official NegPrompt code does not, so its contexts
+are used here with a full stop that was not there in training. A checkpoint does not say whether the class name is in the
+middle or in front (CoOp's `class_token_position`); it is assumed to be at the end.
 """
 
 import io
@@ -37,14 +37,14 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
 _TRAINING = re.compile(r"^(optim\w*|optimizer_states|(lr_)?sched\w*|loops|callbacks|scaler)\.", re.IGNORECASE)
-"""What training code saves beside the state dict."""
+"""Entries that training code saves besides the state dict."""
 _TOKENS = frozenset({"token_prefix", "token_suffix", "token_midfix", "tokenized_prompts"})
 """Tensors of a prompt learner that follow from the class names."""
 _FROZEN = re.compile(
     r"(^|\.)(image_encoder|text_encoder|clip_model|clip|visual|transformer|token_embedding|positional_embedding|ln_final"
     r"|text_projection|logit_scale|logit_bias|vision_model|text_model)(\.|$)"
 )
-"""Parts of the CLIP itself, which prompt learning leaves as they are."""
+"""Parts of the CLIP model, which prompt learning does not change."""
 _METHODS = (
     ("MaPLe", r"compound_prompt", "prompts in the image encoder and in deeper layers of the text encoder"),
     ("PromptSRC", r"ZS_image_encoder", "prompts in the layers of both encoders"),
@@ -52,21 +52,21 @@ _METHODS = (
     ("CoCoOp", r"(^|\.)meta_net\.", "a context that a network makes for each image (meta_net)"),
     ("TaskRes", r"text_feature_residuals", "residuals of text features, not contexts"),
     ("GalLoP", r"(^|\.)(global|local)_prompt", "several prompts for the image and for its parts"),
-    ("CLIP-Adapter", r"(^|\.)adapter\.", "a network behind the encoders"),
+    ("CLIP-Adapter", r"(^|\.)adapter\.", "a network after the encoders"),
     ("LoRA", r"(^|[._])lora_", "changed weights of the encoders"),
-    ("KgCoOp with a network in front of its context", r"(^|\.)prefix_MLP\.", "a context that a network makes"),
+    ("KgCoOp with a network before its context", r"(^|\.)prefix_MLP\.", "a context that a network makes"),
 )
-"""Methods that cannot be imported: name, how their tensors are called, and what they learn."""
-_SUPPORTED = "Contexts as CoOp, LoCoOp, KgCoOp and ProGrad save them can be imported."
+"""Methods that cannot be imported: their name, a pattern of their tensors' names, and what they learn."""
+_SUPPORTED = "Contexts of CoOp, LoCoOp, KgCoOp and ProGrad can be imported."
 
 
 @dataclass(frozen=True)
 class ForeignPrompts:
     """Contexts of a checkpoint in this package's shapes: `positive` (1, [K,] M, D), `negative` (p, [K,] M, D) or None.
 
-    `origin`: "coop" or "official". `prefix` (K, 1, D) and `suffix` (K, L, D): CoOp's token vectors in front of and behind
-    the context, where they were saved. `logit_scale`: of the model it was trained with, where it was saved. `ignored`:
-    further tensors that were not read, because they follow from the model or are not used.
+    `origin`: "coop" or "official". `prefix` (K, 1, D) and `suffix` (K, L, D): CoOp's token vectors before and after the
+    context, if they were saved. `logit_scale`: that of the training's model, if it was saved. `ignored`: other tensors,
+    which were not read because they follow from the model or are not used.
     """
 
     positive: Tensor
@@ -79,31 +79,31 @@ class ForeignPrompts:
 
 
 def read_checkpoint(path: Path) -> ForeignPrompts:
-    """Read a checkpoint; nothing in it is run.
+    """Read a checkpoint without running any code in it.
 
     Raises:
-        UsageError: not there, not readable, of a method that is not supported, or of other shapes; says why.
+        UsageError: the file is missing or unreadable, its method is not supported, or shapes are wrong.
     """
     if not path.is_file():
         inside = sorted(str(p) for p in path.rglob("*") if ".pth" in p.name or p.suffix in (".pt", ".ckpt"))
-        hint = f" It is a folder; give the file in it: {some_of(inside)}." if inside else ""
-        raise UsageError(f"No checkpoint at {path}.{hint or (' It is a folder.' if path.is_dir() else '')}")
+        hint = f" It is a folder. Name the file in it: {some_of(inside)}." if inside else ""
+        raise UsageError(f"There is no checkpoint at {path}.{hint or (' It is a folder.' if path.is_dir() else '')}")
     return read_state(read_tensors(path), str(path))
 
 
 def read_state(file: TensorFile, where: str) -> ForeignPrompts:
-    """Find the contexts in what a checkpoint holds.
+    """Find the contexts in a checkpoint.
 
     Raises:
-        UsageError: there are none, there is more than them, or their shapes make no sense.
+        UsageError: there are no contexts, there are other learned tensors, or shapes are wrong.
     """
     state = {name: tensor for name, tensor in file.tensors.items() if not _TRAINING.match(name)}
     if not state:
         what = file.other or "no tensors"
         if "negprompt" in what:
-            raise UsageError(f"{where} is {what}: use it as it is.")
+            raise UsageError(f"{where} is {what}. Use it directly, without import.")
         raise UsageError(
-            f"{where} holds {what}, not a state dict. Save the prompt learner's: "
+            f"{where} has {what}, not a state dict. Save that of the prompt learner: "
             "torch.save({'state_dict': model.prompt_learner.state_dict()}, FILE). Adapters such as Tip-Adapter's are not "
             "supported."
         )
@@ -114,16 +114,16 @@ def read_state(file: TensorFile, where: str) -> ForeignPrompts:
         found = _coop(state, where)
     for tensor in (found.positive, found.negative):
         if tensor is not None and not (tensor.is_floating_point() and torch.isfinite(tensor).all() and tensor.numel()):
-            raise UsageError(f"{where}: its contexts are not finite numbers. Was the training diverging?")
+            raise UsageError(f"{where}: its contexts are not finite numbers. Its training may have diverged.")
     if found.positive.shape[0] != 1:
         raise UsageError(
-            f"{where} has {found.positive.shape[0]} positive contexts per class; one is what artifacts hold."
+            f"{where} has {found.positive.shape[0]} positive contexts per class, but an artifact has only one."
         )
     return found
 
 
 def coop_checkpoint(prompts: Prompts) -> dict[str, Any]:
-    """The positive context as CoOp's checkpoint: ctx (M, D), or (K, M, D) where each class has its own."""
+    """The positive context as CoOp's checkpoint: ctx (M, D), or (K, M, D) if each class has its own."""
     epoch = prompts.training[-1].epoch if prompts.training else 0
     return {"state_dict": {"ctx": prompts.positive[0].detach().cpu().float().clone()}, "epoch": epoch}
 
@@ -147,13 +147,13 @@ def _coop(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
     if not _is_kgcoop(state):
         unused = set()
     rest = [key for key in state if key not in beside.values() and key != name]
-    # Where the learner has no prefix of its own, the model's parts are beside its tensors.
+    # If the learner's tensors have no prefix, the model's tensors are at the same level.
     odd = [key for key in beside if key not in _TOKENS | unused and not _FROZEN.search(key)]
     odd += [key for key in rest if not _FROZEN.search(key)]
     if odd:
         raise UsageError(
-            f"{where} is refused: beside the context ({name}) it holds what its method learned as well, and what scores "
-            f"would need: {_some(odd)}. {_SUPPORTED}"
+            f"{where} is refused: besides the context ({name}) its method learned other tensors, which scores would need: "
+            f"{_some(odd)}. {_SUPPORTED}"
         )
     context = state[name].load()
     if context.dim() not in (2, 3):
@@ -161,8 +161,8 @@ def _coop(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
     prefix, suffix = (state[beside[key]].load() if key in beside else None for key in ("token_prefix", "token_suffix"))
     if context.dim() == 3 and prefix is not None and len(prefix) != len(context):
         raise UsageError(
-            f"{where} is refused: it holds {len(context)} contexts and token vectors of {len(prefix)} prompts, so several "
-            f"prompts for each class, as PLOT and ProDA learn them. That is not supported. {_SUPPORTED}"
+            f"{where} is refused: it has {len(context)} contexts and token vectors of {len(prefix)} prompts, so it has "
+            f"several prompts for each class, as PLOT and ProDA learn. That is not supported. {_SUPPORTED}"
         )
     for key, part in (("token_prefix", prefix), ("token_suffix", suffix)):
         if part is not None and (part.dim() != 3 or part.shape[-1] != context.shape[-1]):
@@ -196,7 +196,7 @@ def _refuse_methods(state: Mapping[str, StoredTensor], where: str) -> None:
     """Refuse checkpoints of methods that learn more than a context.
 
     Raises:
-        UsageError: names the method and what it learns.
+        UsageError: it is such a checkpoint; the message names the method and what it learns.
     """
     for method, pattern, learns in _METHODS:
         found = [name for name in state if re.search(pattern, name)]
@@ -209,27 +209,27 @@ def _refuse_methods(state: Mapping[str, StoredTensor], where: str) -> None:
 
 
 def _is_kgcoop(state: Mapping[str, StoredTensor]) -> bool:
-    """Whether the network is the one layer that KgCoOp's code makes and never uses; CoCoOp's has a second layer."""
+    """Whether the network is the single layer that KgCoOp's code never uses; CoCoOp's has a second layer."""
     leaves = {".".join(name.split(".")[-3:]) for name in state if ".meta_net." in f".{name}"}
     layers = {name.rsplit(".", 2)[-2] for name in leaves}
     return layers == {"linear1"} and any(_leaf(name) == "bias_vectors" for name in state)
 
 
 def _only(leaf: str, state: Mapping[str, StoredTensor], where: str) -> str:
-    """The one tensor of that name, whatever precedes it.
+    """The one tensor of that name, with any prefix.
 
     Raises:
-        UsageError: there is none, or several.
+        UsageError: there is no such tensor, or there are several.
     """
     found = [name for name in state if _leaf(name) == leaf]
     if len(found) > 1:
         raise UsageError(
-            f"{where} holds several contexts: {_some(found)}. Save the state dict of the one you mean: "
+            f"{where} has several contexts: {_some(found)}. Save the state dict of only one: "
             "torch.save({'state_dict': model.prompt_learner.state_dict()}, FILE)."
         )
     if not found:
         raise UsageError(
-            f"{where} holds neither CoOp's ctx nor NegPrompt's ctx_positive, but {_some(list(state))}. Give the prompt "
+            f"{where} has neither CoOp's ctx nor NegPrompt's ctx_positive, but {_some(list(state))}. Name the prompt "
             "learner's checkpoint (prompt_learner/model.pth.tar-N, or md.pth)."
         )
     return found[0]
@@ -244,7 +244,7 @@ def _some(names: list[str]) -> str:
 
 
 def _stacked(tensor: Tensor, where: str) -> Tensor:
-    """(p, M, D) as it is, (K, p, M, D) to (p, K, M, D)."""
+    """Keep (p, M, D), and transpose (K, p, M, D) to (p, K, M, D)."""
     if tensor.dim() not in (3, 4):
         raise UsageError(f"{where} has shape {tuple(tensor.shape)}, not (p, M, D) or (K, p, M, D).")
     return tensor if tensor.dim() == 3 else tensor.transpose(0, 1)

@@ -1,8 +1,8 @@
-"""Corrections of a person as training images.
+"""A person's corrections as training images.
 
-Images that a person moved into id/<class> are trained on, besides the images that the data and `shots` give. They win over
-a training image of the same content, whose label they may contradict. What is held out stays so: a corrected image with the
-content of a held-out one is left out. Images that nobody moved, and images in ood/, take no part in anything.
+Images that a person moved into id/<class> become training images, in addition to those of the data and `shots`. They replace
+training images with the same content, whose labels may differ. A corrected image with the same content as a held-out image
+is left out. Images that nobody moved, and images in ood/, are not used.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ from negprompt_cli.wording import some_of
 
 
 def with_corrections(bench: Workbench, images: ImageSet) -> ImageSet:
-    """Training images with the configured corrections; tells how many there are and what is not used.
+    """Add the configured corrections to training images; reports how many there are and what is not used.
 
     Args:
         bench: its configuration names the folder of sorted images, if any.
-        images: the training images without them.
+        images: the training images.
 
     Raises:
         UsageError: the folder has no record of sorting, or a class that the images do not have.
@@ -50,33 +50,33 @@ def with_corrections(bench: Workbench, images: ImageSet) -> ImageSet:
         "foreign": len(found.foreign),
     }
     said = (
-        f"{len(used)} images that were moved by hand in {folder} are trained on; {found.untouched} that stayed where they "
-        f"were sorted and {len(found.foreign)} that were moved to ood/ are not."
+        f"{len(used)} images that were moved by hand in {folder} are training images now. {found.untouched} that were not "
+        f"moved and {len(found.foreign)} that were moved to ood/ are not used."
     )
     if replaced.any():
-        said += f" {replaced.sum()} training images of the same content give way to them."
+        said += f" They replace {replaced.sum()} training images with the same content."
     if held_out.any():
-        said += f" {held_out.sum()} more have the content of held-out images and are left out."
+        said += f" {held_out.sum()} more have the same content as held-out images and are left out."
     if found.unsorted:
-        said += f" {len(found.unsorted)} images directly in id/ belong to no class."
+        said += f" {len(found.unsorted)} images directly in id/ have no class and are not used."
     bench.decide(Decision("corrected", said, facts, warning=not len(used)))
     kept = images.take(np.flatnonzero(~replaced))
     foreign = same_content(kept.paths, found.foreign)
     if foreign.any():
         paths = [str(kept.paths[i]) for i in np.flatnonzero(foreign).tolist()]
         said = (
-            f"{len(paths)} training images have the content of images that were moved to ood/: {some_of(paths, 3)}. They "
-            "are trained on, because the data say that they are ID. Remove them from the data if they are not."
+            f"{len(paths)} training images have the same content as images that were moved to ood/: {some_of(paths, 3)}. "
+            "They are used for training, because they are ID images in the data. Remove them from the data if they are OOD."
         )
         bench.decide(Decision("id-images-in-ood", said, {"files": paths}, warning=True))
     return joined([kept, used], images.name) if len(used) else kept
 
 
 def _as_images(found: Corrections, images: ImageSet) -> ImageSet:
-    """Corrected images with labels that index the classes of training images.
+    """Corrected images with labels that index the classes of the training images.
 
     Raises:
-        UsageError: a class folder that is none of these classes.
+        UsageError: a class folder is not one of these classes.
     """
     folder = found.folder
     by_folder = {folder_name(c.key): i for i, c in reversed(list(enumerate(images.classes)))}
@@ -91,8 +91,8 @@ def _as_images(found: Corrections, images: ImageSet) -> ImageSet:
             texts += [path.relative_to(folder).as_posix() for path in paths]
     if unknown:
         raise UsageError(
-            f"{folder / 'id'} has images in {some_of(unknown)}, which is no class of {images.spec}. Move them to one of its "
-            "classes, or add the class.",
+            f"{folder / 'id'} has images in {some_of(unknown)}, which is not a class of {images.spec}. Move them to one of "
+            "its classes, or add the class.",
             remedy="new-class",
             folder=folder / "id" / unknown[0],
         )

@@ -1,4 +1,4 @@
-"""What corrections of a person changed: the detector from before and its successor, on the same images."""
+"""The effect of a person's corrections: the old and the new detector on the same images."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +17,9 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 @dataclass(frozen=True)
 class Corrected:
-    """What corrections changed, on the same held-out images and on the corrected ones, which are training images now.
+    """The effect of corrections on the same held-out images, and on the corrected images, which are training images now.
 
-    `images`: how many were trained on. `detector`: the file that made the predictions. The figures before are None where
-    that file is gone.
+    `images`: number of corrected images. `detector`: file of the old detector. Its figures are None if the file is missing.
     """
 
     images: int
@@ -36,14 +35,14 @@ class Corrected:
 
 
 def corrected_images(bench: Workbench, images: ImageSet) -> ImageSet:
-    """The corrected images among training images that `with_corrections` made."""
+    """The corrected images among the training images of `with_corrections`."""
     own = set(bench.corrections.images()) if bench.corrections else set()
     chosen = [i for i, path in enumerate(images.paths) if path.absolute() in own]
     return images.take(np.array(chosen, dtype=np.int64))
 
 
 def earlier_detector(bench: Workbench, out: Path) -> tuple[Path, Prompts] | None:
-    """The detector whose predictions were corrected, or else the one that `out` holds now; None where there is neither."""
+    """The detector whose predictions were corrected, or else the one in `out`; None if there is neither."""
     sorted_by = bench.corrections.detector if bench.corrections else None
     for path, digest in ([sorted_by] if sorted_by else []) + [(out, "")]:
         try:
@@ -53,7 +52,9 @@ def earlier_detector(bench: Workbench, out: Path) -> tuple[Path, Prompts] | None
             continue
         if digest in ("", prompts.sha256):
             return path, prompts
-    said = "The detector whose predictions were corrected is gone, so there are no figures from before the corrections."
+    said = (
+        "The detector whose predictions were corrected is missing, so there are no figures from before the corrections."
+    )
     bench.decide(Decision("other", said, {"detector": str(sorted_by[0]) if sorted_by else None}))
     return None
 
@@ -61,13 +62,13 @@ def earlier_detector(bench: Workbench, out: Path) -> tuple[Path, Prompts] | None
 def compare_corrected(
     bench: Workbench, earlier: tuple[Path, Prompts] | None, prompts: Prompts, corrected: ImageSet
 ) -> Corrected:
-    """What a detector and its successor make of the same held-out images and of corrected ones.
+    """Compare the old and the new detector on the same held-out images and on the corrected ones.
 
     Args:
         bench: its data have the held-out images.
-        earlier: the detector from before, with its file.
-        prompts: the one that learned from the corrections.
-        corrected: the images that it learned from.
+        earlier: the old detector and its file.
+        prompts: the new detector, which learned from the corrections.
+        corrected: the corrected images.
     """
 
     def judged(by: Prompts, images: ImageSet) -> Outcome | None:

@@ -1,4 +1,4 @@
-"""Negatives learned as embeddings by the settings of a configuration, and the ID statistics of the default score."""
+"""Negatives learned as embeddings with the settings of a configuration, and the ID statistics of the default score."""
 
 import torch
 from torch import Tensor
@@ -20,18 +20,18 @@ def score_statistics(
     scale: float,
     added: Tensor | None = None,
 ) -> IdStatistics | None:
-    """What the default score needs of the ID training features, in closed form, on the CPU; None for the paper's score.
+    """The ID statistics of the default score, computed in closed form on the CPU; None for the paper's score.
 
     Args:
-        config: its sections seed and negative decide.
+        config: its sections seed and negative are used.
         data: the ID training features.
         positives: (K, F) features of the positive prompts.
         negatives: (K, p, F) features of the negative prompts.
         scale: CLIP's logit scale.
-        added: (K,) bool, classes that the negatives were not learned with; None for none.
+        added: (K,) bool, whether the negatives were learned without a class; None if they were learned with all.
 
     Raises:
-        UsageError: too few images.
+        UsageError: there are too few images.
     """
     if config.negative.score == "paper":
         return None
@@ -58,7 +58,7 @@ def embedding_offsets(config: Config, data: Features, positives: Tensor, *, scal
 
 
 def learn_embeddings(config: Config, data: Features, positives: Tensor, *, scale: float) -> tuple[ScoreInputs, Tensor]:
-    """What scores compare an image with, learned without a text tower, and the offsets (p, F) of its negatives.
+    """The inputs of scores, learned without a text tower, and the offsets (p, F) of the negatives.
 
     Arguments and errors are those of `score_statistics`.
     """

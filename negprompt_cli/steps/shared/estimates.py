@@ -1,7 +1,7 @@
-"""What an experiment will take: images on disk, images to encode, and steps of training, before anything is done.
+"""Estimates for an experiment before it runs: images on disk, images to encode, and training steps.
 
-Counts come from what is on disk, else from the catalogue; paces and sizes are the facts of `data/studies/costs`. Nothing is
-measured, so the texts say "about" and "at most".
+Images on disk are counted; the numbers of others are those of the catalogue. Speeds and sizes are the facts of
+`data/studies/costs`. Nothing is measured, so the texts say "about" and "at most".
 """
 
 import math
@@ -21,7 +21,7 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 @dataclass(frozen=True)
 class Training:
-    """One training: its name, how many steps it has at most, and how many prompts each step encodes."""
+    """One training: its name, its largest number of steps, and the number of prompts that each step encodes."""
 
     name: str
     steps: int
@@ -30,9 +30,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images and classes of the data sets of an experiment, as far as they are known.
+    """Images and classes of an experiment's data sets.
 
-    `images`, `classes`: by SPEC and role; what is not known is absent.
+    `images`, `classes`: numbers by SPEC and role; unknown ones are absent.
     """
 
     images: dict[tuple[str, Role], int]
@@ -40,7 +40,7 @@ class Sizes:
 
 
 def data_sizes(needs: Iterable[tuple[Spec, Role]], bench: Workbench) -> Sizes:
-    """Count what is there, and look the rest up in the catalogue."""
+    """Count the images on disk, and look up the others in the catalogue."""
     data = bench.config.data
     sets = load_catalogue(Path(data.root), Path(data.catalogue) if data.catalogue else None).sets
     images: dict[tuple[str, Role], int] = {}
@@ -61,14 +61,14 @@ def data_sizes(needs: Iterable[tuple[Spec, Role]], bench: Workbench) -> Sizes:
 
 
 def training(name: str, config: Config, schedule: ScheduleConfig, contexts: int, sizes: Sizes) -> Training | None:
-    """A training's size, or None where the classes or images are not known.
+    """A training's size, or None if the numbers of classes or images are unknown.
 
     Args:
-        name: what it is called.
+        name: its name.
         config: its configuration.
-        schedule: that of its stage.
+        schedule: the schedule of its stage.
         contexts: prompts per class.
-        sizes: of the data sets.
+        sizes: sizes of the data sets.
     """
     spec = config.data.spec
     classes = sizes.classes.get(spec)
@@ -93,9 +93,9 @@ def estimate_lines(
 
     Args:
         needs: the data sets with their roles.
-        sizes: of the data sets.
-        trainings: what is trained; None where its size is not known.
-        config: gives the images per class.
+        sizes: sizes of the data sets.
+        trainings: sizes of the trainings; None if unknown.
+        config: its images per class are used.
     """
     facts = costs()
     unknown = sorted({spec.text for spec, role in needs if (spec.text, role) not in sizes.images})
@@ -111,7 +111,7 @@ def estimate_lines(
     if limit is not None:
         encoded = min(encoded, limit * len(needs))
     paces = ", ".join(f"{_duration(encoded / pace)} at {pace} images/s" for pace in facts.encoding_paces)
-    but = f", not counting {', '.join(unknown)}, whose size is not known" if unknown else ""
+    but = f", without {', '.join(unknown)}, whose size is unknown" if unknown else ""
     lines = [
         f"data: about {_size(known * facts.bytes_per_image)} for {known} images{but}",
         f"images to encode: {encoded}{but}; {paces}",
@@ -128,7 +128,7 @@ def estimate_lines(
 
 
 def notes_of(needs: Iterable[tuple[Spec, Role]], config: Config) -> dict[str, str]:
-    """What the catalogue says must be known of the data sets, by name."""
+    """The catalogue's notes on the data sets, by name."""
     data = config.data
     sets = load_catalogue(Path(data.root), Path(data.catalogue) if data.catalogue else None).sets
     names = dict.fromkeys(spec.base.lower() for spec, _ in needs)

@@ -1,7 +1,7 @@
-"""Judging image files with an exported detector: decoded and computed in threads, in order, without torch.
+"""Judges image files with an exported detector, in threads and in order, without torch.
 
-Each thread decodes a few images and computes them, one call of onnxruntime on one core, so that decoding and computing
-overlap by themselves. The first images are taken one by one, so that rows come soon.
+Each thread decodes a few images and judges them with one call of onnxruntime on one core, so decoding and computing overlap.
+The first images are judged one by one, so that the first rows come soon.
 """
 
 import itertools
@@ -24,12 +24,12 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.verdicts import Verdicts, one_class_decisions
 
 IMAGES_PER_CALL = 4
-"""Enough that the cost of a call does not show, and few enough that rows come soon and threads end together."""
+"""Enough images to make the cost of a call small, and few enough for rows to come soon and threads to end together."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExportedJudge:
-    """Judges image files with a detector. `rules`: how files become RGB; `threads`, `images_per_call`: at least 1."""
+    """Judges image files with a detector. `rules`: how files become RGB. `threads`, `images_per_call`: at least 1."""
 
     detector: ExportedDetector
     verdicts: Verdicts
@@ -39,11 +39,11 @@ class ExportedJudge:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """What a user must be told."""
+        """Decisions to report to the user."""
         return (*rules_decisions(self.rules), *one_class_decisions(self.verdicts.classes))
 
     def stream(self, paths: Iterable[Path]) -> Generator[list[Row], None, None]:
-        """Rows about images, a few at a time as they are listed, in their order."""
+        """Rows of images, a few at a time, in order, while `paths` is still being listed."""
         source = iter(paths)
         waiting: deque[Future[list[Row]]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
@@ -58,7 +58,7 @@ class ExportedJudge:
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                # Whoever stops early does not wait for what is no longer wanted.
+                # A caller that stops early does not wait for the images that are left.
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _rows(self, paths: Sequence[Path]) -> list[Row]:
@@ -78,7 +78,7 @@ class ExportedJudge:
 
 
 def exported_model(metadata: ExportMetadata) -> ModelConfig:
-    """The model of a file, and how images are read for it, as a configuration has it."""
+    """The model of a file, and how its images are read, as a section of the configuration."""
     return ModelConfig(
         name=metadata.model.name, pretrained=metadata.model.pretrained, pixels=metadata.preprocessing.pixels
     )
@@ -87,17 +87,17 @@ def exported_model(metadata: ExportMetadata) -> ModelConfig:
 def make_exported_judge(
     detector: ExportedDetector, config: Config, *, score: str | None = None, threshold: float | None = None
 ) -> ExportedJudge:
-    """Make a detector judge as a configuration wants it.
+    """Make a judge of an exported detector with the settings of a configuration.
 
     Args:
         detector: the open file.
-        config: gives the rules of reading images, threads (`compute.workers`) and images per call (`compute.image_batch`).
-        score: a score by name; only the file's own can be had.
-        threshold: an own threshold; None for the file's.
+        config: how images are read, threads (`compute.workers`) and images per call (`compute.image_batch`).
+        score: name of a score; only the file's own is possible.
+        threshold: another threshold; None for the file's.
 
     Raises:
-        UsageError: something is asked for that the file cannot do: another score, model, device, precision or decoder, or
-            several processes.
+        UsageError: the file does not support a setting: another score, model, device, precision or decoder, or several
+            processes.
     """
     metadata, compute = detector.metadata, config.compute
     _check(detector, config, score)
@@ -127,7 +127,7 @@ def _check(detector: ExportedDetector, config: Config, score: str | None) -> Non
     path, metadata, compute = detector.path, detector.metadata, config.compute
     named, own = (config.model.name, config.model.pretrained), (metadata.model.name, metadata.model.pretrained)
     if named != own:
-        raise UsageError(f"{path} holds the image encoder of {metadata.model}, and no other.", remedy="exported-model")
+        raise UsageError(f"{path} has the image encoder of {metadata.model}, and no other.", remedy="exported-model")
     if score not in (None, metadata.score):
         raise UsageError(f"{path} computes the score {metadata.score}, and no other.", remedy="exported-score")
     if compute.device not in ("auto", "cpu"):

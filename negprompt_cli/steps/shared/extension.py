@@ -1,7 +1,7 @@
-"""Extension: the contexts of an artifact for its own classes and those of new images, with a threshold for all of them.
+"""Extension: an artifact's contexts for its own classes and those of new images, with a threshold for all classes.
 
 Nothing is trained. The ID statistics of the default score are those of the old training images and of half of the new
-ones; the threshold is chosen on held-out images of every class, with the score and the acceptance of the source.
+images. The threshold is chosen on held-out images of every class, with the score and the acceptance of the source.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 
 def extend_prompts(bench: Workbench, source: Prompts, images: Sequence[Spec]) -> tuple[Prompts, AddedClasses]:
-    """The extended prompts, not yet on disk, and the images that they were made with.
+    """The extended prompts, not yet on disk, and their images.
 
     With too few held-out images there is no threshold, and a message says how many are needed.
 
     Args:
-        bench: the configuration; its data are those that the artifact was trained with.
-        source: prompts with negatives and shared contexts, of the model at hand.
-        images: SPECs of images of the new classes, perhaps beside images of the old ones.
+        bench: the configuration; its data are the artifact's training data.
+        source: prompts of the loaded model, with negatives and shared contexts.
+        images: SPECs of images of the new classes, and optionally of old ones.
 
     Raises:
-        UsageError: images that are not there, no new class, or classes without held-out images; a name is too long for the
+        UsageError: images are missing, there is no new class, a class has no held-out images, or a name is too long for the
             text tower.
         NegPromptError: an image is broken.
     """
@@ -61,7 +61,7 @@ def extend_prompts(bench: Workbench, source: Prompts, images: Sequence[Spec]) ->
 
 
 def _statistics(bench: Workbench, prompts: Prompts, found: AddedClasses) -> IdStatistics | None:
-    """ID statistics of old and new training images, or those of `prompts` where the old ones are not at hand."""
+    """ID statistics of old and new training images, or those of `prompts` if the old images are missing."""
     if prompts.id_statistics is None or found.training is None:
         return prompts.id_statistics
     encoded = bench.encode(found.training)

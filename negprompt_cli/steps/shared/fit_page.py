@@ -1,9 +1,9 @@
-"""The page of a fit: what was learned about the user's own images, before any other image is scored.
+"""The page of a fit: how well the detector knows the user's own images, before it scores others.
 
-Held-out images have not been trained on, so their accuracy, confusions and scores are those of new images of the same kind.
-The threshold was chosen on these same images: the share it rejects is by design, and its interval says what is known of new
-images. Doubtful labels are looked for among training and held-out images (see `engine.label_doubts`); prompts have seen
-the labels of the training images, and the page says so of each image.
+Held-out images were not used for training, so new images of the same kind will have similar accuracy, confusions and scores.
+The threshold was chosen on the held-out images, so the share that it rejects is by design; its interval shows what to expect
+for new images. Doubtful labels are looked for among training and held-out images (`engine.label_doubts`). The training has
+seen the labels of training images, so the page shows which images these are.
 """
 
 from collections.abc import Sequence
@@ -31,17 +31,17 @@ from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import percent
 
 DOUBTS = 48
-"""Doubtful labels that are shown."""
+"""Number of doubtful labels shown."""
 HEADINGS = ("Held-out images, most suspicious first", "Other held-out images")
 FOREIGN = 24
-"""Training images with the lowest scores that are shown."""
+"""Number of training images shown, those with the lowest scores."""
 
 
 def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
-    """Write the page of prompts that were fitted to the configured ID data; features are taken from their cache.
+    """Write the page of prompts that were fitted to the configured ID data; features come from the cache.
 
     Raises:
-        UsageError: the data are not there, or their classes do not match.
+        UsageError: the data are missing, or their classes do not match.
         NegPromptError: an image is broken, or the page cannot be written.
     """
     held = bench.encode(match_classes(held_out_images(bench), prompts.classes))
@@ -83,13 +83,13 @@ def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
 
 
 def _rows(scorer: Scorer, encoded: EncodedSet) -> list[Row]:
-    """Rows of encoded images; without p-values, which compare with the held-out images themselves."""
+    """Rows of encoded images, without p-values, which need other images than the held-out ones."""
     verdicts = replace(scorer.verdicts, calibration_scores=None)
     return verdicts.rows(list(encoded.images.paths), [None] * len(encoded), scorer.judge(encoded.features))
 
 
 def _doubts(scorer: Scorer, held: EncodedSet, trained: EncodedSet) -> list[Doubt]:
-    """Doubtful labels among held-out and training images, which are numbered one after the other."""
+    """Doubtful labels; images are numbered, first the held-out and then the training images."""
     features = torch.cat([held.features, trained.features])
     positives = scorer.bank.positives.cpu().float()
     labels = torch.cat([held.labels, trained.labels])
@@ -109,8 +109,8 @@ def _answer(correct: np.ndarray, accepted: np.ndarray | None, doubts: int) -> li
     ]
     if doubts:
         sentences.append(
-            f"{doubts} {'image looks' if doubts == 1 else 'images look'} mislabelled: check "
-            f"{'it' if doubts == 1 else 'them'} below, and fit again after a correction."
+            f"{doubts} {'image looks' if doubts == 1 else 'images look'} mislabelled. Check "
+            f"{'it' if doubts == 1 else 'them'} below, and run fit again if you correct a label."
         )
     return sentences
 
@@ -129,7 +129,7 @@ def _summary(correct: np.ndarray, accepted: np.ndarray | None, prompts: Prompts)
 def _class_table(
     labels: np.ndarray, predictions: np.ndarray, accepted: np.ndarray | None, names: Sequence[str]
 ) -> Table:
-    """A row per class, the least recognised first."""
+    """A row per class, those with the lowest accuracy first."""
     rows = []
     for label in np.unique(labels).tolist():
         mine = labels == label
@@ -164,10 +164,10 @@ def _doubt_gallery(doubts: list[Doubt], sets: Sequence[EncodedSet], names: Seque
         cards.append(Thumbnail(jpeg, f"labelled {names[int(encoded.labels[place])]}", lines, path=str(path)))
     left = len(doubts) - len(cards)
     note = (
-        "The prompts and the other images of the folder agree on another class. The prompts have not seen held-out images, "
-        "but they were trained on the labels of training images." + (f" {left} more are not shown." if left else "")
+        "The prompts and the other images agree on another class than the label. The prompts were trained on the labels of "
+        "training images, but not on held-out images." + (f" {left} more are not shown." if left else "")
     )
-    return Gallery("Images that look mislabelled", note if doubts else "None was found.", cards)
+    return Gallery("Images that look mislabelled", note if doubts else "There are none.", cards)
 
 
 def _foreign_gallery(scorer: Scorer, trained: EncodedSet, names: Sequence[str], bench: Workbench) -> Gallery:
@@ -175,11 +175,11 @@ def _foreign_gallery(scorer: Scorer, trained: EncodedSet, names: Sequence[str], 
     judged = scorer.judge(trained.features)
     order = np.argsort(judged.scores, kind="stable")[:FOREIGN].tolist()
     paths = [trained.images.paths[i] for i in order]
-    title, note = "Training images least like their classes", ""
+    title, note = "Training images with the lowest scores", ""
     ood = np.zeros(len(trained), dtype=bool)
     if scorer.threshold is not None:
         ood = judged.scores < thresholds_of(judged.predictions, scorer.threshold, scorer.verdicts.by_class)
-        note = f"; the threshold rejects {ood.sum():,} of {len(trained):,} all the same"
+        note = f" The threshold still rejects {ood.sum():,} of all {len(trained):,}."
     cards = [
         Thumbnail(
             jpeg,
@@ -192,7 +192,6 @@ def _foreign_gallery(scorer: Scorer, trained: EncodedSet, names: Sequence[str], 
     ]
     return Gallery(
         title,
-        f"The {len(cards)} training images with the lowest scores. The prompts were trained on them, so they score higher "
-        f"than new images would{note}.",
+        f"{len(cards)} images. The prompts were trained on them, so new images usually score lower.{note}",
         cards,
     )

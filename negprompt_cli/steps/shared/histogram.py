@@ -1,4 +1,4 @@
-"""Histograms of ID and OOD scores, one panel per score: the picture that shows what AUROC summarises."""
+"""Histograms of ID and OOD scores, one panel per score, which show what AUROC summarises."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ BINS = 40
 
 
 def draw_histograms(measured: Measured, path: Path, *, scores: Sequence[str]) -> Path:
-    """Draw densities of ID and every OOD set for some of the scores; the suffix of `path` is the format.
+    """Draw the densities of ID images and of every OOD set for some scores; the suffix of `path` names the format.
 
     Raises:
         NegPromptError: the file cannot be written.
     """
-    # The object interface draws without a display and leaves pyplot's global state alone.
+    # The object interface needs no display and does not touch pyplot's global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(scores), 3.4), layout="constrained")
@@ -27,7 +27,7 @@ def draw_histograms(measured: Measured, path: Path, *, scores: Sequence[str]) ->
         everything = [measured.id_set, *measured.ood_sets]
         values = [s.table.scores[score] for s in everything]
         low, high = np.concatenate(values).min(), np.concatenate(values).max()
-        # Equal scores everywhere still need a bin of some width.
+        # If all scores are equal, the bin still needs a width.
         edges = np.linspace(low, high if high > low else low + 1e-9, BINS + 1)
         for i, (scored, value) in enumerate(zip(everything, values, strict=True)):
             label = f"ID {scored.name}" if i == 0 else f"OOD {scored.name}"

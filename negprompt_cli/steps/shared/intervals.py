@@ -1,4 +1,4 @@
-"""What the choice of test images leaves open: intervals of each figure, and differences from the best baseline.
+"""The uncertainty that the choice of test images causes: intervals of figures and of differences from the best baseline.
 
 A baseline is a score that needs no negative prompts. The best one is that with the highest mean AUROC over these very test
 images, so the choice favours the baseline and never the score that is compared with it.
@@ -17,7 +17,7 @@ from negprompt_cli.steps.shared.measure import Measured
 
 
 def with_intervals(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
-    """The document with bootstrap intervals of each row, and paired differences from the best baseline where there is one.
+    """The document with bootstrap intervals of each row, and paired differences from the best baseline, if there is one.
 
     Args:
         document: an evaluation, of one artifact or of one per seed.

@@ -1,10 +1,10 @@
-"""The training core: from ID image features to prompts, one function for each stage.
+"""The training core: from ID image features to prompts, with one function for each stage.
 
     learn_positive(clip, data, config, budget=...)             stage 1
     learn_negative(clip, data, config, positive, budget=...)   stage 2, against frozen positives
 
-It reads and writes no file and knows no command. Commands put files, resuming and a bar around it; the Python interface and
-a verification that trains again call it as it is, so all of them learn the same prompts from the same features.
+It reads and writes no files and knows no commands. Commands add files, resuming and progress. The Python interface and a
+verification that trains again call it directly, so all of them learn the same prompts from the same features.
 """
 
 from collections.abc import Sequence
@@ -50,17 +50,18 @@ from negprompt_cli.steps.shared.starts import (
     stream_seed,
     word_anchors,
 )
+from negprompt_cli.wording import percent
 
 NEUTRAL_NAMES = 32
-"""Names beside those of the classes in stage 2. 30 are as good as 54 (engine/README.md)."""
+"""Number of other names in stage 2, besides the classes' names. 30 are as good as 54 (engine/README.md)."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """ID images to learn from, and what an artifact records of them.
+    """ID training images, and the facts about them that an artifact records.
 
-    `features`: (N, F) L2-normalised and their labels (N,) in [0, K), on the training device. `classes`: K. `files_sha256`:
-    digest of the list of image files, empty for features without files.
+    `features`: (N, F) L2-normalised features and their labels (N,) in [0, K), on the training device. `classes`: the K
+    classes. `files_sha256`: digest of the list of image files; empty for features without files.
     """
 
     features: Features
@@ -71,10 +72,10 @@ class TrainingData:
     def of(
         cls, features: Tensor, labels: Tensor, classes: Sequence[ClassLabel], device: torch.device
     ) -> "TrainingData":
-        """Features (N, F) and labels (N,) of images without files.
+        """Make training data of features (N, F) and labels (N,) without files.
 
         Raises:
-            UsageError: shapes do not fit, or a label names no class.
+            UsageError: the shapes differ, or a label is no class.
         """
         if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
             raise UsageError(
@@ -90,22 +91,22 @@ class TrainingData:
         return [c.name for c in self.classes]
 
     def split(self, schedule: ScheduleConfig, *, seed: int) -> tuple[Features, Features | None]:
-        """The images to train on and, for keep = best, the held-out ones.
+        """The images to train on and, for keep = best, the held-out images.
 
         Raises:
-            UsageError: no class has an image to hold out.
+            UsageError: no class has an image that can be held out.
         """
         if schedule.keep == "last":
             return self.features, None
         generator = torch.Generator().manual_seed(seed)
         train, held = split_held_out(self.features.labels.cpu(), schedule.held_out, generator=generator)
         if not len(held):
-            raise UsageError("keep: best holds out ID images, but no class has two images. Use keep: last.")
+            raise UsageError("keep: best needs held-out ID images, but no class has two images. Use keep: last.")
         device = self.features.labels.device
         return self.features[train.to(device)], self.features[held.to(device)]
 
     def summary(self, stage: str, trained: Trained) -> TrainingSummary:
-        """What the artifact says about a training."""
+        """The artifact's record of a training."""
         kept = trained.history[trained.epoch - 1]
         return TrainingSummary(
             stage=stage,
@@ -125,20 +126,20 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a stage learned: prompts with the digest of their file, on the CPU and not yet on disk, and every epoch."""
+    """The result of a stage: prompts on the CPU, not yet on disk, with the digest of their file; and a report per epoch."""
 
     prompts: Prompts
     history: tuple[EpochReport, ...]
 
 
 class Keeper(Protocol):
-    """Who keeps the states of a training, so that it can be taken up where it stopped."""
+    """Keeps the states of a training, so that it can be resumed."""
 
     def restore(self, data: TrainingData, weights_sha256: str, start: Tensor) -> State | None:
         """The state to resume from, or None to start from the contexts `start`."""
 
     def keep(self, state: State) -> None:
-        """Take the state after an epoch."""
+        """Keep the state after an epoch."""
 
 
 def learn_positive(
@@ -153,27 +154,27 @@ def learn_positive(
     """Stage 1: learn the positive context.
 
     Args:
-        clip: the model that `data` are features of.
-        data: ID images.
-        config: its sections seed and positive decide; the whole is recorded.
+        clip: the model of the features in `data`.
+        data: ID training images.
+        config: its sections seed and positive are used; all of it is recorded.
         budget: bytes for text activations.
-        progress: told how it goes.
-        keeper: keeps the states, and has the one to resume from.
+        progress: receives messages.
+        keeper: keeps the states, and has the state to resume from; None for no checkpoints.
 
     Raises:
-        UsageError: a name is too long for the text tower, or the configuration asks for the impossible.
+        UsageError: a name is too long for the text tower, or the data do not suffice for the configuration.
     """
     progress = progress or Silent()
     settings = config.positive
     if len(data.classes) == 1:
-        said = "There is one class, so stage 1 has no other to tell it from: ID accuracy is 100 % whatever it learns."
+        said = "There is only one class, so stage 1 cannot learn to separate classes, and ID accuracy is always 100 %."
         progress.decide(Decision("few-classes", said, {"classes": 1}))
     start = start_context(clip, config, len(data.classes))
     encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=budget, notice=progress.warn)
     anchors = word_anchors(clip, config, data.names, budget=budget)
     if settings.patches and data.features.patches is None:
         raise UsageError(
-            "The loss of stage 1 looks at patches (positive.patches), which features without images do not have."
+            "The loss of stage 1 uses patches (positive.patches), which need images and cannot be computed from features."
         )
     objective = positive_objective(
         scale=clip.logit_scale,
@@ -207,12 +208,12 @@ def learn_negative(
     progress: Progress | None = None,
     keeper: Keeper | None = None,
 ) -> Learned:
-    """Stage 2: learn negative contexts while the positive one stays frozen.
+    """Stage 2: learn negative contexts with a frozen positive context.
 
     Args:
-        positive: positives of the same model and as many classes as the data have, learned or zero-shot.
+        positive: learned or zero-shot positives of the same model, for the classes of the data.
 
-    The other arguments are those of `learn_positive`; the sections seed and negative decide.
+    The other arguments are those of `learn_positive`; the sections seed and negative are used.
 
     Raises:
         UsageError: as `learn_positive`.
@@ -251,7 +252,7 @@ def learn_negative(
         model=clip.identity,
         config=config,
         learned_on=len(data.classes),
-        # Zero-shot positives are no artifact.
+        # Zero-shot positives are not an artifact.
         parents=(positive.parent(),) if positive.sha256 else (),
         training=(*positive.training, summary),
         id_statistics=statistics,
@@ -260,16 +261,16 @@ def learn_negative(
 
 
 def _others(config: Config) -> tuple[str, ...]:
-    """Names without images that negatives are bound to besides the classes, so that other names find their own too.
+    """Names without images that stage 2 binds negatives to, in addition to the classes, so that negatives fit new names.
 
-    Steps on a part of the classes have many of them, and go without.
+    Trainings with random groups of classes do not use them, because they have many classes.
     """
     settings = config.negative
     return neutral_names(NEUTRAL_NAMES) if settings.loss.contrast and not settings.schedule.classes_per_step else ()
 
 
 def carry_over(clip: Clip, source: Prompts, classes: tuple[ClassLabel, ...], *, budget: int) -> Prompts:
-    """The contexts of an artifact in front of other class names, with the ID statistics that belong to these names.
+    """The contexts of an artifact for other class names, with the ID statistics adapted to these names.
 
     Args:
         clip: the model of `source`.
@@ -296,14 +297,14 @@ def carry_over(clip: Clip, source: Prompts, classes: tuple[ClassLabel, ...], *, 
 
 def describe(report: EpochReport) -> str:
     """One epoch in a few words: loss terms, ID accuracy, held-out objective."""
-    terms = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
-    held = "" if report.held_out is None else f" held-out {report.held_out:.4f}"
-    return f"{terms} ID accuracy {report.accuracy:.1%}{held}"
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in report.terms.items())
+    held = "" if report.held_out is None else f", held-out {report.held_out:.4f}"
+    return f"{terms}, ID accuracy {percent(report.accuracy)} %{held}"
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """What sets one stage's training apart from the other's; the fields are as in `Job`."""
+    """The parts of a training that differ between the stages; the fields are as in `Job`."""
 
     name: str
     schedule: ScheduleConfig
@@ -316,7 +317,7 @@ class _Stage:
 def _train(
     stage: _Stage, clip: Clip, data: TrainingData, seed: int, progress: Progress, keeper: Keeper | None
 ) -> Trained:
-    """Train as the stage's schedule says, from the start or from where the keeper has it, and tell how it ended."""
+    """Train with the stage's schedule, from the start or from the keeper's state, and report the outcome."""
     images, held_out = data.split(stage.schedule, seed=seed)
     job = Job(
         start=stage.start,

@@ -1,6 +1,6 @@
-"""Patch features, made batch by batch from the image files: scores that need them, and the few that stage 1 trains on.
+"""Patch features, computed in batches from the image files, for scores that need them and for a loss of stage 1.
 
-Patch features take about 400 KB an image with a ViT-B/16, so they are never cached.
+Patch features take about 400 KB per image with a ViT-B/16, so they are never cached.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from negprompt_cli.steps.shared.workbench import Workbench
 
 
 def require_local_features(bench: Workbench, names: Sequence[str]) -> None:
-    """Stop with the reason where the model gives no local features.
+    """Check that the model has local (patch) features if a score needs them.
 
     Raises:
-        UsageError: it gives none.
+        UsageError: it has none; the message has the reason.
     """
     reason = why_no_local_features(bench.clip.model)
     if reason:
         raise UsageError(
-            f"Score {names[0]!r} needs local (patch) features, and {bench.clip.identity.name} gives none: {reason}.",
+            f"Score {names[0]!r} needs local (patch) features, but {bench.clip.identity.name} has none: {reason}.",
             remedy="local-scores",
             names=",".join(names),
         )
@@ -48,7 +48,7 @@ def local_scores(
     temperature: float,
     options: ScoreOptions,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Scores (N,) by name for N readable images, from the files.
+    """Scores (N,) by name of N readable images, computed from the files.
 
     Raises:
         BrokenImage: a file cannot be read.
@@ -58,22 +58,22 @@ def local_scores(
 
 
 def patch_features(bench: Workbench, images: ImageSet) -> Tensor:
-    """Features (N, R, F) of the patches of N readable images, in half precision on the CPU: 200 KB an image with a ViT-B/16.
+    """Patch features (N, R, F) of N readable images, in half precision on the CPU: 200 KB per image with a ViT-B/16.
 
     Raises:
-        UsageError: the model gives none.
+        UsageError: the model has no patch features.
         BrokenImage: a file cannot be read.
     """
     reason = why_no_local_features(bench.clip.model)
     if reason:
         raise UsageError(
-            f"The loss of stage 1 looks at patches (positive.patches), and {bench.clip.identity.name} gives none: {reason}."
+            f"The loss of stage 1 uses patches (positive.patches), but {bench.clip.identity.name} has none: {reason}."
         )
     return _over_images(bench, images, PATCHES)["patches"]
 
 
 def _over_images(bench: Workbench, images: ImageSet, job: Job) -> dict[str, Tensor]:
-    """What a job makes of N images, by name (N, ...) on the CPU."""
+    """The results (N, ...) by name of a job on N images, on the CPU."""
     asked = bench.config.compute
     size = asked.image_batch or IMAGES_PER_BATCH["patches"][bench.clip.device.type]
     batches = (list(images.paths[start : start + size]) for start in range(0, len(images), size))
@@ -90,7 +90,7 @@ def _over_images(bench: Workbench, images: ImageSet, job: Job) -> dict[str, Tens
 
 
 def _job(bank: ScoreInputs, names: Sequence[str], temperature: float, options: ScoreOptions) -> Job:
-    """The scores as work for any rank; `_work` reads it."""
+    """The scores as a job for any rank; `_work` reads it."""
     values = {f.name: getattr(bank, f.name) for f in fields(bank)}
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in values.items() if isinstance(value, float)}
@@ -99,7 +99,7 @@ def _job(bank: ScoreInputs, names: Sequence[str], temperature: float, options: S
 
 
 def _work(job: Job, clip: Clip) -> Work:
-    """Scores (g,) float64 by name for g preprocessed images (g, 3, H, W)."""
+    """A function to scores (g,) float64 by name from g preprocessed images (g, 3, H, W)."""
     asked = job.settings
     empty = {"negatives": None, "zero_shot": None}
     tensors = {name: tensor.to(clip.device) for name, tensor in job.tensors.items()}
@@ -118,7 +118,7 @@ def _work(job: Job, clip: Clip) -> Work:
 
 
 def _patch_work(job: Job, clip: Clip) -> Work:
-    """Features (g, R, F) of the patches of g preprocessed images (g, 3, H, W), half precision."""
+    """A function to patch features (g, R, F), in half precision, from g preprocessed images (g, 3, H, W)."""
 
     def encode(clip: Clip, pixels: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Scores of an artifact on ID and OOD images, before any metric is taken: what evaluations and reports start from."""
+"""Scores of an artifact on ID and OOD images, without metrics: the basis of evaluations and reports."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from negprompt_cli.wording import some_of
 
 @dataclass(frozen=True)
 class Scored:
-    """An image set with its scores, and those of zero-shot scores with other templates."""
+    """An image set with its scores, and with its zero-shot scores for other templates."""
 
     encoded: EncodedSet
     table: ScoreTable
@@ -41,20 +41,20 @@ class Scored:
 
     @property
     def name(self) -> str:
-        """Short name of the set."""
+        """Short name of the image set."""
         return self.encoded.images.name
 
     def without_features(self) -> "Scored":
-        """The same without the features of its images, which take most of the memory."""
+        """The same without the features of the images, which take most of the memory."""
         return replace(self, encoded=replace(self.encoded, features=self.encoded.features[:0].clone()))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of an artifact on ID and OOD images, before any metric is taken, and the negative words behind them.
+    """Scores of an artifact on ID and OOD images, and the negative words that they use.
 
-    `left_out`: scores that cannot be computed, with the reason, where all were asked for. `test_time`: scores that learn
-    from the images they test, by OOD set, score and order of the stream.
+    `left_out`: if all scores were requested, those that cannot be computed, with the reasons. `test_time`: scores that learn
+    from the test images, by OOD set, score and order of the images.
     """
 
     prompts: Prompts
@@ -74,16 +74,16 @@ class Measured:
 
 
 def ood_specs(bench: Workbench) -> list[Spec]:
-    """The OOD sets to evaluate: those the configuration asks for, else the protocol's own.
+    """The OOD sets to evaluate: those of the configuration, else those of the ID set's protocol.
 
     Raises:
-        UsageError: none was asked for and the ID set brings none.
+        UsageError: the configuration names none, and the ID set has none.
     """
     asked = [spec for text in bench.config.evaluate.ood for spec in split_specs(text)]
     specs = asked or default_ood(bench.spec)
     if not specs:
         raise UsageError(
-            f"No OOD set to compare {bench.spec.text} with.",
+            f"There is no OOD set to compare {bench.spec.text} with.",
             remedy="ood",
         )
     return specs
@@ -95,17 +95,17 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     Args:
         bench: model and configuration.
         artifact: any prompt artifact.
-        keep_features: whether the image sets keep their features, which take most of the memory, once they are scored.
+        keep_features: whether the image sets keep their features, which take most of the memory, after scoring.
 
     Raises:
-        UsageError, NegPromptError: as `run_evaluate`, apart from what concerns its output.
+        UsageError, NegPromptError: as `run_evaluate`, except for its output.
     """
     config = bench.config
     names = tuple(dict.fromkeys(config.evaluate.scores))
     for name in names:
         if name in TEST_TIME_SCORES:
             raise UsageError(
-                f"{name} learns from the test images, so it is reported apart from scores.", remedy="test-time"
+                f"{name} learns from the test images, so it is not among the other scores.", remedy="test-time"
             )
         if name != ALL:
             find_score(name)
@@ -115,7 +115,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     templates = template_list(config.evaluate.templates) if config.evaluate.templates else []
     specs = ood_specs(bench)
     _ = bench.compute
-    # Everything that is missing is reported at once, not one run at a time.
+    # Report everything that is missing in one message.
     together(
         lambda: artifact.require(config.data.spec),
         lambda: bench.id_images("eval"),
@@ -127,7 +127,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
         names, left_out = possible_scores(bench, prompts)
     if prompts.negative is None and "negprompt" in names:
         raise UsageError(
-            f"{artifact.path} holds positive prompts only, and the score negprompt needs negatives.",
+            f"{artifact.path} has only positive prompts, but the score negprompt needs negatives.",
             remedy="needs-negatives",
         )
     names = _varying(bench, names, len(prompts.classes))
@@ -136,7 +136,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     if absent := [c.name for c in classes_without_data(found, prompts.classes)]:
         said = (
             f"{len(absent)} of the {len(prompts.classes)} classes of the prompts have no images in {config.data.spec}: "
-            f"{some_of(absent)}. The figures say nothing of them."
+            f"{some_of(absent)}. The figures do not cover these classes."
         )
         facts = {"spec": config.data.spec, "classes": absent, "reason": "not in the data"}
         bench.decide(Decision("classes-left-out", said, facts, warning=True))
@@ -149,14 +149,14 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     if local:
         require_local_features(bench, local)
     words: list[ChosenWords] = []
-    # Streams are compared with what neglabel is compared with.
+    # Test-time scores use the same inputs as neglabel.
     needed = [*names, *(["neglabel"] if config.evaluate.test_time else [])]
     bank = make_score_inputs(bench, prompts, needed, on_words=words.append)
     check_scores(names, bank, has_local_features=True)
     spread = _Spread(bench, prompts, names, templates)
     id_set = _score(bench, id_images, bank, names, spread)
     if (id_set.encoded.labels < 0).any():
-        raise UsageError(f"{config.data.spec}: ID images without a class cannot be evaluated ({id_images.layout}).")
+        raise UsageError(f"{config.data.spec}: ID images need classes, but these have none ({id_images.layout}).")
     ood_sets: list[Scored] = []
     streams: list[StreamScores] = []
     for images in ood_images:
@@ -168,29 +168,29 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
 
 
 def _tell_overlap(bench: Workbench, id_images: ImageSet, ood_images: Sequence[ImageSet]) -> None:
-    """Tell of ID images that play OOD as well; told by their paths; copies and links are not followed."""
-    # Texts, because paths take most of the time of a million images.
+    """Warn about ID images that are also OOD images, by their paths; copies and links are not detected."""
+    # Strings, because Path objects would take most of the time with a million images.
     own = {os.path.abspath(path) for path in id_images.paths}  # noqa: PTH100
     for images in ood_images:
         both = sum(os.path.abspath(path) in own for path in images.paths)  # noqa: PTH100
         if both:
-            said = f"{both} of the {len(images)} OOD images of {images.name} are ID images of this evaluation as well."
+            said = f"{both} of the {len(images)} OOD images of {images.name} are also ID images of this evaluation."
             facts = {"ood": images.name, "images": both, "of": len(images)}
             bench.decide(Decision("id-images-in-ood", said, facts, warning=True))
 
 
 def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[str, ...]:
-    """The scores that are not the same for every image with so few classes; tells of the others.
+    """The scores that differ between images with so few classes; reports the others.
 
     Raises:
-        UsageError: there are no others.
+        UsageError: all scores are the same for every image.
     """
     constant = constant_scores(names, classes)
     if not constant:
         return names
     said = (
-        f"{', '.join(constant)}: with {classes} class a softmax over the classes is 1 for every image, and the class is its "
-        "own background, so these scores say nothing"
+        f"{', '.join(constant)}: with {classes} class these scores are the same for every image (a softmax over one class "
+        "is always 1, and a single class has no background), so they cannot detect OOD images"
     )
     if len(constant) == len(names):
         raise UsageError(f"{said}. Use negprompt, max-logit or energy.", remedy="scores")
@@ -199,18 +199,18 @@ def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[st
 
 
 class _Spread:
-    """Zero-shot scores with templates one by one, each encoded once.
+    """Zero-shot scores with each template alone; each template is encoded once.
 
     Raises:
-        UsageError: templates were asked for, and no score compares with zero-shot prompts alone.
+        UsageError: templates were given, but no score uses zero-shot prompts alone.
     """
 
     def __init__(self, bench: Workbench, prompts: Prompts, names: Sequence[str], templates: Sequence[str]) -> None:
-        # The words of a score would have to be chosen anew for each template.
+        # Scores with words are excluded: their words would have to be chosen again for each template.
         self._names = [n for n in names if {"zero_shot"} == set(find_score(n).requires)]
         if templates and not self._names:
             raise UsageError(
-                f"None of the scores {', '.join(names)} uses zero-shot prompts, so other templates change nothing.",
+                f"None of the scores {', '.join(names)} uses zero-shot prompts, so other templates have no effect.",
                 remedy="zero-shot-scores",
             )
         self._settings = bench.config.evaluate
@@ -257,5 +257,7 @@ def _refuse_same_names(sets: Sequence[ImageSet]) -> None:
     seen: dict[str, str] = {}
     for images in sets[1:]:
         if images.name in seen:
-            raise UsageError(f"Two OOD sets are called {images.name}: {seen[images.name]} and {images.spec}.")
+            raise UsageError(
+                f"Two OOD sets have the name {images.name}: {seen[images.name]} and {images.spec}. Rename one of them."
+            )
         seen[images.name] = images.spec

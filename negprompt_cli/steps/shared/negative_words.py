@@ -1,16 +1,16 @@
-"""The negative words of the scores that compare with words: where they come from, which are chosen, and their features.
+"""The negative words of scores that use words: their sources, the choice, and their features.
 
-A choice is named by the field of `ScoreInputs` that it fills:
+A choice has the name of the field of `ScoreInputs` that it fills:
 
-    words             the farthest from the class names (NegMining)
-    words_by_images   the farthest from ID training images (InterNeg)
-    words_filtered    the farthest from the class names, after words that only name single things, ID classes and their
-                      subclasses are left out by WordNet (NegRefine without a language model)
-    csp_words         the farthest nouns, and the farthest phrases of an adjective and a superclass, as many of each as their
-                      shares of all (CSP)
+    words             the words farthest from the class names (NegMining)
+    words_by_images   the words farthest from ID training images (InterNeg)
+    words_filtered    the words farthest from the class names, without names of single things, ID classes and their
+                      subclasses, which WordNet tells (NegRefine without a language model)
+    csp_words         the farthest nouns, and the farthest phrases of an adjective and a superclass, in proportion to their
+                      numbers (CSP)
 
-`engine/scores/word_choice` has the distances. ID class names are never among the words. Left out: the papers' templates of
-their own for nouns and adjectives; the zero-shot template serves words and classes alike.
+`engine/scores/word_choice` has the distances. ID class names are never among the words. The papers have special templates
+for nouns and adjectives; here words and classes have the same zero-shot template.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,7 +36,7 @@ CHOICES = ("words", "words_by_images", "words_filtered", "csp_words")
 
 @dataclass(frozen=True, eq=False)
 class ChosenWords:
-    """Words of one choice with their distances, the higher the farther from ID, and their features (W, F)."""
+    """Chosen words with their distances (higher = farther from ID) and their features (W, F)."""
 
     choice: str
     words: tuple[str, ...]
@@ -58,11 +58,12 @@ def choose_words(
         bench: model and configuration.
         prompts: the artifact whose classes are ID.
         classes: (K, F) zero-shot features of the class names.
-        choices: which of `CHOICES`.
+        choices: names in `CHOICES`.
         images: features (T, F) and labels (T,) of the training images, for words_by_images.
 
     Raises:
-        UsageError: no words, all of them are ID class names, or none is left of them; WordNet is needed and not there.
+        UsageError: there are no words, or none is left after the choice; or WordNet is needed and missing.
+        ValueError: words_by_images is chosen without `images`.
     """
     pool = _Pool(bench, prompts)
     settings = bench.config.evaluate
@@ -85,11 +86,11 @@ def choose_words(
             found = pool.nouns.chosen(image_distances(pool.nouns.features, classes, *images), count)
         words, distances, features = found
         if not words:
-            raise UsageError(f"No negative word is left of {of} ({choice}).", remedy="negative-words")
-        bench.progress.say(f"negative words: {len(words)} of {of} ({choice})")
+            raise UsageError(f"None of {of} negative words is left ({choice}).", remedy="negative-words")
+        bench.progress.say(f"Negative words: {len(words)} of {of} ({choice})")
         order = list(range(len(words)))
         if settings.word_groups > 1:
-            # Groups are runs of words, which are in the order of their distance until here.
+            # Words are still ordered by distance, and consecutive words form a group, so shuffle them first.
             order = torch.randperm(len(words), generator=torch.Generator().manual_seed(bench.config.seed)).tolist()
         made.append(
             ChosenWords(
@@ -100,11 +101,11 @@ def choose_words(
 
 
 def check_choice(settings: EvaluateConfig, prompts: Prompts, choice: str) -> None:
-    """Stop where words of a choice cannot be had, before anything is encoded; training images are not looked for.
+    """Check, before anything is encoded, that the words of a choice are available. Training images are not checked.
 
     Raises:
-        UsageError: a file is missing, not text or empty; WordNet is needed and not there; or the prompts are transferred and
-            the choice is by ID images.
+        UsageError: a file is missing, not text or empty; WordNet is needed and missing; or the prompts are transferred and
+            the choice needs ID images.
     """
     files = [settings.words, settings.adjectives] if choice == "csp_words" else [settings.words]
     for file in files:
@@ -116,7 +117,7 @@ def check_choice(settings: EvaluateConfig, prompts: Prompts, choice: str) -> Non
         wordnet.require()
     if choice == "words_by_images" and prompts.kind == "transferred":
         raise UsageError(
-            "Negative words are chosen by images of the prompts' own classes, and the prompts are transferred."
+            "Negative words are chosen by images of the prompts' classes, and transferred prompts have no such images."
         )
 
 
@@ -136,13 +137,13 @@ class _Texts:
         return self.chosen(name_distances(self.features, classes), count)
 
     def chosen(self, distances: Tensor, count: int) -> _Found:
-        """The `count` texts of the highest distances (W,)."""
+        """The `count` texts with the highest distances (W,)."""
         kept = farthest(distances, count)
         return [self.texts[i] for i in kept.tolist()], distances[kept], self.features[kept]
 
 
 class _Pool:
-    """The texts that there are, without the ID class names; each kind is read and encoded when it is first asked for."""
+    """All texts without the ID class names; each kind is read and encoded when it is first used."""
 
     def __init__(self, bench: Workbench, prompts: Prompts) -> None:
         self._bench, self._classes, self._settings = bench, prompts.classes, bench.config.evaluate
@@ -156,16 +157,16 @@ class _Pool:
         return self._encoded(words)
 
     def filtered(self) -> _Texts:
-        """The nouns without names of single things and without ID classes and their subclasses."""
+        """The nouns without names of single things, ID classes and their subclasses."""
         things, subclasses = wordnet.things_and_subclasses(self.nouns.texts, self._classes)
         self._bench.progress.say(
-            f"negative words left out by WordNet: {len(things)} name single things, {len(subclasses)} ID classes"
+            f"Negative words left out by WordNet: {len(things)} names of single things, {len(subclasses)} ID classes"
         )
         kept = [i for i, word in enumerate(self.nouns.texts) if word not in things and word not in subclasses]
         return _Texts([self.nouns.texts[i] for i in kept], self.nouns.features[kept])
 
     def phrases(self) -> _Texts:
-        """Every adjective in front of a superclass drawn for it."""
+        """Every adjective with a random superclass after it."""
         adjectives = _listed(self._settings.adjectives, wordnet.adjectives)
         generator = torch.Generator().manual_seed(self._bench.config.seed)
         drawn = torch.randint(len(SUPERCLASSES), (len(adjectives),), generator=generator).tolist()
@@ -176,7 +177,7 @@ class _Pool:
 
 
 def _share(nouns: _Texts, phrases: _Texts, classes: Tensor, count: int) -> _Found:
-    """The farthest of both kinds, as many of each as their share of all texts."""
+    """The farthest texts of both kinds, in proportion to their numbers."""
     first = round(count * len(nouns.texts) / (len(nouns.texts) + len(phrases.texts)))
     words, distances, features = nouns.farthest(classes, first)
     more, their, added = phrases.farthest(classes, count - first)
@@ -184,9 +185,9 @@ def _share(nouns: _Texts, phrases: _Texts, classes: Tensor, count: int) -> _Foun
 
 
 def _listed(file: str | None, otherwise: Callable[[], list[str]]) -> list[str]:
-    """The words of a file, one per line, or where there is none those of `otherwise`.
+    """The words of a file, one per line, or those of `otherwise` if no file is named.
 
     Raises:
-        UsageError: the file is missing, not text or empty; or as `otherwise`.
+        UsageError: the file is missing, not text or empty; or an error of `otherwise`.
     """
     return otherwise() if file is None else [c.name for c in novel_names(read_class_list(Path(file))).classes]

@@ -1,4 +1,4 @@
-"""What a detector makes of held-out ID images: how many have the right class, and how many it accepts."""
+"""Results of a detector on held-out ID images: how many have the right class, and how many it accepts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from negprompt_cli.wording import percent
 
 @dataclass(frozen=True)
 class Outcome:
-    """`images` of them, of which `correct` are predicted as their class and `accepted` are ID; None without a threshold."""
+    """Of `images`, `correct` are predicted as their class and `accepted` are accepted as ID (None without a threshold)."""
 
     images: int
     correct: int
     accepted: int | None
 
     def shares(self) -> str:
-        """Both shares for people: `97.5 % accepted, 95.0 % of the right class`."""
-        return f"{self.accepted_share()}, {percent(self.correct / max(1, self.images))} % of the right class"
+        """Both shares for people: `97.5 % accepted, 95.0 % with the right class`."""
+        return f"{self.accepted_share()}, {percent(self.correct / max(1, self.images))} % with the right class"
 
     def accepted_share(self) -> str:
         """The share that is accepted: `97.5 % accepted`."""
@@ -34,13 +34,13 @@ class Outcome:
 def outcome(
     scorer: Scorer, judged: Judgements, labels: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
 ) -> Outcome:
-    """What became of some of n judged images.
+    """The outcome of some of n judged images.
 
     Args:
-        scorer: what judged them; its threshold decides what is accepted.
+        scorer: the scorer that judged them; its threshold decides what is accepted.
         judged: n judgements.
-        labels: (n,) their classes, as indices into those of the scorer; -1 for a class that it does not have.
-        chosen: (n,) which of them.
+        labels: (n,) their classes, as indices of the scorer's classes; -1 for a class that it does not have.
+        chosen: (n,) bool or indices, the images to count.
     """
     predictions = judged.predictions[chosen]
     accepted = None
@@ -52,7 +52,7 @@ def outcome(
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """Held-out images of one class: how many, how many are predicted as it, and what the others are mostly taken for."""
+    """Held-out images of one class: their number, how many are predicted as it, and the most frequent wrong class."""
 
     images: int
     correct: int
@@ -67,7 +67,7 @@ def by_class(
     Args:
         predicted: (n,) predicted classes, as indices.
         labels: (n,) the classes.
-        classes: what the indices name.
+        classes: the classes that the indices refer to.
     """
     found = {}
     for i, label in enumerate(classes):

@@ -1,4 +1,4 @@
-"""Files of a run folder: where they go, when they may be replaced, and the configuration written beside them."""
+"""Output files: when they may be replaced, and the configuration that is written next to them."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from negprompt_cli.steps.shared.learning import Learned
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training step made; `history` is empty where resuming found the artifact finished."""
+    """The result of a training step; `history` is empty if `resume` found a finished artifact."""
 
     path: Path
     prompts: Prompts
@@ -25,10 +25,10 @@ class TrainingResult:
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Stop before any work is done if `path` is there and may not be replaced.
+    """Check, before any work, that `path` can be written.
 
     Raises:
-        UsageError: it exists and `overwrite` is false, it is a folder, or it is below a file.
+        UsageError: it exists and `overwrite` is false, it is a folder, or one of its parents is a file.
     """
     check_place(path)
     if path.exists() and not overwrite:
@@ -37,29 +37,29 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def making(path: Path, *, overwrite: bool) -> Iterator[None]:
-    """Make `path` in the body: nobody else does at the same time, and it is there already only where it may be replaced.
+    """Make `path` in the body of a with statement; no other command can make it at the same time.
 
     Raises:
         UsageError: it exists and `overwrite` is false, another command is making it, or it is a folder.
     """
     refuse_existing(path, overwrite=overwrite)
     with claimed(path):
-        # Whoever had the claim until now may have made it.
+        # The command that had the claim before may have made it.
         refuse_existing(path, overwrite=overwrite)
         yield
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration beside an output, as <stem>.config.yaml, in the format that is read."""
+    """Write the resolved configuration next to an output, as <stem>.config.yaml, in the format that `load_config` reads."""
     atomic_write_text(path.with_name(f"{path.stem}.config.yaml"), config.to_yaml())
 
 
 def write_training(learned: Learned, out: Path, *, overwrite: bool) -> TrainingResult:
-    """Write an artifact that was learned, with its configuration and its epochs beside it.
+    """Write a learned artifact, with its configuration and its epochs next to it.
 
     Raises:
         NegPromptError: a file cannot be written.
-        UsageError: without `overwrite`, the artifact is there by then.
+        UsageError: the artifact exists and `overwrite` is false.
     """
     prompts = save_prompts(learned.prompts, out, overwrite=overwrite)
     write_config(prompts.config, out)
@@ -68,6 +68,6 @@ def write_training(learned: Learned, out: Path, *, overwrite: bool) -> TrainingR
 
 
 def write_history(history: Iterable[EpochReport], path: Path) -> None:
-    """Write one JSON line per epoch beside an artifact, as <stem>.metrics.jsonl."""
+    """Write one JSON line per epoch next to an artifact, as <stem>.metrics.jsonl."""
     lines = "".join(json.dumps(asdict(report)) + "\n" for report in history)
     atomic_write_text(path.with_name(f"{path.stem}.metrics.jsonl"), lines)

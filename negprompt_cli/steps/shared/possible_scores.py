@@ -1,4 +1,4 @@
-"""Which of all scores can be computed here, and why the others cannot: the meaning of the name `all`."""
+"""The scores that can be computed here, for the name `all`, and why the others cannot be computed."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,15 +13,15 @@ from negprompt_cli.steps.shared.training_sample import training_images
 from negprompt_cli.steps.shared.workbench import Workbench
 
 ALL = "all"
-"""The name for every score that can be computed."""
+"""The name that selects every score that can be computed."""
 
 
 def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The names of the scores that can be computed, and of the others with the reason; tells of these.
+    """The names of the scores that can be computed, and the reasons for the others by name; reports these.
 
     Args:
         bench: model and configuration.
-        prompts: the artifact; nothing of it or of the images is encoded.
+        prompts: the artifact; neither prompts nor images are encoded.
     """
     reasons: dict[str, str | None] = {need: why(bench, prompts) for need, why in _WHY_NOT.items()}
     classes = len(prompts.classes)
@@ -44,7 +44,7 @@ def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...]
 
 
 def _no_negatives(bench: Workbench, prompts: Prompts) -> str | None:
-    return "the artifact holds positive prompts only" if prompts.negative is None else None
+    return "the artifact has only positive prompts" if prompts.negative is None else None
 
 
 def _no_words(choice: str, bench: Workbench, prompts: Prompts) -> str | None:
@@ -59,11 +59,11 @@ def _no_training_images(bench: Workbench, prompts: Prompts) -> str | None:
 
 def _no_local_features(bench: Workbench, prompts: Prompts) -> str | None:
     reason = why_no_local_features(bench.clip.model)
-    return f"{bench.clip.identity.name} gives no local (patch) features, because {reason}" if reason else None
+    return f"{bench.clip.identity.name} has no local (patch) features, because {reason}" if reason else None
 
 
 def _refusal(look: Callable[[], object]) -> str | None:
-    """Why a look fails, or None where it does not."""
+    """The first line of the error that `look` raises, or None."""
     try:
         look()
     except UsageError as error:
@@ -77,4 +77,4 @@ _WHY_NOT: Mapping[str, Callable[[Workbench, Prompts], str | None]] = {
     "train_features": _no_training_images,
     "local_features": _no_local_features,
 }
-"""What a score may need and not everybody has, and what says why it is not here."""
+"""What some scores need, and the functions that return why it is missing here."""

@@ -1,6 +1,6 @@
-"""What must be there before a step can start, checked first and reported all at once.
+"""Checks before a step starts, whose errors are reported together.
 
-A person who starts a step without its data and without the artifact of the step before hears of both in one message.
+If both the data and the artifact of an earlier step are missing, one message names both.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from negprompt_cli.errors import SeveralErrors, UsageError
 
 
 def together(*checks: Callable[[], object]) -> None:
-    """Run checks and raise one error with everything they complain of.
+    """Run checks and raise one error with all their messages.
 
     Raises:
         UsageError: at least one check raised one.

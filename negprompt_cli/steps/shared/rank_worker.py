@@ -1,4 +1,4 @@
-"""What every rank but 0 does: whatever rank 0 calls for, until it is sent home."""
+"""What the ranks other than 0 do: they answer rank 0's calls until it dismisses them."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from negprompt_cli.engine.parallel.rank_calls import LostRank, Message, Team, fa
 from negprompt_cli.engine.parallel.sharded_prompts import answer_prompts
 from negprompt_cli.errors import NegPromptError
 
-# Imported for the job it adds to those a rank knows.
+# Imported because it registers its jobs.
 from negprompt_cli.steps.shared import local_scores  # noqa: F401
 
 
 def serve(team: Team) -> None:
-    """Answer rank 0's calls until it says that it is done.
+    """Answer rank 0's calls until it dismisses the team.
 
-    An error that a person can meet is an answer, and the rank lives on; any other ends it.
+    A `NegPromptError` is sent to rank 0 as an answer; any other error ends this rank.
 
     Raises:
-        LostRank: rank 0 is gone.
+        LostRank: the connection to rank 0 is lost.
     """
     things: dict[int, Any] = {}
     while True:

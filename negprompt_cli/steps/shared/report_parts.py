@@ -1,7 +1,7 @@
-"""The parts of a report that need nothing but labels, predictions and scores: answer, numbers, tables and galleries.
+"""The parts of a report that need only labels, predictions and scores: answer, numbers, tables and galleries.
 
-The threshold is the one that accepts 95 % of the ID images at hand, as FPR95 has it; it is a point of the ROC curve, and not
-the threshold of a detector, which is chosen on other images.
+The threshold here accepts 95 % of the ID test images, as in the definition of FPR95. It is a point of the ROC curve, not a
+detector's threshold, which is chosen on other images.
 """
 
 from collections import Counter
@@ -23,12 +23,12 @@ from negprompt_cli.wording import percent
 
 RECALL = 0.95
 THUMBNAILS = 16
-"""Images of one set in a gallery."""
+"""Number of images of one set in a gallery."""
 RESAMPLED = 20_000_000
-"""Images in all resamples together, so that intervals of large sets take seconds."""
+"""Largest number of images in all resamples together, so that intervals of large sets take only seconds."""
 
 Lines = Callable[[ScoredSet, int], Sequence[str]]
-"""Says of one image of a set which class it is taken for, and more where that is known."""
+"""Returns the lines about one image of a set: its predicted class, and more if known."""
 
 
 def threshold_of(sets: ScoredSets, score: str) -> float:
@@ -57,7 +57,7 @@ def measured_numbers(sets: ScoredSets, seed: int) -> list[Number]:
 
 
 def recorded_numbers(document: EvaluationDocument, score: str) -> list[Number]:
-    """The three numbers of several seeds, with their standard deviation over these."""
+    """The three numbers of several seeds, with their standard deviations over the seeds."""
     row, seeds = document.row(score, AVERAGE), f"over {len(document.seeds)} seeds"
     if row is None:
         return []
@@ -76,7 +76,7 @@ def recorded_numbers(document: EvaluationDocument, score: str) -> list[Number]:
 
 
 def answer(sets: ScoredSets) -> list[str]:
-    """The answer in sentences, by the main score."""
+    """The answer in sentences, for the main score."""
     main = sets.scores[0]
     curves = [acceptance_curve(sets.id_set.scores[main], ood.scores[main]) for ood in sets.ood_sets]
     fprs = [fpr_at_recall(curve, RECALL) for curve in curves]
@@ -87,11 +87,11 @@ def answer(sets: ScoredSets) -> list[str]:
         if many
         else f"{share} % of the OOD images ({sets.ood_sets[0].name})"
     )
-    sentences = [f"{whose} are accepted where 95 % of the ID images are (score {main})."]
+    sentences = [f"{whose} are accepted when 95 % of the ID images are accepted (score {main})."]
     if many:
         worst, best = int(np.argmax(fprs)), int(np.argmin(fprs))
         sentences.append(
-            f"Hardest is {sets.ood_sets[worst].name} ({percent(fprs[worst])} % accepted), easiest "
+            f"The hardest set is {sets.ood_sets[worst].name} ({percent(fprs[worst])} % accepted), the easiest is "
             f"{sets.ood_sets[best].name} ({percent(fprs[best])} %)."
         )
     if "mcm-zero-shot" in sets.scores[1:]:
@@ -99,7 +99,7 @@ def answer(sets: ScoredSets) -> list[str]:
             fpr_at_recall(acceptance_curve(sets.id_set.scores["mcm-zero-shot"], ood.scores["mcm-zero-shot"]), RECALL)
             for ood in sets.ood_sets
         ]
-        sentences.append(f"With untrained prompts (score mcm-zero-shot) it is {percent(float(np.mean(plain)))} %.")
+        sentences.append(f"Untrained prompts (score mcm-zero-shot) accept {percent(float(np.mean(plain)))} %.")
     return sentences
 
 
@@ -113,12 +113,12 @@ def scores_table(sets: ScoredSets) -> Table:
             pairs.append((area_under_roc(curve), fpr_at_recall(curve, RECALL)))
         pairs.append(tuple(np.mean(pairs, axis=0).tolist()))
         rows.append([score, *(f"{percent(auroc)} / {percent(fpr)}" for auroc, fpr in pairs)])
-    note = "Per cent. FPR95: share of OOD images accepted with 95 % of the ID images."
+    note = "In per cent. FPR95: share of OOD images that are accepted when 95 % of the ID images are accepted."
     return Table("All scores: AUROC / FPR95", ["score", *(ood.name for ood in sets.ood_sets), AVERAGE], rows, note)
 
 
 def id_class_table(sets: ScoredSets) -> Table:
-    """A row per ID class, the most rejected first."""
+    """A row per ID class, those with the most rejected images first."""
     score, names = sets.scores[0], sets.names
     labels, predictions, values = sets.id_set.labels, sets.id_set.predictions, sets.id_set.scores[score]
     threshold = threshold_of(sets, score)
@@ -128,12 +128,12 @@ def id_class_table(sets: ScoredSets) -> Table:
         wrong = Counter(predictions[mine & (predictions != label)].tolist())
         accuracy, rejected = float((predictions[mine] == label).mean()), float((values[mine] < threshold).mean())
         rows.append((names[label], _most_common(wrong, names), int(mine.sum()), accuracy, rejected))
-    note = "Rejected: share of the class's images below the threshold, per cent."
+    note = "Rejected: share of the class's images below the threshold, in per cent."
     return _by_class(f"ID classes by {score}", ("accuracy", "rejected"), rows, note)
 
 
 def ood_class_tables(sets: ScoredSets) -> Iterator[Table]:
-    """For each OOD set with classes a row per class, the most accepted first."""
+    """A table for each OOD set with classes, with a row per class, those with the most accepted images first."""
     score, names = sets.scores[0], sets.names
     id_values, threshold = sets.id_set.scores[score], threshold_of(sets, score)
     for ood in sets.ood_sets:
@@ -146,14 +146,14 @@ def ood_class_tables(sets: ScoredSets) -> Iterator[Table]:
             accepted = float((values >= threshold).mean())
             rows.append((ood.classes[label], taken, int(mine.sum()), area, accepted))
         if rows:
-            note = "Accepted: share of the class's images at or above the threshold, per cent."
+            note = "Accepted: share of the class's images at or above the threshold, in per cent."
             yield _by_class(f"Classes of {ood.name} by {score}", ("AUROC", "accepted"), rows, note)
 
 
 def _by_class(
     title: str, figures: tuple[str, str], rows: Sequence[tuple[str, str, int, float, float]], note: str
 ) -> Table:
-    """A table of classes: name, what it is taken for, images and two fractions, the highest last one first."""
+    """A table of classes: name, most frequent other prediction, images and two fractions, sorted by the last fraction."""
     cells = [
         [name, taken, str(images), percent(first), percent(last)]
         for name, taken, images, first, last in sorted(rows, key=lambda row: (-row[-1], row[0]))
@@ -163,21 +163,26 @@ def _by_class(
 
 
 def _most_common(counts: Counter[int], names: Sequence[str]) -> str:
-    """The class that is counted most, with its count; a dash where there is none."""
+    """The class with the highest count, with the count; a dash for none."""
     return next((f"{names[label]} ({count})" for label, count in counts.most_common(1)), "-")
 
 
 def galleries(sets: ScoredSets, rules: PixelsConfig, more: Lines) -> list[Gallery]:
-    """The images that the main score gets most wrong; `more` adds lines about each."""
+    """The images with the worst errors of the main score; `more` adds lines about each."""
     score = sets.scores[0]
     made = [
         _gallery(
-            sets, ood, np.argsort(-ood.scores[score], kind="stable"), f"Most ID-like images of {ood.name}", rules, more
+            sets,
+            ood,
+            np.argsort(-ood.scores[score], kind="stable"),
+            f"OOD images of {ood.name} that look most like ID",
+            rules,
+            more,
         )
         for ood in sets.ood_sets
     ]
     least = np.argsort(sets.id_set.scores[score], kind="stable")
-    title = f"Most OOD-like images of {sets.id_set.name}"
+    title = f"ID images of {sets.id_set.name} that look most like OOD"
     return [*made, _gallery(sets, sets.id_set, least, title, rules, more)]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: drawn once, written as files, and kept for the page without legends of their own."""
+"""The pictures of a report: drawn once, written as files with legends, and kept for the page without legends."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from negprompt_cli.wording import file_name, percent
 
 MapKind = Literal["tsne", "pca"]
 MAP_IMAGES = 600
-"""Images of one set on the map, prompts of one kind likewise: more would hide each other."""
+"""Largest number of images of one set, or prompts of one kind, on the map; more would hide each other."""
 CURVES = 8
-"""Scores in one picture of ROC curves."""
+"""Largest number of scores in one picture of ROC curves."""
 THRESHOLD_MARK = Mark("threshold that accepts 95 % of ID", -1)
 BLOCK_BYTES = 64 << 20
 """Memory for the cosines of a block of images."""
@@ -32,14 +32,14 @@ BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Drawer:
-    """Writes pictures to `folder` in `formats` and keeps them for the page; `prefix` tells the runs of a page apart."""
+    """Writes pictures to `folder` in `formats` and keeps them for the page; each run of a page has its own `prefix`."""
 
     folder: Path
     formats: Sequence[str]
     prefix: str
 
     def keep(self, name: str, title: str, alt: str, figure: Figure) -> Picture:
-        """Write a figure's files and make it a part of the page."""
+        """Write a figure's files and return the picture for the page."""
         for form in self.formats:
             atomic_write_bytes(self.folder / f"{self.prefix}{name}.{form}", figures.render(figure, form))
         files = [f"figures/{self.prefix}{name}.{form}" for form in self.formats]
@@ -61,7 +61,7 @@ def score_pictures(sets: ScoredSets, drawer: Drawer) -> tuple[PictureGroup, Pict
         return drawer.keep(f"scores-{score}", score, f"Distributions of {score} on ID and OOD images", figure)
 
     main, *others = sets.scores
-    note = "What is right of the line is accepted as ID."
+    note = "Images to the right of the line are accepted as ID."
     first = PictureGroup(f"Scores: {main}", note, [draw(main, figures.WIDE)], marks)
     if not others:
         return first, None
@@ -69,7 +69,7 @@ def score_pictures(sets: ScoredSets, drawer: Drawer) -> tuple[PictureGroup, Pict
 
 
 def roc_pictures(sets: ScoredSets, drawer: Drawer) -> PictureGroup:
-    """ROC curves of each OOD set, of the main score and those with the highest AUROC on average."""
+    """ROC curves on each OOD set, of the main score and of those with the highest mean AUROC."""
     areas = {
         score: float(np.mean([_curve(sets, score, i).auroc for i in range(len(sets.ood_sets))]))
         for score in sets.scores
@@ -81,8 +81,8 @@ def roc_pictures(sets: ScoredSets, drawer: Drawer) -> PictureGroup:
         lowest = max(1e-4, min(0.1, 1 / len(ood)))
         figure = figures.roc(ood.name, [_curve(sets, score, i) for score in shown], lowest=lowest)
         pictures.append(drawer.keep(f"roc-{file_name(ood.name)}", ood.name, f"ROC curves on {ood.name}", figure))
-    note = "ID is positive. The dotted line is 95 % of ID accepted; the thin curve is chance." + (
-        f" The {CURVES} best of {len(sets.scores)} scores." if len(shown) < len(sets.scores) else ""
+    note = "ID is positive. At the dotted line 95 % of ID images are accepted. The thin curve is chance." + (
+        f" Shown are the {CURVES} best of {len(sets.scores)} scores." if len(shown) < len(sets.scores) else ""
     )
     marks = figures.line_marks([f"{score} (AUROC {percent(areas[score])})" for score in shown])
     return PictureGroup("ROC curves", note, pictures, marks)
@@ -125,14 +125,14 @@ def _similarities(measured: Measured, labels: Sequence[str]) -> Iterator[tuple[s
 
 
 def nearest(scored: Scored, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of M prompts to each image of a set, a block of images at a time.
+    """The nearest of M prompts to each image of a set, computed in blocks of images.
 
     Args:
         scored: N images.
         prompts: (M, F) prompt features.
 
     Returns:
-        (N,) cosines and (N,) places.
+        (N,) cosines and (N,) indices of prompts.
     """
     table = prompts.cpu().float().T
     block = max(1, BLOCK_BYTES // (4 * table.shape[1]))
@@ -141,7 +141,7 @@ def nearest(scored: Scored, prompts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_lines(measured: Measured, sets: ScoredSets) -> Lines:
-    """Says of an image which prompts are nearest, with their cosines in brackets."""
+    """Lines about an image's nearest prompts, with their cosines in brackets."""
     by_set = {id(plain): scored for plain, scored in zip(
         (sets.id_set, *sets.ood_sets), (measured.id_set, *measured.ood_sets), strict=True)}  # fmt: skip
     positives, negatives = measured.bank.positives.cpu().float(), measured.bank.negatives
@@ -165,14 +165,14 @@ def map_pictures(measured: Measured, sets: ScoredSets, kind: MapKind, seed: int,
     alt = f"{method} of images and prompts"
     figure = figures.feature_map(alt, clouds)
     note = (
-        f"{method} (the paper's Figure 4), at most {MAP_IMAGES} of each kind. Images are centred on the mean ID image, "
-        "prompts on the mean positive prompt."
+        f"{method} (the paper's Figure 4), with at most {MAP_IMAGES} points of each kind. The mean ID image is subtracted "
+        "from images, and the mean positive prompt from prompts."
     )
     return PictureGroup("Map", note, [drawer.keep("map", "", alt, figure)], figures.cloud_marks(clouds), large=True)
 
 
 def _clouds(measured: Measured, sets: ScoredSets, kind: MapKind, seed: int) -> list[figures.Cloud]:
-    """Two-dimensional places of images and prompts; few ID classes are named at the middle of their images."""
+    """Points of images and prompts in two dimensions; if there are few ID classes, each has its name at its images."""
     generator = np.random.default_rng(seed)
 
     def some(count: int) -> npt.NDArray[np.intp]:
@@ -204,7 +204,7 @@ def _clouds(measured: Measured, sets: ScoredSets, kind: MapKind, seed: int) -> l
 def _class_places(
     points: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], names: Sequence[str]
 ) -> list[tuple[str, tuple[float, float]]]:
-    """Names of classes at the median of their images, unless they are too many to read."""
+    """Names of classes at the median of their images; empty if there are too many to read."""
     present = np.unique(labels[labels >= 0]).tolist()
     if len(present) > figures.MAP_NAMES:
         return []
@@ -213,7 +213,7 @@ def _class_places(
 
 
 def _project(features: npt.NDArray[np.float32], kind: MapKind, seed: int) -> npt.NDArray[np.float64]:
-    """(n, F) features to (n, 2) places: the first principal components, or t-SNE of the first fifty of them."""
+    """Points (n, 2) of features (n, F): the first two principal components, or t-SNE of the first fifty components."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

@@ -1,8 +1,8 @@
-"""Interruption and resumption of a training: its checkpoint is kept while it runs and is gone once the artifact is whole.
+"""Interrupting and resuming a training. Its checkpoint exists while it runs, and is removed when the artifact is complete.
 
-A checkpoint beside an artifact therefore means that the files of that training may not all be written yet, and one alone
-that its epochs are not all done; either way the training resumes from it. Whatever moment it is stopped at, what comes out
-is what would have come out without the stop: the state is whole epochs, and later epochs depend on nothing else.
+A checkpoint without an artifact means that epochs are missing. A checkpoint next to an artifact means that other files of
+the training may be missing. In both cases the training resumes from the checkpoint, and the result is the same as without
+the interruption: a state has only whole epochs, and later epochs depend on nothing else.
 """
 
 import hashlib
@@ -44,26 +44,26 @@ SECTIONS: dict[Stage, tuple[str, ...]] = {
     "positive": ("seed", "model", "data", "positive"),
     "negative": ("seed", "model", "data", "positive", "negative"),
 }
-"""Sections of the configuration that decide each stage's result. Hardware may change between a stop and a resumption."""
+"""Sections of the configuration that affect each stage's result. The hardware may be different when a training resumes."""
 
 SECONDS = 1.0
-"""Least time between two writings of a checkpoint.
+"""Shortest time in seconds between two writings of a checkpoint.
 
-An epoch of few classes takes some 10 ms, and so does a synced write on a local disk (8 ms measured on a busy one); on a
-network's it takes longer. Writing every such epoch would cost half the time and more, and gain little: a kill that nobody
-can foresee costs a second and an epoch at most, and Ctrl-C and SIGTERM, which can be caught, cost no whole epoch."""
+An epoch with few classes takes about 10 ms, and so does a synced write on a local disk (8 ms measured on a busy one); on a
+network disk it takes longer. Writing every epoch would take at least half of the time and save little: an unexpected kill
+loses at most a second and an epoch, and Ctrl-C and SIGTERM, which can be caught, lose no whole epoch."""
 
 
 class Resumable:
-    """The checkpoint of one training. Used as a context around the training it writes the last epoch when that is stopped.
+    """The checkpoint of one training; a context manager that writes the last finished epoch if the training is interrupted.
 
     Args:
         stage: 'positive' or 'negative'.
         config: the resolved configuration.
-        out: the artifact that will be made.
-        positives: stage 2's positive artifact, or None where they are untrained; stage 1 has none.
-        progress: told what is found.
-        clock: seconds, for the spacing of checkpoints.
+        out: the artifact that the training writes.
+        positives: stage 2's positive artifact; None for untrained positives, and for stage 1.
+        progress: receives messages.
+        clock: returns seconds, for the time between checkpoints.
     """
 
     def __init__(
@@ -87,24 +87,25 @@ class Resumable:
         self._failing = False
 
     def find(self, *, resume: bool, overwrite: bool) -> Prompts | None:
-        """Look for what an earlier training left, before any work is done, and say it.
+        """Look for files of an earlier training, before any work, and report them.
 
         Args:
-            resume: whether to resume from there.
+            resume: whether to resume the earlier training.
             overwrite: whether an artifact of another training may be replaced.
 
         Returns:
-            The artifact, if `resume` and this training is finished already.
+            The artifact, if `resume` is true and this training is already finished; else None.
 
         Raises:
-            UsageError: an artifact is in the way, or `resume` and it or the checkpoint is of another configuration.
+            UsageError: an artifact exists and may not be replaced; or `resume` is true, and it or the checkpoint has another
+                configuration.
         """
         refuse_existing(self._out, overwrite=overwrite or resume)
         if not resume:
             if self._path.is_file():
                 self._progress.warn(
-                    f"{self._path}, the checkpoint of an interrupted training, will be replaced, because resuming was not "
-                    "asked for"
+                    f"{self._path}, the checkpoint of an interrupted training, is replaced, because this run does not "
+                    "resume it."
                 )
             return None
         made = self._finished(overwrite=overwrite)
@@ -115,14 +116,14 @@ class Resumable:
             except DamagedCheckpoint as error:
                 self._progress.warn(f"{error} Starting from the first epoch.")
         elif made:
-            self._progress.say(f"{self._out} is finished already, with this configuration: nothing to do.")
+            self._progress.say(f"{self._out} is already finished with this configuration. There is nothing to do.")
             return made
         else:
-            self._progress.say(f"no checkpoint at {self._path}: starting from the first epoch")
+            self._progress.say(f"There is no checkpoint at {self._path}. Starting from the first epoch.")
         return None
 
     def restore(self, data: TrainingData, weights_sha256: str, start: Tensor) -> State | None:
-        """The state to resume from, or None to start; from now on checkpoints can be kept.
+        """The state to resume from, or None to start; call it before `keep`.
 
         Args:
             data: the ID training images.
@@ -130,7 +131,7 @@ class Resumable:
             start: the initial contexts.
 
         Raises:
-            UsageError: the checkpoint is of other data or another model.
+            UsageError: the checkpoint has other data or another model.
         """
         digests: Facts = {
             "model weights": weights_sha256,
@@ -147,14 +148,14 @@ class Resumable:
         if state.contexts.shape != start.shape:
             raise DamagedCheckpoint(f"{self._path} holds contexts of another shape than this training's. Remove it.")
         last = state.history[-1]
-        self._progress.say(f"resuming after epoch {last.epoch} of {last.epochs} from {self._path}")
+        self._progress.say(f"Resuming after epoch {last.epoch} of at most {last.epochs} from {self._path}")
         return state
 
     def keep(self, state: State) -> None:
-        """Take the state after an epoch; write it if the last writing is long enough ago.
+        """Keep the state after an epoch, and write it if the last writing is long enough ago.
 
-        The first one is always written, so that there is a checkpoint from before the artifact until after it, and so that
-        a place that cannot be written to is found early.
+        The first state is always written. So a checkpoint exists before the artifact and until it is complete, and a folder
+        that cannot be written to is found early.
 
         Raises:
             NegPromptError: the first checkpoint cannot be written.
@@ -164,7 +165,7 @@ class Resumable:
             self._write()
 
     def remove(self) -> None:
-        """Drop the checkpoint: the artifact and the files beside it are on disk."""
+        """Remove the checkpoint, after the artifact and the files next to it are written."""
         self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -173,7 +174,7 @@ class Resumable:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Without a first one, what failed is its writing.
+        # If no checkpoint was written, the first writing itself failed.
         if isinstance(error, KeyboardInterrupt | NegPromptError) and self._written is not None:
             self._write()
 
@@ -186,14 +187,14 @@ class Resumable:
         except NegPromptError as error:
             if self._written is None:
                 raise
-            # The training needs no disk until its end, when there may be room again; the checkpoint before is whole.
+            # The training needs no disk until its end, when there may be space again. The previous checkpoint is complete.
             if not self._failing:
-                self._progress.warn(f"{error} Training continues.")
+                self._progress.warn(f"{error} The training continues.")
             self._failing = True
         self._written = self._clock()
 
     def _finished(self, *, overwrite: bool) -> Prompts | None:
-        """The artifact of this very training, if it is there."""
+        """The artifact of this training, if it exists."""
         if not self._out.exists():
             return None
         try:
@@ -201,7 +202,8 @@ class Resumable:
             lines = differences(_settings(self._stage, made.config, made.kind, made.parents), self._settings)
             if lines:
                 raise UsageError(
-                    f"{self._out} is of another training:\n{_indented(lines)}It cannot be resumed with these settings.",
+                    f"{self._out} is the artifact of another training:\n{_indented(lines)}It cannot be resumed with these "
+                    "settings.",
                     remedy="overwrite-output",
                 )
         except UsageError:
@@ -214,13 +216,13 @@ class Resumable:
         if lines := differences(recorded, present):
             raise UsageError(
                 f"{self._path} is the checkpoint of another training:\n{_indented(lines)}"
-                "Repeat the settings it was started with to resume it.",
+                "To resume it, use the settings that it was started with.",
                 remedy="no-resume",
             )
 
 
 def _settings(stage: Stage, config: Config, kind: str, parents: Sequence[Parent]) -> dict[str, Fact]:
-    """What decides a stage's artifact, as far as the artifact itself tells: configuration and positives."""
+    """What affects a stage's artifact and is recorded in it: configuration and positives."""
     facts = {"stage": kind, **flat_facts(config.model_dump(mode="json", include=set(SECTIONS[stage])))}
     if stage == "negative":
         facts["positive artifact"] = parents[0].sha256 if parents else ZERO_SHOT
@@ -228,7 +230,7 @@ def _settings(stage: Stage, config: Config, kind: str, parents: Sequence[Parent]
 
 
 def _versions() -> Facts:
-    # An artifact names the versions it was made with, so it is made with one of each.
+    # An artifact records the versions of its training, so all of its epochs must have the same versions.
     return {"negprompt": __version__, "torch": torch.__version__}
 
 

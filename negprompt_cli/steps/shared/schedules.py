@@ -1,4 +1,4 @@
-"""How a stage trains, as its configuration asks for it, and what a person is told of how the training ended."""
+"""How a stage trains by its configuration, and the messages about the end of a training."""
 
 import math
 
@@ -9,7 +9,7 @@ from negprompt_cli.progress import Progress
 
 
 def method_of(config: ScheduleConfig) -> Method:
-    """The engine's way to train that a configuration asks for."""
+    """The engine's training method for a configuration."""
     if config.sgd:
         return Sgd(
             lr=config.sgd.lr,
@@ -22,7 +22,7 @@ def method_of(config: ScheduleConfig) -> Method:
 
 
 def epochs_of(config: ScheduleConfig, *, images: int, classes: int) -> int:
-    """The most epochs of a configuration for a number of training images and of classes."""
+    """The largest number of epochs for a configuration and these numbers of training images and classes."""
     if not config.sgd:
         return config.epochs
     groups = math.ceil(classes / config.classes_per_step) if config.classes_per_step else 1
@@ -31,7 +31,7 @@ def epochs_of(config: ScheduleConfig, *, images: int, classes: int) -> int:
 
 
 def tell_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> None:
-    """Warn where a training ended above its start, or before its loss had settled."""
+    """Warn if a training ended with a higher loss than at its start, or before its loss settled."""
     last = min(SETTLED_OVER, job.epochs)
     facts = {"stage": stage, "start_loss": trained.start_loss, "end_loss": trained.end_loss, "epochs": job.epochs}
     if trained.end_loss > trained.start_loss:
@@ -39,12 +39,12 @@ def tell_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> 
             Decision(
                 "training-above-start",
                 f"The {stage} training ended with a higher loss ({trained.end_loss:.4f}) than it started with "
-                f"({trained.start_loss:.4f}), so these prompts are worse than untrained ones by their own measure. "
+                f"({trained.start_loss:.4f}), so by this loss the prompts are worse than untrained ones. "
                 + (
                     f"Its learning rate ({job.method.lr:g}) does not fit this model. Lower it, or remove "
                     f"{stage}.schedule.sgd: the default training needs no rate."
                     if isinstance(job.method, Sgd)
-                    else f"Give it more epochs ({stage}.schedule.epochs) or more classes per step."
+                    else f"Use more epochs ({stage}.schedule.epochs) or more classes per step."
                 ),
                 facts,
                 warning=True,
@@ -54,9 +54,9 @@ def tell_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> 
         progress.decide(
             Decision(
                 "training-not-settled",
-                f"The {stage} training did all its {job.epochs} epochs before its loss settled: the last {last} "
-                f"still brought more than {job.method.tolerance:.1%} of its fall. Raise "
-                f"{stage}.schedule.epochs to train further.",
+                f"The {stage} training ended after {job.epochs} epochs, the most allowed, before its loss settled: the last "
+                f"{last} epochs still made more than {100 * job.method.tolerance:.1f} % of the total decrease. To train "
+                f"longer, raise {stage}.schedule.epochs.",
                 facts,
             )
         )

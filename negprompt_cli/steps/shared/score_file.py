@@ -1,8 +1,8 @@
-"""Scores of single images as a table on disk: CSV, JSON lines or Parquet, by the suffix.
+"""The scores of single images as a file: CSV, JSON lines or Parquet, by the suffix.
 
-One row per image: the set it is of, its role (id or ood), path, true class and predicted class (key and name each; an OOD
-image has no true class), the seed of the prompts, and every score as a float64 that reads back exactly. Parquet is written
-by pyarrow, which is an extra (`pip install negprompt[parquet]`).
+Each row is an image: its set, role (id or ood), path, true class and predicted class (key and name each; an OOD image has no
+true class), the seed of the prompts, and every score as a float64 that is read back exactly. pyarrow writes Parquet; it is
+an extra (`pip install negprompt[parquet]`).
 """
 
 import importlib.util
@@ -22,22 +22,22 @@ COLUMNS = ("set", "role", "path", "label", "label_name", "prediction", "predicti
 
 
 def check_score_file(path: Path, *, overwrite: bool) -> None:
-    """Stop before any work where a scores file could not be written.
+    """Check, before any work, that a file of scores can be written.
 
     Raises:
-        UsageError: another suffix, Parquet without pyarrow, or the file exists and `overwrite` is false.
+        UsageError: the suffix is unknown, pyarrow is missing for Parquet, or the file exists and `overwrite` is false.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: the name must end in {', '.join(SUFFIXES)}, which says the format.")
+        raise UsageError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}, which choose the format.")
     if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UsageError(
-            f"{path}: Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or save .csv or .jsonl."
+            f"{path}: Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or use .csv or .jsonl."
         )
     refuse_existing(path, overwrite=overwrite)
 
 
 def save_scores(path: Path, measured: Sequence[Measured]) -> None:
-    """Write one row per image and artifact; `check_score_file` says which paths are accepted.
+    """Write one row per image and artifact; `check_score_file` checks the path.
 
     Raises:
         NegPromptError: the file cannot be written.
@@ -45,7 +45,7 @@ def save_scores(path: Path, measured: Sequence[Measured]) -> None:
     columns = (*COLUMNS, *measured[0].scores)
     rows = (row for one in measured for row in image_rows(one))
     if path.suffix.lower() == ".csv":
-        # A float's own text is the shortest that reads back as the same float.
+        # repr of a float is the shortest text that is read back as the same float.
         lines = [csv_line(columns), *(csv_line(row[name] for name in columns) for row in rows)]
         _write_text(path, "".join(lines))
     elif path.suffix.lower() == ".jsonl":
@@ -55,7 +55,7 @@ def save_scores(path: Path, measured: Sequence[Measured]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    # File names need not be UTF-8; their bytes are passed through.
+    # File names need not be UTF-8, so their bytes are kept.
     atomic_write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 

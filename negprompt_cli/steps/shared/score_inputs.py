@@ -1,4 +1,4 @@
-"""What scores compare with: an artifact's prompts encoded, and training images or words where a score asks for them."""
+"""The inputs of scores: an artifact's encoded prompts, and training images or words if a score needs them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,17 +25,17 @@ def make_score_inputs(
     template: str | None = None,
     on_words: Callable[[ChosenWords], None] | None = None,
 ) -> ScoreInputs:
-    """Encode an artifact's prompts, and whatever else the scores asked for compare with.
+    """Encode an artifact's prompts, and the other inputs that the scores need.
 
     Args:
         bench: model and configuration.
         prompts: an artifact of the model.
         scores: names of the scores.
         template: the zero-shot template; None for the configured one.
-        on_words: told of each choice of negative words.
+        on_words: called with each choice of negative words.
 
     Raises:
-        UsageError: a score needs words or training images that are not there.
+        UsageError: a score needs words or training images that are missing.
     """
     clip = bench.clip
     needs = {need for name in scores for need in find_score(name).requires}
@@ -49,8 +49,8 @@ def make_score_inputs(
     if (statistics := prompts.id_statistics) is not None:
         if statistics.shifts.shape != positives.shape:
             raise UsageError(
-                f"The prompts' ID statistics are of {' x '.join(map(str, statistics.shifts.shape))} classes and dimensions, "
-                f"the model's features of {' x '.join(map(str, positives.shape))}: the artifact is damaged. Train again."
+                f"The artifact is damaged: its ID statistics have {' x '.join(map(str, statistics.shifts.shape))} classes "
+                f"and dimensions, but the prompts' features have {' x '.join(map(str, positives.shape))}. Train again."
             )
         bank = replace(bank, id_statistics=statistics.to(clip.device, torch.float32))
     if "zero_shot" in needs:
@@ -71,7 +71,7 @@ def make_score_inputs(
 
 
 def score_options(config: EvaluateConfig) -> ScoreOptions:
-    """The engine's options of a configuration."""
+    """The engine's score options from a configuration."""
     return ScoreOptions(
         next_classes=config.next_classes,
         word_groups=config.word_groups,

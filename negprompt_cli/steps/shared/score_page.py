@@ -1,8 +1,8 @@
-"""The page of scored images: what was found, a histogram whose threshold can be moved, and the most suspicious images.
+"""The page of scored images: a summary, a histogram with a movable threshold, and the most suspicious images.
 
-It is made of rows as they are written, so everything that writes rows can have a page. Memory and page are bounded: of all
-images a score, a class and a verdict (13 bytes) are kept, of the most suspicious and of a random sample the rows, and
-of some of those thumbnails. Counts under the moved threshold are those of all images (see `report.histogram`).
+It is made from rows, so every command that writes rows can make a page. Memory and the size of the page are bounded: the
+score, class and verdict of every image are kept (13 bytes), the rows of the most suspicious ones and of a random sample, and
+thumbnails of some of these. Counts for a moved threshold include all images (see `report.histogram`).
 """
 
 import heapq
@@ -27,13 +27,13 @@ from negprompt_cli.steps.shared.verdicts import Verdicts
 from negprompt_cli.wording import percent
 
 MOST_SUSPICIOUS = 10_000
-"""Images with the lowest scores whose rows are on the page, for the CSV file."""
+"""Number of images with the lowest scores whose rows are on the page, for the CSV file."""
 SHOWN = 240
-"""How many of them have thumbnails."""
+"""Number of these that have thumbnails."""
 SAMPLE = 60
-"""Images in a random sample of the others, with thumbnails."""
+"""Number of images in a random sample of the others, with thumbnails."""
 BROKEN = 50
-"""Images that could not be judged and are named."""
+"""Number of images named that could not be judged."""
 UNDECIDED = -1
 
 
@@ -41,9 +41,9 @@ UNDECIDED = -1
 class Judged:
     """How the images were judged, as far as it is known.
 
-    `score`: name of the ID score. `threshold`: that of all images; None where there is none, or where it is to be found in
-    the verdicts. `held_out`: (n,) scores of the calibration images. `remarks`: sentences below the verdict. `facts`: names
-    and values at the end of the page.
+    `score`: name of the ID score. `threshold`: the threshold of all images; None if there is none, or if it must be derived
+    from the verdicts. `held_out`: (n,) scores of the calibration images. `remarks`: sentences below the verdict. `facts`:
+    names and values at the end of the page.
     """
 
     score: str = "score"
@@ -57,7 +57,7 @@ class Judged:
 def judged_by(
     verdicts: Verdicts, *, fdr: float | None = None, delivery: BatchVerdict | None = None, limited: bool = False
 ) -> Judged:
-    """What a page of the rows says about how they were judged."""
+    """The facts about how the rows were judged, for their page."""
     remarks = []
     if fdr is not None:
         remarks.append(
@@ -80,11 +80,11 @@ def judged_by(
 
 
 class PageRows:
-    """Collects rows for a page, within bounds; a sink of rows.
+    """A sink that collects rows for a page, with bounded memory.
 
     Args:
-        onward: another sink that gets each row first.
-        seed: of the random sample.
+        onward: another sink, which receives each row first.
+        seed: random seed of the sample.
     """
 
     def __init__(self, onward: Sink | None = None, *, seed: int = 0) -> None:
@@ -98,7 +98,7 @@ class PageRows:
         self._sample: list[tuple[int, Row]] = []
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Take some rows."""
+        """Receive some rows."""
         if self._onward:
             rows = list(rows)
             self._onward.write(rows)
@@ -117,12 +117,12 @@ class PageRows:
         self.scores.append(row.score)
         self.labels.append(self.classes.setdefault(key, len(self.classes)))
         self.verdicts.append(UNDECIDED if row.is_ood is None else row.is_ood)
-        # The heap holds the lowest scores, the highest of them on top; equals keep the order of the input.
+        # The heap holds the lowest scores, with the highest of them on top; equal scores keep the input's order.
         if len(self._lowest) < MOST_SUSPICIOUS:
             heapq.heappush(self._lowest, (-row.score, -number, row))
         elif -row.score > self._lowest[0][0]:
             heapq.heapreplace(self._lowest, (-row.score, -number, row))
-        # Algorithm R (Vitter, 1985): each image so far is in the sample with the same probability.
+        # Algorithm R (Vitter, 1985): every image so far is in the sample with the same probability.
         if len(self._sample) < SAMPLE:
             self._sample.append((number, row))
         elif (place := self._random.randrange(number + 1)) < SAMPLE:
@@ -141,17 +141,17 @@ class PageRows:
 
 
 def write_score_page(path: Path, rows: PageRows, judged: Judged, *, title: str, rules: PixelsConfig) -> None:
-    """Write the page of the rows collected.
+    """Write the page of the collected rows.
 
     Args:
-        path: the HTML file, which is replaced.
+        path: the HTML file; an existing one is replaced.
         rows: the images.
         judged: how they were judged.
         title: the heading.
-        rules: how the values of image files are read, for thumbnails.
+        rules: how image files are read, for thumbnails.
 
     Raises:
-        NegPromptError: it cannot be written.
+        NegPromptError: the page cannot be written.
     """
     atomic_write_text(path, render("score", title=title, **page_values(rows, judged, rules)))
 
@@ -159,12 +159,12 @@ def write_score_page(path: Path, rows: PageRows, judged: Judged, *, title: str, 
 def page_values(
     rows: PageRows, judged: Judged, rules: PixelsConfig, *, own: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What the template `score` shows, apart from its title; `own`: names of images' own classes by path, if known."""
+    """The values of the template `score`, except the title; `own`: names of the images' own classes by path, if known."""
     scores, labels, verdicts = np.array(rows.scores), np.array(rows.labels), np.array(rows.verdicts)
     threshold, single = _threshold(scores, verdicts, judged.threshold)
     decided = bool((verdicts != UNDECIDED).any())
     ood = int((verdicts == 1).sum())
-    # A false discovery rate chooses its threshold by the images themselves, so nothing is expected of it.
+    # With a false discovery rate the images themselves decide the threshold, so no number of rejections is expected.
     designed = judged.threshold if decided and single and threshold == judged.threshold else None
     expected = _expected(len(scores), ood, judged.held_out, designed)
     values: dict[str, Any] = {
@@ -211,9 +211,9 @@ def page_values(
 def _threshold(
     scores: npt.NDArray[np.float64], verdicts: npt.NDArray[np.int8], known: float | None
 ) -> tuple[float | None, bool]:
-    """The threshold that the verdicts follow, and whether they all follow one.
+    """The threshold of the verdicts, and whether one threshold explains all of them.
 
-    Without a known one, or where a false discovery rate decided, it is the lowest accepted score.
+    If it is unknown, or a false discovery rate decided, it is the lowest accepted score.
     """
     accepted, rejected = scores[verdicts == 0], scores[verdicts == 1]
     if known is not None and not (accepted < known).any() and not (rejected >= known).any():
@@ -236,8 +236,8 @@ def _verdict(rows: PageRows, scores: npt.NDArray[np.float64], ood: int, decided:
     broken = f" {rows.broken_count:,} more could not be judged." if rows.broken_count else ""
     if not decided:
         return (
-            f"{len(scores):,} images were scored, but there is no threshold, so none is called OOD. The images least like "
-            f"the classes come first.{broken}"
+            f"{len(scores):,} images were scored. There is no threshold, so no image is called OOD. Images with the lowest "
+            f"scores come first.{broken}"
         )
     if not ood:
         return f"All {len(scores):,} images are accepted as ID.{broken}"
@@ -246,13 +246,13 @@ def _verdict(rows: PageRows, scores: npt.NDArray[np.float64], ood: int, decided:
 
 
 def _expected(images: int, ood: int, held_out: npt.NDArray[np.float64] | None, threshold: float | None) -> list[str]:
-    """How many OOD verdicts are expected among ID images alone."""
+    """The number of OOD verdicts that is expected if all images are ID."""
     if held_out is None or threshold is None:
         return []
     rejected = float((held_out < threshold).mean())
     return [
-        f"The threshold rejects {percent(rejected)} % of {len(held_out):,} held-out ID images. So of {images:,} ID images "
-        f"about {round(rejected * images):,} would be called OOD by design; here {ood:,} are."
+        f"The threshold rejects {percent(rejected)} % of {len(held_out):,} held-out ID images by design. If all {images:,} "
+        f"images were ID, about {round(rejected * images):,} would be called OOD; here {ood:,} are."
     ]
 
 
@@ -278,22 +278,20 @@ def _numbers(
 
 
 def _note(images: int, kept: int, others: int, single: bool) -> str:
-    """What the slider and the CSV file do."""
+    """The note about the slider and the CSV file."""
     texts = [
-        "The slider tries another threshold. Counts are exact, over all images; the badges and the CSV file follow. Pass "
-        "the threshold you choose to the next run."
+        "Move the slider to try another threshold. The counts of all images, the badges and the CSV file change with it. To "
+        "use a threshold, pass it to the next run."
     ]
     if not single:
-        texts.append(
-            "As judged, classes have thresholds of their own; a moved slider is one threshold for all of them."
-        )
+        texts.append("The verdicts use a threshold for each class; the slider uses one threshold for all classes.")
     if kept < images:
-        texts.append(f"The CSV file holds the {kept:,} most suspicious images and a random sample of {others} others.")
+        texts.append(f"The CSV file has the {kept:,} most suspicious images and a random sample of {others} others.")
     return " ".join(texts)
 
 
 def _choices(rows: PageRows, labels: npt.NDArray[np.int32]) -> list[tuple[int, str]]:
-    """Classes to filter by, in the order of their names, with their numbers of images."""
+    """Classes for the filter, in the order of their names, with their numbers of images."""
     counts = np.bincount(labels, minlength=len(rows.classes))
     named = [(index, f"{utf8_text(name)} ({counts[index]:,})") for (_, name), index in rows.classes.items()]
     return sorted(named, key=lambda choice: choice[1])
@@ -302,7 +300,7 @@ def _choices(rows: PageRows, labels: npt.NDArray[np.int32]) -> list[tuple[int, s
 def _galleries(
     rows: PageRows, kept: list[Row], others: list[Row], rules: PixelsConfig, own: Mapping[str, str]
 ) -> list[Gallery]:
-    """The most suspicious images, and a sample of the others where those are not all."""
+    """The most suspicious images, and a sample of the others if there are more."""
     shown = list(enumerate(kept[:SHOWN]))
     more = [(len(kept) + i, row) for i, row in enumerate(others)]
     if not more and len(kept) > SHOWN:
@@ -315,13 +313,13 @@ def _galleries(
     first = f"The {len(shown)} images with the lowest scores, of {len(rows.scores):,}." if more else ""
     made = [Gallery("Most suspicious first", first, cards[: len(shown)])]
     if more:
-        note = f"A random sample of {len(more)} of the other images, to see what is accepted."
+        note = f"A random sample of {len(more)} of the other images, to show what is accepted."
         made.append(Gallery("Other images", note, cards[len(shown) :]))
     return made
 
 
 def _card(index: int, row: Row, jpeg: bytes | None, own: str | None) -> Thumbnail:
-    """A thumbnail with its verdict, class, own class where that is another, score, p-value and nearest negative."""
+    """A thumbnail with its verdict, predicted class, own class if that differs, score, p-value and nearest negative."""
     lines = [] if own in (None, row.prediction_name) else [f"labelled {own}"]
     lines.append(f"score {row.score:.4g}")
     if row.p_value is not None:
@@ -357,7 +355,7 @@ def _compact(row: Row, classes: dict[tuple[str, str], int]) -> list[Any]:
 def _sparse(
     bins: Bins, scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int32], classes: int
 ) -> dict[int, list[int]]:
-    """For each class the bins that are not empty with their counts, in turn."""
+    """For each class, the bins that are not empty, each followed by its count."""
     width = len(bins.edges) - 1
     cells, counts = np.unique(labels.astype(np.int64) * width + bins.places(scores), return_counts=True)
     made: dict[int, list[int]] = {label: [] for label in range(classes)}
@@ -373,8 +371,8 @@ def _accepted(held_out: npt.NDArray[np.float64], bins: Bins) -> list[float]:
 
 
 def _broken(rows: PageRows) -> Table:
-    """Images that could not be judged, with the reason."""
+    """Images that could not be judged, with the reasons."""
     cells = [[row.path, row.error or ""] for row in rows.broken]
     left = rows.broken_count - len(cells)
-    note = f"And {left:,} more." if left else ""
+    note = f"{left:,} more are not shown." if left else ""
     return Table(f"{rows.broken_count:,} images could not be judged", ["image", "why"], cells, note, 2, len(cells) > 12)

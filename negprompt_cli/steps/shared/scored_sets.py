@@ -1,6 +1,6 @@
-"""ID and OOD images with labels, predictions and scores as plain arrays: what a report shows, wherever they come from.
+"""ID and OOD images of a report, with labels, predictions and scores as plain arrays.
 
-They come from a measurement with a model at hand, or from a file of scores that an evaluation saved.
+They come from a measurement with a model, or from a file of scores that an evaluation saved.
 """
 
 import csv
@@ -25,8 +25,8 @@ Labels = npt.NDArray[np.int64]
 class ScoredSet:
     """n images.
 
-    `paths`: their files. `labels`: (n,) places of their own classes in `classes`, -1 where they have none. `classes`: names
-    of the set's own classes. `predictions`: (n,) places in the ID classes. `scores`: (n,) by name, higher = more ID.
+    `paths`: their files. `labels`: (n,) indices of their own classes in `classes`, -1 for none. `classes`: names of the
+    set's classes. `predictions`: (n,) indices of ID classes. `scores`: (n,) by name, higher = more ID.
     """
 
     name: str
@@ -40,14 +40,14 @@ class ScoredSet:
         return len(self.labels)
 
     def own(self, image: int) -> str:
-        """The name of an image's own class, else that of its file."""
+        """The name of an image's own class, or of its file if it has none."""
         label = int(self.labels[image])
         return self.classes[label] if label >= 0 else self.paths[image].name
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredSets:
-    """ID images and OOD sets; `names`: of the ID classes, `scores`: names of the scores, the main one first."""
+    """ID images and OOD sets. `names`: names of the ID classes. `scores`: names of the scores, the main one first."""
 
     names: Sequence[str]
     id_set: ScoredSet
@@ -56,7 +56,7 @@ class ScoredSets:
 
     @property
     def labelled(self) -> list[tuple[str, ScoredSet]]:
-        """All sets under the names that pictures show."""
+        """All sets with the names that pictures show."""
         return [(f"ID {self.id_set.name}", self.id_set), *((f"OOD {s.name}", s) for s in self.ood_sets)]
 
 
@@ -84,27 +84,27 @@ def is_table(path: Path) -> bool:
 
 
 def is_score_file(path: Path) -> bool:
-    """Whether a table holds scores of single images that an evaluation saved, and not rows of other images.
+    """Whether a table has scores that an evaluation saved, and not rows that `score` wrote.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     first = next(iter(_records(path)), None)
     return first is not None and set(COLUMNS) <= set(first)
 
 
 def read_score_file(path: Path, main: str | None) -> tuple[ScoredSets, int]:
-    """The images of a file of scores; of several seeds those of the first.
+    """The images of a file of scores; those of the first seed if there are several.
 
     Args:
         path: CSV, JSON lines or Parquet, by the suffix.
-        main: the main score; None for negprompt, else the first.
+        main: the main score; None for negprompt, or for the first if there is no negprompt.
 
     Returns:
         The images, and the seed.
 
     Raises:
-        UsageError: it cannot be read, is no such file, or does not have the score.
+        UsageError: the file cannot be read, has no scores of an evaluation, or does not have the main score.
     """
     seed, sets = next(iter(read_score_seeds(path, main).items()))
     return sets, seed
@@ -120,7 +120,7 @@ def read_score_seeds(path: Path, main: str | None = None) -> dict[int, ScoredSet
             raise UsageError(f"{path} holds no images.")
         return {seed: _sets(records, path, main) for seed, records in by_seed.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged, or does not hold scores of single images ({error}).") from error
+        raise UsageError(f"{path} is damaged, or has no scores of single images ({error}).") from error
 
 
 def _sets(records: list[Mapping[str, Any]], path: Path, main: str | None) -> ScoredSets:
@@ -151,16 +151,16 @@ def _sets(records: list[Mapping[str, Any]], path: Path, main: str | None) -> Sco
     ood_sets = [s for (role, _), s in made.items() if role == "ood"]
     if len(id_sets) != 1 or not ood_sets:
         raise UsageError(
-            f"{path} must hold one ID set and at least one OOD set; it has {len(id_sets)} and {len(ood_sets)}."
+            f"{path} must have one ID set and at least one OOD set, but it has {len(id_sets)} and {len(ood_sets)}."
         )
     return ScoredSets(list(names), id_sets[0], ood_sets, scores)
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a table by the names of its columns.
+    """The rows of a table, each with values by column name.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     try:
         if path.suffix.lower() == ".parquet":

@@ -1,8 +1,8 @@
-"""A model, prompts, a score and a threshold: what judges single images, whoever asks.
+"""The scorer: a model, prompts, a score and a threshold that judge single images.
 
-The command line, the export and the Python API share it, so they say the same of the same image. Which score: the one
-asked for, else the one the artifact is calibrated for, else `negprompt` where there are negatives and `mcm` where
-there are none. The calibrated score is computed as it was calibrated, with its own temperature and template.
+The command line, the export and the Python API share it, so they give the same result for the same image. The score is the
+requested one, else the one that the artifact is calibrated for, else `negprompt`, or `mcm` without negatives. The calibrated
+score uses the temperature and template of its calibration.
 """
 
 from collections.abc import Generator, Iterable
@@ -51,7 +51,7 @@ class ScoreChoice:
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """Judges image features, and says it in rows by its `verdicts`."""
+    """Judges image features, and makes rows with its `verdicts`."""
 
     clip: Clip
     prompts: Prompts
@@ -61,7 +61,7 @@ class Scorer:
 
     @property
     def threshold(self) -> float | None:
-        """Images whose score is below are OOD; None where there is none."""
+        """Images with a lower score are OOD; None if there is no threshold."""
         return self.verdicts.threshold
 
     def judge(self, features: Tensor) -> Judgements:
@@ -83,7 +83,7 @@ class Scorer:
 
 @dataclass(frozen=True, eq=False)
 class ArtifactJudge:
-    """Judges image files with the model and the prompts of a scorer; the workbench says how they are read."""
+    """Judges image files with the model and the prompts of a scorer; the workbench has the settings for reading them."""
 
     bench: Workbench
     scorer: Scorer
@@ -94,10 +94,10 @@ class ArtifactJudge:
         return self.scorer.verdicts
 
     def stream(self, paths: Iterable[Path]) -> Generator[list[Row], None, None]:
-        """Rows about images, batch by batch as they are listed, in their order; features come from the cache or go there.
+        """Rows of images, in batches and in order, while `paths` is still being listed; features are cached.
 
         Raises:
-            UsageError: the decoder is not installed, or does not know the model's preprocessing.
+            UsageError: the decoder is not installed, or does not support the model's preprocessing.
         """
         asked, decoder, clip = self.bench.config.compute, self.bench.config.data.decoder, self.scorer.clip
         progress = self.bench.progress
@@ -117,9 +117,9 @@ class ArtifactJudge:
 def default_score(prompts: Prompts) -> str:
     """The score of an artifact that is not calibrated.
 
-    Without negatives it is MCM: with OpenAI's ViT-B/16 on ImageNet its FPR95 (ID positive) is 43.7 on far OOD sets, where
-    that of the highest cosine is 64.9 (published in LogitGap, NeurIPS 2025, table 11); on real ViT-B/32 features its mean
-    AUROC on four problems is 89.2 against 87.2. MCM says nothing with one class, so there it is the highest cosine.
+    Without negatives it is MCM. With OpenAI's ViT-B/16 on ImageNet and far OOD sets, the FPR95 (ID positive) of MCM is 43.7,
+    and that of the highest cosine is 64.9 (published in LogitGap, NeurIPS 2025, table 11). On real ViT-B/32 features the
+    mean AUROC on four problems is 89.2 against 87.2. With one class MCM is constant, so the score is the highest cosine.
     """
     if prompts.negative is not None:
         return "negprompt"
@@ -131,11 +131,11 @@ def choose_score(prompts: Prompts, asked: str | None, settings: EvaluateConfig) 
 
     Args:
         prompts: the artifact.
-        asked: a score by name, or None.
+        asked: name of a score, or None.
         settings: temperature, template and N of a score that is not the calibrated one.
 
     Raises:
-        UsageError: an unknown score, one that needs more than prompts, or negatives where there are none.
+        UsageError: the score is unknown, needs more than prompts, or needs negatives and there are none.
     """
     known = prompts.calibration
     if known is not None and asked in (None, known.score):
@@ -152,13 +152,13 @@ def choose_score(prompts: Prompts, asked: str | None, settings: EvaluateConfig) 
 def make_scorer(
     bench: Workbench, prompts: Prompts, *, score: str | None = None, threshold: float | None = None
 ) -> Scorer:
-    """Encode the prompts and choose score and threshold.
+    """Encode the prompts, and choose the score and the threshold.
 
     Args:
-        bench: the model at hand; its configuration gives temperature and template of an uncalibrated score.
+        bench: the model; its configuration has the temperature and template of an uncalibrated score.
         prompts: an artifact for this model.
-        score: a score by name; None for the artifact's own.
-        threshold: an own threshold; None for the calibrated one, if the score is the calibrated one.
+        score: name of a score; None for the artifact's own.
+        threshold: another threshold; None for the calibrated one, if the score is the calibrated one.
 
     Raises:
         UsageError: as `choose_score`.
@@ -176,7 +176,7 @@ def make_scorer(
 
 
 def calibrated_verdicts(prompts: Prompts, score: str) -> Verdicts:
-    """The thresholds and calibration scores of an artifact, where they are of this score."""
+    """The verdicts of an artifact, with its thresholds and calibration scores if they belong to this score."""
     known = prompts.calibration
     found = Verdicts(
         prompts.classes,
@@ -193,10 +193,10 @@ def calibrated_verdicts(prompts: Prompts, score: str) -> Verdicts:
 
 
 def open_prompts(bench: Workbench, artifact: ArtifactFile) -> Prompts:
-    """Open an artifact and check that it fits the model at hand.
+    """Open an artifact and check that it belongs to the model.
 
     Raises:
-        UsageError: missing, unsound, or of another model.
+        UsageError: the artifact is missing, invalid, or belongs to another model.
     """
     artifact.require(bench.config.data.spec)
     prompts = artifact.prompts
@@ -206,7 +206,7 @@ def open_prompts(bench: Workbench, artifact: ArtifactFile) -> Prompts:
 
 
 def named_prompts(bench: Workbench, names: NovelNames) -> Prompts:
-    """Prompts for class names alone: "a photo of a <name>." (`positive.context.words`), nothing learned."""
+    """Prompts from class names alone, without learning: "a photo of a <name>." (`positive.context.words`)."""
     for decision in names.decisions:
         bench.decide(decision)
     return zero_shot_positive(bench.clip, bench.config, names.classes)

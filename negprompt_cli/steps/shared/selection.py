@@ -1,7 +1,7 @@
-"""Rows whose verdict needs all images: OOD images selected with a controlled false discovery rate.
+"""Rows whose verdicts need all images: OOD images selected with a controlled false discovery rate.
 
-Whether an image is selected depends on how many others look as foreign, so rows wait in a temporary file until the last
-image is judged, and are then read again. Memory does not grow with them beyond eight bytes for each p-value.
+Whether an image is selected depends on the p-values of all images, so rows are kept in a temporary file until the last image
+is judged, and are then read again. They need only eight bytes of memory each, for the p-value.
 """
 
 import json
@@ -16,14 +16,14 @@ from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.engine.metrics.conformal import select_ood
 
 ROWS = 256
-"""Rows that are handed on at a time."""
+"""Number of rows in a batch."""
 
 
 def selected(batches: Iterator[Sequence[Row]], rate: float) -> Iterator[list[Row]]:
     """Decide `is_ood` of all rows together at a false discovery rate (Benjamini-Hochberg on their p-values).
 
     Args:
-        batches: rows with p-values; rows of broken images have none and stay as they are.
+        batches: rows with p-values; rows of broken images have none and are not changed.
         rate: false discovery rate, in (0, 1).
 
     Yields:

@@ -1,11 +1,11 @@
-"""The self-check: what a criterion of ID data alone makes of a learned score, on a user's own backbone and images.
+"""The self-check: measures a learned score with ID data alone, on a user's own model and images.
 
-Negatives are learned as embeddings without some of the classes and images, and those play OOD or are judged
-(`engine.criterion`). The figures are beside those of mcm and max-logit on the same prompts, which need no training. It
-costs seconds, since nothing is encoded. The positive prompts are the artifact's own, learned with all classes; the negatives
-of the check are not the artifact's but ones learned by the same loss.
+Negatives are learned as embeddings without some of the classes and images, which are then used as OOD or as ID test images
+(`engine.criterion`). The figures are compared with those of mcm and max-logit on the same prompts, which need no training.
+Nothing is encoded, so the check takes only seconds. The positive prompts are the artifact's own, learned with all classes.
+The negatives are not the artifact's, but learned with the same loss.
 
-Leaves out: choosing a score. A person who is told that a simpler score does better may choose it.
+The check never chooses the score; a person may choose a simpler one if it does better.
 """
 
 from torch import Tensor
@@ -23,26 +23,26 @@ from negprompt_cli.wording import percent
 
 LEARNED = "negprompt"
 SIMPLE = ("mcm", "max-logit")
-"""Scores of the same positives that need no negatives."""
+"""Scores with the same positives that need no negatives."""
 NOISE = 0.002
-"""Differences of AUROC up to this one decide nothing: other draws of the small problems change them by as much."""
+"""Smaller differences of AUROC are noise: other random splits of the small problems change AUROC by as much."""
 
 
 def self_check(
     config: Config, data: Features, positives: Tensor, statistics: IdStatistics | None, *, scale: float
 ) -> tuple[Criterion | None, Decision]:
-    """Judge the learned score by the ID data that it was learned from.
+    """Measure the learned score with the ID data that it was learned from.
 
     Args:
-        config: its sections seed and negative decide.
+        config: its sections seed and negative are used.
         data: the ID training features.
         positives: (K, F) features of the positive prompts.
-        statistics: the artifact's, for the default form of the score; None for the paper's.
+        statistics: the artifact's ID statistics, for the default form of the score; None for the paper's form.
         scale: CLIP's logit scale.
 
     Returns:
-        The figures, None where the data are too few, and what a person is told: a warning where the learned score is below
-        the better of the simple ones by more than `NOISE`.
+        The figures (None if there are too few data), and the message: a warning if the AUROC of the learned score is more
+        than `NOISE` below that of the better simple score.
     """
     known = None if statistics is None else statistics.to(positives.device, positives.dtype)
     learn = learner_of_parts(config, known, scale=scale)
@@ -51,16 +51,16 @@ def self_check(
             positives, data.images, data.labels, learn, scores=(LEARNED, *SIMPLE), seed=config.seed
         )
     except UsageError as error:
-        return None, Decision("self-check", f"No self-check of the score: {error}", {"sides": None})
+        return None, Decision("self-check", f"There is no self-check of the score: {error}", {"sides": None})
     return found, told(found)
 
 
 def learner_of_parts(config: Config, known: IdStatistics | None, *, scale: float) -> Learn:
-    """Learns negatives as embeddings from a part of the ID data.
+    """A function that learns negatives as embeddings from a part of the ID data.
 
     Args:
-        config: its sections seed and negative decide.
-        known: statistics of all ID data, which say how images differ that negatives have not seen; None for the paper's
+        config: its sections seed and negative are used.
+        known: statistics of all ID data, for the spread of images that the negatives have not seen; None for the paper's
             score.
         scale: CLIP's logit scale.
     """
@@ -75,7 +75,7 @@ def learner_of_parts(config: Config, known: IdStatistics | None, *, scale: float
 
 
 def told(found: Criterion) -> Decision:
-    """The line of a self-check."""
+    """The message of a self-check."""
     means = {score: found.overall(score) for score in (LEARNED, *SIMPLE)}
     figures = ", ".join(
         f"{score} {percent(one.auroc)} / {percent(one.fpr95_id_positive)}" for score, one in means.items()
@@ -83,12 +83,12 @@ def told(found: Criterion) -> Decision:
     above = [score for score in SIMPLE if means[LEARNED].auroc > means[score].auroc]
     best = max(SIMPLE, key=lambda score: means[score].auroc)
     behind = means[best].auroc - means[LEARNED].auroc > NOISE
-    said = f"Self-check, part of the ID classes in the place of OOD images, AUROC / FPR95: {figures}."
+    said = f"Self-check without OOD images (some ID classes are used as OOD), AUROC / FPR95: {figures}."
     if behind:
         said += (
-            f" The learned score is below {best} on these data. Compare them on OOD images of your own before you rely on "
+            f" The learned score is worse than {best} on these data. Compare both on your own OOD images before you rely on "
             f"it, or calibrate and score with {best}."
         )
-    said += f" Differences of AUROC below {percent(NOISE)} decide nothing."
+    said += f" AUROC differences below {percent(NOISE)} are noise."
     facts = {"sides": found.document(), "better_than": above, "problems": found.problems}
     return Decision("self-check", said, facts, warning=behind)

@@ -1,4 +1,4 @@
-"""Where a training starts: the random streams of a seed, the initial context, and prompts of plain words."""
+"""The start of a training: the random streams of a seed, the initial context, and prompts of plain words."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.contexts import positive_context, random_context
 
 INIT_STREAM, ORDER_STREAM, NEGATIVE_STREAM = 1, 2, 3
-"""Numbers that keep the random streams of one seed apart."""
+"""Numbers of the random streams of one seed."""
 
 
 def stream_seed(seed: int, number: int) -> int:
-    """The seed of one purpose: streams of one seed do not overlap."""
+    """The seed of one random stream; the streams of one seed do not overlap."""
     return seed * 1_000_003 + number
 
 
 def stream(seed: int, number: int) -> torch.Generator:
-    """A generator for one purpose; no global state is touched."""
+    """The generator of one random stream; no global state is used."""
     return torch.Generator().manual_seed(stream_seed(seed, number))
 
 
@@ -37,7 +37,7 @@ def start_context(clip: Clip, config: Config, classes: int) -> Tensor:
 
 
 def word_anchors(clip: Clip, config: Config, names: Sequence[str], *, budget: int) -> Tensor | None:
-    """Features (K, F) of the configured words in front of K names, or None where the loss does not look at them."""
+    """Features (K, F) of the configured words before K names, or None if the loss does not use them."""
     settings = config.positive
     if not settings.anchor and not settings.forced:
         return None
@@ -45,7 +45,7 @@ def word_anchors(clip: Clip, config: Config, names: Sequence[str], *, budget: in
 
 
 def zero_shot_positive(clip: Clip, config: Config, classes: tuple[ClassLabel, ...]) -> Prompts:
-    """Positives that were not trained: the configured words in front of the class names."""
+    """Untrained positives: the configured words before the class names."""
     context = config.positive.context
     start = clip.word_context(context.words)
     return Prompts(

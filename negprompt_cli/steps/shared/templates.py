@@ -1,7 +1,7 @@
 """Zero-shot prompt templates: one text, or an ensemble whose features are averaged (Radford et al., 2021, section 3.1.4).
 
-An ensemble's feature of a class is the mean of its L2-normalised prompt features, normalised again, as in CLIP's own
-evaluation. The ensembles are open_clip's lists: the 80 templates made for ImageNet, and the 7 chosen from them.
+With an ensemble, the feature of a class is the mean of its L2-normalised prompt features, normalised again, as in CLIP's own
+evaluation. The ensembles are open_clip's lists: the 80 templates for ImageNet, and 7 of these.
 """
 
 from pathlib import Path
@@ -15,16 +15,16 @@ from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError, did_you_mean
 
 ENSEMBLES = {"openai-80": "OPENAI_IMAGENET_TEMPLATES", "openai-7": "SIMPLE_IMAGENET_TEMPLATES"}
-"""Names of ensembles, and of open_clip's lists that they refer to."""
+"""Names of ensembles, and the names of their lists in open_clip."""
 MAX_BYTES = 1 << 20
-"""Largest file of templates."""
+"""Largest size of a file of templates."""
 
 
 def template_texts(template: str) -> list[str]:
-    """The texts that `template` means, each with {} for the class name.
+    """The texts of a template or an ensemble, each with {} for the class name.
 
     Raises:
-        UsageError: neither a text with {} nor the name of an ensemble.
+        UsageError: `template` is neither a text with {} nor the name of an ensemble.
     """
     if "{}" in template:
         return [template]
@@ -42,7 +42,7 @@ def template_list(source: str) -> list[str]:
     """Templates to try one by one: those of an ensemble, or the lines of a file (# comments), each with {} for the name.
 
     Raises:
-        UsageError: neither an ensemble nor a file, a line without {}, or no line at all.
+        UsageError: `source` is neither an ensemble nor a file, a line has no {}, or there are no lines.
     """
     if source in ENSEMBLES:
         return template_texts(source)
@@ -57,7 +57,7 @@ def template_list(source: str) -> list[str]:
     if bad := [text for text in texts if "{}" not in text]:
         raise UsageError(f"{source}: the template '{bad[0]}' has no {{}} for the class name.")
     if not texts:
-        raise UsageError(f"{source}: there is no template in it.")
+        raise UsageError(f"{source} has no templates. Write one per line, with {{}} for the class name.")
     return texts
 
 

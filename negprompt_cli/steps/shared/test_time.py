@@ -1,7 +1,7 @@
-"""Test-time scores of an evaluation: ID and OOD images of one set as a stream, in several random orders.
+"""Test-time scores of an evaluation: the ID images and those of one OOD set as a stream, in several random orders.
 
-Each OOD set has a stream of its own, all ID images and all of its images, so that no score has seen another set. Nothing is
-known of an image's part in it.
+Each OOD set has its own stream, with all ID images and all of its own, so that a score never sees images of another OOD set.
+A score does not know which images are ID.
 """
 
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ class StreamScores:
 
 
 def stream_scores(bench: Workbench, bank: ScoreInputs, known: EncodedSet, foreign: EncodedSet) -> list[StreamScores]:
-    """Score a stream of ID and OOD images in every order that is asked for; nothing where no score is asked for.
+    """Score a stream of ID and OOD images in every configured order; empty if no test-time score is configured.
 
     Args:
         bench: model and configuration.
-        bank: with zero-shot features and words.
+        bank: the inputs of scores, with zero-shot features and words.
         known: ID images.
         foreign: OOD images.
     """
@@ -47,15 +47,15 @@ def stream_scores(bench: Workbench, bank: ScoreInputs, known: EncodedSet, foreig
     if bank.zero_shot is None or bank.words is None:
         raise ValueError("test-time scores need zero-shot features and words")
     said = (
-        f"{', '.join(settings.test_time)}: these scores learn from the test images, OOD images among them. They are not "
-        "comparable with scores that see one image at a time, and their figures depend on the stream."
+        f"{', '.join(settings.test_time)}: these scores learn from the test images, including OOD images. Do not compare "
+        "them with scores of single images. Their figures depend on the order of the images."
     )
     bench.decide(Decision("test-time", said, {"scores": list(settings.test_time)}, warning=True))
     features = torch.cat([known.features, foreign.features]).float()
     made = []
     for seed in dict.fromkeys(settings.stream_orders):
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-        # An image at a time keeps no accelerator busy.
+        # On the CPU, because one image at a time would not use an accelerator well.
         stream = Stream(features[order], bank.zero_shot.float().cpu(), bank.words.float().cpu(), bank.logit_scale)
         for name in settings.test_time:
             scores = torch.empty(len(features), dtype=torch.float64)
@@ -63,5 +63,5 @@ def stream_scores(bench: Workbench, bank: ScoreInputs, known: EncodedSet, foreig
                 scores[order] = TEST_TIME_SCORES[name].load()(stream)
             split = len(known)
             made.append(StreamScores(name, foreign.images.name, seed, scores[:split].numpy(), scores[split:].numpy()))
-            bench.progress.say(f"{name} on a stream with {foreign.images.name}, order {seed}")
+            bench.progress.say(f"{name} on the images of {foreign.images.name}, order {seed}")
     return made

@@ -20,15 +20,16 @@ from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import percent, some_of
 
 WEAK, WEAK_IMAGES = 0.5, 5
-"""A class is weak where fewer than this share of at least so many held-out images are predicted as it."""
+"""A class is weak if less than this share of its held-out images is predicted as it, and it has at least this many."""
 
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """What to aim for.
+    """Options of the choice of a threshold.
 
-    `acceptance`: share of ID images to accept. `confidence`: of its interval. `score`: by name, None to choose. `by_class`:
-    whether predicted classes with enough held-out images get thresholds of their own.
+    `acceptance`: share of ID images to accept, in (0, 1). `confidence`: confidence of its interval, in (0, 1). `score`: name
+    of the score; None for the default. `by_class`: whether predicted classes with enough held-out images get their own
+    thresholds.
     """
 
     acceptance: float = 0.95
@@ -39,9 +40,9 @@ class CalibrateOptions:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """ID images that were not trained on, judged: `images` of them, of which a share `accuracy` has the right class.
+    """Results on held-out ID images: their number, and the share with the right class.
 
-    `classes`: by class key, those with held-out images.
+    `classes`: results by class key, for classes with held-out images.
     """
 
     images: int
@@ -54,20 +55,20 @@ class HeldOut:
 
 
 def held_out_images(bench: Workbench) -> ImageSet:
-    """The evaluation images of the configured ID data: those of the classes that are trained; the others are not ID.
+    """The evaluation images of the configured ID data, only those of the training classes.
 
     Raises:
-        UsageError: no such data, or no such classes.
+        UsageError: there are no such data, or no such classes.
     """
     images, asked = bench.id_images("eval"), bench.config.data.train_classes
     return images if asked == "all" else of_training_classes(images, asked)
 
 
 def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
-    """How well prompts classify the evaluation images of the configured ID data; tells of weak classes.
+    """How well prompts classify the evaluation images of the configured ID data; reports weak classes.
 
     Raises:
-        UsageError: there are none, or their classes do not match.
+        UsageError: there are no such images, or their classes do not match.
         NegPromptError: an image is broken.
     """
     images = match_classes(held_out_images(bench), prompts.classes)
@@ -86,7 +87,7 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
             for key in lowest
         ]
         said = (
-            f"{len(weak)} of {len(prompts.classes)} classes are recognised in fewer than half of their held-out images: "
+            f"{len(weak)} of {len(prompts.classes)} classes are recognised in less than half of their held-out images: "
             f"{some_of(told)}. Check their images and names, or add images."
         )
         bench.decide(Decision("weak-classes", said, {"classes": {k: asdict(v) for k, v in weak.items()}}, warning=True))
@@ -98,23 +99,23 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
 
     Args:
         bench: the configuration; its data are held-out ID images of the prompts' classes.
-        prompts: prompts of the model at hand; a threshold they have is passed over.
-        options: what to aim for.
+        prompts: prompts of the loaded model; their threshold, if they have one, is ignored.
+        options: options of the choice.
 
     Raises:
-        UsageError: too few images, classes that do not match, or the score cannot be computed.
+        UsageError: there are too few images, classes do not match, or the score cannot be computed.
         NegPromptError: an image is broken.
     """
     spec = bench.config.data.spec
-    # A calibrated score would be taken with the threshold that is to be chosen anew.
+    # Without this, a calibrated score would use its old threshold.
     prompts = replace(prompts, calibration=None)
     found = held_out_images(bench)
     images = match_classes(found, prompts.classes)
     if absent := classes_without_data(found, prompts.classes):
         raise UsageError(
             f"{len(absent)} of the {len(prompts.classes)} classes of the prompts are not in {spec}: "
-            f"{some_of([c.name for c in absent])}. A threshold chosen without them would say nothing of their images. Add "
-            "held-out images of these classes, or give data that have them."
+            f"{some_of([c.name for c in absent])}. A threshold chosen without them may not fit their images. Add held-out "
+            "images of these classes, or use data that have them."
         )
     require_enough(len(images), options, spec)
     limited = " (limited)" if bench.config.data.limit is not None else ""
@@ -124,17 +125,17 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
 def calibrate_on(
     bench: Workbench, prompts: Prompts, images: ImageSet, options: CalibrateOptions, *, data: str
 ) -> Calibration:
-    """Choose a threshold for prompts on given images; warns where they leave the acceptance uncertain.
+    """Choose a threshold for prompts on given images; warns if the acceptance is uncertain because they are few.
 
     Args:
-        bench: the model, and temperature and template of the score.
+        bench: the model, and the temperature and template of the score.
         prompts: prompts without a threshold.
-        images: held-out ID images with labels that index the prompts' classes, as many as `require_enough` wants.
-        options: what to aim for.
-        data: what the images are called.
+        images: held-out ID images with labels that index the prompts' classes; at least as many as `require_enough` needs.
+        options: options of the choice.
+        data: name of the images.
 
     Raises:
-        UsageError: too few images, or the score cannot be computed.
+        UsageError: there are too few images, or the score cannot be computed.
         NegPromptError: an image is broken.
     """
     scorer = make_scorer(bench, prompts, score=options.score or default_score(prompts))
@@ -149,8 +150,8 @@ def calibrate_on(
     if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
         precise = images_for_precision(options.acceptance, confidence=options.confidence)
         said = (
-            f"{calibration.images} images leave the acceptance uncertain: between {percent(calibration.low)} and "
-            f"{percent(calibration.high)} %. About {precise} would keep it above {100 * floor:g} %."
+            f"With only {calibration.images} images the acceptance is uncertain: between {percent(calibration.low)} and "
+            f"{percent(calibration.high)} %. About {precise} images would keep it above {100 * floor:g} %."
         )
         facts = {"images": calibration.images, "low": calibration.low, "high": calibration.high, "precise": precise}
         bench.decide(Decision("threshold", said, facts, warning=True))
@@ -165,17 +166,17 @@ def calibrate_scorer(
     data: str,
     files_sha256: str = "",
 ) -> Calibration:
-    """Choose a threshold from what was judged of n held-out ID images.
+    """Choose a threshold from the scores of n held-out ID images.
 
     Args:
-        scorer: what judged them.
+        scorer: the scorer that judged them.
         judged: their scores and predictions.
-        options: what to aim for.
-        data: what the images are called.
-        files_sha256: digest of the list of image files, where there are files.
+        options: options of the choice.
+        data: name of the images.
+        files_sha256: digest of the list of image files; empty for features without files.
 
     Raises:
-        UsageError: too few images.
+        UsageError: there are too few images.
     """
     aim = {"acceptance": options.acceptance, "confidence": options.confidence}
     chosen = choose_threshold(judged.scores, **aim)
@@ -200,28 +201,28 @@ def calibrate_scorer(
 
 
 def require_enough(images: int, options: CalibrateOptions, spec: str) -> None:
-    """Stop before any image is read where there are too few.
+    """Check, before any image is read, that there are enough.
 
     Raises:
-        UsageError: too few; says how many are needed.
+        UsageError: there are too few; the message says how many are needed.
     """
     needed = images_needed(options.acceptance)
     if images < needed:
         raise UsageError(
-            f"{spec} has {images} held-out ID images, too few to choose a threshold that accepts "
+            f"{spec} has {images} held-out ID images, which are too few to choose a threshold that accepts "
             f"{100 * options.acceptance:g} % of ID images: {needed} are needed. Add images, or accept a smaller share.",
             remedy="acceptance",
         )
 
 
 def enough_for_threshold(bench: Workbench, held_out: int, options: CalibrateOptions) -> bool:
-    """Whether so many held-out images are enough for a threshold; warns where they are not."""
+    """Whether this number of held-out images is enough for a threshold; warns if not."""
     needed = images_needed(options.acceptance)
     if held_out < needed:
         said = (
-            f"No threshold: {held_out} held-out ID images are too few for an acceptance of {100 * options.acceptance:g} %, "
-            f"at least {needed} are needed. Scores and classes work without a threshold. Calibrate the artifact once there "
-            f"are more images."
+            f"There is no threshold, because {held_out} held-out ID images are too few for an acceptance of "
+            f"{100 * options.acceptance:g} %: at least {needed} are needed. Scores and classes work without a threshold. "
+            "Calibrate the artifact when you have more images."
         )
         facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
         bench.decide(Decision("threshold", said, facts, warning=True))

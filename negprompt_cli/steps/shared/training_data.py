@@ -1,4 +1,4 @@
-"""The ID images a stage trains on: the few-shot sample of the configured data, and its features."""
+"""The ID training images of a stage: the few-shot sample of the configured data, and its features."""
 
 from dataclasses import replace
 
@@ -21,14 +21,14 @@ from negprompt_cli.wording import some_of
 
 
 def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None = None) -> ImageSet:
-    """Resolve the configured ID data, its training classes, shots and corrections; opens no image.
+    """Find the training images of the configured ID data, training classes, shots and corrections; opens no image.
 
     Args:
         bench: the workbench.
-        known: classes of the positive artifact, which the images are matched to.
+        known: classes of the positive artifact, to which the images' classes are matched; None without one.
 
     Raises:
-        UsageError: no such data, classes that do not match, a class without images.
+        UsageError: there are no such data, classes do not match, or a class has no images.
     """
     data = bench.config.data
     images = bench.id_images("train")
@@ -37,7 +37,7 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
     elif data.train_classes != "all":
         images = of_training_classes(images, data.train_classes)
         facts = {"asked": data.train_classes, "classes": [c.key for c in images.classes]}
-        bench.decide(Decision("sampled", f"training on {len(images.classes)} classes ({data.train_classes})", facts))
+        bench.decide(Decision("sampled", f"Training uses {len(images.classes)} classes ({data.train_classes}).", facts))
         if known is not None:
             images = match_classes(images, known)
     if not images.classes:
@@ -52,18 +52,18 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
         )
         if sample.short and data.limit is None:
             shown = some_of([f"{key} ({count})" for key, count in sample.short.items()])
-            said = f"classes with fewer images than {data.shots} shots, all used: {shown}"
+            said = f"These classes have fewer than {data.shots} training images, and all are used: {shown}."
             bench.decide(Decision("sampled", said, {"shots": data.shots, "short": dict(sample.short)}, warning=True))
         images = images.take(sample.indices)
     return with_corrections(bench, images)
 
 
 def positive_data(bench: Workbench) -> TrainingData:
-    """What the configuration has stage 1 learn from.
+    """The training data of stage 1.
 
     Raises:
-        UsageError: no such data, a class without images, or names too long for the text tower.
-        NegPromptError: an image is broken, or the model cannot be had.
+        UsageError: there are no such data, a class has no images, or a name is too long for the text tower.
+        NegPromptError: an image is broken, or the model cannot be loaded.
     """
     images = find_training_images(bench)
     context = start_context(bench.clip, bench.config, len(images.classes)).shape[-2]
@@ -71,15 +71,15 @@ def positive_data(bench: Workbench) -> TrainingData:
 
 
 def negative_data(bench: Workbench, source: ArtifactFile | None) -> tuple[TrainingData, Prompts]:
-    """What the configuration has stage 2 learn from, and the positives it learns against.
+    """The training data of stage 2, and its positives.
 
     Args:
         bench: the workbench.
         source: a positive artifact, or None for untrained positives.
 
     Raises:
-        UsageError: no such data, names too long, or a model or classes that are not the positives'.
-        NegPromptError: an image is broken, or the model cannot be had.
+        UsageError: there are no such data, a name is too long, or the positives belong to another model or other classes.
+        NegPromptError: an image is broken, or the model cannot be loaded.
     """
     images = find_training_images(bench, source.prompts.classes if source else None)
     clip = bench.clip
@@ -101,13 +101,14 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, 
 
     Args:
         bench: the workbench.
-        images: with classes.
-        context: number of context vectors that the class names are going to have in front of them.
-        patches: whether the features of their patches are wanted too.
+        images: images with classes.
+        context: number of context vectors before the class names.
+        patches: whether to compute patch features too.
 
     Raises:
-        UsageError: a name is too long for that, which is reported before any image is read; or the model gives no patches.
-        NegPromptError: an image is broken, or the model cannot be had.
+        UsageError: a name is too long for that context (checked before any image is read), or the model has no patch
+            features.
+        NegPromptError: an image is broken, or the model cannot be loaded.
     """
     clip = bench.clip
     tokenize_prompts([c.name for c in images.classes], clip.tokenizer, clip.plan, context=context)
@@ -115,7 +116,7 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, 
     labels = encoded.labels.to(clip.device)
     missing = [c.name for i, c in enumerate(images.classes) if not (encoded.labels == i).any()]
     if missing:
-        said = f"{len(missing)} classes have no training image left: {some_of(missing)}"
+        said = f"{len(missing)} classes have no training images left: {some_of(missing)}."
         facts = {"spec": bench.config.data.spec, "role": "train", "classes": missing, "reason": "no images"}
         bench.decide(Decision("classes-left-out", said, facts, warning=True))
     return TrainingData(
@@ -130,10 +131,10 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, 
 
 
 def of_training_classes(images: ImageSet, text: str) -> ImageSet:
-    """An image set with only the classes to train on, as `select_train_classes` reads them, relabelled in their order.
+    """An image set with only the training classes that `text` selects (`select_train_classes`), with new labels.
 
     Raises:
-        UsageError: the text is not understood, or selects no class.
+        UsageError: the text is not a selection, or selects no class.
     """
     chosen = select_train_classes(images.classes, text)
     places = np.full(len(images.classes), -1, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""The ID training images of an artifact, drawn again: what the visual baselines compare with.
+"""The ID training images of an artifact, sampled again for scores that compare with images.
 
-Nothing of the images is kept in an artifact but the digest of their list, so the sample is drawn anew from the recorded
-data, classes, shots and seed, and its digest compared. Paths of data are taken from the configuration at hand.
+An artifact has only the digest of the list of its training images. So the sample is drawn again from the recorded data,
+classes, shots and seed, and its digest is compared. The paths of the data are those of the current configuration.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ def training_images(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -
         scores: names of the scores that need them, for messages.
 
     Raises:
-        UsageError: the data are not there.
+        UsageError: the data are missing.
     """
     recorded = prompts.config
     here = bench.config.data
     places = {name: getattr(here, name) for name in ("root", "catalogue", "class_names", "on_error")}
     data = recorded.data.model_copy(update=places)
-    # The model at hand may be called otherwise than where the artifact was made; its weights have been compared.
+    # The model may have another name than in the artifact; its weights have already been compared.
     other = bench.with_config(
         recorded.model_copy(update={"data": data, "model": bench.config.model, "compute": bench.config.compute})
     )
@@ -39,8 +39,7 @@ def training_images(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -
         return other, find_training_images(other, None if prompts.kind == "transferred" else prompts.classes)
     except UsageError as error:
         raise UsageError(
-            f"{', '.join(scores)}: these scores need the images that the artifact was trained with, which cannot be found: "
-            f"{error}",
+            f"{', '.join(scores)}: these scores need the artifact's training images, which cannot be found: {error}",
             remedy="training-images",
             names=",".join(scores),
         ) from error
@@ -49,8 +48,7 @@ def training_images(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -
 def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Features (T, F) and labels (T,) of the artifact's training images, on the model's device.
 
-    Warns where the images are not the ones the artifact was trained with. Arguments and errors are those of
-    `training_images`.
+    Warns if the images have changed since the training. Arguments and errors are those of `training_images`.
     """
     recorded = prompts.config
     other, images = training_images(bench, prompts, scores)
@@ -58,8 +56,8 @@ def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str])
     digest = files_digest(encoded.images.paths, encoded.images.root)
     if prompts.training and prompts.training[-1].files_sha256 != digest:
         said = (
-            f"the {len(encoded)} training images drawn again from {recorded.data.spec} are not the ones the artifact was "
-            "trained with (their names or sizes have changed)"
+            f"The training images of {recorded.data.spec} have changed since the artifact was trained: the {len(encoded)} "
+            "images that are drawn now have other names or sizes."
         )
         bench.decide(
             Decision("training-data-changed", said, {"spec": recorded.data.spec, "images": len(encoded)}, True)

@@ -1,6 +1,6 @@
-"""From judgements to rows: class names, thresholds and p-values, whatever computed the judgements. No torch.
+"""Rows from judgements: class names, thresholds and p-values. Imports no torch.
 
-`Judge` is what scoring needs of a detector: an artifact with its model is one, and so is an exported file.
+`Judge` is the interface of a detector for scoring. An artifact with its model has it, and so has an exported file.
 """
 
 import math
@@ -22,13 +22,13 @@ from negprompt_cli.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """What turns scores into verdicts, and where they come from.
+    """The facts that turn scores into verdicts, and their sources.
 
-    `score`: name of the ID score. `threshold`: images whose score is below are OOD; None where there is none. `by_class`:
-    thresholds of predicted classes that have one of their own. `calibration_scores`: (n,) ascending scores of the held-out
-    ID images, None where the score is not the calibrated one. `calibrated_for`: the score that the prompts are calibrated
-    for, if any. `prompts_sha256`, `weights_sha256`: digests of the artifact (empty where there is none) and of the weights.
-    `exported`: whether all this is fixed in an exported file.
+    `score`: name of the ID score. `threshold`: images with a lower score are OOD; None for no threshold. `by_class`:
+    thresholds of predicted classes that have their own. `calibration_scores`: (n,) ascending scores of the held-out ID
+    images; None if the score is not the calibrated one. `calibrated_for`: the score that the prompts are calibrated for,
+    or None. `prompts_sha256`, `weights_sha256`: digests of the artifact (empty for none) and of the weights. `exported`:
+    whether an exported file fixes all this.
     """
 
     classes: tuple[ClassLabel, ...]
@@ -42,16 +42,16 @@ class Verdicts:
     exported: bool = False
 
     def with_threshold(self, threshold: float | None) -> "Verdicts":
-        """The same with a threshold of one's own for all classes; None changes nothing.
+        """The same with another threshold, for all classes; None changes nothing.
 
         Raises:
-            UsageError: it is not finite.
+            UsageError: the threshold is not finite.
         """
         if threshold is None:
             return self
         if not math.isfinite(threshold):
             raise UsageError(
-                f"A threshold must be a finite number, not {threshold}: with it every image would be judged alike."
+                f"The threshold {threshold} is not a finite number, so all images would get the same verdict."
             )
         return replace(self, threshold=threshold, by_class={})
 
@@ -60,8 +60,8 @@ class Verdicts:
 
         Args:
             paths: the b image files.
-            errors: why an image could not be read, None for each of the g readable ones.
-            judged: of the g readable images, in order; None where there are none.
+            errors: why an image could not be read; None for each of the g readable ones.
+            judged: judgements of the g readable images, in order; None if there are none.
         """
         p = None
         if judged is not None and self.calibration_scores is not None:
@@ -98,10 +98,10 @@ class Verdicts:
 
 
 def one_class_decisions(classes: Sequence[ClassLabel]) -> tuple[Decision, ...]:
-    """What a user must be told of predictions where there is one class."""
+    """The message about predictions with a single class."""
     if len(classes) > 1:
         return ()
-    said = "There is one class, so every image is predicted as it with probability 1; the score tells images apart."
+    said = "There is only one class, so it is predicted for every image with probability 1. Use the score to compare images."
     return (Decision("few-classes", said, {"classes": 1}),)
 
 
@@ -113,8 +113,8 @@ class Judge(Protocol):
         """Classes, score and thresholds."""
 
     def stream(self, paths: Iterable[Path]) -> Generator[list[Row], None, None]:
-        """Rows about images, batch by batch as they are listed, in their order.
+        """Rows of images, in batches and in order, while `paths` is still being listed.
 
         Raises:
-            UsageError: the images cannot be decoded as asked.
+            UsageError: the configured decoder cannot be used.
         """

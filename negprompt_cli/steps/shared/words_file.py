@@ -15,13 +15,13 @@ COLUMNS = ("score", "seed", "word", "distance")
 
 
 def check_words_file(path: Path, scores: Sequence[str], *, overwrite: bool) -> None:
-    """Stop before any work where no words would be written.
+    """Check, before any work, that there will be words to write.
 
     Raises:
-        UsageError: no score chooses words, or the file exists and `overwrite` is false.
+        UsageError: no score uses words, or the file exists and `overwrite` is false.
     """
     if ALL not in scores and not any(_choices(name) for name in scores):
-        raise UsageError("No score that is asked for chooses negative words.", remedy="word-scores")
+        raise UsageError("None of the scores chooses negative words.", remedy="word-scores")
     refuse_existing(path, overwrite=overwrite)
 
 

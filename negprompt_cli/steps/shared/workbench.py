@@ -1,7 +1,7 @@
-"""What every step needs and should make only once: devices, the model, image sets and their features."""
+"""What every step needs and should load only once: devices, the model, image sets and their features."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,11 +30,15 @@ from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.templates import encode_zero_shot
 
 MAX_AUTO_BYTES = 3 << 30
-"""Most that 'auto' allows for text activations on a CPU: those of 1000 classes x 2 on a ViT-B/16, none computed twice."""
+"""Largest memory of 'auto' for text activations on a CPU: enough for 1000 classes x 2 on a ViT-B/16 without recomputing."""
+
+
+ROLES: Mapping[Role, str] = {"train": "Training images", "eval": "Evaluation images", "ood": "OOD images"}
+"""Names of the roles of image sets in messages."""
 
 
 class _Machine:
-    """Devices, memory and model as a configuration names them, each looked for when first asked for."""
+    """Devices, memory and model of a configuration, each found when it is first used."""
 
     def __init__(self, config: Config, progress: Progress, clip: Clip | None) -> None:
         self.named, self.asked, self._progress = config.model, config.compute, progress
@@ -47,14 +51,14 @@ class _Machine:
         processes = team.ranks.local_size if team else 1
         if asked.gpus is not None and asked.gpus not in (1, processes):
             raise UsageError(
-                f"{asked.gpus} processes are asked for, but this job has {processes} on this machine already.",
+                f"{asked.gpus} processes were requested, but this job already has {processes} on this machine.",
                 remedy="one-launcher",
             )
         if team:
             compute, _ = agree_on_compute(team, asked.device, asked.precision)
         else:
             compute = choose_compute(asked.device, precision=asked.precision)
-        self._progress.say(f"device: {compute.reason}")
+        self._progress.say(f"Device: {compute.reason}")
         return compute
 
     @cached_property
@@ -66,12 +70,12 @@ class _Machine:
                 "onnxruntime encodes images in one process, which uses all its cores.", remedy="one-process"
             )
         clip = load_shared(team, named, compute) if team else load_clip(named, compute)
-        self._progress.say(f"model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
+        self._progress.say(f"Model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
         for decision in weights_decisions(named):
             self._progress.decide(decision)
         if self.asked.runtime == "onnx":
             by_onnx = run_by_onnx(clip, keep=self.asked.cache)
-            self._progress.say(f"image encoder: onnxruntime, within {by_onnx.difference:.1g} of torch")
+            self._progress.say(f"Image encoder: onnxruntime, within {by_onnx.difference:.1g} of torch")
             return by_onnx
         return clip
 
@@ -87,16 +91,16 @@ class _Machine:
 
 
 class Workbench:
-    """Devices, model and data of one configuration, each loaded when first asked for.
+    """Devices, model and data of one configuration, each loaded when it is first used.
 
     Args:
         config: the resolved configuration.
-        progress: told what is loaded and found.
-        clip: the configured model, where it is loaded already; it is used as it is, on its own device.
+        progress: receives messages about what is loaded and found.
+        clip: the configured model if it is already loaded; it is used unchanged, on its own device.
         remember: keep the features of whole image sets in memory, for several artifacts on the same images.
 
     Attributes:
-        decisions: what was decided on the way, for the document of what is made.
+        decisions: the decisions so far, for the result's document.
     """
 
     def __init__(self, config: Config, progress: Progress, *, clip: Clip | None = None, remember: bool = False) -> None:
@@ -109,9 +113,9 @@ class Workbench:
         self._texts: dict[tuple[str, ...], Tensor] = {}
 
     def with_config(self, config: Config) -> "Workbench":
-        """A workbench for another configuration, which shares device and model where both configurations name the same.
+        """A workbench for another configuration; it shares the device and the model if both configurations name the same.
 
-        Image sets are resolved anew, because seed, limit and places of data belong to the configuration.
+        Image sets are resolved again, because seed, limit and places of data belong to the configuration.
         """
         other = Workbench(config, self.progress, remember=self._remember)
         if (config.model, config.compute) == (self.config.model, self.config.compute):
@@ -120,10 +124,10 @@ class Workbench:
 
     @property
     def compute(self) -> Compute:
-        """The devices and precision, said once.
+        """The devices and the precision; reported once.
 
         Raises:
-            UsageError: they do not exist here, or more processes are asked for than this job has.
+            UsageError: they do not exist here, or more processes were requested than this job has.
         """
         return self._machine.compute
 
@@ -132,8 +136,8 @@ class Workbench:
         """The frozen model, loaded once.
 
         Raises:
-            UsageError: unknown model, tag or folder.
-            NegPromptError: the weights cannot be had.
+            UsageError: the model, the tag or the folder is unknown.
+            NegPromptError: the weights cannot be downloaded or read.
         """
         for decision in rules_decisions(pixel_rules(self._machine.clip)):
             self.decide(decision)
@@ -141,36 +145,36 @@ class Workbench:
 
     @property
     def budget(self) -> int:
-        """Bytes for text activations: `compute.memory`, or by hardware."""
+        """Bytes for text activations: `compute.memory`, or a value for the hardware."""
         return self._machine.budget
 
     def decide(self, decision: Decision) -> None:
-        """Keep a decision for the document, and tell it."""
+        """Keep a decision for the document, and report it."""
         if decision not in self.decisions:
             self.decisions.append(decision)
             self.progress.decide(decision)
 
     @cached_property
     def spec(self) -> Spec:
-        """The ID data of the configuration, taken apart.
+        """The parsed SPEC of the configuration's ID data.
 
         Raises:
-            UsageError: no SPEC.
+            UsageError: it is not a SPEC.
         """
         return parse_spec(self.config.data.spec)
 
     @cached_property
     def corrections(self) -> Corrections | None:
-        """What a person changed in the configured folder of sorted images, if any; raises as `find_corrections`."""
+        """A person's changes in the configured folder of sorted images, or None; raises as `find_corrections`."""
         named = self.config.data.corrections
         return None if named is None else find_corrections(user_path(named))
 
     def id_images(self, role: Literal["train", "eval"]) -> ImageSet:
-        """The configured ID images, as `image_set`."""
+        """The configured ID images; raises as `image_set`."""
         return self.image_set(self.spec, role)
 
     def image_set(self, spec: Spec, role: Role) -> ImageSet:
-        """Resolve a SPEC, once, and say what was found; `load_image_set` says what it raises."""
+        """Find the images of a SPEC, once, and report them; raises as `load_image_set`."""
         if (spec, role) in self._sets:
             return self._sets[spec, role]
         data = self.config.data
@@ -180,23 +184,23 @@ class Workbench:
             data_root=Path(data.root),
             seed=self.config.seed,
             limit=data.limit,
-            # A file of class names belongs to the ID classes.
+            # A file of class names is for the ID classes only.
             class_names=Path(data.class_names) if data.class_names and role != "ood" else None,
             catalogue=Path(data.catalogue) if data.catalogue else None,
         )
         count = f"{len(images)} images" + (f" of {len(images.classes)} classes" if images.classes else "")
-        self.progress.say(f"{role} data: {images.name}: {count} ({images.layout})")
+        self.progress.say(f"{ROLES[role]}: {images.name}, {count} ({images.layout})")
         for decision in images.decisions:
             self.decide(decision)
         self._sets[spec, role] = images
         return images
 
     def encode(self, images: ImageSet) -> EncodedSet:
-        """Features of an image set, from the cache where it knows them; `encode_images` says what it raises."""
+        """Features of an image set, from the cache if it has them; raises as `encode_images`."""
         if not self._remember:
             return self._encode(images)
-        # The same list of paths is encoded once, whatever its labels are now. The set is kept with its features, so that
-        # no other list can take over its identity.
+        # A list of paths is encoded once, even with other labels. The set is kept with its features, so that the id of its
+        # list stays its own.
         key = id(images.paths)
         if key not in self._encoded:
             self._encoded[key] = images, self._encode(images)
@@ -206,7 +210,7 @@ class Workbench:
         return replace(encoded, images=images, labels=torch.from_numpy(images.labels.copy()))
 
     def encode_texts(self, names: Sequence[str], template: str) -> Tensor:
-        """Features (W, F) of words in a template or an ensemble, for scores that compare with very many.
+        """Features (W, F) of words in a template or an ensemble, for scores that use very many words.
 
         Raises:
             UsageError: as `encode_zero_shot`.

@@ -39,7 +39,7 @@ def test_features_are_those_of_torch_and_the_tower_is_kept(clip: Clip, tmp_path:
     common = ("score", tmp_path / "images", "--prompts", artifact, "--device", "cpu", "--workers", 0)
     by_onnx, by_torch = run(*common, "--runtime", "onnx"), run(*common)
     assert by_onnx.exit_code == by_torch.exit_code == 0, by_onnx.output
-    assert "image encoder: onnxruntime" in by_onnx.stderr
+    assert "Image encoder: onnxruntime" in by_onnx.stderr
     rows = [list(csv.DictReader(done.stdout.splitlines())) for done in (by_onnx, by_torch)]
     for one, other in zip(*rows, strict=True):
         assert one["prediction"] == other["prediction"]

@@ -154,9 +154,6 @@ def test_a_relative_model_seen_from_elsewhere(clip: Clip, tmp_path: Path, monkey
     for command in (("score", image, "--prompts", artifact), ("inspect", artifact)):
         result = run(*command)
         assert result.exit_code == 2
-        assert (
-            f"The artifact records that its model is local-dir:some/model, and there is no folder {tmp_path}"
-            in result.stderr
-        )
+        assert f"The artifact's model is local-dir:some/model, but there is no folder {tmp_path}" in result.stderr
         assert "--model local-dir:FOLDER" in result.stderr
         assert run(*command, "--model", clip.identity.name, "--device", "cpu").exit_code == 0
