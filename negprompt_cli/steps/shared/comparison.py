@@ -40,9 +40,9 @@ class Comparison:
 
     `sets`: OOD sets in order, with 'average' last if all runs have the same sets. `shared`: facts that are the same for all
     runs. `differing`: the other facts, by run. `sources`: digests and versions of each run. `notes`: notes for the reader.
-    `streams`: scores that learn from the test images; they are kept apart, and their rows are `StreamRow`. `paired_with`: the
-    run with which the others are compared, score by score and image by image; None if each run is compared with its own best
-    baseline.
+    `streams`: scores that learn from the test images; they are kept apart, and their rows are `StreamRow`. `paired_with`:
+    the run with which the others are compared, score by score and image by image; None if each run is compared with its own
+    best baseline.
     """
 
     id_name: str
