@@ -437,7 +437,14 @@ def _read(source: str) -> dict[str, Any]:
         )
     from negprompt_cli.data.files.yamlfile import read_yaml
 
-    return _mapping(read_yaml(path, what="a configuration"), source)
+    values: dict[str, Any] = {}
+    for key, value in _mapping(read_yaml(path, what="a configuration"), source).items():
+        # Keys may be written as for --set.
+        if isinstance(key, str) and "." in key:
+            _put(values, key, value)
+        else:
+            _merge(values, {key: value})
+    return values
 
 
 def _parse(text: str, where: str) -> Any:
@@ -504,10 +511,19 @@ def _explain(error: ValidationError) -> tuple[str, bool]:
             far |= not near
             lines.append(f"Unknown configuration key '{key}'." + (f" Did you mean {', '.join(near)}?" if near else ""))
         else:
-            lines.append(f"Configuration key '{key}': {problem['msg']} (got {_shown(problem['input'])}).")
+            expected = _EXPECTED.get(problem["type"], problem["msg"])
+            lines.append(f"Configuration key '{key}': {expected} (got {_shown(problem['input'])}).")
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(f"And {len(problems) - SHOWN_PROBLEMS} more.")
     return "\n".join(lines), far
+
+
+_EXPECTED = {
+    "tuple_type": "Input should be a list, such as [a, b]",
+    "model_type": "Input should be keys below this one, each with its value",
+    "string_type": "Input should be a text, in quotes if it looks like a number, a date or a truth value",
+}
+"""What a value should be, where pydantic names types of Python."""
 
 
 def _shown(value: Any) -> str:

@@ -157,3 +157,25 @@ def test_a_preset_of_stage_1_brings_its_weights_and_given_weights_win():
     assert load_config("paper").positive.anchor == 0.0
     with pytest.raises(UsageError, match=r"positive\.loss"):
         load_config(assignments=["positive.loss=fab"])
+
+
+@pytest.mark.parametrize("text", ["negative: {count: 3}\nnegative: {noise: 1}\n", "seed: 1\nseed: 2\n"])
+def test_a_key_that_comes_twice_is_refused(text: str, tmp_path: Path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"c\.yaml: not readable as YAML: the key '(negative|seed)' occurs twice"):
+        load_config(str(tmp_path / "c.yaml"))
+
+
+def test_keys_in_a_file_may_be_dotted_as_those_of_assignments(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("negative.count: 3\nnegative: {noise: 0.5}\nnegative.loss.name: quoted\n")
+    negative = load_config(str(tmp_path / "c.yaml")).negative
+    assert (negative.count, negative.noise, negative.loss.name) == (3, 0.5, "quoted")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [("evaluate.scores=mcm", "a list, such as"), ("negative=", "keys below this one"), ("data.spec=2024", "in quotes")],
+)
+def test_what_a_value_should_be_is_said_in_words(assignment: str, says: str):
+    with pytest.raises(UsageError, match=says):
+        load_config(None, assignments=[assignment])

@@ -9,6 +9,7 @@ examples end the page.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -422,6 +423,7 @@ def command(
 
         @wraps(function)
         def run(**values: Any) -> None:
+            values = {name: _at_home(value) for name, value in values.items()}
             arguments: dict[str, Any] = {}
             for parameter, (kind, without) in groups.items():
                 names = [f.name for f in fields(kind) if f.name not in without]
@@ -438,6 +440,15 @@ def command(
         return function
 
     return register
+
+
+def _at_home(value: Any) -> Any:
+    """A value of an option with `~/` replaced by the home folder: shells leave it as it is in `--run=~/photos`."""
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    if isinstance(value, str | Path) and str(value).startswith("~/"):
+        return type(value)(os.path.expanduser(str(value)))  # noqa: PTH111 - Path's own raises where there is no home
+    return value
 
 
 def _prose(function: Callable[..., None]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from processes import interrupt_at
+from scoring_world import write_images
 from typer.testing import CliRunner, Result
 
 from negprompt_cli import __version__
@@ -94,6 +95,15 @@ def test_the_list_of_commands_says_what_the_commands_say(name: str):
 
 def test_an_unknown_command_gets_the_nearest():
     refused("trian-positive", says=("train-positive",))
+
+
+def test_the_home_folder_is_meant_where_the_shell_leaves_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_images(tmp_path / "photos", 1)
+    for images in ("~/photos", str(tmp_path / "photos")):
+        refused = run("score", "--prompts=~/a.safetensors", images)
+        assert refused.exit_code == 2
+        assert f"no file {tmp_path / 'a.safetensors'}" in refused.stderr.replace("\n", " ")
 
 
 def test_module_is_the_command():

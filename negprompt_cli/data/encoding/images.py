@@ -11,6 +11,7 @@
 
 import io
 import logging
+import os
 import stat
 import warnings
 from collections.abc import Iterator
@@ -139,7 +140,7 @@ def _reason(path: Path, error: Exception) -> str:
         if path.is_symlink():
             return f"it is a link to {path.readlink()}, which does not exist. Fetch that file (`git annex get`, `dvc pull`)"
         return "there is no such file. Replace or remove it"
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name that is too long
         return "it is a folder. Give it as an argument, or list its images"
     start = _start(path)
     if start == b"":

@@ -1,7 +1,8 @@
 """Read untrusted YAML. Size and depth are limited, and nothing is executed.
 
-PyYAML's safe loader reads YAML with further rules: tags are refused, nesting is limited to what files of this package need,
-and an alias counts as much as the value it refers to, because nested aliases can expand without bound ("billion laughs").
+PyYAML's safe loader reads YAML with further rules: tags and duplicate keys are refused, nesting is limited to what files of
+this package need, and an alias counts as much as the value it refers to, because nested aliases can expand without bound
+("billion laughs").
 
 Only code that reads YAML imports this module, because importing PyYAML takes longer than the start of most commands.
 """
@@ -42,11 +43,11 @@ def parse_yaml(text: str, where: str, *, texts: bool = False) -> Any:
     Args:
         text: one document.
         where: its name in messages.
-        texts: keep every scalar as text and refuse duplicate keys; otherwise `no` becomes False and `010` becomes 8.
+        texts: keep every scalar as text; otherwise `no` becomes False and `010` becomes 8.
 
     Raises:
-        UsageError: the text is not YAML, has tags, or is too large or too deep with aliases expanded; the message begins
-            with `where`.
+        UsageError: the text is not YAML, has tags or a key twice, or is too large or too deep with aliases expanded; the
+            message begins with `where`.
     """
     if len(text) > MAX_YAML_BYTES:
         raise UsageError(f"{where} has more than {amount(MAX_YAML_BYTES)} of YAML.")
@@ -101,6 +102,12 @@ class _Loader(yaml.SafeLoader):
         self._deepest = max(deepest, self._deepest)
         return node
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping whose keys are all different."""
+        pairs = [(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        unique(pairs)
+        return super().construct_mapping(node, deep)
+
     def _enter(self, extent: _Extent, event: yaml.Event) -> None:
         """Count the nodes that begin here, and refuse them if there are too many or they are too deep."""
         self._nodes += extent.nodes
@@ -112,17 +119,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _TextLoader(_Loader):
-    """A loader that keeps scalars as texts and refuses duplicate keys."""
+    """A loader that keeps scalars as texts."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         """Return the tag of a node, which for every scalar is that of a text."""
         return "tag:yaml.org,2002:str" if kind is yaml.ScalarNode else super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping whose keys are all different."""
-        pairs = [(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        unique(pairs)
-        return super().construct_mapping(node, deep)
 
 
 def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
