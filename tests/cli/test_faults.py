@@ -556,7 +556,7 @@ def test_data_that_cannot_be_fetched(tmp_path: Path) -> None:
     ran = subprocess.run(
         [*CUT_OFF.split(), sys.executable, "-c", script, *command], capture_output=True, env=ENVIRONMENT, timeout=LONG
     )
-    says = ("Downloading http://127.0.0.1:9/a.zip failed", "Run the command again")
+    says = ("Cannot download http://127.0.0.1:9/a.zip", "Run the command again")
     complains(Result(ran.returncode, "", _text(ran.stderr)), 1, *says)
     assert left(tmp_path / "data") == []
 

@@ -1,6 +1,6 @@
-"""Image sets before a model sees them: list, check, download and make them.
+"""Prepare image sets: list, check, download and create them.
 
-Belongs here: whatever is done to a set before a model sees it.
+Belongs here: all work on image sets that needs no model.
 May import: `errors`, `config`, `progress`, `data/files`, `data/sets`, `data/encoding`, `engine/parallel`.
-Neighbours: `data/sets` says what a set is; the `data` commands themselves are in `cli/data`.
+Neighbours: `data/sets` defines image sets; the `data` commands are in `cli/data`.
 """

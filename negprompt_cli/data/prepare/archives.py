@@ -1,10 +1,10 @@
-"""Unpacking an archive from the internet without trusting it.
+"""Unpack an untrusted archive from the internet.
 
-Every member is looked at before the first is written: only plain files and folders whose names stay inside the target
-are accepted. Their number, and their size beside the archive's, are bounded (images do not shrink a hundredfold, bombs
-do), they must fit on the disk, and no header makes more than a few blocks be held in memory. Everything is unpacked
-beside the target and renamed at the end, so the target appears complete or not at all. Owners, permissions and times in
-the archive are ignored. What systems put into archives (`filekinds`: __MACOSX, ._photo.jpg, .DS_Store) is not unpacked.
+All members are checked before the first is written. Only plain files and folders whose names stay inside the target are
+accepted. Their number, and their size relative to the archive's, are limited: images are never compressed a hundredfold, but
+archive bombs are. They must fit on the disk, and memory is limited to a few blocks. The archive is unpacked into a temporary
+folder, which is renamed at the end. Owners, permissions and times in the archive are ignored. Files that systems add to
+archives (`filekinds`: __MACOSX, ._photo.jpg, .DS_Store) are not unpacked.
 """
 
 import shutil
@@ -26,10 +26,10 @@ _BLOCK = 1 << 20
 _DAMAGED: tuple[type[Exception], ...] = (
     *DAMAGED,
     zipfile.BadZipFile,
-    RuntimeError,  # an encrypted member, or a compression that zipfile does not know
+    RuntimeError,  # The archive is encrypted, or zipfile does not know its compression.
 )
 _SPARE = 64 << 20
-"""Bytes of disk space that are left free."""
+"""Disk space that must remain free, in bytes."""
 MAX_MEMBERS = 4_000_000
 _MAX_NAME = 4096
 
@@ -40,15 +40,15 @@ class _Member:
     size: int
     folder: bool
     odd: str
-    """What it is, if it is neither a file nor a folder."""
+    """The kind of the member if it is neither a file nor a folder."""
 
 
 class _Archive(Protocol):
     def members(self) -> list[_Member]:
-        """What is in the archive, in order."""
+        """Return the members of the archive, in order."""
 
     def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
-        """Name and content of each file, in order."""
+        """Yield name and content of each file, in order."""
 
 
 class _Tar:
@@ -58,7 +58,7 @@ class _Tar:
     def members(self) -> list[_Member]:
         with open_tar(self._path) as tar:
             members = _listed(self._path, (_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in each_member(tar)))
-            # gzip's own checksum is after the last member and is only looked at when that is read.
+            # The checksum of gzip follows the last member and is checked only when it is read.
             while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
                 pass
             return members
@@ -88,7 +88,11 @@ class _Zip:
 
 
 def _listed(archive: Path, members: Iterable[_Member]) -> list[_Member]:
-    """Members as a list, if there are not too many and the files are not too large together."""
+    """Return the members as a list.
+
+    Raises:
+        NegPromptError: there are too many members, or they are too large together.
+    """
     most = most_bytes(archive)
     listed: list[_Member] = []
     size = 0
@@ -113,18 +117,18 @@ def _zip_kind(member: zipfile.ZipInfo) -> str:
 
 
 def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
-    """Unpack a .tar, .tar.gz, .tgz or .zip as the folder `target` atomically: complete or not at all.
+    """Unpack a .tar, .tar.gz, .tgz or .zip atomically as the folder `target`.
 
-    A single top folder in the archive becomes `target` itself, whatever it is called.
+    If the archive has a single top folder, that folder becomes `target`.
 
     Args:
         archive: the file.
         target: a folder that does not exist yet.
-        progress: is told how far it is.
+        progress: receives progress messages.
 
     Raises:
-        NegPromptError: not an archive or a damaged one, a member that is a link or device or that would land outside
-            the target, or not enough space; nothing is left behind.
+        NegPromptError: the file is not an archive or is damaged; a member is a link or a device or would be outside the
+            target; or there is not enough disk space. Temporary files are removed.
     """
     opened = _open(archive)
     with _clear_errors(archive):
@@ -152,7 +156,7 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
             partial.rename(target)
         if len(members) < len(listed):
             progress.say(
-                f"left out of {archive.name}: {len(listed) - len(members)} members made by systems and editors"
+                f"{len(listed) - len(members)} members of {archive.name} were left out: systems and editors made them"
             )
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -173,23 +177,29 @@ def _clear_errors(archive: Path) -> Iterator[None]:
     except _DAMAGED as error:
         raise NegPromptError(f"{archive} is damaged: {error}. Remove it and download again.") from error
     except OSError as error:
-        raise NegPromptError(f"Unpacking {archive} failed: {error.strerror or error}. Nothing was kept.") from error
+        raise NegPromptError(
+            f"Cannot unpack {archive}: {error.strerror or error}. Temporary files were removed."
+        ) from error
 
 
 def _is_systems(name: str, *, folder: bool) -> bool:
-    """Whether a member is made by a system, or is in a folder that is."""
+    """Whether a system made a member or one of its folders."""
     name = name.rstrip("/")
     return bool(system_part(name) or (folder and system_name(PurePosixPath(name).name, folder=True)))
 
 
 def _check(archive: Path, listed: Iterable[_Member], members: Iterable[_Member]) -> str:
-    """Refuse dangerous members among those `listed`; return the single top folder of `members`, or ''."""
+    """Check all `listed` members, and return the single top folder of `members`, or ''.
+
+    Raises:
+        NegPromptError: a member is dangerous.
+    """
     for member in listed:
         path = PurePosixPath(member.name)
         if member.odd:
             raise NegPromptError(f"{archive} is refused: {member.name!r} is {member.odd}, not a plain file.")
         if "\0" in member.name or len(member.name) > _MAX_NAME:
-            raise NegPromptError(f"{archive} is refused: {member.name[:100]!r}... is no name of a file.")
+            raise NegPromptError(f"{archive} is refused: {member.name[:100]!r}... is not a valid file name.")
         if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name.split("/")[0]:
             raise NegPromptError(f"{archive} is refused: {member.name!r} would be written outside the target folder.")
     tops = set()
@@ -208,10 +218,10 @@ def _place(folder: Path, name: str, top: str) -> Path:
 
 
 def check_space(folder: Path, needed: int, *, what: str) -> None:
-    """Ask whether `needed` bytes fit on the disk of `folder` (or of the nearest folder above that exists).
+    """Check that `needed` bytes fit on the disk of `folder` (or of the nearest existing folder above it).
 
     Raises:
-        NegPromptError: they do not; says how much is missing.
+        NegPromptError: there is not enough space; the message has both numbers.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free

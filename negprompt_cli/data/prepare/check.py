@@ -1,13 +1,13 @@
-"""Checking a data set before trusting numbers on it.
+"""Check a data set before results on it are trusted.
 
-Problems (the set should not be used as it is): counts that differ from the catalogue's, classes without images, files
-that are empty, missing, broken or truncated, values that do not fit their type, identical files, class names that are no
-words or are shared by several classes, ID classes or ID images that are also in the OOD set. Warnings: what may well be
-meant, such as photos with an EXIF rotation (which is not applied), transparency, several frames, a single colour, files that
-are left out and those among them that are images by their content, and known facts about the set.
+Problems mean that the set should not be used unchanged: counts differ from the catalogue; classes have no images; files are
+empty, missing, broken or truncated; values do not fit their type; files are identical; class names are not words or belong
+to several classes; ID classes or ID images also occur in the OOD set. Warnings are about things that may be intended: photos
+with an EXIF rotation (which is not applied), transparency, several frames, a single colour, files that are left out, and
+those of them with the content of an image. Warnings also include known facts about the set.
 
-Images are decoded by `pixels.to_rgb`, the way they will be read; identical files are found by content, among files
-of the same size. Leaves out: near-duplicates and doubtful labels, which need features (`steps.data_check`).
+Images are decoded by `pixels.to_rgb`, exactly as other commands read them. Identical files are found by content, among files
+of equal size. Near-duplicates and doubtful labels need features (see `steps.data_check`).
 """
 
 import re
@@ -40,7 +40,7 @@ from negprompt_cli.wording import some_of
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: a problem or a warning, and the files or names it is about."""
+    """A problem or a warning, and the files or names that it concerns."""
 
     level: Literal["problem", "warning"]
     kind: str
@@ -58,12 +58,12 @@ class Part:
     classes: int
     expected_images: int | None
     left_out: dict[str, dict[str, int]]
-    """What is in its folders and is not taken: reason (`filekinds`) to name or suffix to count."""
+    """Counts of files in its folders that are not used, by reason (`filekinds`) and by name or suffix."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found."""
+    """The results of a check."""
 
     spec: str
     name: str
@@ -71,15 +71,15 @@ class Report:
     parts: tuple[Part, ...]
     findings: tuple[Finding, ...]
     decoded: int
-    """How many images were decoded."""
+    """Number of decoded images."""
     decisions: tuple[Decision, ...] = ()
-    """What was decided about the images when they were listed; the findings tell it too."""
+    """Decisions made while listing the images; the findings include them too."""
     classes: tuple[ClassLabel, ...] = ()
-    """The classes of all parts, by folder or key, with their names."""
+    """The classes of all parts, with keys and names."""
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """The findings that make the set unfit as it is."""
+        """The findings because of which the set should not be used unchanged."""
         return tuple(f for f in self.findings if f.level == "problem")
 
 
@@ -107,22 +107,22 @@ def check_data(
     pixels: PixelsConfig = PixelsConfig(),  # noqa: B008 - it is frozen
     progress: Progress,
 ) -> Report:
-    """Check the images of a SPEC, training and evaluation images alike, and their overlap with OOD sets.
+    """Check the training and evaluation images of a SPEC, and their overlap with OOD sets.
 
     Args:
         spec: the data set.
-        data_root: where catalogue sets are.
-        ood: SPECs of OOD sets to compare class names and files with.
-        catalogue: a catalogue file of the user's own.
-        class_names: file naming the classes.
-        limit: decode at most this many images per part, classes as even as they allow; everything else looks at all.
-        decode: whether to decode images at all.
-        workers: threads that read and decode.
+        data_root: folder of the catalogue's sets.
+        ood: SPECs of OOD sets; their class names and files are compared.
+        catalogue: the user's own catalogue file.
+        class_names: file of class names.
+        limit: largest number of images to decode per part, with balanced classes; the other checks use all images.
+        decode: whether to decode images.
+        workers: number of threads that read and decode.
         pixels: how values become RGB.
-        progress: is told how far it is.
+        progress: receives progress messages.
 
     Raises:
-        UsageError: the set cannot be found or has no images at all.
+        UsageError: the set cannot be found or has no images.
     """
     found = _Found()
     options: dict[str, Any] = {"data_root": data_root, "catalogue": catalogue, "class_names": class_names}
@@ -137,7 +137,7 @@ def check_data(
             found.warning("other-file" if decision.facts.get("reasons") else "note", f"{role}: {decision}")
         misnamed |= dict.fromkeys(images.left_out.misnamed())
     if misnamed:
-        found.warning("misnamed", f"{len(misnamed)} kinds of files are left out and hold images", misnamed)
+        found.warning("misnamed", f"{len(misnamed)} kinds of files are left out although they are images", misnamed)
     _check_classes(main.classes, found)
     if entry is not None and entry.notes:
         found.warning("note", entry.notes)
@@ -162,10 +162,10 @@ def image_parts(
     class_names: Path | None = None,
     limit: int | None = None,
 ) -> dict[str, ImageSet]:
-    """The images that `check_data` looks at, by role: "train", "eval" or both, else "all"; arguments as there.
+    """Return the images that `check_data` checks, by role: "train", "eval" or both, else "all"; arguments as there.
 
     Raises:
-        UsageError: the set cannot be found or has no images at all.
+        UsageError: the set cannot be found or has no images.
     """
     options = {"data_root": data_root, "catalogue": catalogue, "class_names": class_names}
     parts = _parts(parse_spec(spec) if isinstance(spec, str) else spec, options, _Found())
@@ -173,7 +173,7 @@ def image_parts(
 
 
 def limited(images: ImageSet, limit: int | None) -> ImageSet:
-    """At most `limit` images, classes as even as they allow."""
+    """Return at most `limit` images, with balanced classes."""
     if limit is None or limit >= len(images):
         return images
     keys = [c.key for c in images.classes]
@@ -183,12 +183,12 @@ def limited(images: ImageSet, limit: int | None) -> ImageSet:
 
 
 def _entry(spec: Spec, data_root: Path, catalogue: Path | None) -> Entry | None:
-    """The catalogue entry whose counts apply: only where no classes are selected."""
+    """Return the catalogue entry whose counts apply; None without one, or if classes are selected."""
     return None if spec.selector else load_catalogue(data_root, catalogue).sets.get(spec.base.lower())
 
 
 def _parts(spec: Spec, options: dict[str, Any], found: _Found) -> dict[str, ImageSet]:
-    """The images by role: "train", "eval" or both where they are kept apart, else "all"."""
+    """Return the images by role: "train", "eval" or both if they are separate, else "all"."""
     everything = load_image_set(spec, role="ood", **options)
     if not everything.classes:
         return {"all": everything}
@@ -234,27 +234,25 @@ def _check_classes(classes: Sequence[ClassLabel], found: _Found) -> None:
             keys = [label.key for label in same]
             message = f"{len(same)} classes are called {same[0].name!r}: {', '.join(keys)}"
             if all(label.wnid for label in same):
-                found.warning(
-                    "class-name", f"{message} (they stay apart by wnid, but their prompts are the same)", keys
-                )
+                found.warning("class-name", f"{message} (their wnids differ, but their prompts are the same)", keys)
             else:
-                found.problem("class-name", f"{message}; rename the folders, or name the classes in a file", keys)
+                found.problem("class-name", f"{message}. Rename the folders, or name the classes in a file", keys)
     bare = [c.key for c in classes if is_wnid(c.name) or not re.search(r"[^\W\d_]{2}", c.name)]
     if bare:
-        message = f"{len(bare)} class names are no words that a text encoder knows: {some_of(bare)}"
-        found.problem("class-name", f"{message}; rename the folders, or name the classes in a file", bare)
+        message = f"{len(bare)} class names are not words that a text encoder knows: {some_of(bare)}"
+        found.problem("class-name", f"{message}. Rename the folders, or name the classes in a file", bare)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Sizes of the files of a part: path by path, in order; -1 where there is no such file."""
+    """Paths and sizes of the files of a part, in order; the size is -1 if a file does not exist."""
 
     paths: list[str]
     sizes: list[int]
 
     @staticmethod
     def of(images: ImageSet, found: _Found) -> "_Files":
-        """Look at every file's size."""
+        """Read the sizes of all files."""
         paths, sizes = [], []
         for path in images.paths:
             if is_item(path):
@@ -273,7 +271,7 @@ class _Files:
         return _Files(paths, sizes)
 
     def usable(self) -> dict[int, list[str]]:
-        """Paths of files that have content, by size."""
+        """Return the paths of files that are not empty, by size."""
         by_size: dict[int, list[str]] = defaultdict(list)
         for path, size in zip(self.paths, self.sizes, strict=True):
             if size > 0:
@@ -289,7 +287,7 @@ def _decode(
     pool: ThreadPoolExecutor,
     progress: Progress,
 ) -> int:
-    """Decode the images, as they will be read; returns how many were tried."""
+    """Decode the images exactly as other commands read them; return how many were tried."""
     chosen = limited(images, limit)
     faults: dict[str, list[tuple[str, str]]] = defaultdict(list)
     remarks: dict[str, list[str]] = defaultdict(list)
@@ -301,7 +299,7 @@ def _decode(
                 remarks[kind].append(str(seen.path))
             task.advance()
     for kind, named in faults.items():
-        first = f"{len(named)} images {_FAULTS[kind]}. The first: {named[0][1]}"
+        first = f"{len(named)} images {_FAULTS[kind]}. The first one: {named[0][1]}"
         found.problem(kind, first, [path for path, _ in named])
     for kind, paths in remarks.items():
         found.warning(kind, f"{len(paths)} images {_REMARKS[kind]}", paths)
@@ -310,17 +308,17 @@ def _decode(
 
 _FAULTS = {"broken": "cannot be read", "values": "have values that do not fit their type"}
 _REMARKS = {
-    "exif-rotation": "carry an EXIF rotation, which is not applied; rotate them on disk, or set model.pixels.orientation",
-    "transparency": "are transparent in part, which is dropped; model.pixels.alpha lays them over white or black",
-    "frames": "hold several frames or pages, of which the first is read",
-    "plain": "have a single colour or are almost black, which a wrong range of values or dropped transparency may be",
+    "exif-rotation": "have an EXIF rotation, which is not applied; rotate them on disk, or set model.pixels.orientation",
+    "transparency": "are partly transparent, which is ignored; set model.pixels.alpha to put them on white or black",
+    "frames": "have several frames or pages; only the first is read",
+    "plain": "have a single colour or are almost black; a wrong range of values or ignored transparency may be the reason",
 }
 _ALMOST_BLACK = 15
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What came of decoding one image: what is wrong with it, if anything, and what a person may want to know."""
+    """The result of decoding one image: the error, if there is one, and remarks."""
 
     path: Path
     fault: str = ""
@@ -330,7 +328,7 @@ class _Seen:
 
 def _look(path: Path, pixels: PixelsConfig) -> _Seen:
     if not is_item(path) and (not path.is_file() or path.stat().st_size == 0):
-        return _Seen(path)  # told already
+        return _Seen(path)  # This was reported already.
     try:
         with opened(path) as image:
             rgb = to_rgb(image, pixels)
@@ -342,7 +340,7 @@ def _look(path: Path, pixels: PixelsConfig) -> _Seen:
 
 
 def _remarks(image: Image.Image, rgb: Image.Image) -> Iterator[str]:
-    """What is worth a word about an image that was read as `rgb`."""
+    """Yield the kinds of remarks about an image that was read as `rgb`."""
     if orientation(image) != 1:
         yield "exif-rotation"
     if is_transparent(image):
@@ -358,11 +356,11 @@ def _sha256(path: str) -> tuple[str, str]:
     try:
         return path, file_sha256(Path(path))
     except OSError:
-        return path, ""  # unreadable: said by the decoder
+        return path, ""  # The decoder reports unreadable files.
 
 
 def _same_content(candidates: Iterable[str], pool: ThreadPoolExecutor) -> list[list[str]]:
-    """Groups of paths whose content is the same, in the order of the candidates."""
+    """Return groups of paths with equal content, in the order of the candidates."""
     groups: dict[str, list[str]] = defaultdict(list)
     for path, digest in pool.map(_sha256, candidates, chunksize=64):
         if digest:
@@ -390,7 +388,7 @@ def _duplicates(files: dict[str, _Files], found: _Found, pool: ThreadPoolExecuto
 def _overlap(
     sets: Sequence[ImageSet], files: Sequence[_Files], other: ImageSet, found: _Found, pool: ThreadPoolExecutor
 ) -> None:
-    """Class names and files that are in the ID set and in an OOD set."""
+    """Report class names and files that are in the ID set and in an OOD set."""
     known = {c.wnid or fold(c.name): c.name for images in sets for c in images.classes}
     known |= {fold(c.name): c.name for images in sets for c in images.classes}
     shared = [c.name for c in other.classes if (c.wnid or "") in known or fold(c.name) in known]

@@ -1,4 +1,4 @@
-"""The classes of a data set as a class list: what transfer, scoring by names and import read."""
+"""Write the classes of a data set as a class list, which transfer, scoring by names and import can read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from negprompt_cli.data.sets.classnames import ClassLabel
 
 
 def class_lines(classes: Sequence[ClassLabel]) -> str:
-    """A line per class: `wnid name` where there is a wnid, since two pairs of ImageNet's share names, else the name."""
+    """Return one line per class: `wnid name` if there is a wnid (ImageNet has two pairs of equal names), else the name."""
     return "".join(f"{c.wnid} {c.name}\n" if c.wnid else f"{c.name}\n" for c in classes)
 
 
@@ -17,7 +17,7 @@ def write_classes(classes: Sequence[ClassLabel], out: Path, *, overwrite: bool) 
 
     Raises:
         NegPromptError: the file cannot be written.
-        UsageError: without `overwrite`, it is there already.
+        UsageError: `overwrite` is False and the file exists.
     """
     text = class_lines(classes)
     if not (out.is_file() and out.read_text("utf-8") == text):

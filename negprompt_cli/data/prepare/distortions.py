@@ -1,8 +1,8 @@
-"""Distortions that make images of another kind out of images: fewer pixels, patches out of order, a corner only.
+"""Distortions of images: fewer pixels, shuffled patches, or only a corner.
 
-Each changes what a photograph of an object is like and keeps its colours and material, so that the results can play OOD
-images where no other images may be looked at. All take and return 8-bit RGB. Leaves out: noise, blur and compression, under
-which an image of a class stays one.
+A distorted photo keeps its colours and material but does not show the object properly. Distorted ID images can therefore
+serve as OOD images where real OOD images must not be used. All functions take and return 8-bit RGB images. Noise, blur and
+compression are not included, because a noisy image of a class is still an image of that class.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def shrink(image: Image.Image, *, side: int) -> Image.Image:
-    """The image with its short side `side` pixels wide, bilinear; one that is no larger is returned as it is."""
+    """Scale the short side of an image to `side` pixels (bilinear); smaller images are returned unchanged."""
     short = min(image.size)
     if short <= side:
         return image
@@ -19,7 +19,7 @@ def shrink(image: Image.Image, *, side: int) -> Image.Image:
 
 
 def shuffle_patches(image: Image.Image, *, patches: int, generator: np.random.Generator) -> Image.Image:
-    """`patches` x `patches` patches of the image in random order; pixels beyond a multiple of `patches` are cut off.
+    """Shuffle `patches` x `patches` patches of an image; pixels beyond a multiple of `patches` are cut off.
 
     Raises:
         ValueError: a side has fewer pixels than patches.
@@ -37,7 +37,7 @@ def shuffle_patches(image: Image.Image, *, patches: int, generator: np.random.Ge
 
 
 def crop_corner(image: Image.Image, *, share: float, generator: np.random.Generator) -> Image.Image:
-    """A corner of the image, each of the four alike likely, with `share` (in (0, 1]) of its width and of its height."""
+    """Cut out a random corner of an image, with `share` (in (0, 1]) of its width and of its height."""
     width, height = (max(1, round(length * share)) for length in image.size)
     right, bottom = generator.integers(2, size=2).tolist()
     left, top = right * (image.width - width), bottom * (image.height - height)

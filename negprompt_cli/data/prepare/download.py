@@ -1,9 +1,9 @@
-"""Fetching the data sets whose addresses the catalogue knows.
+"""Download data sets whose addresses are in the catalogue.
 
-A download is resumed where an earlier one stopped (HTTP Range), its md5 is checked before anything is unpacked, and its
-sha256 is recorded in `downloads.json` in the data root; a later download of the same address must have that sha256.
-Only http and https are followed. What is behind a login or on a shared drive is not fetched; the error says what to get
-and where to put it. Unpacking is `archives`.
+An interrupted download is resumed (HTTP Range). The md5 is checked before unpacking. The sha256 is recorded in
+`downloads.json` in the data root, and later downloads of the same address must have it. Only http and https are allowed.
+Sets that need a login or are on a shared drive are not downloaded; the error says what to get and where to put it.
+`archives` unpacks archives.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress
 
 RECORD = "downloads.json"
-"""Where the sha256 of what was downloaded is written, in the data root."""
+"""Name of the file in the data root that records the sha256 of downloads."""
 
 _BLOCK = 1 << 18
 _ATTEMPTS = 4
@@ -43,7 +43,7 @@ class Downloaded:
     folder: Path
     url: str
     size: int
-    """Bytes of the archive."""
+    """Size of the archive in bytes."""
     md5: str
     sha256: str
 
@@ -58,24 +58,24 @@ def download_set(
     timeout: float = 60.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> Downloaded | None:
-    """Fetch catalogue set `name`, check it and unpack it below the data root.
+    """Download catalogue set `name`, check it and unpack it below the data root.
 
     Args:
         name: a catalogue name.
-        data_root: made where it is missing.
+        data_root: created if it does not exist.
         sets: the catalogue.
-        progress: is told how far it is.
-        keep_archive: whether the archive stays in the data root after unpacking.
-        timeout: seconds without a byte after which a connection counts as lost.
-        pause: waits between attempts.
+        progress: receives progress messages.
+        keep_archive: whether to keep the archive in the data root after unpacking.
+        timeout: seconds without data after which a connection counts as lost.
+        pause: function that waits some seconds between attempts.
 
     Returns:
-        What was made, or None where the set is there already, in whichever layout.
+        The result, or None if the set exists already in one of its layouts.
 
     Raises:
-        UsageError: unknown name, or a set that must be fetched by hand (says what and where to put it).
-        NegPromptError: no connection, a wrong checksum, an unsafe archive, no space; the data root keeps at most the
-            part of the archive that was fetched, for the next attempt.
+        UsageError: the name is unknown, or the set must be downloaded by hand (the message says how).
+        NegPromptError: there is no connection, a wrong checksum, an unsafe archive or not enough space. At most the
+            downloaded part of the archive remains in the data root, for the next attempt.
     """
     name, entry = sets.named(name)
     if entry.download is None:
@@ -97,18 +97,25 @@ def download_set(
 
 
 def by_hand(name: str, entry: Entry, data_root: Path) -> str:
-    """What to fetch by hand for a set that is not downloaded, and where to put it."""
+    """Return instructions for a set that cannot be downloaded automatically: what to get and where to put it."""
     if entry.subset is not None:
-        return f"{name} consists of classes of {entry.subset.of}; it is there once {entry.subset.of} is."
+        return f"{name} consists of classes of {entry.subset.of}, so it is available when {entry.subset.of} is on disk."
     places = "".join(f"\n  {data_root / (at.images or at.eval or at.train or '')} ({at.by})" for at in entry.layouts)
-    where = f"\nPut it into one of:{places}" if places else f"\nPut it into {data_root}, as torchvision does."
-    return f"{name} cannot be downloaded by itself. {entry.fetch or ''}{where}"
+    where = (
+        f"\nPut it into one of these places:{places}" if places else f"\nPut it into {data_root}, as torchvision does."
+    )
+    return f"{name} cannot be downloaded automatically. {entry.fetch or ''}{where}"
 
 
 def _fetch(
     wanted: Download, archive: Path, *, progress: Progress, timeout: float, pause: Callable[[float], None]
 ) -> None:
-    """Bring `wanted` to `archive`, resuming from its .part file; several attempts, each going on where the last ended."""
+    """Download `wanted` to `archive` in several attempts; each resumes from the .part file.
+
+    Raises:
+        UsageError: the address is not http or https.
+        NegPromptError: all attempts failed, or the file cannot be written.
+    """
     if urlsplit(wanted.url).scheme not in ("http", "https"):
         raise UsageError(f"Only http and https addresses are downloaded, not {wanted.url}.")
     if archive.exists():
@@ -125,19 +132,23 @@ def _fetch(
                 return
             except urllib.error.HTTPError as error:
                 if error.code < 500:
-                    raise NegPromptError(f"{wanted.url}: the server says {error.code} {error.reason}.") from error
-                reason = f"the server says {error.code} {error.reason}"
+                    raise NegPromptError(f"{wanted.url}: the server answers {error.code} {error.reason}.") from error
+                reason = f"the server answers {error.code} {error.reason}"
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 reason = str(getattr(error, "reason", "") or error or type(error).__name__)
             progress.warn(f"{wanted.url}: {reason}")
     except OSError as error:
         raise NegPromptError(f"Cannot write {part}: {error.strerror or error}.") from error
-    kept = f" {part.stat().st_size / _MEBI:.1f} MiB are kept in {part}." if part.exists() else ""
-    raise NegPromptError(f"Downloading {wanted.url} failed: {reason}.{kept} Run the command again to resume.")
+    kept = f" {part.stat().st_size / _MEBI:.1f} MiB are saved in {part}." if part.exists() else ""
+    raise NegPromptError(f"Cannot download {wanted.url}: {reason}.{kept} Run the command again to resume.")
 
 
 def _fetch_once(wanted: Download, part: Path, *, progress: Progress, timeout: float) -> None:
-    """One connection: append to `part` what is missing; raises ConnectionError where the answer ends early."""
+    """Append the missing bytes to `part`, over one connection.
+
+    Raises:
+        ConnectionError: the answer ends early, or does not fit the saved part.
+    """
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(wanted.url, headers={"User-Agent": f"negprompt/{__version__}"})
     if have:
@@ -149,7 +160,7 @@ def _fetch_once(wanted: Download, part: Path, *, progress: Progress, timeout: fl
             if _total(error.headers, 0) == have:
                 return
             part.unlink()
-            raise ConnectionError("the part that was kept does not fit, so it was removed") from error
+            raise ConnectionError("the saved part does not fit the file on the server, so it was removed") from error
         raise
     with answer:
         resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT and _starts_at(answer.headers, have)
@@ -170,16 +181,16 @@ def _fetch_once(wanted: Download, part: Path, *, progress: Progress, timeout: fl
             raise ConnectionError(f"the connection ended after {have} of {total} bytes")
         if total and have > total:
             part.unlink()
-            raise ConnectionError(f"{have} bytes came instead of {total}")
+            raise ConnectionError(f"the server sent {have} bytes instead of {total}")
 
 
 def _starts_at(headers: Message, position: int) -> bool:
-    """Whether a partial answer begins where we asked; a server may send another range."""
+    """Whether a partial answer begins at the requested position; servers may send another range."""
     return str(headers.get("Content-Range", "")).startswith(f"bytes {position}-")
 
 
 def _total(headers: Message, have: int) -> int | None:
-    """The size of the whole file, where the answer tells it."""
+    """Return the size of the whole file, or None if the answer does not state it."""
     span = str(headers.get("Content-Range", ""))
     if "/" in span:
         total = span.rsplit("/", 1)[1]
@@ -189,7 +200,7 @@ def _total(headers: Message, have: int) -> int | None:
 
 
 def _checksums(archive: Path) -> tuple[str, str]:
-    """md5 (integrity only) and sha256 of a file."""
+    """Return md5 (for integrity only) and sha256 of a file."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with archive.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -199,19 +210,23 @@ def _checksums(archive: Path) -> tuple[str, str]:
 
 
 def _verify(wanted: Download, archive: Path, md5: str, sha256: str, data_root: Path) -> None:
-    """Refuse and remove an archive whose checksum is not the catalogue's, or not the one of an earlier download."""
+    """Compare an archive's checksums with the catalogue and with an earlier download; remove it if they differ.
+
+    Raises:
+        NegPromptError: a checksum differs.
+    """
     if wanted.md5 is not None and md5 != wanted.md5:
         archive.unlink()
         raise NegPromptError(
-            f"{wanted.url} has the md5 {md5}, expected {wanted.md5}. It was removed and nothing was unpacked. Try again; "
-            "if it stays so, the file on the server has changed."
+            f"{wanted.url} has the md5 {md5}, but {wanted.md5} is expected. The file was removed; nothing was unpacked. Try "
+            "again. If the md5 is the same, the file on the server has changed."
         )
     earlier = next((r for r in _read_record(data_root).values() if r.get("url") == wanted.url), None)
     if earlier is not None and earlier.get("sha256") != sha256:
         archive.unlink()
         raise NegPromptError(
-            f"{wanted.url} has the sha256 {sha256}, but an earlier download had {earlier.get('sha256')} (noted in "
-            f"{data_root / RECORD}). It was removed and nothing was unpacked."
+            f"{wanted.url} has the sha256 {sha256}, but an earlier download had {earlier.get('sha256')} (recorded in "
+            f"{data_root / RECORD}). The file was removed; nothing was unpacked."
         )
 
 
@@ -224,7 +239,7 @@ def _read_record(data_root: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise NegPromptError(f"{path} cannot be read: {error}. Repair or remove it.") from error
     if not isinstance(record, dict) or not all(isinstance(value, dict) for value in record.values()):
-        raise NegPromptError(f"{path} is not a record of downloads. Repair or remove it.")
+        raise NegPromptError(f"{path} is not a valid record of downloads. Repair or remove it.")
     return record
 
 

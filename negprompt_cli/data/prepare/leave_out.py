@@ -1,18 +1,18 @@
-"""Leave-classes-out: a small OOD problem made of the training images of one data set, to choose settings by.
+"""Leave-classes-out: a small OOD problem made from the training images of one data set, for choosing settings.
 
     <into>/id/train/<class>/000012.JPEG    images of the kept classes to train on
     <into>/id/val/<class>/000007.JPEG      held-out images of the same classes: ID
     <into>/id/classnames.txt               the names of the kept classes
-    <into>/near/000345.JPEG                images of the left-out classes: OOD, as all that follow
-    <into>/down/000345.png                 the same, shrunk to a short side of 32 pixels
-    <into>/shuffle/000345.png              4 x 4 patches in random order, of the same and of the held-out images
-    <into>/corner/000345.png               45 % of the width and height of the same, at a random corner
-    <into>/drawn/000000.png                150 textures drawn from formulas
-    <into>/leave-out.json                  how it was made
+    <into>/near/000345.JPEG                OOD: images of the left-out classes
+    <into>/down/000345.png                 OOD: the same images, scaled to a short side of 32 pixels
+    <into>/shuffle/000345.png              OOD: the same and the held-out images, as 4 x 4 patches in random order
+    <into>/corner/000345.png               OOD: the same, only 45 % of width and height at a random corner
+    <into>/drawn/000000.png                OOD: 150 textures drawn from formulas
+    <into>/leave-out.json                  how the problem was made
 
-An image's number is its place among the training images of the data set, so that it is the same in all folders. Neither
-evaluation images nor other data sets are looked at: whatever is chosen by such a problem has seen no OOD image and no test
-image. Leaves out: near-duplicates among the training images, which may be on both sides.
+The number of an image is its index in the training images of the data set; it is the same in all folders. Evaluation images
+and other data sets are never used, so settings chosen on such a problem depend on no OOD image and no test image. Near-
+duplicates among the training images are not detected and may be on both sides.
 """
 
 import json
@@ -44,7 +44,7 @@ from negprompt_cli.wording import some_of
 
 RECORD = "leave-out.json"
 KINDS = ("near", "down", "shuffle", "corner", "drawn")
-"""The kinds of OOD images, by the names of their folders."""
+"""The kinds of OOD images, which are also the names of their folders."""
 
 SHORT_SIDE = 32
 PATCHES = 4
@@ -55,7 +55,7 @@ TEXTURE_SIDE = 96
 
 @dataclass(frozen=True, eq=False)
 class Division:
-    """Which classes and images of a data set play which part; no image plays two of the last three."""
+    """The division of a data set's classes and images; the three sets of images are disjoint."""
 
     kept: tuple[int, ...]
     """Indices of the kept classes, ascending."""
@@ -71,14 +71,14 @@ class Division:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A problem that was made: its folder, and what its leave-out.json says."""
+    """A problem that was made: its folder, and the content of its leave-out.json."""
 
     folder: Path
     document: dict[str, Any]
 
     @property
     def id_spec(self) -> str:
-        """The SPEC of the ID data."""
+        """The SPEC of the ID images."""
         return str(self.folder / "id")
 
     @property
@@ -92,24 +92,24 @@ def divide(images: ImageSet, *, share: float, held_out: float, seed: int) -> Div
 
     Args:
         images: labelled training images.
-        share: of the classes that is left out, in (0, 1), rounded.
-        held_out: share of each kept class's images that is held out, in (0, 1), rounded, but at least one image, and at
-            least one is left to train on.
-        seed: not negative.
+        share: share of classes to leave out, in (0, 1); the number is rounded.
+        held_out: share of each kept class's images to hold out, in (0, 1). The number is rounded; at least one image is
+            held out and at least one is left for training.
+        seed: random seed, at least 0.
 
     Raises:
-        UsageError: a share out of range, a negative seed, too few classes, or a class with a single image.
+        UsageError: a share is out of range, the seed is negative, there are too few classes, or a class has a single image.
     """
     for name, value in (("share of left-out classes", share), ("share of held-out images", held_out)):
         if not 0 < value < 1:
             raise UsageError(f"The {name} must be between 0 and 1, got {value:g}.")
     if not images.classes:
-        raise UsageError(f"{images.spec} has no classes to leave some of them out ({images.layout}).")
+        raise UsageError(f"{images.spec} has no classes, so none can be left out ({images.layout}).")
     count = len(images.classes)
     out = round(share * count)
     if out < 1 or count - out < 2:
         raise UsageError(
-            f"A share of {share:g} of the {count} classes of {images.spec} leaves {out} out and keeps {count - out}. At "
+            f"A share of {share:g} of the {count} classes of {images.spec} means {out} left out and {count - out} kept. At "
             "least one class must be left out and at least two must be kept.",
             remedy="leave-out-share",
         )
@@ -119,7 +119,7 @@ def divide(images: ImageSet, *, share: float, held_out: float, seed: int) -> Div
     single = [images.classes[c].key for c, found in members.items() if len(found) < 2]
     if single:
         raise UsageError(
-            f"{len(single)} classes have a single image, and none is left to hold out: {some_of(single)}. Add images, or "
+            f"{len(single)} classes have a single image, so no image can be held out: {some_of(single)}. Add images, or "
             "select the other classes with '#'."
         )
     train, held = [], []
@@ -141,7 +141,7 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     """Read a comma-separated list of kinds into the order of `KINDS`.
 
     Raises:
-        UsageError: an unknown kind, or none.
+        UsageError: a kind is unknown, or none is named.
     """
     wanted = {part.strip() for part in text.split(",")} - {""}
     unknown = sorted(wanted - set(KINDS))
@@ -165,24 +165,24 @@ def leave_out(
     pixels: PixelsConfig = PixelsConfig(),  # noqa: B008 - it is frozen
     progress: Progress,
 ) -> LeftOut:
-    """Make a leave-classes-out problem in `into`, which appears complete or not at all.
+    """Make a leave-classes-out problem atomically in the folder `into`.
 
     Args:
         images: the training images of a data set (`load_image_set` with role "train").
-        into: absent or empty, or with `overwrite` an earlier problem.
-        share: of the classes that is left out, as in `divide`.
-        held_out: share of a class's images that is held out, as in `divide`.
-        seed: of every draw; each kind has a stream of its own.
+        into: a folder that does not exist or is empty, or with `overwrite` an earlier problem.
+        share: share of classes to leave out, as in `divide`.
+        held_out: share of images to hold out, as in `divide`.
+        seed: random seed; each kind has its own random stream.
         kinds: some of `KINDS`.
-        copy: copy image files instead of making symbolic links to their absolute paths. What is no file of its own
-            with an image's suffix is written as PNG either way.
+        copy: copy image files instead of making symbolic links to their absolute paths. Images without a file or without
+            an image suffix are always written as PNG.
         overwrite: whether an earlier problem may be replaced.
-        pixels: how values of images that are distorted become RGB.
-        progress: told how it goes.
+        pixels: how values of distorted images become RGB.
+        progress: receives progress messages.
 
     Raises:
-        UsageError: as `divide`; `into` holds something that may not be replaced; a class whose name no folder can have.
-        BrokenImage: an image that is to be distorted cannot be read.
+        UsageError: as `divide`; `into` must not be replaced; or a class name cannot be the name of a folder.
+        BrokenImage: an image to be distorted cannot be read.
         NegPromptError: the problem cannot be written.
     """
     _refuse_existing(into, overwrite=overwrite)
@@ -225,13 +225,13 @@ def leave_out(
                 )
                 if small:
                     progress.warn(
-                        f"{small} images have a side of {SHORT_SIDE} pixels or less: {kind}/ holds them as they are"
+                        f"{small} images have a side of {SHORT_SIDE} pixels or less and are unchanged in {kind}/"
                     )
             (folder / RECORD).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise NegPromptError(
-            f"Cannot write {into}: {error.strerror or error}. What was there before is unchanged. Free space or choose "
-            "another place.",
+            f"Cannot write {into}: {error.strerror or error}. An existing folder is unchanged. Free disk space or choose "
+            "another path.",
             remedy="copy",
         ) from error
     return LeftOut(into, document)
@@ -241,20 +241,20 @@ def _refuse_existing(into: Path, *, overwrite: bool) -> None:
     if not into.exists() or (into.is_dir() and not any(into.iterdir())):
         return
     if not (into / RECORD).is_file():
-        raise UsageError(f"{into} exists and is no leave-classes-out problem. Choose another place, or remove it.")
+        raise UsageError(f"{into} exists and is not a leave-classes-out problem. Choose another path, or remove it.")
     if not overwrite:
         raise UsageError(f"{into} exists.", remedy="overwrite")
 
 
 def _folders(images: ImageSet, division: Division) -> dict[int, str]:
-    """The folder of each kept class."""
+    """Return the folder name of each kept class."""
     folders = {c: folder_name(images.classes[c].key) for c in division.kept}
-    # A folder of this name is taken for one that is only above the classes.
+    # A folder "images" would be read as a folder above the classes.
     usable = set(folders.values()) - {"images"}
     if len(usable) < len(folders):
         raise UsageError(
-            f"Only {len(usable)} of the {len(folders)} kept classes of {images.spec} have names that can be folders of "
-            "their own. Give the images as class folders, or select other classes with '#'."
+            f"Only {len(usable)} of the {len(folders)} kept classes of {images.spec} have names that can be separate "
+            "folders. Give the images as class folders, or select other classes with '#'."
         )
     return folders
 
@@ -282,7 +282,7 @@ def _write_kind(
     pixels: PixelsConfig,
     task: Task,
 ) -> int:
-    """Write one kind of OOD images, named by its folder; returns how many of them are too small to be shrunk."""
+    """Write one kind of OOD images, given by the folder's name; return how many images are too small to be scaled."""
     folder.mkdir()
     small = 0
     for number in numbers.tolist():
@@ -305,7 +305,7 @@ def _write_kind(
 
 
 def _put(source: Path, place: Path, *, copy: bool) -> None:
-    """Link or copy an image file to `place` with its own suffix; what is no such file becomes `place`, a PNG."""
+    """Link or copy an image file to `place` with its own suffix; other images are written to `place` as PNG."""
     if is_item(source) or not is_image_name(source.name):
         open_rgb(source).save(place)
     elif copy:
@@ -315,7 +315,7 @@ def _put(source: Path, place: Path, *, copy: bool) -> None:
 
 
 def _distorted(kind: str, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """An image as one of the distorted kinds."""
+    """Distort an image as one of the kinds."""
     if kind == "down":
         return shrink(image, side=SHORT_SIDE)
     if kind == "shuffle":

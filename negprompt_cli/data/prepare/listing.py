@@ -1,4 +1,4 @@
-"""The catalogue as a table: what is known, what is on disk, how large it is."""
+"""The catalogue as a table: known sets, their places on disk, and their sizes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +14,15 @@ _ROLES: tuple[Role, ...] = ("eval", "ood", "train")
 
 @dataclass(frozen=True)
 class Row:
-    """One data set; counts are the published ones, or those on disk where it was asked to count."""
+    """One data set. Counts are the published ones, or those on disk if counting was requested."""
 
     name: str
     title: str
     here: bool
     layout: str
-    """Which layout was recognised on disk, or nothing."""
+    """The layout recognised on disk, or empty."""
     how: str
-    """How to get what is not here: download, by hand, or another set it is cut out of."""
+    """How to get a set that is not on disk: download, by hand, or with another set that contains it."""
     train: int | None
     eval: int | None
     classes: int | None
@@ -32,13 +32,13 @@ class Row:
 
 
 def list_sets(sets: Catalogue, data_root: Path, *, catalogue: Path | None = None, count: bool = False) -> list[Row]:
-    """One row per catalogue set, in the catalogue's order.
+    """Return one row per catalogue set, in the order of the catalogue.
 
     Args:
         sets: the catalogue.
-        data_root: where the sets are.
-        catalogue: the file that `sets` was loaded with.
-        count: count the images on disk; takes a second or so for a hundred thousand.
+        data_root: folder of the sets.
+        catalogue: the file that `sets` was loaded from.
+        count: count the images on disk; this takes about a second per hundred thousand.
     """
     rows = []
     found: dict[str, str] = {}
@@ -75,7 +75,7 @@ def _published(name: str, entry: Entry, layout: str) -> Row:
 
 
 def _counted(row: Row, data_root: Path, catalogue: Path | None) -> Row:
-    """The row with what is on disk in place of what was published."""
+    """Return the row with counts of the images on disk instead of the published ones."""
 
     def load(role: Role) -> ImageSet | None:
         try:

@@ -1,8 +1,9 @@
-"""A few-shot sample as a file: an imglist that other tools read too, and beside it the names of its classes.
+"""Write a few-shot sample as an imglist, which other tools can read too, and a file with the names of its classes.
 
-`FILE` holds `path label` lines, `FILE`.classnames.txt (in place of the suffix) `key<TAB>name` in label order. Paths
-start from the data root if the images are below it, else from the list's folder, else they are absolute; that is
-where `imglist` looks for them again. Only a list with the word train in its name is used as a whole for training.
+`FILE` has `path label` lines; `FILE`.classnames.txt (replacing the suffix) has `key<TAB>name` lines in label order. Paths
+are relative to the data root if the images are below it, else to the list's folder, else absolute; `imglist` finds all
+three.
+Only a list with the word train in its name is used as a whole for training.
 """
 
 from dataclasses import dataclass
@@ -19,25 +20,25 @@ from negprompt_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class SampleFile:
-    """What was written."""
+    """The files that were written."""
 
     path: Path
     names: Path
     images: int
     classes: int
     short: dict[str, int]
-    """Key of each class with fewer images than shots, and how many it has."""
+    """For each class with fewer images than shots its key and number of images."""
 
 
 def write_sample(images: ImageSet, *, shots: int, seed: int, out: Path, data_root: Path) -> SampleFile:
     """Draw `shots` images per class of labelled `images` and write the list and the class names.
 
     Raises:
-        UsageError: images without classes, shots below 1, or a file name that no list can hold.
+        UsageError: the images have no classes, `shots` is below 1, or a list cannot contain the name of a file.
         NegPromptError: a file cannot be written.
     """
     if not images.classes:
-        raise UsageError(f"{images.spec} has no classes to draw shots from ({images.layout}).")
+        raise UsageError(f"{images.spec} has no classes, so shots cannot be drawn ({images.layout}).")
     keys = [c.key for c in images.classes]
     sample = few_shot(images.labels, list(images.paths.relatives()), class_keys=keys, shots=shots, seed=seed)
     chosen = images.take(sample.indices)

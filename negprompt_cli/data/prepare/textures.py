@@ -1,8 +1,8 @@
-"""Textures drawn from formulas: images that show nothing, to play far OOD images where no other images may be looked at.
+"""Draw textures from formulas. They show no objects and serve as far OOD images where real OOD images must not be used.
 
-Six families in turn: noise with a power-law spectrum, noise of one band of frequencies, stripes, checks, cells (distance to
-the nearest of random points) and rings. A plane of grey values is drawn and laid between two random colours. Leaves out:
-photographs of materials, which nobody can draw.
+There are six families, used in turn: noise with a power-law spectrum, noise of one frequency band, stripes, checks, cells
+(distance to the nearest of random points) and rings. Each texture is a plane of grey values, which is mapped to a range
+between two random colours.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Plane = NDArray[np.float64]
-"""(side, side) values of any range."""
+"""Grey values (side, side) of any range."""
 
 
 def draw_texture(number: int, *, side: int, generator: np.random.Generator) -> Image.Image:
-    """A texture of `side` x `side` pixels, 8-bit RGB.
+    """Draw a texture of `side` x `side` pixels, 8-bit RGB.
 
     Args:
-        number: from 0; the families take turns.
-        side: width and height, pixels.
-        generator: for what a family leaves open, and the colours.
+        number: number of the texture, from 0; it selects the family.
+        side: width and height in pixels.
+        generator: source of randomness for the texture and its colours.
     """
     plane = FAMILIES[number % len(FAMILIES)](side, generator)
     span = np.ptp(plane)
@@ -31,20 +31,20 @@ def draw_texture(number: int, *, side: int, generator: np.random.Generator) -> I
 
 
 def _power_noise(side: int, generator: np.random.Generator) -> Plane:
-    """Noise whose amplitudes fall with a power of the frequency: from fine grain to clouds."""
+    """Draw noise whose amplitudes fall with a power of the frequency, from fine grain to clouds."""
     frequency = _frequencies(side)
     frequency[0, 0] = 1.0
     return _filtered(frequency ** -generator.uniform(0.4, 1.8), generator)
 
 
 def _band_noise(side: int, generator: np.random.Generator) -> Plane:
-    """Noise of about one wavelength, from 3 to 33 pixels, in all directions."""
+    """Draw noise of about one wavelength, 3 to 33 pixels, in all directions."""
     centre = generator.uniform(0.03, 0.3)
     return _filtered(np.exp(-(((_frequencies(side) - centre) / 0.02) ** 2)), generator)
 
 
 def _stripes(side: int, generator: np.random.Generator) -> Plane:
-    """A sine wave in one direction, 6 to 60 pixels long, with a trembling phase."""
+    """Draw a sine wave in one direction, with a wavelength of 6 to 60 pixels and a noisy phase."""
     y, x = np.indices((side, side))
     angle, frequency = generator.uniform(0, np.pi), generator.uniform(0.1, 1.0)
     phase = frequency * (np.cos(angle) * x + np.sin(angle) * y)
@@ -53,14 +53,14 @@ def _stripes(side: int, generator: np.random.Generator) -> Plane:
 
 
 def _checks(side: int, generator: np.random.Generator) -> Plane:
-    """A chequerboard of fields 4 to 23 pixels wide, with noise."""
+    """Draw a noisy chequerboard with fields of 4 to 23 pixels."""
     y, x = np.indices((side, side))
     width = generator.integers(4, 24)
     return (x // width + y // width) % 2 + generator.normal(0, 0.1, (side, side))
 
 
 def _cells(side: int, generator: np.random.Generator) -> Plane:
-    """Distance to the nearest of 10 to 199 random points."""
+    """Draw the distance to the nearest of 10 to 199 random points."""
     points = generator.random((generator.integers(10, 200), 2)) * side
     y, x = np.indices((side, side))
     squares = (x[..., None] - points[:, 0]) ** 2 + (y[..., None] - points[:, 1]) ** 2
@@ -69,7 +69,7 @@ def _cells(side: int, generator: np.random.Generator) -> Plane:
 
 
 def _rings(side: int, generator: np.random.Generator) -> Plane:
-    """Waves around a random point, 6 to 60 pixels long, with a trembling phase."""
+    """Draw waves around a random point, with a wavelength of 6 to 60 pixels and a noisy phase."""
     y, x = np.indices((side, side))
     across, down = generator.random(2) * side
     phase = generator.uniform(0.1, 1.0) * np.hypot(x - across, y - down)
@@ -78,14 +78,14 @@ def _rings(side: int, generator: np.random.Generator) -> Plane:
 
 
 def _frequencies(side: int) -> Plane:
-    """The frequency of each place of a spectrum (side, side), cycles per pixel."""
+    """Return the frequencies (side, side) of a spectrum, in cycles per pixel."""
     steps = np.fft.fftfreq(side)
     frequencies: Plane = np.hypot(steps[:, None], steps)
     return frequencies
 
 
 def _filtered(amplitudes: Plane, generator: np.random.Generator) -> Plane:
-    """White noise with its spectrum multiplied by `amplitudes`."""
+    """Draw white noise and multiply its spectrum by `amplitudes`."""
     noise = generator.standard_normal(amplitudes.shape)
     filtered: Plane = np.fft.ifft2(np.fft.fft2(noise) * amplitudes).real
     return filtered
@@ -99,4 +99,4 @@ FAMILIES: tuple[Callable[[int, np.random.Generator], Plane], ...] = (
     _cells,
     _rings,
 )
-"""The families of textures, in turn."""
+"""The families of textures, in the order of their use."""

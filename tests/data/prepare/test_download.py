@@ -214,7 +214,7 @@ def test_another_range_than_asked_for_is_not_appended(server: Server, tmp_path: 
 
 def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.content = tar_of(FILES)
-    with pytest.raises(NegPromptError, match="expected 00000000000000000000000000000000"):
+    with pytest.raises(NegPromptError, match="but 00000000000000000000000000000000 is expected"):
         get(tmp_path, catalogue(tmp_path, server.url, server.content, md5="0" * 32))
     assert left(tmp_path) == []
 

@@ -315,8 +315,8 @@ def test_stripes_and_band_noise_have_the_wavelengths_they_say() -> None:
         ({"share": 0.0}, "share of left-out classes must be between 0 and 1"),
         ({"share": float("nan")}, "share of left-out classes must be between 0 and 1"),
         ({"held_out": 1.0}, "share of held-out images must be between 0 and 1"),
-        ({"share": 0.04}, "leaves 0 out and keeps 10"),
-        ({"share": 0.9}, "leaves 9 out and keeps 1"),
+        ({"share": 0.04}, "means 0 left out and 10 kept"),
+        ({"share": 0.9}, "means 9 left out and 1 kept"),
         ({"seed": -1}, "seed must not be negative"),
     ],
 )
@@ -356,7 +356,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_a_problem(pets: Path
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
     precious = write(tmp_path / "photos" / "a.jpg")
     for place in (precious.parent, precious):
-        with pytest.raises(UsageError, match="is no leave-classes-out problem"):
+        with pytest.raises(UsageError, match="is not a leave-classes-out problem"):
             make(pets, place, overwrite=True)
     assert precious.read_bytes() == b"x"
 
