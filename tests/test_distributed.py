@@ -26,6 +26,7 @@ from negprompt_cli.cli.launch import exit_code_of
 from negprompt_cli.config import ModelConfig, load_config
 from negprompt_cli.data.encoding.features import EncodeOptions, encode_images, feature_store
 from negprompt_cli.data.encoding.images import BrokenImage
+from negprompt_cli.data.encoding.sharding import file_owners
 from negprompt_cli.data.encoding.shared_model import load_shared
 from negprompt_cli.data.encoding.stream import Cache, stream_features
 from negprompt_cli.data.results.artifacts import load_prompts
@@ -65,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "mixed" / "good", 20, seed=9)
     write_broken(folder / "mixed" / "broken")
     (folder / "mixed" / "broken" / "dangling.jpg").unlink()
-    write_shards(folder / "shards", [3, 4])
+    write_shards(folder / "shards", [3, 4, 2, 3])
     small_clip(folder / "small")
     return folder
 
@@ -93,10 +94,12 @@ def _stream(clip: Clip, folder: Path) -> list[tuple[Any, Any, Any]]:
     told = Silent()
     cache = Cache(feature_store(clip, "pil", told, partial=True), told)
     batches = list(stream_features(clip, iter(paths), batch_size=2))
+    # From the second round on there are as many tar files as ranks.
+    batches += list(stream_features(clip, list_paths([str(folder.with_name("shards"))], [], LeftOut()), batch_size=1))
     for _ in range(2):
         again = list(stream_features(clip, iter(paths), batch_size=2, cache=cache))
-        assert [batch.paths for batch in again] == [batch.paths for batch in batches]
-        assert [batch.errors for batch in again] == [batch.errors for batch in batches]
+        assert [batch.paths for batch in again] == [batch.paths for batch in batches[: len(again)]]
+        assert [batch.errors for batch in again] == [batch.errors for batch in batches[: len(again)]]
     return [(b.paths, b.errors, None if b.features is None else b.features.numpy()) for b in batches]
 
 
@@ -105,9 +108,11 @@ def _interrupt_and_go_on(clip: Clip, folder: Path) -> dict[str, Any]:
     options = EncodeOptions(batch_size=1, workers=0, cache=False)
     with pytest.raises(BrokenImage) as caught:
         encode_images(clip, image_set(folder / "mixed"), options, Silent())
-    stream = stream_features(clip, image_set(folder / "pets").paths, batch_size=1)
-    first = [next(stream).paths[0] for _ in range(8)]
-    stream.close()
+    first = []
+    for paths in (image_set(folder / "pets").paths, list_paths([str(folder / "shards")], [], LeftOut())):
+        stream = stream_features(clip, paths, batch_size=1)
+        first += [next(stream).paths[0] for _ in range(8)]
+        stream.close()
     pets = encode_images(clip, image_set(folder / "pets"), options, Silent())
     return {"message": str(caught.value), "first": first, "features": pets.features.numpy()}
 
@@ -220,6 +225,18 @@ def test_a_stream_is_that_of_one_process(folder: Path) -> None:
     for theirs, ours in zip(many, alone, strict=True):
         assert (theirs[2] is None) == (ours[2] is None)
         assert ours[2] is None or (theirs[2] == ours[2]).all()
+
+
+def test_a_file_of_many_images_goes_to_one_rank(folder: Path) -> None:
+    def batches(*counts: int, kind: str = "tar") -> list[list[Path]]:
+        files = [folder / "shards" / f"{i:03d}.{kind}" for i in range(len(counts))]
+        return [[file / f"{j}.png"] * 2 for file, count in zip(files, counts, strict=True) for j in range(count)]
+
+    assert file_owners(batches(2, 3, 1, 1), 2) == [0, 0, 1, 1, 1, 0, 0]
+    assert file_owners([[], *batches(1, 1, 1)], 3) == [0, 0, 1, 2]
+    assert file_owners(batches(2, 3), 3) is None
+    assert file_owners(batches(2, 3, 1, kind="folder"), 2) is None
+    assert file_owners([*batches(2, 3), [Path("photo.jpg")]], 2) is None
 
 
 def test_a_job_that_stops_half_way_leaves_the_ranks_ready(folder: Path) -> None:

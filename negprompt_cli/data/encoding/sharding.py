@@ -1,9 +1,13 @@
 """Batches of image files through the model on every rank of a job, in order on rank 0.
 
-Batch i goes whole to rank i mod n, so that each has the very images it has with one process, and its features the same bits
-(with the same device and number of threads). Rank 0 hands batches out a round at a time, works on its own, and takes what
-the others made as it comes to it. Rounds may start small and grow, so that first results come soon; a round bounds what is
-listed ahead of the work. Alone, a process does all batches itself.
+Batches go whole to the ranks in turn, so that each has the very images it has with one process, and its features the same
+bits (with the same device and number of threads). Rank 0 hands batches out a round at a time, works on its own, and takes
+what the others made as it comes to it. Rounds may start small and grow, so that first results come soon; a round bounds what
+is listed ahead of the work. Alone, a process does all batches itself.
+
+Where the images of a round are inside at least as many tar or Parquet files as there are ranks, each file goes whole to one
+rank, so that not every rank reads every file. A rank then works through its files while rank 0 takes results of others, and
+keeps its own until they are taken: features, which are small.
 """
 
 import itertools
@@ -17,6 +21,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.data.encoding.batches import Batch, Reading, Work, image_features, run_batches
+from negprompt_cli.data.sets.packed import container
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.parallel.rank_calls import LostRank, Message, Shared, Team, failure, raise_failure
 from negprompt_cli.engine.parallel.shared_clip import SharedClip
@@ -79,28 +84,49 @@ def run_everywhere(
         most = min(GROWTH * most, MOST_BATCHES)
 
 
+def file_owners(share: Sequence[Sequence[Path]], size: int) -> list[int] | None:
+    """The rank of each batch where every tar or Parquet file is read by one rank; None where there are too few such files.
+
+    A file goes to the rank that has the fewest images so far; a batch goes with the file of its first image.
+    """
+    files = [container(batch[0]) if batch else None for batch in share]
+    named = {file for file, batch in zip(files, share, strict=True) if batch}
+    if None in named or len(named) < size:
+        return None
+    owners: dict[Path | None, int] = {None: 0}  # an empty batch is no work
+    images = [0] * size
+    for file, batch in zip(files, share, strict=True):
+        owner = owners.setdefault(file, images.index(min(images)))
+        images[owner] += len(batch)
+    return [owners[file] for file in files]
+
+
 def _round(clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, reading: Reading) -> Iterator[Batch]:
-    """One round on rank 0: batch i of `share` on rank i mod n."""
+    """One round on rank 0."""
     team, size, number = shared.team, shared.team.ranks.size, shared.team.number()
+    of_files = file_owners(share, size) if job.name == FEATURES.name else None
+    owners = of_files or [i % size for i in range(len(share))]
+    dealt = [[batch for batch, owner in zip(share, owners, strict=True) if owner == rank] for rank in range(size)]
     asked = {
         "number": number,
         "model": shared.number,
         "job": job.name,
         "settings": job.settings,
         "reading": asdict(reading),
+        "ahead": of_files is not None,
     }
     team.call("images", asked, job.tensors)
     for rank in team.others:
-        team.send(Message({"batches": [[str(path) for path in batch] for batch in share[rank::size]]}), rank)
+        team.send(Message({"batches": [[str(path) for path in batch] for batch in dealt[rank]]}), rank)
     busy = set(team.others)
-    own = run_batches(clip, share[::size], JOBS[job.name](job, clip), reading)
+    own = run_batches(clip, dealt[0], JOBS[job.name](job, clip), reading)
     with closing(own):
         try:
-            for i, paths in enumerate(share):
-                if i % size == 0:
+            for owner, paths in zip(owners, share, strict=True):
+                if owner == 0:
                     yield next(own)
                     continue
-                message = _next(team, i % size, busy)
+                message = _next(team, owner, busy)
                 yield Batch(tuple(paths), tuple(message.document["errors"]), message.tensors)
         except BaseException:
             _call_off(team, number, busy)
@@ -148,7 +174,7 @@ def answer_images(team: Team, call: Message, things: dict[int, Any]) -> None:
         for batch in run_batches(clip, batches, JOBS[job.name](job, clip), Reading(**asked["reading"])):
             if team.stopped(asked["number"]):
                 break
-            team.send(Message({"errors": list(batch.errors)}, batch.results), 0)
+            (team.post if asked["ahead"] else team.send)(Message({"errors": list(batch.errors)}, batch.results), 0)
     except LostRank:
         raise
     except (NegPromptError, torch.OutOfMemoryError) as error:

@@ -68,14 +68,20 @@ def stored_in(path: Path) -> Path:
     return hub_images.stored_in(place.holder, place.split) if place.split else Path(place.holder)
 
 
+def container(path: Path) -> Path | None:
+    """Return the tar or Parquet file that contains an image; None for an ordinary file, or if a library manages it."""
+    place = _place(str(path))
+    return None if place is None or place.split else Path(place.holder)
+
+
 def container_size(path: Path) -> int:
     """Return the bytes of the tar or Parquet file that contains an image; 0 if a library manages it.
 
     Raises:
         OSError: the file does not exist any more.
     """
-    place = _place(str(path))
-    return 0 if place is None or place.split else Path(place.holder).stat().st_size
+    file = container(path)
+    return 0 if file is None else file.stat().st_size
 
 
 def item_content(path: Path) -> tuple[bytes, str] | None:

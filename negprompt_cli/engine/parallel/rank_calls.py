@@ -74,6 +74,7 @@ class Team:
         self.ranks, self.device = ranks, torch.device("cpu")
         self._numbers = 0
         self._dropped: list[int] = []
+        self._posted: list[Any] = []
         self._settled = True
         self._broken = False
         with self._noticing("the other processes at the start"):
@@ -191,10 +192,21 @@ class Team:
         Raises:
             LostRank: that rank is gone.
         """
+        self.post(message, rank)
+        with self._noticing(f"rank {rank}"):
+            for work in self._posted:
+                work.wait()
+        self._posted.clear()
+
+    def post(self, message: Message, rank: int) -> None:
+        """Send a message without waiting until `rank` calls `receive`; the next `send` waits for it too.
+
+        Raises:
+            LostRank: that rank is gone.
+        """
         data = _pack(message)
         with self._noticing(f"rank {rank}"):
-            dist.send(torch.tensor([len(data)]), rank)
-            dist.send(data, rank)
+            self._posted += [dist.isend(torch.tensor([len(data)]), rank), dist.isend(data, rank)]
 
     def receive(self, rank: int) -> Message:
         """Wait for a message from `rank` and return it.
