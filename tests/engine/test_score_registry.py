@@ -71,6 +71,7 @@ def test_with_everything_given_all_scores_pass():
         words_by_images=torch.eye(3),
         words_filtered=torch.eye(3),
         csp_words=torch.eye(3),
+        pair_features=lambda places: torch.eye(3)[places[:, 0]],
         train_features=torch.eye(3),
         train_labels=torch.arange(3),
     )

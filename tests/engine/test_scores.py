@@ -33,6 +33,9 @@ def _unit(*shape: int, seed: int) -> torch.Tensor:
     return normalize(values, dim=-1).float().double()
 
 
+PAIRS = _unit(CLASSES, WORDS + 2, DIMENSION, seed=27)
+
+
 def _bank(dtype=torch.float32, **changes) -> ScoreInputs:
     parts = {
         "positives": _unit(CLASSES, DIMENSION, seed=1),
@@ -43,6 +46,7 @@ def _bank(dtype=torch.float32, **changes) -> ScoreInputs:
         "words_by_images": _unit(WORDS + 1, DIMENSION, seed=24),
         "words_filtered": _unit(WORDS + 2, DIMENSION, seed=25),
         "csp_words": _unit(WORDS + 3, DIMENSION, seed=26),
+        "pair_features": lambda places: PAIRS[places[:, 0], places[:, 1]],
         "train_features": _unit(TRAIN, DIMENSION, seed=5),
         # Labels need not be 0..C-1.
         "train_labels": torch.arange(TRAIN) % CLASSES * 3 + 2,
@@ -100,6 +104,18 @@ def _neglabel(group: str):
         return statistics.fmean(shares)
 
     return score
+
+
+def _neglabel_pairs(f, local, bank, tau, options) -> float:
+    def nearest(group):
+        return sorted(range(len(group)), key=lambda i: -_dot(group[i], f))[:5]
+
+    shares = []
+    for i in nearest(bank.zero_shot):
+        for w in nearest(bank.words_filtered):
+            both, alone = (math.exp(bank.logit_scale * _dot(x, f)) for x in (PAIRS[i, w], bank.words_filtered[w]))
+            shares.append(both / (both + alone))
+    return _neglabel("words_filtered")(f, local, bank, tau, options) + 2 * max(shares)
 
 
 def _knn(f, local, bank, tau, options) -> float:
@@ -167,6 +183,7 @@ REFERENCES = {
     "neglabel": _neglabel("words"),
     "neglabel-images": _neglabel("words_by_images"),
     "neglabel-filtered": _neglabel("words_filtered"),
+    "neglabel-pairs": _neglabel_pairs,
     "csp": _neglabel("csp_words"),
     "knn": _knn,
     "mahalanobis": lambda f, local, bank, tau, options: -min(_distances(f, bank, options)[0]),

@@ -32,6 +32,7 @@ def test_the_named_scores_are_those_that_are_the_same_for_every_image(classes: i
         words_by_images=unit(10, 8, seed=7),
         words_filtered=unit(10, 8, seed=8),
         csp_words=unit(10, 8, seed=9),
+        pair_features=lambda places: unit(30, 8, seed=10)[places[:, 0] * 10 + places[:, 1]],
         train_features=unit(40, 8, seed=5),
         train_labels=torch.arange(40) % classes,
     )

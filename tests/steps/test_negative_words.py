@@ -112,7 +112,7 @@ def test_the_four_choices_equal_slow_ones_and_are_written(small_wordnet, world, 
     more = ["anchor", "bridge", "candle", "engine", "fern", "glove", "igloo", "jacket", "kettle", "ladder"]
     words.write_text("# words\nCat\nocean\n\nred  Fox\nhammer\nTokyo\ntabby\nsteel drum\n" + "\n".join(more))
     (tmp_path / "adjectives.txt").write_text("dotted\nstriped\nwet\n")
-    scores = ("neglabel", "neglabel-images", "neglabel-filtered", "csp", "mcm")
+    scores = ("neglabel", "neglabel-images", "neglabel-filtered", "neglabel-pairs", "csp", "mcm")
     settings = {"words": str(words), "adjectives": str(tmp_path / "adjectives.txt"), "word_count": 4}
     measured = measure(world.bench(scores=scores, **settings), world.artifact)
     chosen = {one.choice: one for one in measured.words}
@@ -132,6 +132,19 @@ def test_the_four_choices_equal_slow_ones_and_are_written(small_wordnet, world, 
     rest = sorted(set(pool) - {"Tokyo", "tabby"}, key=lambda w: -distances[pool.index(w)])
     assert list(chosen["words_filtered"].words) == rest[:4]
 
+    # The texts of classes and words, and the best of them on top of the filtered words.
+    names, filtered = ("cat", "dog", "red fox"), rest[:4]
+    both = encode([f"{name} and {word}" for name in names for word in filtered]).view(3, 4, -1)
+    places = torch.tensor([[2, 3], [0, 1], [2, 3]])
+    torch.testing.assert_close(
+        measured.bank.pair_features(places), both[places[:, 0], places[:, 1]], atol=1e-6, rtol=1e-5
+    )
+    features = measured.id_set.encoded.features
+    margin = world.clip.logit_scale * (features @ both.flatten(0, 1).T - (features @ encode(filtered).T).repeat(1, 3))
+    scored = measured.id_set.table.scores
+    found = scored["neglabel-pairs"] - scored["neglabel-filtered"]
+    assert found == pytest.approx((2 * margin.sigmoid().amax(1)).numpy(), rel=1e-4)
+
     bench = world.bench(scores=("knn",))
     bank = measure(bench, world.artifact).bank
     by_images = image_distances(encode(pool), classes, bank.train_features, bank.train_labels)
@@ -146,7 +159,7 @@ def test_the_four_choices_equal_slow_ones_and_are_written(small_wordnet, world, 
     save_words(tmp_path / "out.csv", [measured])
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines()))
     assert [row["word"] for row in rows if row["score"] == "neglabel"] == expected
-    assert {row["score"] for row in rows} == set(scores) - {"mcm"}
+    assert {row["score"] for row in rows} == set(scores) - {"mcm", "neglabel-pairs"}
     assert {row["seed"] for row in rows} == {"0"}
     assert float(rows[0]["distance"]) == pytest.approx(chosen["words"].distances[0])
     with pytest.raises(UsageError, match="exists"):

@@ -143,7 +143,9 @@ def over_blocks(
 
 def _columns(groups: set[str], bank: ScoreInputs, local_features: Tensor | None) -> int:
     """Return the number of cosines per image with all groups of prompts and training images."""
-    columns = sum(len(bank.rows(group)) for group in {"positives", *groups} - {"train_labels", "local_features"})
+    columns = sum(
+        len(bank.rows(group)) for group in {"positives", *groups} - {"train_labels", "local_features", "pair_features"}
+    )
     if local_features is not None and "local_features" in groups:
         columns += local_features.shape[1] * len(bank.positives)
     return columns

@@ -66,6 +66,11 @@ _MAX_LOGIT = "Hendrycks et al., Scaling out-of-distribution detection for real-w
 _MAX_LOGIT_URL = "https://arxiv.org/abs/1911.11132"
 _LOGIT_GAP = "Liang et al., Revisiting logit distributions for reliable out-of-distribution detection, NeurIPS 2025"
 _LOGIT_GAP_URL = "https://arxiv.org/abs/2510.20134"
+_NEGREFINE = (
+    "Ansari et al., NegRefine: refining negative label-based zero-shot OOD detection, ICCV 2025, with WordNet in place of "
+    "its language model"
+)
+_NEGREFINE_URL = "https://arxiv.org/abs/2507.09795"
 _NEGLABEL = "mean_g sum_i exp(s <Z_i,f>) / (sum_i exp(s <Z_i,f>) + sum over {} in group g of exp(s <w,f>))"
 
 SCORES = table(
@@ -203,11 +208,20 @@ SCORES = table(
         name="neglabel-filtered",
         title="zero-shot positives against words without proper names and subclasses",
         formula=_NEGLABEL.format("w that are no proper names and no subclasses"),
-        paper="Ansari et al., NegRefine: refining negative label-based zero-shot OOD detection, ICCV 2025, with "
-        "WordNet in place of its language model",
-        url="https://arxiv.org/abs/2507.09795",
+        paper=_NEGREFINE,
+        url=_NEGREFINE_URL,
         requires=("zero_shot", "words_filtered"),
         function="scores.neglabel:neglabel_filtered",
+    ),
+    Score(
+        name="neglabel-pairs",
+        title="the filtered words, and the best text that names a class and a word",
+        formula="neglabel-filtered + 2 max_{i,w} exp(s <t_iw,f>) / (exp(s <t_iw,f>) + exp(s <w,f>)), i and w of the five "
+        "nearest names and words, t_iw the text 'i and w'",
+        paper=_NEGREFINE,
+        url=_NEGREFINE_URL,
+        requires=("zero_shot", "words_filtered", "pair_features"),
+        function="scores.neglabel_pairs:neglabel_pairs",
     ),
     Score(
         name="csp",
@@ -259,6 +273,7 @@ _MEANING: Mapping[str, str] = MappingProxyType(
         "words_by_images": "negative words chosen by ID images",
         "words_filtered": "negative words filtered by WordNet",
         "csp_words": "nouns and phrases",
+        "pair_features": "features of texts with a class and a word",
         "train_features": "features of ID training images",
         "train_labels": "labels of ID training images",
         "local_features": "local (patch) features",

@@ -1,5 +1,6 @@
 """The features that scores compare an image feature with, as one typed record."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -23,6 +24,8 @@ class ScoreInputs:
         words_by_images: (W, D) features of negative words far from ID images, or None.
         words_filtered: (W, D) features of negative words that are neither proper names nor subclasses, or None.
         csp_words: (W, D) features of nouns and of phrases of adjective and superclass, or None.
+        pair_features: maps places (n, 2) of a class and a word of `words_filtered` to the L2-normalised features (n, D) of
+            the text "<class name> and <word>", or None.
         train_features: (T, D) image features of the ID training set, or None.
         train_labels: (T,) integer labels of the training images, or None.
         id_statistics: statistics of ID images, for the default form of `negprompt`; None selects the paper's form.
@@ -39,6 +42,7 @@ class ScoreInputs:
     words_by_images: Tensor | None = None
     words_filtered: Tensor | None = None
     csp_words: Tensor | None = None
+    pair_features: Callable[[Tensor], Tensor] | None = None
     train_features: Tensor | None = None
     train_labels: Tensor | None = None
     id_statistics: IdStatistics | None = None

@@ -38,7 +38,7 @@ def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...]
         for name, reason in left_out.items():
             by_reason.setdefault(reason, []).append(name)
         lines = [f"  {', '.join(names)}: {reason.rstrip('.')}." for reason, names in by_reason.items()]
-        said = "\n".join([f"{len(left_out)} of {len(score_names())} scores cannot be computed here:", *lines])
+        said = "\n".join([f"{len(left_out)} of {len(score_names())} scores are left out:", *lines])
         bench.decide(Decision("scores-left-out", said, left_out))
     return tuple(name for name in score_names() if name not in left_out), left_out
 
@@ -76,5 +76,8 @@ _WHY_NOT: Mapping[str, Callable[[Workbench, Prompts], str | None]] = {
     **{choice: partial(_no_words, choice) for choice in CHOICES},
     "train_features": _no_training_images,
     "local_features": _no_local_features,
+    "pair_features": lambda bench, prompts: (
+        "it encodes up to 25 texts for each image, which takes long, so it is computed only where it is named"
+    ),
 }
 """What some scores need, and the functions that return why it is missing here."""

@@ -9,11 +9,13 @@ import torch
 from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.data.results.artifacts import Prompts
 from negprompt_cli.engine.scores import ScoreOptions, find_score
+from negprompt_cli.engine.scores.neglabel_pairs import STRONGEST
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.negative_words import CHOICES, ChosenWords, choose_words
 from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.training_sample import training_features
+from negprompt_cli.steps.shared.word_pairs import WordPairs
 from negprompt_cli.steps.shared.workbench import Workbench
 
 
@@ -67,6 +69,13 @@ def make_score_inputs(
             bank = replace(bank, **features)
             if on_words:
                 on_words(chosen)
+            if chosen.choice == "words_filtered" and "pair_features" in needs:
+                said = (
+                    f"Pairs of class and word: up to {STRONGEST**2} texts are encoded for each image, each text once."
+                )
+                bench.progress.say(said)
+                pairs = WordPairs(bench, prompts.names, chosen.words, template or bench.config.evaluate.template)
+                bank = replace(bank, pair_features=pairs)
     return bank
 
 

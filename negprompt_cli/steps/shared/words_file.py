@@ -33,8 +33,8 @@ def save_words(path: Path, measured: Sequence[Measured]) -> None:
     """
     lines = [csv_line(COLUMNS)]
     for one in measured:
-        # Test-time scores have the words of neglabel.
-        names = {choice: name for name in ("neglabel", *one.scores) for choice in _choices(name)}
+        # Test-time scores have the words of neglabel; scores that share words have them under the first one's name.
+        names = {choice: name for name in ("neglabel", *reversed(one.scores)) for choice in _choices(name)}
         for chosen in one.words:
             rows = zip(chosen.words, chosen.distances, strict=True)
             lines += [csv_line((names[chosen.choice], one.prompts.config.seed, *row)) for row in rows]
