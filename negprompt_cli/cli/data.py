@@ -195,7 +195,7 @@ def _features(
     listing: Path | None,
 ) -> "FeatureReport":
     """Check the image features."""
-    from negprompt_cli.data.prepare.check import image_parts, limited
+    from negprompt_cli.data.prepare.check import image_parts
     from negprompt_cli.data.sets.imagesets import load_image_set
     from negprompt_cli.steps.data_check import check_features, write_listing
     from negprompt_cli.steps.shared.workbench import Workbench
@@ -203,7 +203,7 @@ def _features(
     bench = Workbench(config, talk)
     parts = image_parts(spec, limit=limit, **places)
     own = {name: place for name, place in places.items() if name != "class_names"}
-    others = [limited(load_image_set(other, role="ood", **own), limit) for other in ood]
+    others = [load_image_set(other, role="ood", **own).limited(limit, seed=0) for other in ood]
     found = check_features(bench, parts, others, similarity=similarity, labels=labels)
     if listing:
         write_listing(found, listing)

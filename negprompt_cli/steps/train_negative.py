@@ -31,7 +31,7 @@ def run_train_negative(
     """
     config, progress = bench.config, bench.progress
     if resume and positive:
-        positive.require_positive(config.data.spec)
+        positive.require(config.data.spec, positive=True)
     known = None if positive is None or positive.missing else positive.prompts
     with claimed(out):
         resumable = Resumable("negative", config, out, positives=known, progress=progress)
@@ -39,7 +39,7 @@ def run_train_negative(
             return TrainingResult(out, made, ())
         _ = bench.compute
         together(
-            lambda: positive.require_positive(config.data.spec) if positive else None,
+            lambda: positive.require(config.data.spec, positive=True) if positive else None,
             lambda: bench.id_images("train"),
         )
         data, positives = negative_data(bench, positive)

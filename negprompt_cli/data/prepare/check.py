@@ -25,7 +25,6 @@ from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.images import BrokenImage, DoubtfulImage, opened
 from negprompt_cli.data.encoding.pixels import is_transparent, orientation, to_rgb
 from negprompt_cli.data.files.digest import file_sha256
-from negprompt_cli.data.sets import sampling
 from negprompt_cli.data.sets.catalogue import Entry, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, is_wnid
 from negprompt_cli.data.sets.imagesets import EmptyClasses, ImageSet, load_image_set
@@ -169,17 +168,7 @@ def image_parts(
     """
     options = {"data_root": data_root, "catalogue": catalogue, "class_names": class_names}
     parts = _parts(parse_spec(spec) if isinstance(spec, str) else spec, options, _Found())
-    return {role: limited(images, limit) for role, images in parts.items()}
-
-
-def limited(images: ImageSet, limit: int | None) -> ImageSet:
-    """Return at most `limit` images, with balanced classes."""
-    if limit is None or limit >= len(images):
-        return images
-    keys = [c.key for c in images.classes]
-    return images.take(
-        sampling.limit(images.labels, list(images.paths.relatives()), class_keys=keys, count=limit, seed=0)
-    )
+    return {role: images.limited(limit, seed=0) for role, images in parts.items()}
 
 
 def _entry(spec: Spec, data_root: Path, catalogue: Path | None) -> Entry | None:
@@ -288,7 +277,7 @@ def _decode(
     progress: Progress,
 ) -> int:
     """Decode the images exactly as other commands read them; return how many were tried."""
-    chosen = limited(images, limit)
+    chosen = images.limited(limit, seed=0)
     faults: dict[str, list[tuple[str, str]]] = defaultdict(list)
     remarks: dict[str, list[str]] = defaultdict(list)
     with progress.task(f"decoding {images.name}", len(chosen), "images") as task:

@@ -14,7 +14,6 @@ import numpy as np
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.sets.image_list import format_list
 from negprompt_cli.data.sets.imagesets import ImageSet
-from negprompt_cli.data.sets.sampling import few_shot
 from negprompt_cli.errors import UsageError
 
 
@@ -39,8 +38,7 @@ def write_sample(images: ImageSet, *, shots: int, seed: int, out: Path, data_roo
     """
     if not images.classes:
         raise UsageError(f"{images.spec} has no classes, so shots cannot be drawn ({images.layout}).")
-    keys = [c.key for c in images.classes]
-    sample = few_shot(images.labels, list(images.paths.relatives()), class_keys=keys, shots=shots, seed=seed)
+    sample = images.few_shot(shots, seed=seed)
     chosen = images.take(sample.indices)
     base = next((b for b in (data_root.absolute(), out.absolute().parent) if _all_below(chosen, b)), None)
     paths = [path.absolute() for path in chosen.paths]

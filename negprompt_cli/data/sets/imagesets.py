@@ -90,6 +90,20 @@ class ImageSet:
         decisions = (*self.decisions, *more)
         return replace(self, paths=self.paths.take(indices), labels=self.labels[indices], decisions=decisions)
 
+    def few_shot(self, shots: int, *, seed: int) -> sampling.FewShot:
+        """Draw `shots` images of every class; see `sampling.few_shot`."""
+        keys = [c.key for c in self.classes]
+        return sampling.few_shot(self.labels, list(self.paths.relatives()), class_keys=keys, shots=shots, seed=seed)
+
+    def limited(self, count: int | None, *, seed: int) -> "ImageSet":
+        """At most `count` images, classes as even as they allow (`sampling.limit`); the same set where that is all."""
+        if count is None or count >= len(self):
+            return self
+        keys = [c.key for c in self.classes]
+        return self.take(
+            sampling.limit(self.labels, list(self.paths.relatives()), class_keys=keys, count=count, seed=seed)
+        )
+
 
 def load_image_set(
     spec: Spec | str,
@@ -164,15 +178,12 @@ def load_image_set(
         left_out=left_out,
         halved=source.halve,
     )
-    if limit is None:
-        return images
-    kept = sampling.limit(labels, list(paths.relatives()), class_keys=[c.key for c in classes], count=limit, seed=seed)
-    if len(kept) == len(images):
+    kept = images.limited(limit, seed=seed)
+    if kept is images:
         return images
     facts = {"spec": parsed.text, "role": role, "images": len(kept), "of": len(images)}
-    return images.take(
-        kept, Decision("limited", f"{images.name} is limited to {len(kept)} of its {len(images)} images", facts)
-    )
+    said = f"{images.name} is limited to {len(kept)} of its {len(images)} images"
+    return replace(kept, decisions=(*kept.decisions, Decision("limited", said, facts)))
 
 
 def _list(source: Source, keys: Sequence[str], role: Role) -> tuple[ImagePaths, NDArray[np.int64], list[int]]:

@@ -25,7 +25,6 @@ from negprompt_cli.data.sets.imagesets import (
 )
 from negprompt_cli.data.sets.one_class import one_class
 from negprompt_cli.data.sets.same_content import same_content
-from negprompt_cli.data.sets.sampling import few_shot
 from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -188,11 +187,7 @@ def _trained_on(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ..
 def _few(bench: Workbench, images: ImageSet) -> ImageSet:
     """At most as many images of each class as in the artifact's training, so that new classes do not outweigh the old."""
     shots = bench.config.data.shots
-    if not shots:
-        return images
-    keys = [c.key for c in images.classes]
-    relatives = list(images.paths.relatives())
-    return images.take(few_shot(images.labels, relatives, class_keys=keys, shots=shots, seed=bench.config.seed).indices)
+    return images.take(images.few_shot(shots, seed=bench.config.seed).indices) if shots else images
 
 
 def _only(images: ImageSet, labels: Sequence[int]) -> ImageSet:

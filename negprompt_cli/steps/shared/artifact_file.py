@@ -50,30 +50,21 @@ class ArtifactFile:
             check_recorded_model(recorded.model.name)
         return config
 
-    def require(self, spec: str) -> None:
-        """Check that the artifact exists; the advice in the error trains one on the data `spec`.
+    def require(self, spec: str, *, positive: bool = False) -> None:
+        """Check that the artifact exists.
+
+        Args:
+            spec: the data to learn one from, for the advice.
+            positive: whether positive prompts are wanted, which stage 2 starts from.
 
         Raises:
             UsageError: it is missing.
         """
         if self.missing:
-            raise UsageError(
-                f"There is no prompt artifact at {self.path}.", remedy="learn-prompts", data=spec, run=self.path.parent
-            )
-
-    def require_positive(self, spec: str) -> None:
-        """Check that the positives exist; the advice in the error trains them on the data `spec`.
-
-        Raises:
-            UsageError: they are missing.
-        """
-        if self.missing:
-            raise UsageError(
-                f"There are no positive prompts at {self.path}.",
-                remedy="learn-positive",
-                data=spec,
-                run=self.path.parent,
-            )
+            what, remedy = "is no prompt artifact", "learn-prompts"
+            if positive:
+                what, remedy = "are no positive prompts", "learn-positive"
+            raise UsageError(f"There {what} at {self.path}.", remedy=remedy, data=spec, run=self.path.parent)
 
     def require_named(self) -> None:
         """Check that a named artifact exists.

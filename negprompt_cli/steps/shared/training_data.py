@@ -6,7 +6,7 @@ import numpy as np
 
 from negprompt_cli.data.results.artifacts import Prompts, check_model
 from negprompt_cli.data.sets.imagesets import ClassLabel, ImageSet, files_digest, match_classes
-from negprompt_cli.data.sets.sampling import few_shot, select_train_classes
+from negprompt_cli.data.sets.sampling import select_train_classes
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.engine.prompt_learners.training import Features
@@ -43,13 +43,7 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
     if not images.classes:
         raise UsageError(f"{data.spec}: training needs a class for each image, but these have none ({images.layout}).")
     if data.shots:
-        sample = few_shot(
-            images.labels,
-            list(images.paths.relatives()),
-            class_keys=[c.key for c in images.classes],
-            shots=data.shots,
-            seed=bench.config.seed,
-        )
+        sample = images.few_shot(data.shots, seed=bench.config.seed)
         if sample.short and data.limit is None:
             shown = some_of([f"{key} ({count})" for key, count in sample.short.items()])
             said = f"These classes have fewer than {data.shots} training images, and all are used: {shown}."
