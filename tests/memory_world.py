@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.engine.prompt_learners import prompt_encoder
-from negprompt_cli.engine.prompt_learners.shared_prefix import Ragged, encode_shared_prefix
+from negprompt_cli.engine.prompt_learners.shared_prefix import Packed, encode_shared_prefix
 
 
 def room_for(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have memory run out where prompts of more classes are encoded at once (on the prefix path)."""
 
-    def encode(causal: Any, prefix: Tensor, sequences: Ragged, *rest: Tensor) -> Tensor:
-        if len(sequences.order) > classes:
+    def encode(causal: Any, prefix: Tensor, sequences: Packed, *rest: Tensor) -> Tensor:
+        if len(sequences.ends) > classes:
             raise torch.OutOfMemoryError("simulated")
         return encode_shared_prefix(causal, prefix, sequences, *rest)
 

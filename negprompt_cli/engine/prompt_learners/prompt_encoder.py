@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from negprompt_cli.engine.allocator import return_free_memory
-from negprompt_cli.engine.prompt_learners.shared_prefix import Ragged, encode_shared_prefix
+from negprompt_cli.engine.prompt_learners.shared_prefix import Packed, encode_shared_prefix
 from negprompt_cli.engine.prompt_learners.spliced import encode_spliced
 from negprompt_cli.engine.prompt_learners.tokens import PromptTokens
 from negprompt_cli.engine.prompt_learners.towers import TowerPlan
@@ -28,11 +28,9 @@ from negprompt_cli.engine.prompt_learners.towers import TowerPlan
 FLOATS_PER_TOKEN_AND_LAYER = 14
 """Activations per token and block, in units of the tower's width.
 
-In a frozen tower autograd keeps about 11: 2 for the inputs of the two norms, 3 for queries, keys and values, 4 for the
-hidden layer before its activation, and 2 for attention's output and copies. The rest allows for temporary tensors and for
-memory that allocators reserve. Attention weights are added in `_costs`."""
-ATTENTION_COPIES = 3
-"""Attention weights kept per token, in units of heads x attended tokens."""
+In a frozen tower autograd keeps about 11: 2 for the inputs of the two norms, 1 for queries, 3 for keys and values with
+those of the prefix, 1 for attention's output, and 4 for the hidden layer before its activation. The rest allows for
+temporary tensors and for memory that allocators reserve."""
 
 CHUNKS = 4
 """Smallest number of chunks that fill the budget. Chunks of equal size can reuse each other's memory. With one large kept
@@ -71,7 +69,7 @@ class _Chunk:
     """Classes encoded together: their indices, their token layout (on the prefix path only), and their expected bytes."""
 
     classes: tuple[int, ...]
-    sequences: Ragged | None
+    sequences: Packed | None
     size: int
 
 
@@ -211,15 +209,11 @@ class PromptEncoder:
         if contexts.dim() == 3:
             return encode_shared_prefix(causal, torch.cat([start, contexts], dim=1), chunk.sequences)
         # With class-specific contexts only the start token is shared; context and name follow as the ending.
-        embedded = causal.token_embedding(chunk.sequences.ids)
-        pieces: list[Tensor] = []
-        count, token = contexts.shape[-2], 0
-        for place in chunk.sequences.order.tolist():
-            behind = len(self._tokens.rest[chunk.classes[place]])
-            names = embedded[token + count : token + count + behind].expand(contexts.shape[0], -1, -1)
-            pieces += [contexts[:, chunk.classes[place]], names]
-            token += count + behind
-        return encode_shared_prefix(causal, start, chunk.sequences, torch.cat(pieces, dim=1))
+        count, endings = contexts.shape[-2], chunk.sequences
+        own = contexts[:, list(chunk.classes)].flatten(1, 2)
+        places = (endings.starts[:, None] + torch.arange(count, device=contexts.device)).flatten()
+        behind = causal.token_embedding(endings.ids).expand(contexts.shape[0], -1, -1).index_copy(1, places, own)
+        return encode_shared_prefix(causal, start, endings, behind)
 
     def _kept(self, chunks: Sequence[_Chunk]) -> int:
         """Return how many of the last chunks fit the budget together, at least 1."""
@@ -243,7 +237,7 @@ class PromptEncoder:
             chunks = []
             for group in reversed(groups):
                 rows = [filler + self._tokens.rest[c] for c in group]
-                sequences = Ragged.of(rows, self._device) if self._plan.path == "prefix" else None
+                sequences = Packed.of(rows, self._device) if self._plan.path == "prefix" else None
                 chunks.append(_Chunk(tuple(group), sequences, sum(costs[c] for c in group)))
             self._layouts[shape] = chunks
         return self._layouts[shape]
@@ -253,16 +247,9 @@ class PromptEncoder:
         contexts, count, own = shape[0], shape[-2], len(shape) == 4
         shared = len(self._tokens.start) + count
         lengths = self._tokens.lengths()
-        causal, width = self._plan.causal, self._plan.width
-        if causal is None:
+        if self._plan.causal is None:
             full = self._plan.path == "full"
             tokens = [self._plan.context_length if full else shared + n for n in lengths]
-            floats = [n * FLOATS_PER_TOKEN_AND_LAYER * width for n in tokens]
         else:
             tokens = [n + count if own else n for n in lengths]
-            heads = ATTENTION_COPIES * causal.heads
-            attended = [shared + n for n in lengths]
-            floats = [
-                n * (FLOATS_PER_TOKEN_AND_LAYER * width + heads * a) for n, a in zip(tokens, attended, strict=True)
-            ]
-        return [4 * contexts * self._plan.layers * f for f in floats]
+        return [4 * contexts * self._plan.layers * n * FLOATS_PER_TOKEN_AND_LAYER * self._plan.width for n in tokens]

@@ -109,12 +109,12 @@ def _plan_native(model: Any, text: Any) -> TowerPlan:
             return TowerPlan("truncated", reason, ignored_id=int(text.pad_id), **common)
         return TowerPlan("full", "attention is bidirectional, so every token sees every other", **common)
     blocks = tuple(text.transformer.resblocks)
-    unknown = next((why for block in blocks if (why := _unknown_block(block))), None)
+    unknown = next((why for block in blocks if (why := _unknown_block(block))), None if blocks else "it has no blocks")
     if unknown:
         return TowerPlan("full", unknown, **common)
     if pool not in ("argmax", "eos", "last"):
         return TowerPlan("full", f"pooling '{pool}' does not read one late token", **common)
-    heads = blocks[0].attn.num_heads if blocks else 1
+    heads = blocks[0].attn.num_heads
     causal = CausalTower(
         text.token_embedding, text.positional_embedding, blocks, text.ln_final, text.text_projection, int(heads)
     )
