@@ -214,15 +214,16 @@ class EvaluateConfig(_Section):
     """Evaluation: OOD sets (SPECs), names of scores, and parameters of scores and metrics.
 
     `scores`: 'all' means all that can be computed. `temperature`: tau of the softmax scores, on cosines. `template`: the
-    zero-shot prompt with {} for the name, or the name of an ensemble ('openai-80', 'openai-7'). `templates`: an ensemble, or
-    a file with one template per line; each template is tried alone, to show the spread of the zero-shot scores. `words`,
-    `adjectives`: files of words for csp and the variants of neglabel, by default WordNet's nouns and adjectives;
-    `word_count` of them are chosen and divided into `word_groups` groups at random. `next_classes`: N of logit-gap, null
-    for a fifth of the classes; a calibrated artifact keeps its own. `neighbours`: k of knn. `shrinkage`: that of
-    mahalanobis, null to estimate it. `local_weight`: weight of the patches in gl-mcm. `recalls`: recalls besides 95 % at
-    which FPR is given. `ci`: whether to bootstrap intervals at `level` from `resamples` resamples of the images, and to
-    compare scores with the best baseline on the same images. `test_time`: names of scores that learn from the test images;
-    none by default. `stream_orders`: seeds of the orders in which these scores see the images.
+    zero-shot prompt with {} for the name, or the name of an ensemble ('openai-80', 'openai-7', 'neglabel', 'csp'); words
+    share it. `templates`: an ensemble, or a file with one template per line; each template is tried alone, to show the
+    spread of the zero-shot scores. `words`, `adjectives`: files of words for csp and the variants of neglabel, by default
+    WordNet's nouns and adjectives; `word_count` of them are chosen and divided into `word_groups` groups at random.
+    `phrase_template`: template or ensemble ('csp-phrases') of csp's phrases, null for `template`. `next_classes`: N of
+    logit-gap, null for a fifth of the classes; a calibrated artifact keeps its own. `neighbours`: k of knn. `shrinkage`:
+    that of mahalanobis, null to estimate it. `local_weight`: weight of the patches in gl-mcm. `recalls`: recalls besides 95
+    % at which FPR is given. `ci`: whether to bootstrap intervals at `level` from `resamples` resamples of the images, and
+    to compare scores with the best baseline on the same images. `test_time`: names of scores that learn from the test
+    images; none by default. `stream_orders`: seeds of the orders in which these scores see the images.
     """
 
     ood: tuple[str, ...] = ()
@@ -232,6 +233,7 @@ class EvaluateConfig(_Section):
     templates: str | None = None
     words: str | None = None
     adjectives: str | None = None
+    phrase_template: str | None = None
     word_count: Annotated[int, Field(ge=1)] = 10_000
     word_groups: Annotated[int, Field(ge=1)] = 1
     next_classes: Annotated[int, Field(ge=1)] | None = None

@@ -43,7 +43,7 @@ class EvaluateOptions:
         str | None,
         option(
             "--template",
-            help="Zero-shot prompt with {} for the class name, or an ensemble: openai-80 or openai-7.",
+            help="Zero-shot prompt with {} for the class name, or an ensemble: openai-80, openai-7, neglabel or csp.",
             metavar="TEXT",
             key="evaluate.template",
         ),

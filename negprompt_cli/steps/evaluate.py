@@ -202,7 +202,7 @@ def _used_options(settings: EvaluateConfig, scores: Sequence[str]) -> dict[str, 
     if needs & {"words", "words_by_images", "words_filtered", "csp_words"}:
         used |= {name: getattr(settings, name) for name in ("words", "word_count", "word_groups")}
     if "csp_words" in needs:
-        used["adjectives"] = settings.adjectives
+        used |= {"adjectives": settings.adjectives, "phrase_template": settings.phrase_template}
     if "logit-gap" in scores:
         used["next_classes"] = settings.next_classes
     if "knn" in scores:

@@ -73,6 +73,8 @@ def test_an_ensemble_is_the_normalised_mean_of_its_normalised_prompts(tiny_clip)
 def test_a_template_without_a_gap_offers_the_ensembles():
     with pytest.raises(UsageError, match="openai-80"):
         template_texts("openai-8")
+    assert template_texts("neglabel") == ["the nice {}"]
+    assert all(text.count("{}") == 1 for name in ("csp", "csp-phrases") for text in template_texts(name))
 
 
 def test_local_features_are_the_last_block_with_attention_to_oneself_only(tiny_clip):

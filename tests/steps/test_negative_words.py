@@ -114,6 +114,7 @@ def test_the_four_choices_equal_slow_ones_and_are_written(small_wordnet, world, 
     (tmp_path / "adjectives.txt").write_text("dotted\nstriped\nwet\n")
     scores = ("neglabel", "neglabel-images", "neglabel-filtered", "neglabel-pairs", "csp", "mcm")
     settings = {"words": str(words), "adjectives": str(tmp_path / "adjectives.txt"), "word_count": 4}
+    settings["phrase_template"] = "csp-phrases"
     measured = measure(world.bench(scores=scores, **settings), world.artifact)
     chosen = {one.choice: one for one in measured.words}
 
@@ -154,6 +155,9 @@ def test_the_four_choices_equal_slow_ones_and_are_written(small_wordnet, world, 
     *three, phrase = chosen["csp_words"].words
     assert three == expected[:3]
     assert phrase.split()[0] in ("dotted", "striped", "wet") and phrase.split()[1] in SUPERCLASSES
+    # Phrases have a template of their own.
+    own = encode_zero_shot(world.clip, [phrase], "csp-phrases", budget=1 << 28)
+    torch.testing.assert_close(measured.bank.csp_words[3:], own, atol=1e-6, rtol=1e-5)
 
     check_words_file(tmp_path / "out.csv", scores, overwrite=False)
     save_words(tmp_path / "out.csv", [measured])

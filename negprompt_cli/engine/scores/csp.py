@@ -17,7 +17,8 @@ SUPERCLASSES = (
     *("area", "creature", "environment", "item", "landscape", "object", "pattern"),
     *("place", "scene", "space", "structure", "thing", "view", "vista"),
 )
-"""General words for visible things. Each adjective is combined with a random one. [unverified]: the paper may use others."""
+"""General words for visible things. Each adjective is combined with a random one. They are those of NegRefine's code,
+which takes CSP's."""
 
 
 def csp(block: ImageBlock) -> Tensor:

@@ -112,6 +112,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     for name in config.evaluate.test_time:
         find_score(name, TEST_TIME_SCORES)
     template_texts(config.evaluate.template)
+    template_texts(config.evaluate.phrase_template or config.evaluate.template)
     templates = template_list(config.evaluate.templates) if config.evaluate.templates else []
     specs = ood_specs(bench)
     _ = bench.compute

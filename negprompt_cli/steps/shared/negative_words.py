@@ -9,8 +9,8 @@ A choice has the name of the field of `ScoreInputs` that it fills:
     csp_words         the farthest nouns, and the farthest phrases of an adjective and a superclass, in proportion to their
                       numbers (CSP)
 
-`engine/scores/word_choice` has the distances. ID class names are never among the words. The papers have special templates
-for nouns and adjectives; here words and classes have the same zero-shot template.
+`engine/scores/word_choice` has the distances. ID class names are never among the words. Words
+and classes have the same zero-shot template, as in the papers; CSP's code has another one for phrases (`phrase_template`).
 """
 
 from collections.abc import Callable, Iterable
@@ -170,10 +170,11 @@ class _Pool:
         adjectives = _listed(self._settings.adjectives, wordnet.adjectives)
         generator = torch.Generator().manual_seed(self._bench.config.seed)
         drawn = torch.randint(len(SUPERCLASSES), (len(adjectives),), generator=generator).tolist()
-        return self._encoded([f"{word} {SUPERCLASSES[i]}" for word, i in zip(adjectives, drawn, strict=True)])
+        texts = [f"{word} {SUPERCLASSES[i]}" for word, i in zip(adjectives, drawn, strict=True)]
+        return self._encoded(texts, self._settings.phrase_template)
 
-    def _encoded(self, texts: list[str]) -> _Texts:
-        return _Texts(texts, self._bench.encode_texts(texts, self._settings.template))
+    def _encoded(self, texts: list[str], template: str | None = None) -> _Texts:
+        return _Texts(texts, self._bench.encode_texts(texts, template or self._settings.template))
 
 
 def _share(nouns: _Texts, phrases: _Texts, classes: Tensor, count: int) -> _Found:

@@ -1,7 +1,9 @@
 """Zero-shot prompt templates: one text, or an ensemble whose features are averaged (Radford et al., 2021, section 3.1.4).
 
 With an ensemble, the feature of a class is the mean of its L2-normalised prompt features, normalised again, as in CLIP's own
-evaluation. The ensembles are open_clip's lists: the 80 templates for ImageNet, and 7 of these.
+evaluation. The ensembles are open_clip's lists (the 80 templates for ImageNet, and 7 of these) and those of papers whose
+scores compare with words (`data/studies/templates.yaml`). Class names and words share the template: another template alone
+moves the cosines of words with all images.
 """
 
 from pathlib import Path
@@ -11,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from negprompt_cli.data.files.textfile import read_text
+from negprompt_cli.data.studies.templates import paper_templates
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError, did_you_mean
 
-ENSEMBLES = {"openai-80": "OPENAI_IMAGENET_TEMPLATES", "openai-7": "SIMPLE_IMAGENET_TEMPLATES"}
-"""Names of ensembles, and the names of their lists in open_clip."""
+_OF_OPEN_CLIP = {"openai-80": "OPENAI_IMAGENET_TEMPLATES", "openai-7": "SIMPLE_IMAGENET_TEMPLATES"}
+ENSEMBLES = (*_OF_OPEN_CLIP, *paper_templates())
+"""Names of ensembles."""
 MAX_BYTES = 1 << 20
 """Largest size of a file of templates."""
 
@@ -33,9 +37,11 @@ def template_texts(template: str) -> list[str]:
             f"The template '{template}' has no {{}} for the class name and is not an ensemble."
             f"{did_you_mean(template, ENSEMBLES)}"
         )
+    if template in paper_templates():
+        return list(paper_templates()[template].templates)
     import open_clip
 
-    return [make("{}") for make in getattr(open_clip, ENSEMBLES[template])]
+    return [make("{}") for make in getattr(open_clip, _OF_OPEN_CLIP[template])]
 
 
 def template_list(source: str) -> list[str]:
