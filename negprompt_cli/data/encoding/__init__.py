@@ -1,6 +1,6 @@
-"""From image files to features: models loaded, images decoded, batches encoded, features cached.
+"""Compute features of image files: load models, decode images, encode batches, cache features.
 
-Belongs here: everything between a path on disk and its (D,) feature.
+Belongs here: everything between the path of an image and its (D,) feature.
 May import: `errors`, `config`, `progress`, `data/files`, `data/sets`, `engine`.
-Neighbours: `engine/clip` is the model itself; `data/sets` says which images.
+Neighbours: `engine/clip` is the model; `data/sets` finds the images.
 """

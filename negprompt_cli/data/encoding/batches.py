@@ -1,10 +1,11 @@
-"""Batches of image files through a model on this process's device: decoded in workers, in order, broken files named.
+"""Process batches of image files with a model on this process's device, in order.
 
-Decoding runs in worker processes (a torch DataLoader over paths, which may be made up as it goes) and overlaps the model.
-Workers are forked from a server process without threads: a fork of this process could inherit a lock that one of its
-threads holds, of which Python warns since 3.12. While that server starts, this process decodes the first images itself.
-Nothing is kept of an image once its batch is out. A broken image is an entry with an error. Where the device runs out of
-memory a batch is halved. Leaves out: which batches (the caller's), and other processes (see `sharding`).
+Worker processes decode images (a torch DataLoader over paths, which may be generated on the fly) while the model computes.
+Workers are forked from a server process without threads, because a fork of this process could inherit a lock held by
+another thread (Python warns about this since 3.12). While the server starts, this process decodes the first images itself.
+
+After a batch is returned, nothing of its images is kept. A broken image becomes an entry with an error message. If the
+device runs out of memory, the batch is halved. The caller forms the batches; `sharding` uses other processes.
 """
 
 import multiprocessing
@@ -33,28 +34,28 @@ IMAGES_PER_BATCH: Mapping[str, Mapping[str, int]] = {
     "features": {"cpu": 16, "mps": 64, "cuda": 256},
     "patches": {"cpu": 16, "mps": 64, "cuda": 64},
 }
-"""Images per batch by what is computed and kind of device: enough to keep it busy, and few enough that first rows come out
-soon. Features of every patch take more room than one feature of an image."""
+"""Images per batch, by the kind of features and of device: enough to use the device well, and few enough for fast first
+results. Features of patches need more memory than one feature per image."""
 FEW_IMAGES = 64
-"""Up to here worker processes take longer to start than to help."""
+"""For up to this many images, starting worker processes takes longer than they save."""
 _AHEAD = 8
-"""Most batches that are taken before the first is decoded; they may be empty."""
+"""Largest number of batches read ahead before the first is decoded; they may be empty."""
 
 _FROM_SERVER = multiprocessing.get_context(
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 )
 
 Work = Callable[[Clip, Tensor], dict[str, Tensor]]
-"""What is done with g preprocessed images (g, 3, H, W): named tensors on the CPU, each with g rows."""
+"""A function of g preprocessed images (g, 3, H, W) that returns named tensors on the CPU, each with g rows."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a process reads its batches.
 
-    `workers`: decoding processes, -1 to choose. `decoder`: what decodes JPEGs. `size`: images that a smaller batch of at
-    least `least` readable images is filled up to for the work, 0 for none; products of other shapes are rounded otherwise,
-    and in batches of one size an image has the same bits whatever images come with it.
+    `workers`: number of decoding processes, -1 to choose automatically. `decoder`: the JPEG decoder. `size`: smaller batches
+    with at least `least` readable images are padded to this size, 0 for no padding. Matrix products of other shapes round
+    differently; in batches of one size the feature of an image does not depend on the other images.
     """
 
     workers: int = -1
@@ -65,10 +66,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Batch:
-    """b images in order, and what was made of the g readable ones.
+    """b images in order, and the results of the g readable ones.
 
-    `errors`: a message or None for each image. `results`: named tensors of g rows, none where g is 0. `known`: how many of
-    the features were in the cache already.
+    `errors`: a message or None for each image. `results`: named tensors of g rows; empty if g is 0. `known`: number of
+    features that were in the cache already.
     """
 
     paths: tuple[Path, ...]
@@ -78,13 +79,13 @@ class Batch:
 
     @property
     def features(self) -> Tensor | None:
-        """(g, F) float32 features of the readable images, where they are what was asked for."""
+        """(g, F) float32 features of the readable images, or None if features were not computed."""
         return self.results.get("features")
 
 
 def image_features(clip: Clip, pixels: Tensor) -> dict[str, Tensor]:
-    """The usual work: 'features' (g, F) float32, L2-normalised."""
-    # A plain copy, because tensors made under inference mode cannot take part in training.
+    """Compute 'features' (g, F), float32 and L2-normalised, of g preprocessed images."""
+    # A copy, because tensors made in inference mode cannot be used in training.
     return {"features": clip.encode_images(pixels).cpu().clone()}
 
 
@@ -94,19 +95,19 @@ def run_batches(
     work: Work,
     reading: Reading,
 ) -> Generator[Batch, None, None]:
-    """Decode batches of image files and do `work` on each.
+    """Decode batches of image files and apply `work` to each.
 
     Args:
         clip: the model with its preprocessing.
-        batches: paths, taken a few batches ahead of what is yielded.
-        work: done in the order of the batches, while the next ones are decoded.
-        reading: decoding processes, decoder and size.
+        batches: batches of paths, read a few batches ahead of the results.
+        work: function applied to the batches in order, while the next ones are decoded.
+        reading: decoding processes, decoder and batch size.
 
     Yields:
         The batches in order.
 
     Raises:
-        UsageError: the decoder is not installed, or does not know the model's preprocessing.
+        UsageError: the decoder is not installed, or does not support the model's preprocessing.
     """
     files, pin = _Files(pixel_reader(clip, reading.decoder)), clip.device.type == "cuda"
     loader = _load(files, iter(batches), reading.workers, pin=pin)
@@ -122,25 +123,25 @@ def run_batches(
 
 
 def worker_count() -> int:
-    """Decoding processes worth starting for this process: its share of the machine's cores, less one, 1 to 16."""
+    """Return a good number of decoding processes for this process: its share of the cores minus one, from 1 to 16."""
     return max(1, min(16, usable_cores() // ranks_from_environment().local_size - 1))
 
 
 @dataclass
 class _Loaded:
-    """One collated batch; `pixels` (g, 3, H, W). A class of its own so that the loader pins its pixels and nothing else."""
+    """A collated batch; `pixels` is (g, 3, H, W). It is a class so that the loader pins only its pixels."""
 
     paths: tuple[Path, ...]
     errors: tuple[str | None, ...]
     pixels: Tensor | None
 
     def pin_memory(self) -> "_Loaded":
-        """Called by the DataLoader's pinning thread."""
+        """Pin the pixels; the DataLoader's pinning thread calls it."""
         return _Loaded(self.paths, self.errors, None if self.pixels is None else self.pixels.pin_memory())
 
 
 class _Files(Dataset[tuple[Path, Tensor | None, str | None]]):
-    """Decodes files by path; a broken one is an item without pixels, so that its worker lives on."""
+    """Decodes files by path; a broken file gives an item without pixels, so that the worker does not fail."""
 
     def __init__(self, read: Callable[[Path], Tensor]) -> None:
         self._read = read
@@ -153,7 +154,7 @@ class _Files(Dataset[tuple[Path, Tensor | None, str | None]]):
 
 
 def _load(files: _Files, batches: Iterator[Sequence[Path]], workers: int, *, pin: bool) -> Iterator[_Loaded]:
-    """Decode batches, in order: the first here, the others in workers, unless few follow."""
+    """Decode batches in order: the first ones in this process, the others in workers if there are enough images."""
     here = 0
     while here <= FEW_IMAGES or not workers:
         first = _up_to(batches, FEW_IMAGES - here)
@@ -182,13 +183,13 @@ def _load(files: _Files, batches: Iterator[Sequence[Path]], workers: int, *, pin
 
 
 def _start_server() -> None:
-    """Start the process that workers are forked from, once; it imports what they need while this process works on."""
+    """Start the server process from which workers are forked, once; it imports what they need in the background."""
     if _FROM_SERVER.get_start_method() != "forkserver":
         return
-    from multiprocessing import forkserver  # not there on Windows
+    from multiprocessing import forkserver  # This module does not exist on Windows.
 
     _FROM_SERVER.set_forkserver_preload([__name__, "open_clip"])
-    # Ctrl-C goes to all processes of a terminal, and this one ends the others: a server that imports would complain.
+    # Ctrl-C reaches all processes of a terminal; the server would print a traceback. This process ends it anyway.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         forkserver.ensure_running()
@@ -198,7 +199,7 @@ def _start_server() -> None:
 
 @contextmanager
 def _main_module_hidden() -> Iterator[None]:
-    """Keep new processes from running the main script, which they have no need of and which may have no guard."""
+    """Prevent new processes from running the main script: they do not need it, and it may lack a `__main__` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -217,7 +218,7 @@ def _collate(items: list[tuple[Path, Tensor | None, str | None]]) -> _Loaded:
 
 
 def _work_filled(clip: Clip, pixels: Tensor, work: Work, reading: Reading) -> dict[str, Tensor]:
-    """Do the work on a batch, filled up as `reading` says."""
+    """Apply the work to a batch, padded as `reading` says."""
     count = len(pixels)
     if count >= reading.size or count < reading.least:
         return _work(clip, pixels, work)
@@ -226,7 +227,7 @@ def _work_filled(clip: Clip, pixels: Tensor, work: Work, reading: Reading) -> di
 
 
 def _work(clip: Clip, pixels: Tensor, work: Work) -> dict[str, Tensor]:
-    """Do the work on one batch; where the device runs out of memory, in halves."""
+    """Apply the work to one batch; if the device runs out of memory, to its halves."""
     try:
         return work(clip, pixels)
     except torch.OutOfMemoryError:
@@ -242,7 +243,7 @@ def _finished(loaded: _Loaded, job: "Future[dict[str, Tensor]] | None") -> Batch
 
 
 def _up_to(batches: Iterator[Sequence[Path]], images: int) -> list[Sequence[Path]]:
-    """Take batches until they hold more than `images` images; at least one, at most `_AHEAD`."""
+    """Take batches until they have more than `images` images; at least one batch, at most `_AHEAD`."""
     taken: list[Sequence[Path]] = []
     while (batch := next(batches, None)) is not None:
         taken.append(batch)

@@ -1,4 +1,4 @@
-"""Where the cache is, what is in it, and how it is emptied. Imports no torch, so that listing it is quick."""
+"""Find, list and clear the cache. This module imports no torch, so that listing is fast."""
 
 import json
 import os
@@ -15,7 +15,7 @@ VARIABLE = "NEGPROMPT_CACHE"
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """One store of image features: its folder, the model it is of, and its size on disk."""
+    """One store of image features: its folder, its model, and its size on disk."""
 
     folder: Path
     model: str
@@ -25,18 +25,18 @@ class StoreInfo:
 
 
 def cache_folder() -> Path:
-    """The cache's folder: NEGPROMPT_CACHE, else the user's cache folder (XDG_CACHE_HOME is honoured)."""
+    """Return the folder of the cache: NEGPROMPT_CACHE, else the user's cache folder (depends on XDG_CACHE_HOME)."""
     chosen = os.environ.get(VARIABLE)
     return Path(os.path.expanduser(chosen)) if chosen else user_cache_path("negprompt", appauthor=False)  # noqa: PTH111 - see `spec`
 
 
 def towers_folder() -> Path:
-    """Where image encoders are that were exported for onnxruntime."""
+    """Return the folder of image encoders that were exported for onnxruntime."""
     return cache_folder() / "towers"
 
 
 def towers_size() -> int:
-    """Bytes of exported image encoders."""
+    """Return the total bytes of exported image encoders."""
     return sum(size for path in towers_folder().glob("*.onnx") if (size := _size(path)) is not None)
 
 
@@ -55,7 +55,7 @@ def list_stores() -> list[StoreInfo]:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file, or None where another process has just removed it."""
+    """Return the bytes of a file, or None if another process has just removed it."""
     try:
         return path.stat().st_size
     except OSError:

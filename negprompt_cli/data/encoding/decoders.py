@@ -1,9 +1,9 @@
-"""Image files in, the pixels a model takes out: with PIL as CLIP's own preprocessing does, or faster with torchcodec.
+"""Read image files as a model's input pixels, with PIL as in CLIP's preprocessing, or faster with torchcodec.
 
-PIL is the reference. torchcodec (extra "decode") decodes a JPEG to the very same values and resizes them as tensors, which
-differs by one grey level here and there. Only plain JPEGs go that way; every other file, one with an EXIF orientation
-(which torchcodec would apply and CLIP's preprocessing does not), and whatever torchcodec cannot read, is left to PIL, so
-that the rules of `images` hold with both. Leaves out: decoding on a GPU, and preprocessing with padding.
+PIL is the reference. torchcodec (extra "decode") decodes a JPEG to exactly the same values, but resizing them as tensors
+changes some pixels by one grey level. It is used for plain JPEGs only. PIL reads all other files, files with an EXIF
+orientation (which torchcodec would apply, but CLIP's preprocessing does not), and files that torchcodec cannot read, so the
+rules of `images` hold with both. Decoding on a GPU and preprocessing with padding are not supported.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ from negprompt_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From an opened image of any kind to what a model takes: RGB by `rules`, then its own `transform` to (3, H, W)."""
+    """Converts an opened image to RGB by `rules` and applies the model's `transform` to get (3, H, W)."""
 
     rules: PixelsConfig
     transform: Callable[[Any], Tensor]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Preprocess one image.
+        """Preprocess one image to (3, H, W).
 
         Raises:
             DoubtfulValues: its values do not fit their type.
@@ -42,9 +42,9 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class PilReader:
-    """Reads a file with PIL and preprocesses it; call it with a path to get (3, H, W).
+    """Reads a file with PIL and preprocesses it to (3, H, W).
 
-    `preprocessing` describes what it does, for cache keys.
+    `preprocessing` describes the processing and is part of cache keys.
     """
 
     preprocess: Preprocess
@@ -61,10 +61,10 @@ class PilReader:
 
 @dataclass(frozen=True)
 class TorchcodecReader:
-    """Reads plain JPEGs with torchcodec and resizes tensors; everything else goes to `others`.
+    """Reads plain JPEGs with torchcodec and resizes them as tensors; `others` reads all other files.
 
-    `size` (H, W) in pixels; `squash` whether the picture is stretched to it, else its shorter side is scaled and the
-    middle cut out; `mean` and `std` per channel on values in [0, 1].
+    `size`: (H, W) in pixels. `squash`: whether the image is stretched to it; otherwise its shorter side is scaled and the
+    centre is cropped. `mean`, `std`: per channel, for values in [0, 1].
     """
 
     others: PilReader
@@ -76,7 +76,7 @@ class TorchcodecReader:
 
     @property
     def preprocessing(self) -> str:
-        """What is done to an image: pixels of another decoder are another preprocessing to the cache."""
+        """Description of the processing; for the cache, another decoder means another preprocessing."""
         return f"{self.others.preprocessing} torchcodec"
 
     def __call__(self, path: Path) -> Tensor:
@@ -89,7 +89,7 @@ class TorchcodecReader:
         return self.others(path) if pixels is None else self._fit(pixels)
 
     def _fit(self, pixels: Tensor) -> Tensor:
-        """Make (3, h, w) bytes what the model takes."""
+        """Convert (3, h, w) bytes to the model's input (3, H, W)."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional
 
@@ -102,15 +102,15 @@ class TorchcodecReader:
 
 
 def pixel_rules(clip: Clip) -> PixelsConfig:
-    """The rules by which image files become RGB for a model."""
+    """Return the rules by which image files become RGB for a model."""
     return clip.preprocess.rules if isinstance(clip.preprocess, Preprocess) else PixelsConfig()
 
 
 def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
-    """Make what reads image files for a model.
+    """Make the reader of image files for a model.
 
     Raises:
-        UsageError: torchcodec is not installed, or the model's preprocessing is only there with PIL.
+        UsageError: torchcodec is not installed, or only PIL supports the model's preprocessing.
     """
     given = clip.preprocess
     preprocess = given if isinstance(given, Preprocess) else Preprocess(PixelsConfig(), given)
@@ -119,7 +119,7 @@ def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
         return reader
     try:
         import torchcodec.decoders  # noqa: F401
-    except Exception as error:  # beyond a missing package: a build for another torch fails in its shared library
+    except Exception as error:  # The package may be missing, or its shared library may be built for another torch.
         raise UsageError(
             f"The decoder torchcodec needs the extra 'decode': pip install 'negprompt[decode]' ({error}).",
             remedy="decoder-pil",
@@ -131,7 +131,7 @@ def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
     fits = config.resize_mode == "squash" or (config.resize_mode == "shortest" and size[0] == size[1])
     if not fits or config.mode != "RGB" or config.interpolation not in ("bicubic", "bilinear"):
         raise UsageError(
-            f"The decoder torchcodec does not know this model's preprocessing ({clip.preprocessing}).",
+            f"The decoder torchcodec does not support this model's preprocessing ({clip.preprocessing}).",
             remedy="decoder-pil",
         )
     return TorchcodecReader(
@@ -140,7 +140,7 @@ def pixel_reader(clip: Clip, decoder: Decoder) -> PilReader | TorchcodecReader:
 
 
 def _plain_jpeg(path: Path) -> Tensor | None:
-    """Decode a JPEG to (3, h, w) bytes, or say by None that PIL has to judge the file."""
+    """Decode a JPEG to (3, h, w) bytes; return None if PIL must read the file."""
     from torchcodec.decoders import decode_jpeg
 
     try:
@@ -150,7 +150,7 @@ def _plain_jpeg(path: Path) -> Tensor | None:
                 return None
             size = (image.height, image.width)
         pixels: Tensor = decode_jpeg(str(path), output_dtype=torch.uint8)
-    except Exception:  # PIL tells what is wrong with the file, in the words used everywhere
+    except Exception:  # PIL then reports the error with the usual message.
         return None
-    # Damaged EXIF data may say to one library that the image is turned and nothing to the other.
+    # With damaged EXIF data, the libraries may disagree about whether the image is rotated.
     return pixels if pixels.shape[-2:] == size else None

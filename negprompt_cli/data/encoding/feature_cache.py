@@ -1,16 +1,16 @@
-"""Image features on disk, so that no image is ever encoded twice by the same model.
+"""Cache image features on disk, so that the same model never encodes an image twice.
 
-One folder per model, weights, preprocessing and precision ("store"); in it, shards of safetensors holding features and the
-keys of the images they are of: digests of absolute path, size and modification time. Lists of images may overlap in any
-way (other seeds, other shots, a limit): what is known is reused, the rest is encoded and added as a new shard, so an
-interrupted run resumes where it stopped and processes that share a store never write to the same file. A shard whose
-checksum does not fit is dropped with a notice and its images are encoded again.
+Each combination of model, weights, preprocessing and precision has a folder, called a store. A store consists of shards,
+which are safetensors files with features and the keys of their images. A key is a digest of absolute path, size and
+modification time. Known features are reused; other images are encoded and added as a new shard. So lists of images may
+overlap in any way, an interrupted run resumes where it stopped, and processes that share a store never write to the same
+file. A shard with a wrong checksum is removed with a warning, and its images are encoded again.
 
-Shards of a few images, of which short jobs write one each, are merged once there are many. Features that were computed in a
-batch of another size are rounded otherwise; shards of such features are marked in their names as partial, and only who asks
-for them gets them, so that a training does not depend on what was scored before.
+Short jobs write small shards, which are merged when there are many. Features from batches of other sizes differ by rounding.
+Their shards have names that begin with "partial-", and they are used only on request, so a training never depends on images
+that were scored before.
 
-Leaves out: eviction; `cache_folder.clear_cache` empties the cache.
+Nothing is removed automatically; `cache_folder.clear_cache` clears the cache.
 """
 
 import hashlib
@@ -37,15 +37,15 @@ from negprompt_cli.progress import Progress
 
 KEY_BYTES = 16
 PARTIAL = "partial-"
-"""How names of shards begin whose features come from batches of other sizes."""
+"""Prefix of the names of shards whose features come from batches of other sizes."""
 FEW_ROWS, MOST_SMALL = 2048, 32
-"""Shards of fewer rows are small; so many of them are merged into one, of at most `MERGED_ROWS`."""
+"""Shards with fewer than FEW_ROWS rows are small. MOST_SMALL of them are merged into one of at most MERGED_ROWS rows."""
 MERGED_ROWS = 16384
 
 
 @dataclass(frozen=True)
 class StoreKey:
-    """What features depend on besides the image file."""
+    """Everything that features depend on, besides the image file."""
 
     model: str
     weights_sha256: str
@@ -60,20 +60,20 @@ class StoreKey:
 
 
 def image_keys(paths: Sequence[Path]) -> list[bytes]:
-    """Keys of N image files as they are now: digests of absolute path, size in bytes and modification time in ns.
+    """Return the current keys of N image files: digests of absolute path, size in bytes and modification time in ns.
 
-    A link has the key of the path it names. Images that torchvision keeps together in one file have its size and time.
+    A link has the key of its target path. Images inside a container have the size and time of the container.
 
     Raises:
-        OSError: a file is gone.
+        OSError: a file does not exist any more.
     """
     return [image_key(path) for path in paths]
 
 
 def image_key(path: Path) -> bytes:
-    """Key of one image file, as `image_keys`."""
+    """Return the key of one image file, as `image_keys`."""
     stat = stored_in(path).stat()
-    # One step, not resolved: the image it names is known by a path that may lead over linked folders itself.
+    # Follow only one link, not all: the target is known by its own path, which may contain linked folders.
     named = path.parent / path.readlink() if path.is_symlink() else path
     text = f"{os.path.abspath(named)}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100 - resolves no links
     return hashlib.sha256(os.fsencode(text)).digest()[:KEY_BYTES]
@@ -81,7 +81,7 @@ def image_key(path: Path) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Shard:
-    """A file of the store: its keys (n,) of KEY_BYTES each, and the width F of its features, which stay on disk."""
+    """A file of the store: its keys (n,) of KEY_BYTES each, and the width F of its features, which remain on disk."""
 
     path: Path
     keys: NDArray[np.bytes_]
@@ -89,16 +89,15 @@ class _Shard:
 
 
 class FeatureStore:
-    """Features known for one model; `get` looks up, `add` remembers.
+    """The cached features of one model; `get` reads and `add` stores features.
 
-    Only keys are held in memory; features are read when they are asked for, and the checksum of a shard is compared when it
-    is read for the first time.
+    Only keys are in memory. Features are read on demand; the checksum of a shard is checked when it is first read.
 
     Args:
-        key: what the features depend on.
-        progress: told about damaged shards.
-        root: the cache's folder, by default the user's.
-        partial: whether features that were computed in batches of other sizes are known as well.
+        key: everything that the features depend on.
+        progress: receives warnings about damaged shards.
+        root: the folder of the cache, by default the user's.
+        partial: whether to use features from batches of other sizes too.
     """
 
     def __init__(self, key: StoreKey, *, progress: Progress, root: Path | None = None, partial: bool = False) -> None:
@@ -113,7 +112,7 @@ class FeatureStore:
         """Look up N images.
 
         Returns:
-            features (N, F) with rows of zeros where unknown, or None where nothing is known; and known (N,) bool.
+            `features` (N, F), with rows of zeros for unknown images, or None if no image is known; and `known` (N,) bool.
         """
         while True:
             if self._index is None:
@@ -124,24 +123,24 @@ class FeatureStore:
             features = torch.zeros(len(keys), self._shards[0].width)
             if all(self._copy(shard, shards, places, features) for shard in np.unique(shards[known]).tolist()):
                 return features, known
-            # A shard was dropped, or merged by another process; what it held may be in another.
+            # A shard was removed, or another process merged it; its features may be in another shard.
             self._scan()
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
-        """Remember features (n, F) of n images, on disk and for this process.
+        """Store features (n, F) of n images on disk and make them known to this process.
 
         Raises:
-            NegPromptError: the shard cannot be written; says how to continue without it.
+            NegPromptError: the shard cannot be written.
         """
         self._remember(self.write(keys, features))
 
     def write(self, keys: Sequence[bytes], features: Tensor, *, partial: bool = False) -> "_Shard":
-        """Put features (n, F) of n images on disk; this process does not look for them, which an endless job need not.
+        """Write features (n, F) of n images to disk without keeping their keys in memory, as endless jobs need.
 
         Args:
-            keys: of the images.
-            features: theirs.
-            partial: whether they were computed in batches of other sizes.
+            keys: the keys of the images.
+            features: their features.
+            partial: whether they come from batches of other sizes.
 
         Raises:
             NegPromptError: as `add`.
@@ -157,13 +156,13 @@ class FeatureStore:
             atomic_write_bytes(path, data)
         except NegPromptError as error:
             raise NegPromptError(
-                f"The feature cache cannot be written. {error} Set {VARIABLE}=FOLDER to put the cache elsewhere.",
+                f"The feature cache cannot be written. {error} Set {VARIABLE}=FOLDER to use another folder for the cache.",
                 remedy="cache-elsewhere",
             ) from error
         return _Shard(path, _keys(table), features.shape[1])
 
     def tidy(self) -> None:
-        """Merge small shards, where there were many when the store was opened; one that cannot be read stays.
+        """Merge small shards if there were many when the store was opened; unreadable shards remain.
 
         Raises:
             NegPromptError: as `add`.
@@ -193,17 +192,17 @@ class FeatureStore:
             self._remember(whole)
 
     def _scan(self) -> None:
-        """Take in the shards that are new since the last time, partial ones after the others, which go before them."""
+        """Read the keys of new shards; partial shards come last, because other shards have priority."""
         self._index = None
         known = {shard.path for shard in self._shards}
-        # Names with a dot in front are shards that other processes are writing, or that a killed one left half written.
+        # Names that begin with a dot are incomplete shards of running or killed processes.
         found = sorted(self._folder.glob("[!.]*.safetensors"), key=lambda path: (path.name.startswith(PARTIAL), path))
         for path in found:
             if path not in known and (self._partial or not path.name.startswith(PARTIAL)):
                 self._open(path)
 
     def _open(self, path: Path) -> None:
-        """Take in the keys of a shard."""
+        """Read the keys of a shard."""
         try:
             with safe_open(path, framework="pt") as opened:
                 table, features = opened.get_tensor("keys"), opened.get_slice("features")
@@ -211,7 +210,7 @@ class FeatureStore:
                 shape, kind = features.get_shape(), features.get_dtype()
             sound &= _fit(table, shape, kind) and (not self._shards or self._shards[0].width == shape[1])
         except FileNotFoundError:
-            return  # another process dropped it
+            return  # Another process removed it.
         except (SafetensorError, OSError, ValueError):
             sound = False
         if sound:
@@ -224,7 +223,7 @@ class FeatureStore:
         self._index = None
 
     def _copy(self, number: int, shards: NDArray[np.int64], places: NDArray[np.int64], into: Tensor) -> bool:
-        """Copy the features found in a shard to their rows; forget the shard where it is damaged or gone."""
+        """Copy features of a shard to their rows; forget the shard if it is damaged or missing."""
         if (features := self._read(self._shards[number])) is None:
             return False
         rows = np.flatnonzero(shards == number)
@@ -232,7 +231,7 @@ class FeatureStore:
         return True
 
     def _read(self, shard: _Shard) -> Tensor | None:
-        """The features of a shard, mapped from the disk; None where it is damaged or gone, and forgotten then."""
+        """Return the features of a shard, mapped from disk; None if it is damaged or missing."""
         try:
             with safe_open(shard.path, framework="pt") as opened:
                 features: Tensor = opened.get_tensor("features")
@@ -252,13 +251,15 @@ class FeatureStore:
         return None
 
     def _drop(self, path: Path) -> None:
-        self._progress.warn(f"Damaged feature cache file {path} is dropped; its images are encoded again.")
-        with suppress(OSError):  # where it cannot be removed it is dropped for this process only
+        self._progress.warn(
+            f"The feature cache file {path} is damaged. It is removed, and its images are encoded again."
+        )
+        with suppress(OSError):  # If it cannot be removed, only this process ignores it.
             path.unlink()
 
 
 class _Index:
-    """Where each key is: 16 + 8 bytes a key, where a dictionary takes ten times as much."""
+    """Finds shard and position of each key. It takes 16 + 8 bytes per key, a tenth of a dictionary."""
 
     def __init__(self, shards: Sequence[_Shard]) -> None:
         keys = np.concatenate([shard.keys for shard in shards]) if shards else np.empty(0, f"S{KEY_BYTES}")
@@ -267,7 +268,7 @@ class _Index:
         self._starts = np.cumsum([0, *(len(shard.keys) for shard in shards)])
 
     def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-        """For N keys: known (N,) bool; number of the shard and place in it, both (N,) int64, -1 where unknown."""
+        """Return for N keys: known (N,) bool; number of the shard and row in it, both (N,) int64, -1 if unknown."""
         wanted = np.frombuffer(b"".join(keys), dtype=f"S{KEY_BYTES}")
         shards, places = np.full((2, len(keys)), -1, dtype=np.int64)
         if not len(self._keys):
@@ -281,12 +282,12 @@ class _Index:
 
 
 def _keys(table: Tensor) -> NDArray[np.bytes_]:
-    """A table of keys (n, KEY_BYTES) uint8 as (n,) texts of bytes, which compare as the bytes do."""
+    """Convert keys (n, KEY_BYTES) uint8 to a numpy array (n,) of byte strings, which can be compared."""
     return np.frombuffer(table.numpy().tobytes(), dtype=f"S{KEY_BYTES}")
 
 
 def _bytes(keys: NDArray[np.bytes_]) -> list[bytes]:
-    """Keys (n,) one by one, with the zeros at their ends, which numpy leaves out of its texts."""
+    """Convert keys (n,) to bytes, with the zeros at their ends that numpy removes."""
     data = keys.tobytes()
     return [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
 

@@ -1,7 +1,7 @@
-"""An image set in, its features out: what the cache knows is taken from it, the rest is encoded and remembered.
+"""Compute the features of an image set: read known features from the cache, encode the other images, and store them.
 
-Each image is preprocessed by the model's own transform and encoded once. Broken images stop the job or are skipped and
-counted, as asked. Leaves out: augmentation, since a frozen encoder sees each image once.
+Each image is preprocessed by the model's own transform and encoded once. Broken images stop the job, or are skipped and
+counted, depending on the options. There is no augmentation, because the frozen encoder processes each image only once.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress, Task
 
 SHARD_IMAGES = 4096
-"""Images after which what is encoded so far is put on disk: minutes of work on a slow machine, a few MB."""
+"""Number of images after which new features are written to disk: minutes of work on a slow machine, a few MB."""
 
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Features of an image set.
+    """The features of an image set.
 
-    `features` (N, F) float32 on the CPU, L2-normalised; `labels` (N,) int64, -1 where unlabelled; `images` the set they
-    are of, without skipped files; `skipped` the broken files left out.
+    `features`: (N, F) float32 on the CPU, L2-normalised. `labels`: (N,) int64, -1 for unlabelled images. `images`: the set
+    without skipped files. `skipped`: the broken files that were left out.
     """
 
     images: ImageSet
@@ -46,9 +46,9 @@ class EncodedSet:
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode; no option but the decoder changes a feature beyond rounding.
+    """How to encode images; only the decoder changes features by more than rounding.
 
-    `batch_size` 0 and `workers` -1 choose by hardware. Without `cache` features are kept off the disk.
+    `batch_size` 0 and `workers` -1 mean a choice by hardware. Without `cache`, features are not written to disk.
     """
 
     batch_size: int = 0
@@ -59,16 +59,19 @@ class EncodeOptions:
 
 
 def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress: Progress) -> EncodedSet:
-    """Encode an image set, taking what the cache knows.
+    """Encode an image set, using cached features.
 
     Raises:
         BrokenImage: a file cannot be read as an image and `options.on_error` is 'stop'.
-        UsageError: nothing is left after skipping broken files.
+        UsageError: there are no images, or all of them are broken.
+        NegPromptError: a file was removed in the meantime, or the cache cannot be written.
     """
     try:
         keys = image_keys(images.paths)
     except OSError as error:
-        raise NegPromptError(f"{error.filename} was removed after the folder was listed. Run again.") from error
+        raise NegPromptError(
+            f"{error.filename} was removed after the folder was listed. Run the command again."
+        ) from error
     store = feature_store(clip, options.decoder, progress) if options.cache else None
     found, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
     todo = np.flatnonzero(~known)
@@ -82,7 +85,7 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
         fresh, done = rows.finish()
         if features is None:
             features = torch.zeros(len(keys), fresh.shape[1])
-        # All that is not in the cache may be broken.
+        # The images that are not in the cache may all be broken.
         if done:
             features[done] = fresh
     if features is None:
@@ -105,9 +108,9 @@ def feature_store(clip: Clip, decoder: Decoder, progress: Progress, *, partial: 
 
     Args:
         clip: the model.
-        decoder: what decodes JPEGs.
-        progress: told about damaged shards.
-        partial: as `FeatureStore` takes it.
+        decoder: the JPEG decoder.
+        progress: receives warnings about damaged shards.
+        partial: as for `FeatureStore`.
     """
     precision = str(clip.compute.dtype).removeprefix("torch.")
     preprocessing = pixel_reader(clip, decoder).preprocessing
@@ -116,7 +119,7 @@ def feature_store(clip: Clip, decoder: Decoder, progress: Progress, *, partial: 
 
 
 class _Rows:
-    """Collects features as they come and puts them into the store a shard at a time."""
+    """Collects features and writes them to the store shard by shard."""
 
     def __init__(self, store: FeatureStore | None, keys: list[bytes], todo: np.ndarray) -> None:
         self._store, self._keys, self._todo = store, keys, todo
@@ -126,14 +129,14 @@ class _Rows:
         self._pending_places: list[int] = []
 
     def add(self, features: Tensor, places: list[int]) -> None:
-        """Take features (b, F) of the images at `places` of the list to do."""
+        """Add features (b, F) of the images at `places` in the list of images to encode."""
         self._pending.append(features)
         self._pending_places += places
         if len(self._pending_places) >= SHARD_IMAGES:
             self.flush()
 
     def flush(self) -> None:
-        """Put what has come since the last time on disk."""
+        """Write the features added since the last call to disk."""
         if not self._pending_places:
             return
         features = torch.cat(self._pending)
@@ -145,7 +148,7 @@ class _Rows:
         self._pending, self._pending_places = [], []
 
     def finish(self) -> tuple[Tensor, list[int]]:
-        """Features (n, F) and the rows of the whole list they belong to."""
+        """Return all features (n, F) and their rows in the whole list."""
         self.flush()
         if self._store:
             self._store.tidy()
@@ -159,7 +162,7 @@ def _encode(
     batches = (paths[start : start + size] for start in range(0, len(paths), size))
     place = 0
     try:
-        # Batches of one size, since what is remembered must not depend on what else there was to do.
+        # All batches have one size, because cached features must not depend on the other images.
         for batch in run_everywhere(clip, batches, FEATURES, Reading(options.workers, options.decoder, size)):
             errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
             if errors and options.on_error == "stop":
@@ -170,6 +173,6 @@ def _encode(
             place += len(batch.paths)
             task.advance(len(batch.paths))
     except BaseException:
-        # What is encoded already is not lost to Ctrl-C, a broken file or a full disk further on.
+        # Features encoded so far are saved even after Ctrl-C, a broken file or a full disk.
         rows.flush()
         raise

@@ -1,10 +1,10 @@
-"""Reading one image file as RGB. What its values become is in `pixels`; which files are images is in `filekinds`.
+"""Read one image file as RGB. `pixels` converts the values; `filekinds` decides which files are images.
 
-* Only formats that PIL decodes itself are read: the usual ones by content, whatever a file is called, and the others where
-  the suffix names them. A PostScript file in .jpg's clothing would be handed to another program, and a few bytes of anything
-  pass for a format without a signature. A camera's raw file is refused, since PIL reads its preview.
-* PIL's warnings (damaged EXIF data, more than 89 million pixels) are not shown: they do not change the pixels.
-* An image more than a thousand times as long as it is wide is refused: scaled for a model it would take gigabytes.
+* Only formats that PIL decodes itself are read: the usual formats by content with any file name, other formats only with
+  their suffix. Otherwise PIL would pass a PostScript file named .jpg to another program, and would read almost any bytes as
+  a format without a signature. Raw files of cameras are refused, because PIL reads only their preview.
+* PIL's warnings (damaged EXIF data, more than 89 million pixels) are not shown, because they do not change the pixels.
+* An image with one side more than a thousand times the other is refused: scaled for a model, it would take gigabytes.
 * Truncated, broken and empty files are errors, and so are decompression bombs (beyond PIL's limit of 179 million
   pixels).
 """
@@ -28,11 +28,11 @@ from negprompt_cli.data.sets.filekinds import common_formats, disguise, readable
 from negprompt_cli.data.sets.packed import item_content
 from negprompt_cli.errors import NegPromptError
 
-# PIL logs what it also raises; without a handler Python would write it to stderr.
+# PIL also logs the errors that it raises; without a handler Python would write them to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 MOST_NARROW = 1000
-"""Most that a side may be longer than the other: an image is scaled until its shorter side fits the model."""
+"""Largest ratio of the sides: an image is scaled until its shorter side fits the model."""
 
 
 class BrokenImage(NegPromptError):
@@ -40,19 +40,19 @@ class BrokenImage(NegPromptError):
 
 
 class DoubtfulImage(BrokenImage):
-    """An image whose values do not fit their type; the message names the file, the range, and the setting that decides."""
+    """An image whose values do not fit their type; the message has the file, the range, and the setting to change."""
 
 
 def open_rgb(path: Path, rules: PixelsConfig = PixelsConfig()) -> Image.Image:  # noqa: B008 - it is frozen
-    """Read an image as 8-bit RGB; the file is closed again.
+    """Read an image as 8-bit RGB and close the file.
 
     Args:
-        path: an image file, or an image inside a file that holds many (`packed`).
-        rules: how its values become RGB (`pixels`).
+        path: an image file, or an image inside a container (`packed`).
+        rules: how values become RGB (`pixels`).
 
     Raises:
-        DoubtfulImage: its values do not fit their type; names the file and the range.
-        BrokenImage: missing, empty, truncated, not an image, or too large; names the file.
+        DoubtfulImage: its values do not fit their type.
+        BrokenImage: the file is missing, empty, truncated, not an image, or too large.
     """
     with opened(path) as image:
         return to_rgb(image, rules)
@@ -60,7 +60,7 @@ def open_rgb(path: Path, rules: PixelsConfig = PixelsConfig()) -> Image.Image:  
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image, not decoded yet, and name the file in what goes wrong while it is open; PIL's warnings are silent.
+    """Open an image without decoding it. Errors while it is open name the file; PIL's warnings are not shown.
 
     Raises:
         DoubtfulImage, BrokenImage: as `open_rgb`.
@@ -77,22 +77,22 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise DoubtfulImage(f"{path}: {error}.") from error
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"{path}: {error} Scale the image down, or remove it.") from error
-    except Exception as error:  # what a decoder trips over in a damaged file is not limited to OSError
+    except Exception as error:  # Decoders raise errors of any type for damaged files.
         raise BrokenImage(f"Cannot read the image {path}: {_reason(path, error)}.") from error
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image without decoding it: formats that PIL decodes itself, in regular files or inside a file that holds many.
+    """Open an image without decoding it, in a format that PIL decodes itself; in a regular file or inside a container.
 
     Raises:
-        OSError: missing, not a regular file, not an image of one of these formats, or the preview in a camera's raw file.
-        Exception: what PIL raises on damaged headers.
+        OSError: the file is missing, not a regular file, not an image in one of these formats, or a camera's raw file.
+        Exception: any error that PIL raises for damaged headers.
     """
     inside = item_content(path)
     source: Path | io.BytesIO = path if inside is None else io.BytesIO(inside[0])
     suffix = path.suffix if inside is None else PurePath(inside[1]).suffix
     if inside is None and not stat.S_ISREG(path.stat().st_mode):
-        # Reading a pipe would wait for a writer, reading some devices would never end.
+        # Reading a pipe could wait forever, and reading some devices never ends.
         raise OSError("it is not a regular file")
     try:
         image = Image.open(source, formats=common_formats())
@@ -101,7 +101,7 @@ def open_image(path: Path) -> Image.Image:
     if max(image.size) > MOST_NARROW * min(image.size):
         width, height = image.size
         image.close()
-        raise OSError(f"it has {width} x {height} pixels, too narrow to be cut to a square; crop it")
+        raise OSError(f"it has {width} x {height} pixels, which is too narrow for a square crop; crop it")
     if image.format == "TIFF" and (kind := unreadable_kind(suffix)) is not None and kind.preview:
         image.close()
         raise OSError(f"it is of kind {kind.kind}, of which only a small preview can be read; {kind.help}")
@@ -109,7 +109,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 class _Quiet:
-    """Silences PIL's warnings while any thread reads an image; Python's own way to do so is not made for threads."""
+    """Silences PIL's warnings while any thread reads an image; `warnings.catch_warnings` is not safe with threads."""
 
     def __init__(self) -> None:
         self._lock, self._readers = Lock(), 0
@@ -135,11 +135,11 @@ quiet = _Quiet()
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """What is wrong with a file, and what to do about it."""
+    """Return what is wrong with a file, and what to do about it."""
     if isinstance(error, FileNotFoundError):
         if path.is_symlink():
             return f"it is a link to {path.readlink()}, which does not exist. Fetch that file (`git annex get`, `dvc pull`)"
-        return "there is no such file. Replace or remove it"
+        return "the file does not exist. Replace or remove it"
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name that is too long
         return "it is a folder. Give it as an argument, or list its images"
     start = _start(path)
@@ -156,7 +156,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _start(path: Path) -> bytes | None:
-    """The first bytes of a file that cannot be read as an image; None where they cannot be had."""
+    """Return the first bytes of a file that cannot be read as an image; None if they cannot be read either."""
     try:
         if (inside := item_content(path)) is not None:
             return inside[0][:200]

@@ -1,8 +1,8 @@
-"""Loading a CLIP through open_clip: names, tags, `local-dir:` and `hf-hub:`, with errors that name the fix.
+"""Load a CLIP model with open_clip: names, tags, `local-dir:` and `hf-hub:`, with errors that name the fix.
 
-A model/tag pair that open_clip only warns about (QuickGELU weights in a GELU architecture, or the reverse) is refused:
-its features would be silently wrong. Weights come from open_clip's own download path and cache (HF_HOME,
-HF_HUB_OFFLINE are honoured). Leaves out: training-time options of open_clip.
+A pair of model and tag about which open_clip only warns (QuickGELU weights in a GELU architecture, or the reverse) is
+refused, because its features would be silently wrong. open_clip downloads and caches weights; the variables HF_HOME and
+HF_HUB_OFFLINE apply. Options of open_clip for training are not supported.
 """
 
 import logging
@@ -26,11 +26,12 @@ from negprompt_cli.wording import some_of
 
 
 def load_clip(config: ModelConfig, compute: Compute) -> Clip:
-    """Load a model with its own preprocessing and tokenizer, frozen, on its devices.
+    """Load a frozen model with its own preprocessing and tokenizer on its device.
 
     Raises:
-        UsageError: unknown model or tag (nearest names offered), no such folder, or a QuickGELU mismatch.
-        NegPromptError: the weights cannot be fetched or read.
+        UsageError: the model or tag is unknown (the message suggests names), the folder does not exist, or the weights do
+            not fit the model because of QuickGELU.
+        NegPromptError: the weights cannot be downloaded or read.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,24 +39,24 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        # open_clip, timm and the hub's client announce every step and every retry; what fails comes as an exception.
+        # open_clip, timm and the hub's client log every step and retry. Failures raise exceptions anyway.
         for chatty in ("timm", "huggingface_hub"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
         tag = _check(config, open_clip)
         if not config.name.startswith("local-dir:"):
-            _look_into_the_cache_only_without_network(huggingface_hub.constants)
+            _offline_without_network(huggingface_hub.constants)
         try:
             with _quiet_root():
                 model = open_clip.create_model(config.name, pretrained=tag, require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(config.name)
-        except Exception as error:  # open_clip raises anything from RuntimeError to hub, JSON and pickle errors
+        except Exception as error:  # open_clip raises RuntimeErrors and errors of the hub, JSON, pickle and others.
             raise _load_failure(config, error) from error
-    # A training that diverged leaves no parameter finite, so biases and norms tell, which takes no time.
+    # A diverged training makes all parameters non-finite, so checking only biases and norms is enough, and fast.
     small = ((name, values) for name, values in model.named_parameters() if values.dim() < 2)
     if wrong := next((name for name, values in small if not values.isfinite().all()), None):
         raise NegPromptError(
-            f"The weights of {config.name} hold values that are not finite numbers, first in {wrong}, as a training that "
-            "diverged leaves them. Use other weights."
+            f"The weights of {config.name} contain values that are not finite, first in {wrong}. Perhaps their training "
+            "diverged. Use other weights."
         )
     preprocessing = PreprocessCfg(**model.visual.preprocess_cfg)
     return Clip.wrap(
@@ -69,7 +70,7 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
 
 
 def weights_decisions(config: ModelConfig) -> tuple[Decision, ...]:
-    """Which of several files of weights in a model's folder is used."""
+    """Return a decision about the file of weights that is used, if a model's folder has several."""
     if not config.name.startswith("local-dir:"):
         return ()
     folder = user_path(config.name.removeprefix("local-dir:"))
@@ -83,19 +84,23 @@ def weights_decisions(config: ModelConfig) -> tuple[Decision, ...]:
 
 
 def _check(config: ModelConfig, open_clip: Any) -> str | None:
-    """Refuse what cannot work before anything is downloaded; return the tag that applies."""
+    """Check model and tag before any download, and return the tag to use.
+
+    Raises:
+        UsageError: they cannot be used.
+    """
     name, tag = config.name, config.pretrained
     if name.startswith(("local-dir:", "hf-hub:")) and tag not in (None, ModelConfig().pretrained):
         raise UsageError(
-            f"Model {name} has weights of its own, so the weights {tag} would not be used. Leave them out, or put them into "
-            "a copy of the model's folder in the place of its own."
+            f"Model {name} has its own weights, so the weights {tag} would not be used. Omit them, or replace the weights "
+            "in a copy of the model's folder."
         )
     if name.startswith("local-dir:"):
         folder = user_path(name.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
             raise UsageError(
                 f"Model {name}: {folder / 'open_clip_config.json'} does not exist. "
-                "local-dir: takes a folder with open_clip_config.json and the weights beside it."
+                "local-dir: needs a folder with open_clip_config.json and the weights."
             )
         chosen_weights(folder)
         return None
@@ -115,16 +120,14 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
         if path.is_dir():
             raise folder_as_weights(path)
         if path.suffix or len(path.parts) > 1:
-            raise UsageError(
-                f"There is no file of weights at {path}. Weights of {name} by tag: {', '.join(tags) or 'none'}."
-            )
+            raise UsageError(f"There is no file of weights at {path}. Tags of {name}: {', '.join(tags) or 'none'}.")
         raise UsageError(f"Unknown pretrained tag '{tag}' for {name} (and no such file).{did_you_mean(tag, tags)}")
     has = bool(open_clip.get_model_config(name).get("quick_gelu", False))
     wants = bool(weights.get("quick_gelu", False))
     if has != wants:
         other = f"{name}-quickgelu" if wants else name.removesuffix("-quickgelu")
         raise UsageError(
-            f"Weights '{tag}' were trained {'with' if wants else 'without'} QuickGELU, but model {name} is built "
+            f"Weights '{tag}' were trained {'with' if wants else 'without'} QuickGELU, but model {name} is defined "
             f"{'with' if has else 'without'} it, so features would be wrong.",
             remedy="other-model",
             model=other,
@@ -132,8 +135,8 @@ def _check(config: ModelConfig, open_clip: Any) -> str | None:
     return tag
 
 
-def _look_into_the_cache_only_without_network(hub: Any) -> None:
-    """Set the hub's client offline where its host has no address: it would keep trying for a minute, cached or not."""
+def _offline_without_network(hub: Any) -> None:
+    """Set the hub's client offline if its host cannot be resolved; otherwise it would retry for a minute."""
     if hub.HF_HUB_OFFLINE or getproxies():
         return
     try:
@@ -144,7 +147,7 @@ def _look_into_the_cache_only_without_network(hub: Any) -> None:
 
 def _nearest(name: str, models: list[str]) -> str:
     hint = did_you_mean(name, models)
-    # The whole list is over a hundred names; a person wants to see a few.
+    # The whole list has over a hundred names; the message shows a few.
     return (
         hint
         if hint.startswith(" Did")
@@ -159,20 +162,20 @@ def _load_failure(config: ModelConfig, error: Exception) -> NegPromptError:
     if config.name.startswith("local-dir:"):
         folder = user_path(config.name.removeprefix("local-dir:"))
         weights, _ = chosen_weights(folder)
-        fault = fault_of_weights(folder / weights, where, error) if weights else f"{folder} has no file of weights."
+        fault = fault_of_weights(folder / weights, where, error) if weights else f"{folder} has no weights file."
         return NegPromptError(f"Model {where} could not be loaded. {fault}")
     if config.pretrained is not None and (path := user_path(config.pretrained)).is_file():
         return NegPromptError(f"Model {config.name} could not be loaded. {fault_of_weights(path, config.name, error)}")
     return NegPromptError(
         f"Model {where} could not be loaded: {first}\n"
-        "Without internet, download the weights on another machine and copy its Hugging Face cache (HF_HOME) here, or save "
-        "the model there as a folder.",
+        "Without internet access, download the weights on another machine and copy its Hugging Face cache (HF_HOME) to this "
+        "machine, or save the model there as a folder and copy that.",
         remedy="offline-model",
     )
 
 
 class _quiet_root:
-    """Silence the root logger, which open_clip writes its progress and its pre-error messages to."""
+    """Silences the root logger, to which open_clip writes its progress and messages about errors."""
 
     def __enter__(self) -> None:
         self._level = logging.getLogger().level

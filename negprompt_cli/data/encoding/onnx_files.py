@@ -1,4 +1,4 @@
-"""Modules written as ONNX by torch's own exporter, and its libraries, which are the extra "export"."""
+"""Write modules as ONNX with torch's exporter; it needs the libraries of the extra "export"."""
 
 import importlib
 import logging
@@ -15,14 +15,14 @@ from negprompt_cli.errors import NegPromptError, UsageError
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 MAX_BATCH = 2**31 - 1
-"""Images a batch may have at most: older exporters refuse a dimension without a bound."""
+"""Largest batch size; older exporters refuse a dimension without a limit."""
 
 
 def require_libraries(*, remedy: str) -> None:
-    """Stop before any work where a library is missing.
+    """Check, before any work, that all libraries are installed.
 
     Raises:
-        UsageError: it is; says what to install, and `remedy`.
+        UsageError: a library is missing; the message says what to install.
     """
     for name in LIBRARIES:
         try:
@@ -32,12 +32,12 @@ def require_libraries(*, remedy: str) -> None:
 
 
 def onnx_model(module: nn.Module, pixels: Tensor, *, takes: str, gives: Sequence[str]) -> Any:
-    """Write a module as an ONNX model in memory, weights inside, first dimension free.
+    """Convert a module to an ONNX model in memory, with its weights and a variable first dimension.
 
     Args:
-        module: takes one tensor, gives one or several.
-        pixels: an example of two or more images; a batch of one would be taken for a constant.
-        takes: name of the input, that of the module's own parameter.
+        module: a module with one input tensor and one or several output tensors.
+        pixels: an example with at least two images; the exporter would make a batch size of one a constant.
+        takes: name of the input, which is that of the module's parameter.
         gives: names of the outputs.
 
     Raises:
@@ -55,7 +55,7 @@ def onnx_model(module: nn.Module, pixels: Tensor, *, takes: str, gives: Sequence
                 dynamo=True,
                 verbose=False,
             )
-        except Exception as error:  # the exporter raises errors of torch, of onnxscript and of its own
+        except Exception as error:  # The exporter raises its own errors and those of torch and onnxscript.
             raise NegPromptError(f"The model cannot be written as ONNX: {first_line(error)}") from error
     if program is None:
         raise NegPromptError("The ONNX exporter returned nothing.")
@@ -63,13 +63,13 @@ def onnx_model(module: nn.Module, pixels: Tensor, *, takes: str, gives: Sequence
 
 
 def first_line(error: Exception) -> str:
-    """What an exporter says is wrong, without its report of dozens of lines."""
+    """Return the first line of an exporter's error, without its report of dozens of lines."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Silence the exporters' logs and warnings, which speak of their own insides."""
+    """Silence the exporters' logs and warnings, which are about their internals."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

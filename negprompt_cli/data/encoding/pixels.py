@@ -1,28 +1,28 @@
-"""The values of an opened image as 8-bit RGB: one documented rule for every kind of value. PIL and numpy only, no torch.
+"""Convert an opened image to 8-bit RGB, with one documented rule for each kind of value. Needs only PIL and numpy.
 
-* 8-bit RGB and greyscale: exactly PIL's `convert("RGB")`, as in the reference preprocessing of CLIP and open_clip. So are
-  1 bit (black and white), YCbCr, HSV and CMYK (Adobe's inverted CMYK in JPEGs is turned around by PIL; colour profiles are
-  not applied). LAB becomes sRGB, by LittleCMS.
-* A palette is expanded to its colours.
-* Transparency (an alpha channel, or a transparent colour) is dropped, as the reference preprocessing does: the colours
-  below it show. `alpha` lays the image over white or black instead, for drawings whose shape is in their alpha channel.
-* EXIF orientation is NOT applied. Published numbers come from pipelines that ignore it; `orientation` applies it.
-* Several frames, pages or sizes: the first; of an icon the largest.
-* Grey values of more than 8 bits, where PIL's own conversion would clip (which turns most of a 16-bit image white). What is
-  white is, with `values` "auto":
-    16-bit integers           65535; of a file that declares fewer bits (12-bit TIFF, PGM with its maximum) what it declares
-    32-bit integers           65535, if they are between 0 and 65535
+* 8-bit RGB and greyscale images are converted exactly by PIL's `convert("RGB")`, as in the reference preprocessing of CLIP
+  and open_clip. The same applies to 1 bit (black and white), YCbCr, HSV and CMYK; PIL inverts Adobe's inverted CMYK in
+  JPEGs, and colour profiles are not applied. LittleCMS converts LAB to sRGB.
+* Palettes are expanded to their colours.
+* Transparency (an alpha channel, or a transparent colour) is ignored, as in the reference preprocessing, so hidden colours
+  become visible. `alpha` puts the image on white or black instead, for drawings whose shape is in the alpha channel.
+* EXIF orientation is NOT applied, because published results come from pipelines that ignore it; `orientation` applies it.
+* Of several frames, pages or sizes the first is used; of an icon the largest.
+* Grey values of more than 8 bits are scaled, because PIL's own conversion would clip them (and make most of a 16-bit image
+  white). With `values` "auto" the white value is:
+    16-bit integers           65535, or the maximum that the file declares (12-bit TIFF, PGM)
+    32-bit integers           65535, if all values are between 0 and 65535
     floats from 0 to 1        1
     floats from 0 to 255      255
-  An image whose values do not fit is refused with its range, because it would come out black, white or meaningless: integers
-  that end at 16383 or below (14, 12, 10 or 8 bits in a larger type), negative values, floats that end between 1 and 16 or
-  above 255, no finite value. Half a grey level beyond an end is allowed for floats; NaN is black, infinity is an end.
-  Then the user chooses: a number is what is white; "range" scales each image from its own lowest value (black) to its
-  highest (white); "type" takes the white of the type all the same: 65535 for integers up to that and 2^31 - 1 beyond, 1 for
-  floats that end below 16 and 255 beyond.
-* 16-bit colour: PIL keeps the upper 8 bits, which is what 65535 as white means. Where they end in their lowest quarter, the
-  image is refused, unless `values` is "type": what is left of it is too coarse to be scaled.
-* A TIFF that says that 0 is white is turned around, also where PIL forgets to (16 bits and more).
+  An image whose values do not fit is refused, because the result would be black, white or meaningless. This concerns
+  integers whose maximum is 16383 or lower (14, 12, 10 or 8 bits in a larger type), negative values, floats whose maximum is
+  between 1 and 16 or above 255, and images without finite values. Floats may exceed a limit by half a grey level; NaN
+  becomes black, and infinity is clipped. The message has the range, and the user can choose: a number is the white value;
+  "range" scales each image from its lowest value (black) to its highest (white); "type" uses the white value of the type
+  anyway: 65535 for integers up to 65535 and 2^31 - 1 above, 1 for floats with a maximum below 16 and 255 above.
+* Of 16-bit colours PIL keeps the upper 8 bits, which corresponds to 65535 as white. If their maximum is in the lowest
+  quarter, the image is refused unless `values` is "type", because too few levels remain for scaling.
+* A TIFF that declares 0 as white is inverted, even if PIL does not do it (16 bits and more).
 """
 
 import re
@@ -37,10 +37,10 @@ from negprompt_cli.decisions import Decision
 EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _MOST_DOUBTFUL = 16383
-"""Integers that end here or below look like 14 bits or fewer in a type of 16 or 32."""
+"""A maximum of integers up to this value suggests 14 bits or fewer in a type of 16 or 32 bits."""
 _HALF_LEVEL = 0.5
 _LEAST_OF_255 = 16.0
-"""Floats that end between 1 and this fit neither 0..1 nor 0..255."""
+"""Floats with a maximum between 1 and this value fit neither 0..1 nor 0..255."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,16 +50,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image of each EXIF orientation upright."""
+"""The operation that makes an image upright, by EXIF orientation."""
 _DEEP_COLOUR = re.compile(r"^(?!BGR).*;16[BLNR]?$")
 
 
 class DoubtfulValues(ValueError):
-    """The values of an image do not fit their type; the message has their range and what to set."""
+    """The values of an image do not fit their type; the message has their range and the setting to change."""
 
 
 def rules_decisions(rules: PixelsConfig) -> tuple[Decision, ...]:
-    """What a user must be told of the rules by which images are read: nothing of the usual ones."""
+    """Return decisions about the rules by which images are read; none for the default rules."""
     if rules == PixelsConfig():
         return ()
     chosen = rules.model_dump(exclude_defaults=True)
@@ -71,8 +71,8 @@ def to_rgb(image: Image.Image, rules: PixelsConfig) -> Image.Image:
     """Convert an opened image to 8-bit RGB by the rules above.
 
     Raises:
-        DoubtfulValues: its values do not fit their type, and `rules` leave the choice open.
-        Exception: what PIL raises for damaged data.
+        DoubtfulValues: its values do not fit their type, and `rules` do not define a choice.
+        Exception: any error that PIL raises for damaged data.
     """
     deep, declared = _is_deep_colour(image), _declared(image)
     image.load()
@@ -88,10 +88,10 @@ def to_rgb(image: Image.Image, rules: PixelsConfig) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation of an opened image, 1 to 8; 1 (upright) where EXIF data are missing or damaged."""
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 (upright) if EXIF data are missing or damaged."""
     try:
         found = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data make their reader raise anything
+    except Exception:  # The reader raises errors of any type for damaged EXIF data.
         return 1
     return found if found in range(1, 9) else 1
 
@@ -123,7 +123,7 @@ def _colours(image: Image.Image, rules: PixelsConfig) -> Image.Image:
 
 
 def _stored(image: Image.Image) -> list[tuple[str, object]]:
-    """How PIL will read an image that is not loaded yet: mode of its raw values, and the decoder's next argument."""
+    """Return how PIL will read an image that is not loaded yet: the raw mode and the decoder's next argument."""
     tiles = getattr(image, "tile", None) or []
     arguments = [args if isinstance(args, tuple) else (args,) for *_, args in tiles]
     return [(args[0], args[1] if len(args) > 1 else None) for args in arguments if args and isinstance(args[0], str)]
@@ -138,7 +138,7 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 
 def _declared(image: Image.Image) -> float | None:
-    """The highest value that a file itself declares, where that is less than its type holds."""
+    """Return the highest value that a file declares if it is lower than that of its type, else None."""
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]  # type: ignore[attr-defined]
         return float(2**bits - 1) if 8 < bits < 16 else None
@@ -152,8 +152,8 @@ def _check_deep_colour(rgb: Image.Image) -> None:
     highest = max(int(high) for _, high in rgb.getextrema())  # type: ignore[misc]
     if highest <= _MOST_DOUBTFUL >> 8:
         raise DoubtfulValues(
-            f"its 16-bit colours end at {256 * highest + 255} or below, where white is 65535, so it would be almost black. "
-            "Convert it to 8 bits in its own range, or set model.pixels.values to type if it is meant to be so dark"
+            f"its 16-bit colours are at most {256 * highest + 255}, but white is 65535, so it would be almost black. "
+            "Convert it to 8 bits with its own range, or set model.pixels.values to type if it is really so dark"
         )
 
 
@@ -175,10 +175,10 @@ def _to_8_bit(image: Image.Image, rules: PixelsConfig, declared: float | None) -
 
 
 def _white(rules: PixelsConfig, low: float, high: float, declared: float | None, *, floats: bool) -> float:
-    """The value that is white.
+    """Return the white value.
 
     Raises:
-        DoubtfulValues: none is, by the rules.
+        DoubtfulValues: the rules do not define it.
     """
     if isinstance(rules.values, float | int):
         return float(rules.values)
@@ -201,12 +201,12 @@ def _doubtful(kind: str, low: float, high: float, expected: str) -> DoubtfulValu
     bits = next((bits for bits in (8, 10, 12, 14) if high < 2**bits), 0)
     number = f"{2**bits - 1} for {bits} bits" if kind != "float" and bits else "a number"
     return DoubtfulValues(
-        f"its {kind} values are {low:g} to {high:g}, which does not fit {expected}. Set model.pixels.values to the value "
-        f"that is white ({number}), to range (scale each image from its lowest to its highest value), or to type (take them "
-        "as they are)"
+        f"its {kind} values are {low:g} to {high:g}, which does not fit {expected}. Set model.pixels.values to the white "
+        f"value ({number}), to range (scale each image from its lowest to its highest value), or to type (use the white "
+        "value of the type)"
     )
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF of more than 8 bits says that 0 is white, which PIL does not heed."""
+    """Whether a TIFF of more than 8 bits declares 0 as white, which PIL ignores."""
     return image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]

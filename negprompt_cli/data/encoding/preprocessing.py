@@ -1,7 +1,7 @@
-"""A model's preprocessing without torch: what open_clip's transform makes of an RGB image, with PIL and numpy alone.
+"""A model's preprocessing without torch: open_clip's transform of an RGB image, with PIL and numpy only.
 
-`open_clip.transform.image_transform` (inference) resizes with PIL and cuts or pads to the model's size; the same calls are
-made here, so that pixels are the same bit for bit. Leaves out: reading files (`images`).
+`open_clip.transform.image_transform` (for inference) resizes with PIL and crops or pads to the model's size. This module
+makes the same calls, so pixels are bit for bit equal. `images` reads files.
 """
 
 from typing import Annotated, Literal
@@ -17,11 +17,11 @@ Channel = tuple[float, float, float]
 
 
 class Preprocessing(BaseModel):
-    """How an RGB image becomes pixels; call it with one.
+    """Converts an RGB image to a model's input pixels.
 
-    `size`: (height, width). `resize_mode`: "shortest" scales the shorter side and cuts the middle out, "longest" scales the
-    longer side and pads with the grey `fill_color`, "squash" stretches. `mean` and `std`: per channel, on values in [0, 1].
-    `pixels`: the rules by which files become RGB. `layout`: the same in words, for a reader of an exported file.
+    `size`: (height, width). `resize_mode`: "shortest" scales the shorter side and crops the centre, "longest" scales the
+    longer side and pads with the grey `fill_color`, "squash" stretches. `mean`, `std`: per channel, for values in [0, 1].
+    `pixels`: the rules by which files become RGB. `layout`: a description of the pixels for readers of an exported file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,7 +35,7 @@ class Preprocessing(BaseModel):
     layout: str = "RGB in [0, 1], (pixel - mean) / std per channel, (batch, 3, height, width) float32"
 
     def __call__(self, image: Image.Image, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Make (3, height, width) of an RGB image; in `out`, where it is given."""
+        """Convert an RGB image to (3, height, width); write it to `out` if that is given."""
         if out is None:
             out = np.empty((3, *self.size), dtype=np.float32)
         mean, std = np.array([self.mean, self.std], dtype=np.float32)[..., None, None]
@@ -46,7 +46,7 @@ class Preprocessing(BaseModel):
         return out
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """Resize an image and cut or pad it to the model's size."""
+        """Resize an image and crop or pad it to the model's size."""
         height, width = self.size
         bilinear = self.interpolation == "bilinear"
         if self.resize_mode == "squash":
@@ -56,7 +56,7 @@ class Preprocessing(BaseModel):
             scaled = int(height * long / short)
             size = (height, scaled) if image.width <= image.height else (scaled, height)
         else:
-            # open_clip leaves the filter of the shorter side at its default where the size is no square.
+            # For a size that is not square, open_clip uses the default filter for the shorter side.
             bilinear &= self.resize_mode == "longest"
             ratios = (image.height / height, image.width / width)
             ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
@@ -69,7 +69,7 @@ _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)
 
 
 def _middle(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
-    """The middle of an image, (width, height) large; a side that is too short is padded first."""
+    """Crop the centre of an image to (width, height); a side that is too short is padded first."""
     width, height = max(size[0], image.width), max(size[1], image.height)
     if (width, height) != image.size:
         padded = Image.new("RGB", (width, height), (fill, fill, fill))

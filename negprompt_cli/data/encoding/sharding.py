@@ -1,13 +1,13 @@
-"""Batches of image files through the model on every rank of a job, in order on rank 0.
+"""Process batches of image files with the model on every rank of a job; rank 0 returns them in order.
 
-Batches go whole to the ranks in turn, so that each has the very images it has with one process, and its features the same
-bits (with the same device and number of threads). Rank 0 hands batches out a round at a time, works on its own, and takes
-what the others made as it comes to it. Rounds may start small and grow, so that first results come soon; a round bounds what
-is listed ahead of the work. Alone, a process does all batches itself.
+Ranks process whole batches in turn. Batches are therefore the same as with one process, and features are bit for bit equal
+(with the same kind of device and number of threads). Rank 0 distributes batches in rounds, processes its own, and receives
+the results of the others in order. Rounds may start small and grow, so that first results come early; only the paths of one
+round are read ahead. A single process handles all batches itself.
 
-Where the images of a round are inside at least as many tar or Parquet files as there are ranks, each file goes whole to one
-rank, so that not every rank reads every file. A rank then works through its files while rank 0 takes results of others, and
-keeps its own until they are taken: features, which are small.
+If the images of a round are inside tar or Parquet files, and there are at least as many files as ranks, one rank reads each
+file as a whole, so that not every rank must read every file. A rank then works through its files while rank 0 receives
+results of others, and keeps its own results until rank 0 receives them; these are features, which are small.
 """
 
 import itertools
@@ -28,17 +28,14 @@ from negprompt_cli.engine.parallel.shared_clip import SharedClip
 from negprompt_cli.errors import NegPromptError
 
 MOST_BATCHES = 256
-"""Batches of one rank in a round: with 256 images each, about half a minute of a fast GPU."""
+"""Largest number of batches per rank in a round: with 256 images each, about half a minute on a fast GPU."""
 GROWTH = 4
-"""How much larger the next round is: between rounds ranks wait for each other."""
+"""Growth factor of rounds. Ranks wait for each other between rounds, so later rounds are larger."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work by a name that every rank knows it by, with what it takes besides the images.
-
-    `settings` is JSON; see `JOBS`.
-    """
+    """The name of a kind of work, which every rank knows (see `JOBS`), and its settings as JSON values."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +46,7 @@ FEATURES = Job("features")
 """Image features: 'features' (g, F) float32, L2-normalised."""
 
 JOBS: dict[str, Callable[[Job, Clip], Work]] = {"features": lambda job, clip: image_features}
-"""How a rank makes its work of a job, by name. Whoever has another job adds it when imported."""
+"""Functions that make the work of a job on a rank, by name. Modules with other jobs add them when imported."""
 
 
 def run_everywhere(
@@ -60,14 +57,14 @@ def run_everywhere(
     *,
     first: int = MOST_BATCHES,
 ) -> Iterator[Batch]:
-    """Do a job on batches of image files, on all ranks; as `run_batches` does on one.
+    """Run a job on batches of image files on all ranks, as `run_batches` does on one.
 
     Args:
         clip: the model, shared or not.
-        batches: paths; those of a round are taken before its first batch is out.
-        job: what to do.
+        batches: batches of paths; those of a round are read before its first result.
+        job: the work to do.
         reading: how each rank reads its batches.
-        first: batches of one rank in the first round; later rounds grow up to `MOST_BATCHES`.
+        first: batches per rank in the first round; later rounds grow up to `MOST_BATCHES`.
 
     Yields:
         The batches in order.
@@ -85,15 +82,15 @@ def run_everywhere(
 
 
 def file_owners(share: Sequence[Sequence[Path]], size: int) -> list[int] | None:
-    """The rank of each batch where every tar or Parquet file is read by one rank; None where there are too few such files.
+    """Return the rank of each batch, with one rank per tar or Parquet file; None if there are too few such files.
 
-    A file goes to the rank that has the fewest images so far; a batch goes with the file of its first image.
+    The next file is assigned to the rank with the fewest images so far; the file of a batch is that of its first image.
     """
     files = [container(batch[0]) if batch else None for batch in share]
     named = {file for file, batch in zip(files, share, strict=True) if batch}
     if None in named or len(named) < size:
         return None
-    owners: dict[Path | None, int] = {None: 0}  # an empty batch is no work
+    owners: dict[Path | None, int] = {None: 0}  # An empty batch needs no work.
     images = [0] * size
     for file, batch in zip(files, share, strict=True):
         owner = owners.setdefault(file, images.index(min(images)))
@@ -102,7 +99,7 @@ def file_owners(share: Sequence[Sequence[Path]], size: int) -> list[int] | None:
 
 
 def _round(clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, reading: Reading) -> Iterator[Batch]:
-    """One round on rank 0."""
+    """Run one round on rank 0."""
     team, size, number = shared.team, shared.team.ranks.size, shared.team.number()
     of_files = file_owners(share, size) if job.name == FEATURES.name else None
     owners = of_files or [i % size for i in range(len(share))]
@@ -137,7 +134,7 @@ def _round(clip: Clip, shared: Shared, share: list[Sequence[Path]], job: Job, re
 
 
 def _next(team: Team, rank: int, busy: set[int]) -> Message:
-    """The next message of a busy rank: a batch, the end, or its failure, which is raised."""
+    """Return the next message of a busy rank, a batch or the end; raise its failure."""
     message = team.receive(rank)
     if message.document.keys() & {"end", "failure"}:
         busy.discard(rank)
@@ -146,9 +143,9 @@ def _next(team: Team, rank: int, busy: set[int]) -> Message:
 
 
 def _call_off(team: Team, number: int, busy: set[int]) -> None:
-    """Have the others stop before their next batch, and take what they have sent, so that they listen again.
+    """Make the other ranks stop before their next batch, and receive what they have sent, so that they wait for calls again.
 
-    What went wrong here is told, not what goes wrong now: a rank that cannot be heard any more is left alone.
+    The original error is reported; errors of ranks that do not answer any more are ignored.
     """
     with suppress(NegPromptError, torch.OutOfMemoryError):
         team.stop(number)
@@ -159,12 +156,12 @@ def _call_off(team: Team, number: int, busy: set[int]) -> None:
 
 
 def answer_images(team: Team, call: Message, things: dict[int, Any]) -> None:
-    """What a rank other than 0 does at a call for images: its batches, each sent when it is done, and the end.
+    """Execute a call for images on a rank other than 0: process its batches, send each result, then the end.
 
     Args:
         team: the team.
         call: the call.
-        things: this rank's things by number, the model among them.
+        things: this rank's objects by number, including the model.
     """
     asked = call.document
     clip: Clip = things[asked["model"]]

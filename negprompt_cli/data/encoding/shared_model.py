@@ -1,7 +1,6 @@
-"""The device and the model of every rank: chosen and loaded alike, and checked to be alike.
+"""Choose the device and load the model on every rank, and check that they agree.
 
-Rank 0 decides; the others take the same kind of device and the same arithmetic, and have to find the same weights, wherever
-they find them.
+Rank 0 decides. The other ranks use the same kind of device and the same precision, and must have the same weights.
 """
 
 import socket
@@ -21,23 +20,23 @@ from negprompt_cli.engine.parallel.shared_clip import SharedClip
 from negprompt_cli.errors import UsageError
 
 COMPUTE = 0
-"""The number under which a rank keeps its own `Compute` among its things."""
+"""The number of a rank's own `Compute` among its objects."""
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def agree_on_compute(team: Team, device: str, precision: str) -> tuple[Compute, tuple[str, ...]]:
-    """Choose rank 0's device and precision, and have every other rank choose the like.
+    """Choose rank 0's device and precision, and make every other rank choose the same kind.
 
     Args:
         team: the team.
-        device: as `choose_compute` takes it; each rank takes the device of its local rank.
-        precision: the same.
+        device: as for `choose_compute`; each rank uses the device of its local rank.
+        precision: as for `choose_compute`.
 
     Returns:
-        What rank 0 computes with, and '<host> <device>' of each rank.
+        Rank 0's `Compute`, and '<host> <device>' of each rank.
 
     Raises:
-        UsageError: a rank has no such device, or another version of this package.
+        UsageError: a rank has no such device, or has another version of this package.
     """
     compute = choose_compute(device, precision=precision, ranks=team.ranks)
     chosen = compute.device
@@ -47,8 +46,8 @@ def agree_on_compute(team: Team, device: str, precision: str) -> tuple[Compute, 
     for rank, answer in zip(team.others, answers, strict=True):
         if answer["version"] != __version__:
             raise UsageError(
-                f"rank {rank} ({answer['host']}) runs negprompt {answer['version']}, rank 0 {__version__}. Install the same "
-                "version everywhere."
+                f"rank {rank} ({answer['host']}) runs negprompt {answer['version']}, but rank 0 runs {__version__}. Install "
+                "the same version everywhere."
             )
     team.call("use")
     team.use(chosen)
@@ -64,7 +63,7 @@ def load_shared(team: Team, config: ModelConfig, compute: Compute) -> SharedClip
     """Load a model on every rank.
 
     Raises:
-        UsageError, NegPromptError: as `load_clip`, on any rank; a rank has other weights than rank 0.
+        UsageError, NegPromptError: `load_clip` fails on a rank, or a rank has other weights than rank 0.
     """
     shared = Shared(team, team.number())
     team.call("model", {"number": shared.number, "config": config.model_dump(mode="json")})
@@ -77,8 +76,8 @@ def load_shared(team: Team, config: ModelConfig, compute: Compute) -> SharedClip
         theirs = answer.document
         if theirs["weights_sha256"] != clip.identity.weights_sha256:
             raise UsageError(
-                f"{clip.identity.name} has weights {theirs['weights_sha256'][:12]} at rank {rank} ({theirs['host']}) and "
-                f"{clip.identity.weights_sha256[:12]} at rank 0. Put the same files on every machine."
+                f"{clip.identity.name} has weights {theirs['weights_sha256'][:12]} on rank {rank} ({theirs['host']}), but "
+                f"{clip.identity.weights_sha256[:12]} on rank 0. Put the same files on every machine."
             )
     made = SharedClip.of(clip, shared)
     weakref.finalize(made, team.drop, shared.number).atexit = False
@@ -86,12 +85,15 @@ def load_shared(team: Team, config: ModelConfig, compute: Compute) -> SharedClip
 
 
 def answer_model(team: Team, call: Message, things: dict[int, Any]) -> Message | None:
-    """What a rank other than 0 does at a call about device or model; `use` has no answer.
+    """Execute a call about device or model on a rank other than 0.
 
     Args:
         team: the team.
         call: the call.
-        things: this rank's things by number, to which it adds.
+        things: this rank's objects by number; new ones are added.
+
+    Returns:
+        The answer; None for `use`, which has none.
 
     Raises:
         UsageError, NegPromptError: there is no such device or model here.

@@ -1,9 +1,9 @@
-"""Image paths in, features out, a batch at a time and in order: for lists that may never end.
+"""Compute the features of a stream of image paths, batch by batch and in order; the stream may be endless.
 
-Neither paths nor features are collected, so memory does not grow with their number beyond the keys that the feature cache
-has of images it knew before. What the cache knows of a batch is taken from it, the rest is encoded and remembered. A batch
-that is almost full is encoded as `features` does it and remembered for everybody; a smaller one is not filled up, because
-one image has to be ready soon, and its features are remembered as partial (see `feature_cache`).
+Neither paths nor features are collected. Memory grows only with the keys of images that the feature cache knew before.
+Features in the cache are reused; other images are encoded and stored. An almost full batch is padded and encoded as in
+`features`, so all commands can use its features. A smaller batch is not padded, because results should come soon; its
+features are stored as partial (see `feature_cache`).
 """
 
 import itertools
@@ -29,7 +29,7 @@ from negprompt_cli.progress import Progress
 
 @dataclass(frozen=True)
 class Cache:
-    """Where a stream looks for features and remembers them: a store that knows partial ones, and who is told of faults."""
+    """The cache of a stream: a store that also uses partial features, and the receiver of warnings."""
 
     store: FeatureStore
     progress: Progress
@@ -44,19 +44,19 @@ def stream_features(
     decoder: Decoder = "pil",
     cache: Cache | None = None,
 ) -> Generator[Batch, None, None]:
-    """Encode images as they are listed.
+    """Encode images while they are listed.
 
     Args:
         clip: the model.
-        paths: image files, taken a few batches ahead of what is yielded.
-        batch_size: images per batch, 0 to choose by device.
-        workers: decoding processes, -1 to choose.
-        decoder: what decodes JPEGs.
-        cache: features known already; a cache that cannot be written is warned of once, and does without.
+        paths: image files, read a few batches ahead of the results.
+        batch_size: images per batch; 0 chooses by device.
+        workers: number of decoding processes; -1 chooses automatically.
+        decoder: the JPEG decoder.
+        cache: known features. If the cache cannot be written, there is one warning, and work continues without it.
 
     Yields:
-        Batches in the order of `paths`, with their features. Close it where it is left half way, so that what was encoded
-        is remembered.
+        Batches in the order of `paths`, with their features. Close the generator if you stop early, so that new features
+        are stored.
     """
     size = batch_size or IMAGES_PER_BATCH["features"][clip.device.type]
     batches = _batches(iter(paths), size)
@@ -68,7 +68,7 @@ def stream_features(
     def unknown() -> Iterator[Sequence[Path]]:
         for batch in batches:
             looked_up.append(_look_up(cache.store, batch))
-            # An empty batch keeps the order, and bounds how far the list is read ahead.
+            # Empty batches are passed on too: they keep the order and limit how far the list is read ahead.
             yield looked_up[-1].unknown
 
     reading = Reading(workers, decoder, size, least=3 * size // 4)
@@ -89,7 +89,7 @@ def _batches(paths: Iterator[Path], size: int) -> Iterator[list[Path]]:
 
 @dataclass(frozen=True)
 class _LookedUp:
-    """A batch of b images as the cache knows it: keys (None of a file that is not there), features (b, F) and (b,) known."""
+    """A batch of b images in the cache: keys (None if a file does not exist), features (b, F), and known (b,) bool."""
 
     paths: Sequence[Path]
     keys: Sequence[bytes | None]
@@ -102,7 +102,7 @@ class _LookedUp:
         return [path for path, known in zip(self.paths, self.known, strict=True) if not known]
 
     def merged(self, made: Batch) -> Batch:
-        """All images in order, with what was made of the unknown ones."""
+        """Return all images in order, with the results of the unknown ones in `made`."""
         if self.features is None:
             return made
         fresh = iter(made.errors)
@@ -132,12 +132,12 @@ def _look_up(store: FeatureStore, paths: Sequence[Path]) -> _LookedUp:
 def _key(path: Path) -> bytes | None:
     try:
         return image_key(path)
-    except (OSError, ValueError):  # reading it says what is wrong
+    except (OSError, ValueError):  # Reading the file later reports the error.
         return None
 
 
 class _Keeper:
-    """Collects fresh features and puts them on disk, a shard at a time, as long as that can be written."""
+    """Collects new features and writes them to disk shard by shard, as long as writing works."""
 
     def __init__(self, cache: Cache, least: int) -> None:
         self._cache, self._least = cache, least
@@ -146,7 +146,7 @@ class _Keeper:
         self._writes = True
 
     def add(self, batch: _LookedUp, made: Batch) -> None:
-        """Take what was made of the unknown images of a batch."""
+        """Add the features of the unknown images of a batch."""
         if made.features is None or not self._writes:
             return
         unknown = itertools.compress(batch.keys, ~batch.known)
@@ -159,7 +159,7 @@ class _Keeper:
             self._flush()
 
     def finish(self) -> None:
-        """Put the rest on disk, also when the job is interrupted."""
+        """Write the rest to disk; also called when the job is interrupted."""
         self._flush(tidy=True)
 
     def _flush(self, *, tidy: bool = False) -> None:

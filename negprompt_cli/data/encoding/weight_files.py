@@ -1,6 +1,6 @@
-"""What is wrong with a file of weights that could not be loaded, told from the file itself.
+"""Explain why a file of weights cannot be loaded, by inspecting the file.
 
-open_clip and torch say it in many lines that name their own internals; a person needs to hear what the file is.
+The messages of open_clip and torch have many lines about their internals. The messages here say what the file is.
 """
 
 from pathlib import Path
@@ -22,68 +22,68 @@ USUAL_NAMES = (
     "pytorch_model.pth",
     "model.pth",
 )
-"""What open_clip calls a model's weights, in the order in which it looks for them in a folder."""
+"""open_clip's file names for a model's weights, in the order in which it searches for them in a folder."""
 
 
 def chosen_weights(folder: Path) -> tuple[str, list[str]]:
-    """The file of weights that open_clip takes of a model's folder, and the others there; no name where there is none.
+    """Return the name of the weights file that open_clip uses in a model's folder ("" if there is none), and the others.
 
     Raises:
-        UsageError: there are several and none has a usual name, so that open_clip would take the first in the alphabet.
+        UsageError: there are several files and none has a usual name, so open_clip would use the first in the alphabet.
     """
     names = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     usual = [name for name in USUAL_NAMES if name in names]
     if len(names) > 1 and not usual:
         raise UsageError(
-            f"{folder} holds {len(names)} files of weights, and their names do not say which are the model's: "
-            f"{some_of(names)}. Keep one of them there, or call it {USUAL_NAMES[0]} (a safetensors file) or "
-            f"{USUAL_NAMES[2]} (a file of torch)."
+            f"{folder} has {len(names)} files of weights, and their names do not show which one belongs to the model: "
+            f"{some_of(names)}. Keep only one of them, or rename it to {USUAL_NAMES[0]} (safetensors) or "
+            f"{USUAL_NAMES[2]} (torch)."
         )
     chosen = next(iter([*usual, *names]), "")
     return chosen, [name for name in names if name != chosen]
 
 
 def folder_as_weights(folder: Path) -> UsageError:
-    """The complaint about a folder in the place of a file of weights."""
+    """Make the error for a folder that was given as a file of weights."""
     if (folder / "open_clip_config.json").is_file():
         return UsageError(
-            f"{folder} is a folder with a model of its own, not a file of weights.",
+            f"{folder} is a folder with a complete model, not a file of weights.",
             remedy="other-model",
             model=f"local-dir:{folder}",
         )
     inside = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
-    files = f" It holds {', '.join(inside[:5])}." if inside else ""
-    return UsageError(f"{folder} is a folder, not a file of weights. Give the file itself.{files}")
+    files = f" The folder has {', '.join(inside[:5])}." if inside else ""
+    return UsageError(f"{folder} is a folder, not a file of weights. Give the file.{files}")
 
 
 def fault_of_weights(path: Path, model: str, error: Exception) -> str:
-    """What is wrong with a file of weights and what to do, in whole sentences.
+    """Return sentences that say what is wrong with a file of weights and what to do.
 
     Args:
         path: a file that open_clip could not load.
         model: the model it was loaded into.
-        error: what was raised; its words are looked through, not repeated.
+        error: the exception; its text is searched, not repeated.
     """
     if path.suffix in (".npz", ".npy"):
-        return f"{path} does not hold big_vision weights of {model}."
+        return f"{path} does not contain big_vision weights of {model}."
     try:
         file = read_tensors(path)
     except UsageError as unreadable:
         return str(unreadable)
     names = list(file.tensors)
     if file.other == "a TorchScript program":
-        return f"{path} is a TorchScript program, as OpenAI's own files are; open_clip has these weights as the tag openai."
+        return f"{path} is a TorchScript program, like OpenAI's files. open_clip has these weights as the tag openai."
     if not names:
         return (
-            f"{path} holds {file.other or 'no tensors'}, not a state dict. Save the tensors alone: "
+            f"{path} contains {file.other or 'no tensors'}, not a state dict. Save only the tensors: "
             "torch.save(model.state_dict(), FILE)."
         )
     if any(name.rpartition(".")[2] in ("ctx", "ctx_positive") for name in names):
         return f"{path} is a prompt learner's checkpoint, not the weights of a CLIP. Import it as prompts."
     if any(name.startswith(("text_model.", "vision_model.")) for name in names):
         return (
-            f"{path} holds weights with the names of Hugging Face's transformers, which open_clip does not read. Use the "
-            "model's open_clip release."
+            f"{path} contains weights with the names of Hugging Face's transformers, which open_clip does not read. Use "
+            "the model's open_clip release."
         )
     text = str(error)
     if "loading state_dict" in text or "size mismatch" in text:
@@ -93,12 +93,10 @@ def fault_of_weights(path: Path, model: str, error: Exception) -> str:
             *(["some are missing"] if "Missing key" in text else []),
             *(["some are unknown to it"] if "Unexpected key" in text else []),
         ]
-        return (
-            f"{path} holds the weights of another model than {model}: {', '.join(faults)}. Name the model they are of."
-        )
+        return f"{path} contains the weights of another model than {model}: {', '.join(faults)}. Give their own model."
     return (
-        f"{path} holds other objects beside its tensors, such as settings or an optimiser. They are not read, because that "
-        "could run code. Where you trust the file, save its tensors alone:\n"
+        f"{path} contains other objects besides its tensors, such as settings or an optimiser. They are not read, because "
+        "that could execute code. If you trust the file, save only its tensors:\n"
         f"  python -c \"import torch; saved = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
         "torch.save({'state_dict': saved.get('state_dict', saved)}, 'weights.pt')\""
     )

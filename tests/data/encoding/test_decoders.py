@@ -102,7 +102,7 @@ def test_cached_features_of_the_two_are_kept_apart(reader: TorchcodecReader) -> 
 
 def test_padding_is_refused(tiny_clip: Clip, reader: TorchcodecReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_clip.model.visual, "preprocess_cfg", asdict(PreprocessCfg(resize_mode="longest")))
-    with pytest.raises(UsageError, match="does not know this model's preprocessing"):
+    with pytest.raises(UsageError, match="does not support this model's preprocessing"):
         pixel_reader(tiny_clip, "torchcodec")
 
 

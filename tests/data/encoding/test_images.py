@@ -119,7 +119,7 @@ def test_disguised_files_are_named_for_what_they_are(tmp_path: Path) -> None:
         b"\0" * 300: "zero bytes only",
         b"\0" * 128 + b"DICM": "a DICOM image",
         b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x08\0\x08\x01\x01\x11\0": "JPEG image that is damaged or of a rare kind",
-        b"RIFF\0\0\0\0AVI LIST": "a RIFF file that holds no WebP image; take frames",
+        b"RIFF\0\0\0\0AVI LIST": "a RIFF file that is not a WebP image; take frames",
     }
     for i, (content, said) in enumerate(contents.items()):
         path = write(tmp_path / f"{i}.jpg", content)

@@ -175,7 +175,7 @@ def test_16_bit_colour_is_its_upper_8_bits_or_refused(tmp_path: Path, colour: in
     dark[..., -1] = 65535 if channels in (2, 4) else dark[..., -1]
     path = write(tmp_path / "dark.png", png(16, colour, dark))
     for choice in ("auto", "range", 4095):
-        with pytest.raises(DoubtfulImage, match=r"dark\.png: its 16-bit colours end at 4095"):
+        with pytest.raises(DoubtfulImage, match=r"dark\.png: its 16-bit colours are at most 4095"):
             open_rgb(path, PixelsConfig(values=choice))
     assert read(path, values="type").max() == 15
 

@@ -36,7 +36,7 @@ def load(name: str, weights: Path) -> Clip:
 
 def test_weights_beside_a_model_that_has_its_own_are_refused(clip: Clip, tmp_path: Path) -> None:
     torch.save(clip.model.state_dict(), tmp_path / "w.pt")
-    with pytest.raises(UsageError, match=r"has weights of its own, so the weights .*w\.pt would not be used"):
+    with pytest.raises(UsageError, match=r"has its own weights, so the weights .*w\.pt would not be used"):
         load(clip.identity.name, tmp_path / "w.pt")
 
 
@@ -44,7 +44,7 @@ def test_weights_of_a_training_that_diverged_are_refused(tiny: str, tmp_path: Pa
     state = open_clip.create_model(tiny).state_dict()
     state["ln_final.bias"][3] = float("nan")
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(NegPromptError, match=r"not finite numbers, first in ln_final\.bias"):
+    with pytest.raises(NegPromptError, match=r"not finite, first in ln_final\.bias"):
         load(tiny, tmp_path / "w.pt")
 
 
@@ -108,7 +108,7 @@ def test_folders_and_missing_files(tiny: str, tmp_path: Path):
     assert "epoch_3.pt" in fault(tiny, tmp_path / "plain")
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "open_clip_config.json").write_text("{}")
-    with pytest.raises(UsageError, match="model of its own") as caught:
+    with pytest.raises(UsageError, match="complete model") as caught:
         load(tiny, tmp_path / "own")
     assert caught.value.facts["model"] == f"local-dir:{tmp_path / 'own'}"
     assert "no file of weights" in fault(tiny, tmp_path / "nowhere.pt")
@@ -135,7 +135,7 @@ def test_of_several_files_of_weights_the_one_with_a_usual_name_is_used_and_said(
     (told,) = weights_decisions(model)
     assert told.facts == {"folder": str(folder), "used": weights.name, "not_used": ["aaa.safetensors", "epoch_3.pt"]}
     weights.rename(folder / "bbb.safetensors")
-    with pytest.raises(UsageError, match=r"do not say which .*: aaa\.safetensors, bbb\.safetensors, epoch_3\.pt"):
+    with pytest.raises(UsageError, match=r"do not show which .*: aaa\.safetensors, bbb\.safetensors, epoch_3\.pt"):
         load_clip(model, choose_compute("cpu"))
     (folder / "aaa.safetensors").unlink()
     (folder / "epoch_3.pt").unlink()
