@@ -79,3 +79,8 @@ def first_fault(error: "ValidationError") -> str:
     """The place and description of the first error that pydantic found, such as `rows.0.auroc: Field required`."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -54,6 +54,7 @@ def env(
 
     from negprompt_cli.data.encoding.cache_folder import cache_folder
     from negprompt_cli.data.encoding.shared_model import agree_on_compute
+    from negprompt_cli.data.results.provenance import installed
     from negprompt_cli.engine.devices import choose_compute
     from negprompt_cli.engine.parallel.rank_calls import current_team
 
@@ -63,7 +64,7 @@ def env(
         "negprompt": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: installed(name, "not installed") for name in PACKAGES},
         "device": compute.reason,
         **({"processes": [f"rank {i}: {place}" for i, place in enumerate(places)]} if team else {}),
         **({"backend": team.backend} if team else {}),
@@ -93,12 +94,3 @@ def env(
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         typer.echo(f"{name:<{width}}  {', '.join(value) or 'none' if isinstance(value, list) else value}")
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

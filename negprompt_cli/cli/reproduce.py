@@ -12,7 +12,7 @@ from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk, hanging
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Without, option
-from negprompt_cli.errors import NegPromptError
+from negprompt_cli.errors import NegPromptError, first_line
 from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _print_plan(experiment: "Experiment", planned: "list[Planned]", talk: Talk) 
         except NegPromptError as error:
             absent[spec.text] = error
             kind = "MISSING" if spec.text in required else "missing, optional"
-            lines.append(f"# {role:<5} {spec.text}: {kind}. {str(error).splitlines()[0].removesuffix(' Tried:')}")
+            lines.append(f"# {role:<5} {spec.text}: {kind}. {first_line(error).removesuffix(' Tried:')}")
     lines += [
         f"# note on {name}: {' '.join(note.split())}" for name, note in notes_of(needed_data(planned), config).items()
     ]

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.data.encoding.decoders import pixel_rules
-from negprompt_cli.data.encoding.onnx_files import MAX_BATCH, first_line, onnx_model, quiet_exporter
+from negprompt_cli.data.encoding.onnx_files import MAX_BATCH, onnx_model, quiet_exporter
 from negprompt_cli.data.encoding.preprocessing import Preprocessing
 from negprompt_cli.data.files.atomic import atomic_path
 from negprompt_cli.data.results.exported import KEY, ExportMetadata
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.engine.detector_module import DetectorModule
 from negprompt_cli.engine.judgement import INPUT, NEGATIVE_OUTPUTS, OUTPUTS
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.errors import NegPromptError, UsageError, first_line
 from negprompt_cli.steps.shared.scorer import Scorer
 
 TOLERANCE = 1e-4

@@ -30,7 +30,7 @@ from negprompt_cli.data.sets.layouts import Role
 from negprompt_cli.data.sets.spec import Spec, parse_spec, split_specs
 from negprompt_cli.data.studies.experiments import EvaluationTask, Experiment, ExperimentBenchmark, ExperimentTask
 from negprompt_cli.data.studies.published import Figure, published
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import UsageError, first_line
 from negprompt_cli.loss_presets import LOSS_PRESETS
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.evaluate import run_evaluate
@@ -157,7 +157,7 @@ def present(planned: Sequence[Planned], bench: Workbench) -> list[Planned]:
             if one.benchmark.optional:
                 together(*(partial(bench.image_set, spec, role) for spec, role in task_data(one.task)))
         except UsageError as error:
-            reason = str(error).splitlines()[0].removesuffix(" Tried:")
+            reason = first_line(error).removesuffix(" Tried:")
             bench.progress.say(f"Left out because its data are missing: {one.benchmark.name}. {reason}")
             continue
         kept.append(one)

@@ -32,7 +32,7 @@ from negprompt_cli.data.results.artifacts import (
 from negprompt_cli.data.results.provenance import device_name, versions
 from negprompt_cli.data.sets.imagesets import ImageSet, files_digest
 from negprompt_cli.data.sets.spec import Spec, parse_spec
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.errors import NegPromptError, UsageError, first_line
 from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.added_classes import find_added_classes
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
@@ -215,7 +215,7 @@ class _Case:
         try:
             clip = self.bench.clip
         except NegPromptError as error:
-            return Check("model", "unknown", _first_line(error), remedy="moved-artifact-model")
+            return Check("model", "unknown", first_line(error), remedy="moved-artifact-model")
         try:
             check_model(self.prompts, clip.identity, clip.plan.width, self.path)
         except UsageError as error:
@@ -249,7 +249,7 @@ class _Case:
             try:
                 made, _ = extend_prompts(self.bench, self.source.prompts, self.added)
             except NegPromptError as error:
-                return Check("contexts", "unknown", _first_line(error), remedy="moved-images")
+                return Check("contexts", "unknown", first_line(error), remedy="moved-images")
             if artifact_bytes(replace(made, written_with=self.prompts.written_with)) == artifact_bytes(self.prompts):
                 return Check("contexts", "ok", "extending the parent again gives the same bytes")
             return Check("contexts", "differs", "extending the parent again gives other bytes")
@@ -308,7 +308,7 @@ class _Case:
             images = find()
             found = files_digest(images.paths, images.root)
         except NegPromptError as error:
-            return Check(what, "unknown", _first_line(error), remedy="moved-images")
+            return Check(what, "unknown", first_line(error), remedy="moved-images")
         if found == recorded:
             return Check(what, "ok", f"{count} images with the recorded names and sizes (sha256 {recorded})")
         return Check(
@@ -363,7 +363,7 @@ class _Case:
             if self.prompts.calibration is not None and not self.prompts.calibration.data.endswith(LIMITED):
                 yield self._threshold(self.prompts.calibration, again)
         except NegPromptError as error:
-            yield Check("trained again", "unknown", _first_line(error))
+            yield Check("trained again", "unknown", first_line(error))
 
     def _learned(self) -> Prompts:
         """Train again with the recorded configuration."""
@@ -444,7 +444,3 @@ def _sha256(path: Path) -> str:
         return file_sha256(path)
     except OSError:
         return ""
-
-
-def _first_line(error: NegPromptError) -> str:
-    return str(error).splitlines()[0]

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negprompt_cli.data.encoding.cache_folder import towers_folder
-from negprompt_cli.data.encoding.onnx_files import LIBRARIES, first_line, onnx_model, require_libraries
+from negprompt_cli.data.encoding.onnx_files import LIBRARIES, onnx_model, require_libraries
 from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.data.files.onnx_session import open_session
 from negprompt_cli.engine.clip import Clip
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.errors import NegPromptError, UsageError, first_line
 
 TOLERANCE = 1e-4
 """Largest allowed difference from torch in a component of a normalised feature."""

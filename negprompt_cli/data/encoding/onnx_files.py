@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.errors import NegPromptError, UsageError, first_line
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
@@ -60,11 +60,6 @@ def onnx_model(module: nn.Module, pixels: Tensor, *, takes: str, gives: Sequence
     if program is None:
         raise NegPromptError("The ONNX exporter returned nothing.")
     return program.model_proto
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exporter's error, without its report of dozens of lines."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from negprompt_cli.data.files.textfile import amount, read_text, unique
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import UsageError, first_line
 
 MAX_YAML_BYTES = 256 << 10
 """Largest YAML text; PyYAML reads about 70 KiB per second."""
@@ -58,7 +58,7 @@ def parse_yaml(text: str, where: str, *, texts: bool = False) -> Any:
         raise UsageError(f"{where}{line}: not readable as YAML: {error.problem or error.context}.") from None
     # PyYAML does not convert errors of int(), float() and datetime, or those of unhashable keys.
     except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UsageError(f"{where}: not readable as YAML: {reason}.") from None
 
 

@@ -32,7 +32,7 @@ from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.packed import is_item
 from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.decisions import Decision
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import UsageError, first_line
 from negprompt_cli.progress import Progress
 from negprompt_cli.wording import some_of
 
@@ -187,7 +187,7 @@ def _parts(spec: Spec, options: dict[str, Any], found: _Found) -> dict[str, Imag
         found.problem("empty-class", str(error))
         return {"all": everything}
     except UsageError as error:
-        found.warning("no-training-images", str(error).splitlines()[0])
+        found.warning("no-training-images", first_line(error))
         return {"eval": everything}
     if train.halved:
         doubts = (decision for decision in train.decisions if decision.kind == "layout")

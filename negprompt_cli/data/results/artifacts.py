@@ -30,7 +30,7 @@ from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.engine.scores.id_statistics import IdStatistics
-from negprompt_cli.errors import UsageError, first_fault
+from negprompt_cli.errors import UsageError, first_fault, first_line
 from negprompt_cli.loss_presets import ScoreForm
 
 MAX_HEADER_BYTES = 64 << 20
@@ -272,7 +272,7 @@ def load_prompts(path: Path) -> Prompts:
         raise _of_another_version(path, f"{error.args[0]} is missing") from None
     except UsageError as error:
         # The first sentence: advice about keys of a configuration is for people who write one.
-        first = str(error).splitlines()[0].partition(". ")[0]
+        first = first_line(error).partition(". ")[0]
         raise _of_another_version(path, first.rstrip(".")) from None
     except ValueError as error:
         raise UsageError(f"{path} is not a sound prompt artifact: {error}.") from None

@@ -23,7 +23,7 @@ from negprompt_cli.data.files.onnx_session import open_session
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.judgement import INPUT, NEGATIVE_OUTPUTS, OUTPUTS, Judgements
 from negprompt_cli.engine.model_identity import ModelIdentity
-from negprompt_cli.errors import UsageError, first_fault
+from negprompt_cli.errors import UsageError, first_fault, first_line
 
 KEY = "negprompt"
 """Where the metadata are in a file."""
@@ -103,9 +103,7 @@ def open_exported(path: Path, opening: "Future[Any] | None" = None) -> ExportedD
     except ImportError:
         raise UsageError(f"{path} is run by onnxruntime, which is not installed: `pip install onnxruntime`.") from None
     except Exception as error:
-        raise UsageError(
-            f"{path} is not a readable ONNX file ({str(error).splitlines()[0]}).", remedy="export"
-        ) from None
+        raise UsageError(f"{path} is not a readable ONNX file ({first_line(error)}).", remedy="export") from None
     try:
         found = json.loads(text)
         if found.get("schema") != schemas.EXPORT:

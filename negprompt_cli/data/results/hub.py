@@ -14,7 +14,7 @@ from negprompt_cli.data.files.atomic import atomic_write_bytes, atomic_write_tex
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
 from negprompt_cli.data.results.evaluations import AVERAGE, load_evaluation
 from negprompt_cli.engine.scores import find_score
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.errors import NegPromptError, UsageError, first_line
 from negprompt_cli.wording import percent, some_of
 
 ARTIFACT = "prompts.safetensors"
@@ -71,7 +71,7 @@ def push_to_hub(
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Prompts by negprompt")
         except Exception as error:  # the hub raises errors of its own, of HTTP and of the network
             raise NegPromptError(
-                f"Publishing {repo_id} failed: {_first_line(error)} (`hf auth login` logs in)."
+                f"Publishing {repo_id} failed: {first_line(error)} (`hf auth login` logs in)."
             ) from error
     return str(url)
 
@@ -94,7 +94,7 @@ def find_artifact(source: str | Path) -> Path:
         return Path(hf_hub_download(str(source), ARTIFACT, library_name="negprompt"))
     except Exception as error:  # as above
         raise NegPromptError(
-            f"{source} is no folder here, and fetching it from the hub failed: {_first_line(error)}"
+            f"{source} is no folder here, and fetching it from the hub failed: {first_line(error)}"
         ) from error
 
 
@@ -173,7 +173,3 @@ def _figures(prompts: Prompts, path: Path | None) -> str:
             "\n".join(f"* {s.name}: {s.title} ([{s.paper}]({s.url}))" for s in map(find_score, document.scores)),
         ]
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -22,16 +22,16 @@ def versions(*, exported: bool = False) -> dict[str, str]:
         exported: whether an exported file computes, which onnxruntime runs.
     """
     if exported:
-        libraries = {"onnxruntime": _version("onnxruntime"), "pillow": _version("pillow")}
+        libraries = {"onnxruntime": installed("onnxruntime"), "pillow": installed("pillow")}
     else:
         import torch
 
-        libraries = {"torch": torch.__version__, "open_clip": _version("open_clip_torch")}
+        libraries = {"torch": torch.__version__, "open_clip": installed("open_clip_torch")}
     return {
         "negprompt": __version__,
         "python": platform.python_version(),
         **libraries,
-        "numpy": _version("numpy"),
+        "numpy": installed("numpy"),
     }
 
 
@@ -58,9 +58,9 @@ def features_digest(features: "Tensor", labels: "Tensor") -> str:
     return digest.hexdigest()
 
 
-def _version(package: str) -> str:
-    # Importing open_clip takes seconds, which commands that only read results need not wait.
+def installed(package: str, missing: str = "unknown") -> str:
+    """The version of an installed package, which is not imported; `missing` if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return missing

@@ -27,7 +27,7 @@ import numpy as np
 
 from negprompt_cli.data.files.atomic import atomic_path, check_place
 from negprompt_cli.data.files.claims import claimed
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.errors import NegPromptError, UsageError, first_line
 
 FORMATS = ("csv", "jsonl", "parquet")
 GROUP = 8192
@@ -384,7 +384,7 @@ def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
                 for batch in opened.iter_batches(batch_size=GROUP):
                     yield batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(
             f"{path} cannot be read as Parquet ({reason}), so nothing can be appended to it.", remedy="other-out"
         ) from error

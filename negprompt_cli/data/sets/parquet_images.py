@@ -16,7 +16,7 @@ from typing import Any
 
 from negprompt_cli.data.sets.image_list import class_columns, column_taken, label_column, labelled
 from negprompt_cli.decisions import Decision
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import UsageError, first_line
 
 SUFFIXES = (".parquet",)
 NO_CLASS = -1
@@ -156,7 +156,7 @@ def _open(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UsageError(f"{path} cannot be read as Parquet ({reason}). Copy or download it again.") from error
 
 

@@ -27,7 +27,7 @@ from negprompt_cli.data.sets.one_class import one_class
 from negprompt_cli.data.sets.same_content import same_content
 from negprompt_cli.data.sets.spec import Spec, parse_spec
 from negprompt_cli.decisions import Decision
-from negprompt_cli.errors import UsageError
+from negprompt_cli.errors import UsageError, first_line
 from negprompt_cli.steps.shared.training_data import find_training_images
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
@@ -169,7 +169,7 @@ def _trained_on(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ..
     except UsageError as error:
         said = (
             "The artifact's training images cannot be found, so the score's statistics of ID images are adapted to the new "
-            f"classes by class names alone. ({str(error).splitlines()[0]})"
+            f"classes by class names alone. ({first_line(error)})"
         )
         bench.decide(Decision("training-data-changed", said, {"spec": spec, "found": False}))
         return None

@@ -60,11 +60,12 @@ class ArtifactFile:
         Raises:
             UsageError: it is missing.
         """
-        if self.missing:
-            what, remedy = "is no prompt artifact", "learn-prompts"
-            if positive:
-                what, remedy = "are no positive prompts", "learn-positive"
-            raise UsageError(f"There {what} at {self.path}.", remedy=remedy, data=spec, run=self.path.parent)
+        if not self.missing:
+            return
+        places = {"data": spec, "run": self.path.parent}
+        if positive:
+            raise UsageError(f"There are no positive prompts at {self.path}.", remedy="learn-positive", **places)
+        raise UsageError(f"There is no prompt artifact at {self.path}.", remedy="learn-prompts", **places)
 
     def require_named(self) -> None:
         """Check that a named artifact exists.
