@@ -239,10 +239,10 @@ def test_published_figures_are_beside_the_benchmark_and_architecture_they_belong
     assert header == ["method", "AUROC / FPR95", "needs", "evidence", "source"]
     shown = {row[0]: row[1:4] for row in texts(rows)}
     assert shown["MCM"] == ["90.7 / 43.1", "nothing", "recomputed"]
-    assert shown["TANL"] == ["- / 9.8", "test stream", "notes"]
+    assert shown["TANL"] == ["- / 9.8", "test stream", "quoted"]
     assert "Li et al., CVPR 2024" in to_markdown(comparison)
     latex = to_latex(comparison)
-    assert latex.index(r"\midrule", latex.index("mcm")) < latex.index("TANL [notes], sees the test stream & ")
+    assert latex.index(r"\midrule", latex.index("mcm")) < latex.index("TANL [quoted], sees the test stream & ")
     other = compare_runs([save("b", _document())], with_published=True)
     assert other.published == ()
     assert "No published figures" in other.notes[0]

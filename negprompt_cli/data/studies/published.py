@@ -12,11 +12,11 @@ Mark = Literal["recomputed", "repository", "quoted", "notes", "unverified"]
 MARKS: dict[Mark, str] = {
     "recomputed": "computed with this package's metrics from per-image scores that the authors published",
     "repository": "read in the authors' repository",
-    "quoted": "quoted by other papers or by several independent notes, not read in the paper itself",
+    "quoted": "quoted by other papers or by several independent notes, not read in the tables of the paper",
     "notes": "from one reader's notes on the paper",
     "unverified": "passed on without its place in the paper",
 }
-"""Marks of evidence, the strongest first, and what each means. None of the figures was read in the paper itself."""
+"""Marks of evidence, the strongest first, and what each means. No figure was read in the tables of its paper."""
 
 
 class _Fact(BaseModel):

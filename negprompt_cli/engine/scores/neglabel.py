@@ -9,10 +9,10 @@ order, so the caller shuffles them first. Remaining words are dropped, as in the
 The words are chosen beforehand (`word_choice`). Each way to choose them has its own score:
 
     neglabel            far from the class names, as in the paper
-    neglabel-images     far from what ID images look like: InterNeg, CVPR 2026
+    neglabel-images     far from what ID images look like: InterNeg, CVPR 2026, without its texts made of test images
     neglabel-filtered   far from the class names, without proper names (WordNet's instances) and subclasses of ID classes:
-                        NegRefine (Ansari et al., ICCV 2025) with WordNet in place of a language model, and without its
-                        score for image pairs
+                        NegRefine (Ansari et al., ICCV 2025) with WordNet in place of a language model; its score for
+                        images with several things is `neglabel_pairs`
 """
 
 from torch import Tensor

@@ -200,7 +200,7 @@ SCORES = table(
         formula=_NEGLABEL.format("w far from ID images"),
         paper="Xu et al., Mind the way you select negative texts: pursuing the distance consistency in OOD "
         "detection with VLMs, CVPR 2026",
-        url="https://github.com/ZhikangXu0112/InterNeg",
+        url="https://arxiv.org/abs/2603.02618",
         requires=("zero_shot", "words_by_images"),
         function="scores.neglabel:neglabel_images",
     ),
