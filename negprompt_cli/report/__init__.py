@@ -1,1 +1,1 @@
-"""Pages and their pictures: arrays, rows and plain values in, bytes and text out; knows no runs and no models."""
+"""Pages and their pictures, made from arrays, rows and plain values. This layer knows no runs and no models."""

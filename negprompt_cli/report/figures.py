@@ -1,8 +1,9 @@
-"""The pictures of a report, one panel each, so that a page can stack them in a narrow window.
+"""The pictures of a report. Each has one panel, so that a page can stack them in a narrow window.
 
-Colours are Okabe and Ito's palette, which colour-blind people can tell apart, with line styles besides; the first colour
-is always ID. Drawn with matplotlib's object interface, so that no display and no global state is touched. Files get a legend
-each and white paper; on a page, panels of a group share one legend, and colours follow the page's (`inline_svg`).
+Colours are Okabe and Ito's palette, which colour-blind people can distinguish; lines also have different styles. The first
+colour is always ID. matplotlib's object interface is used, which needs no display and no global state. Picture files have
+their own legend and a white background. On a page, the pictures of a group share one legend and use the colours of the page
+(`inline_svg`).
 """
 
 import html
@@ -24,17 +25,17 @@ FloatArray = npt.NDArray[np.float64]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 NEGATIVE = 4
-"""The place of the colour of negative prompts."""
+"""Index of the colour of negative prompts."""
 STYLES = ("-", "--", "-.", ":")
 INK, QUIET, PAPER = "#000000", "#666666", "#ffffff"
 BINS = 48
 CURVE_POINTS = 1500
-"""Points of a ROC curve that are drawn: more cannot be seen, and would be megabytes on a page."""
+"""Largest number of points drawn for a ROC curve; more cannot be seen, and would add megabytes to a page."""
 SIZE = (4.6, 3.2)
 WIDE = (6.6, 3.2)
 MAP_SIZE = (7.6, 6.0)
 MAP_NAMES = 20
-"""Up to how many classes are named on a map."""
+"""Largest number of classes with names on a map."""
 DPI = 180
 STYLE: dict[Any, Any] = {
     "font.size": 10.5,
@@ -43,7 +44,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 11.5,
     "legend.fontsize": 9,
     "legend.frameon": False,
-    # Text stays text in SVG and PDF, and the same figure is the same file.
+    # Text stays text in SVG and PDF, and the same figure gives the same bytes.
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "svg.hashsalt": "negprompt",
@@ -70,7 +71,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """Named points (n, 2) on a map; `kind` is what they are. `labels`: names to write at the middle of some of them."""
+    """Named points (n, 2) on a map, of one `kind`. `labels`: names to write on the map, with their points."""
 
     name: str
     kind: str
@@ -79,7 +80,7 @@ class Cloud:
 
 
 def line_marks(names: Sequence[str]) -> list[Mark]:
-    """The legend of lines drawn in this order."""
+    """The legend of lines that are drawn in this order."""
     return [Mark(name, i % len(COLOURS), STYLES[i % len(STYLES)]) for i, name in enumerate(names)]
 
 
@@ -103,19 +104,19 @@ def distributions(
     threshold: float | None = None,
     size: tuple[float, float] = SIZE,
 ) -> Figure:
-    """Densities of groups over one axis, ID filled; a vertical line at a threshold, where there is one."""
+    """Densities of groups over one axis, with ID filled, and a vertical line at a threshold if there is one."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         everything = np.concatenate([group.values for group in groups])
-        # A few extreme values must not squeeze the rest into one bin.
+        # Without this, a few extreme values would squeeze the others into one bin.
         low, high = np.quantile(everything, [0.001, 0.999])
         edges = np.linspace(low, high if high > low else low + 1e-9, BINS + 1).tolist()
         for i, group in enumerate(groups):
             inside = np.clip(group.values, edges[0], edges[-1])
             look = _look(i)
             if i == 0:
-                # One shape and not a bar for each bin, whose seams would be seen.
+                # One shape instead of a bar for each bin, because seams between bars would be visible.
                 axes.hist(
                     inside, edges, density=True, histtype="stepfilled", color=look.colour, alpha=0.35, linewidth=0,
                     label=group.name,
@@ -146,9 +147,9 @@ def roc(title: str, curves: Sequence[Curve], *, lowest: float) -> Figure:
     """ROC curves, ID positive, with the AUROC of each in the legend; the share of OOD accepted on a logarithmic axis.
 
     Args:
-        title: above the picture.
-        curves: to draw.
-        lowest: left end of the axis, in (0, 1): the smallest share that the number of OOD images can tell from none.
+        title: the title above the picture.
+        curves: the curves.
+        lowest: left end of the axis, in (0, 1): the smallest share above 0 that this number of OOD images allows.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.19 * ((len(curves) + 1) // 2)), layout="constrained")
@@ -156,7 +157,7 @@ def roc(title: str, curves: Sequence[Curve], *, lowest: float) -> Figure:
         for i, curve in enumerate(curves):
             look = _look(i)
             label = f"{curve.name} {percent(curve.auroc)}"
-            # The logarithm of nothing has no place: the curve begins with what is accepted before any OOD image is.
+            # log(0) cannot be drawn, so the curve begins with the ID images that are accepted before any OOD image.
             begin = int(np.searchsorted(curve.ood_accepted, 0, side="right")) - 1
             x, y = _thinned(np.maximum(curve.ood_accepted[begin:], lowest), curve.id_accepted[begin:])
             axes.plot(x, y, color=look.colour, linestyle=look.style, label=label)
@@ -174,7 +175,7 @@ def roc(title: str, curves: Sequence[Curve], *, lowest: float) -> Figure:
 
 
 def _thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """At most about `CURVE_POINTS` points of a rising curve, with its ends, evenly along a logarithmic x and along y."""
+    """About `CURVE_POINTS` points of a rising curve, with its ends, evenly spaced along log x and along y."""
     if len(x) <= CURVE_POINTS:
         return x, y
     half = CURVE_POINTS // 2
@@ -185,9 +186,9 @@ def _thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def feature_map(title: str, clouds: Sequence[Cloud]) -> Figure:
-    """Images and prompts on a map of two dimensions without units.
+    """A map of images and prompts in two dimensions without units.
 
-    Kinds of cloud: 'id' and 'ood' images are dots, 'positive' prompts upright and 'negative' ones upside-down triangles.
+    'id' and 'ood' images are dots. 'positive' prompts are triangles that point up, and 'negative' prompts point down.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=MAP_SIZE, layout="constrained")
@@ -214,28 +215,28 @@ def feature_map(title: str, clouds: Sequence[Cloud]) -> Figure:
 
 
 def render(figure: Figure, form: str) -> bytes:
-    """A figure as the bytes of a 'png', 'svg' or 'pdf' file, the same for the same figure."""
+    """A figure as the bytes of a 'png', 'svg' or 'pdf' file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, dpi=DPI, format=form, metadata=metadata)
-    # Once found, the layout serves all formats; finding it takes as long as drawing.
+    # The layout is computed once for all formats, because that takes as long as drawing.
     figure.set_layout_engine("none")
     return buffer.getvalue()
 
 
 def inline_svg(figure: Figure, key: str, alt: str) -> str:
-    """A figure as an SVG element inside a page: without legend and title, in the colours of the page.
+    """A figure as an SVG element for a page, without legend and title, and in the colours of the page.
 
     Args:
-        figure: to draw; it loses its legend and its title.
-        key: made part of the names inside of it, which must differ between the figures of a page.
-        alt: what it shows, for people who do not see it.
+        figure: the figure; its legend and title are removed.
+        key: a part of the ids inside the element, which must differ between the figures of a page.
+        alt: a description for people who cannot see it.
     """
     for legend in list(figure.legends):
         legend.remove()
     figure.axes[0].set_title("")
-    # What they took up is given to the axes.
+    # The axes get the space of the legend and the title.
     figure.set_layout_engine("constrained")
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
@@ -243,7 +244,7 @@ def inline_svg(figure: Figure, key: str, alt: str) -> str:
     text = buffer.getvalue().decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # HTML knows the namespaces of SVG.
+    # HTML needs no namespaces for SVG.
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)
     variables = {colour.lower(): f"var(--s{i})" for i, colour in enumerate(COLOURS)}
@@ -259,12 +260,12 @@ class _Look:
 
 
 def _look(place: int) -> _Look:
-    """Colour and line style number `place`: both in turn, so that 28 lines differ and neighbours differ in both."""
+    """Colour and line style number `place`; both change each time, so neighbours differ in both, and 28 lines differ."""
     return _Look(COLOURS[place % len(COLOURS)], STYLES[place % len(STYLES)])
 
 
 def _legend(figure: Figure, entries: int, *, scale: float = 1.0) -> None:
-    """One legend below the axes, where it covers nothing, in two columns as soon as there are several entries."""
+    """One legend below the axes, where it covers nothing, in two columns if there are several entries."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2 if entries > 1 else 1, markerscale=scale, handlelength=1.8

@@ -1,11 +1,11 @@
-"""Histograms that a threshold moves through: exact counts at fine edges, one of which is the threshold itself.
+"""Histograms with a movable threshold: exact counts in narrow bins. The threshold is one of the edges.
 
-A page cannot hold a million scores, but it can hold how many there are between neighbouring edges, by class. A count of the
-images below a threshold is then exact wherever the threshold is an edge, and the slider of a page stops at edges only.
+A page cannot have a million scores, but it can have the number of scores between neighbouring edges for each class. So the
+number of images below a threshold is exact if the threshold is an edge, and the slider of a page stops only at edges.
 
-The bars are plain inline SVG, drawn here and again by a few lines of `score.js` where a class is chosen. A chart library
-would serve no better: a picture by matplotlib cannot follow a slider, and the scripts of plotly or bokeh add megabytes
-to each page for one outline and one line.
+The bars are plain inline SVG, drawn here and, when a class is chosen, again by a few lines of `score.js`. A chart library
+would be no better: matplotlib's pictures cannot follow a slider, and the scripts of plotly or bokeh add megabytes to each
+page for one outline and one line.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 STOPS = 240
-"""About how many places a threshold can take."""
+"""Approximate number of positions of the threshold."""
 BARS = (16, 80)
-"""Fewest and most bars that are drawn."""
+"""Smallest and largest number of bars drawn."""
 OUTER = 0.001
-"""Share of scores at either end that must not squeeze the others together; they are counted in the first or last bin."""
+"""Share of extreme scores at each end, which would squeeze the others together; the first and last bin count them."""
 FAR = 0.25
-"""A threshold farther outside than this share of the range of scores is not drawn to scale."""
+"""A threshold outside the scores by more than this share of their range is not drawn to scale."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Edges (k + 1,), ascending; bin i holds the scores with edges[i] <= score < edges[i + 1], and all are in one.
+    """Edges (k + 1,), ascending. Bin i has the scores with edges[i] <= score < edges[i + 1]; every score is in a bin.
 
-    `axis`: what is drawn; the outer bins may reach beyond it. `step`: bins in one bar, which divides k. `start`: the edge
-    that the threshold is; the first (none is below) or the last (all are) where it is far outside, 0 without a threshold.
+    `axis`: the range that is drawn; the outer bins may be wider. `step`: number of bins in a bar, a divisor of k. `start`:
+    index of the edge at the threshold, or the first or the last if the threshold is far outside; 0 without a threshold.
     """
 
     edges: Floats
@@ -41,7 +41,7 @@ class Bins:
     start: int
 
     def places(self, scores: npt.ArrayLike) -> Counts:
-        """(n,) the bin of each score; the outer ones take those outside."""
+        """(n,) the bin of each score; scores outside are in the first or last bin."""
         found = np.searchsorted(self.edges, np.asarray(scores, dtype=np.float64), side="right") - 1
         return np.clip(found, 0, len(self.edges) - 2)
 
@@ -50,7 +50,7 @@ class Bins:
         return np.bincount(self.places(scores), minlength=len(self.edges) - 1)
 
     def place(self, value: float) -> float:
-        """A value's place on the drawn axis, from 0 to 1000."""
+        """The position of a value on the drawn axis, from 0 to 1000."""
         low, high = self.axis
         return round(1000 * min(1.0, max(0.0, (value - low) / (high - low))), 2)
 
@@ -60,8 +60,8 @@ def make_bins(scores: npt.ArrayLike, threshold: float | None, *, held_out: npt.A
 
     Args:
         scores: (n,) scores.
-        threshold: becomes an edge, unless it is far outside of the scores.
-        held_out: (m,) scores of other images that are drawn as well.
+        threshold: becomes an edge, unless it is far outside the scores.
+        held_out: (m,) scores of other images, which are drawn too.
     """
     values = np.asarray(scores, dtype=np.float64)
     groups = [values] if held_out is None else [values, np.asarray(held_out, dtype=np.float64)]
@@ -73,7 +73,7 @@ def make_bins(scores: npt.ArrayLike, threshold: float | None, *, held_out: npt.A
     low, high = min(low, anchor), max(high, anchor)
     bars = int(np.clip(2 * np.sqrt(min(map(len, groups))), *BARS))
     step = max(1, STOPS // bars)
-    # Neighbouring edges must differ, also where all scores are the same.
+    # Neighbouring edges must differ, even if all scores are the same.
     width = max((high - low) / STOPS, 1e-9 * max(abs(low), abs(high)), 1e-300)
     below = max(1, int(np.ceil((anchor - low) / width)))
     above = max(1, int(np.ceil((high - anchor) / width)))
@@ -89,7 +89,7 @@ def make_bins(scores: npt.ArrayLike, threshold: float | None, *, held_out: npt.A
 
 
 def outline(bins: Bins, counts: Counts) -> str:
-    """The outline of the bars as the data of an SVG path in a box of 1000 x 100; the highest bar fills it."""
+    """The outline of the bars as the data of an SVG path in a box of 1000 x 100; the highest bar is as high as the box."""
     bars = counts.reshape(-1, bins.step).sum(axis=1)
     edges = bins.edges[:: bins.step]
     most = max(1, int(bars.max()))
@@ -102,7 +102,7 @@ def outline(bins: Bins, counts: Counts) -> str:
 
 @dataclass(frozen=True)
 class Histogram:
-    """What `histogram_of` draws: SVG paths of all scores and of held-out ID images, and where the threshold is."""
+    """The input of `histogram_of`: SVG paths of all scores and of held-out ID images, and the position of the threshold."""
 
     alt: str
     bars: str
@@ -115,7 +115,7 @@ class Histogram:
 
 
 def draw(bins: Bins, counts: Counts, *, alt: str, held: Counts | None = None, decided: bool) -> Histogram:
-    """Draw scores, and held-out ID scores where there are any; `decided`: whether there is a threshold to show."""
+    """Draw scores, and held-out ID scores if there are any. `decided`: whether there is a threshold to show."""
     places = np.linspace(*bins.axis, 5)
     return Histogram(
         alt=alt,

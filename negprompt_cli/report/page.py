@@ -1,7 +1,7 @@
-"""HTML pages: values in, one self-contained document out; pictures are inlined and nothing is fetched.
+"""HTML pages from values. A page is one file with its pictures inside, and fetches nothing.
 
-All pages share one base with its style (`templates/base.html.j2`, `templates/style.css`) and the parts that most of them
-have: tables, numbers, galleries, a histogram. Every value is escaped.
+All pages share a base and its style (`templates/base.html.j2`, `templates/style.css`), and parts such as tables, numbers,
+galleries and a histogram. Every value is escaped.
 """
 
 import base64
@@ -23,7 +23,7 @@ DASHES = {"-": "", "--": "7 3", "-.": "7 3 2 3", ":": "2 3"}
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its first `names` columns are text, the others figures. `tall` tables scroll in a box of their own."""
+    """A table. Its first `names` columns are text, the others are figures. A `tall` table scrolls in its own box."""
 
     title: str
     header: list[str]
@@ -45,7 +45,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Number:
-    """A number at the top of a page: what it is, its text, and smaller text behind it. A script finds it by `key`."""
+    """A number at the top of a page: its name, its text, and smaller text after it. A script finds it by `key`."""
 
     name: str
     value: str
@@ -70,7 +70,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as an SVG element, what it is of, and the files it is also in."""
+    """A picture as an SVG element, with its title and the files of the same picture."""
 
     title: str
     svg: str
@@ -79,10 +79,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG, or None where the image cannot be read, with its caption: a bold first line and others.
+    """A small JPEG (None if the image cannot be read) with its caption: a bold title and lines.
 
-    `badge`: 'OOD', 'ID', '' for none as yet, None for never. `data`: data- attributes for a script. `path`: shown under the
-    pointer.
+    `badge`: 'OOD', 'ID', '' if a script may set one, or None for no badge. `data`: data- attributes for a script. `path`:
+    shown when the pointer is over the image.
     """
 
     jpeg: bytes | None
@@ -104,7 +104,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures under a title, with one legend for all of them; `large`: as wide as the page."""
+    """Pictures under a title, with one legend for all. `large`: whether they are as wide as the page."""
 
     title: str
     note: str
@@ -115,7 +115,7 @@ class PictureGroup:
 
 @dataclass(frozen=True)
 class Section:
-    """One evaluated run, from the answer down.
+    """One evaluated run, beginning with the answer.
 
     `key`: begins the names of its parts. `answer`: sentences. `numbers`: three, with intervals. `scores`: the densities of
     the main score. `galleries`: what it gets most wrong. `results`: figures of all scores. `streams`: figures of scores that
@@ -141,13 +141,13 @@ class Section:
 
 
 def check_page(path: Path, *, overwrite: bool) -> None:
-    """Refuse, before any work, a page that could not be written.
+    """Check, before any work, that a page can be written.
 
     Raises:
         UsageError: it is a folder, its name does not end in .html, or it exists and `overwrite` is false.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder; give a file name that ends in .html.")
+        raise UsageError(f"{path} is a folder. Choose a file name that ends in .html.")
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{path}: the name of a page must end in .html.")
     if path.exists() and not overwrite:
@@ -162,7 +162,7 @@ def render(template: str, **values: Any) -> str:
         values: what it shows.
     """
     text = _environment().get_template(f"{template}.html.j2").render(version=__version__, **values)
-    # Names of files need not be UTF-8.
+    # File names need not be UTF-8.
     return str(utf8_text(text))
 
 
@@ -186,6 +186,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    # A number and its sign of per cent stay on one line.
+    # Keep a number and its per cent sign on one line.
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     return environment

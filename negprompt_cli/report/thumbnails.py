@@ -16,10 +16,10 @@ THREADS = 4
 
 
 def thumbnail(path: Path, rules: PixelsConfig) -> bytes | None:
-    """A small JPEG of an image file whose values are read by `rules`; None where it cannot be read (any more)."""
+    """A small JPEG of an image file, which is read by `rules`; None if it cannot be read."""
     try:
         with opened(path) as image:
-            # JPEGs are decoded at an eighth of their size, or whatever is still large enough.
+            # A JPEG is decoded at the smallest size, down to an eighth, that is still large enough.
             image.draft(None, (SIDE, SIDE))
             small = to_rgb(image, rules)
     except BrokenImage:
@@ -31,6 +31,6 @@ def thumbnail(path: Path, rules: PixelsConfig) -> bytes | None:
 
 
 def thumbnails(paths: Iterable[Path], rules: PixelsConfig) -> list[bytes | None]:
-    """`thumbnail` of several files, a few at a time, in order."""
+    """`thumbnail` of several files in order; a few are read at a time."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(lambda path: thumbnail(path, rules), paths))

@@ -145,7 +145,7 @@ def test_light_and_dark_narrow_and_wide(browser: Any, page: Path, width: int, da
 
 def test_a_link_unfolds_what_it_leads_to(browser: Any, page: Path):
     show(browser, page)
-    browser.find_element("link text", "How it was judged").click()
+    browser.find_element("link text", "Details").click()
     assert browser.find_element("id", "how").is_displayed()
 
 

@@ -1,5 +1,5 @@
-// Moves the threshold: counts, badges and the CSV file follow. Counts come from the histogram of all images, which is exact
-// at the edges of its bins, and the slider stops at those edges only.
+// Moves the threshold, and updates counts, badges and the CSV file. Counts come from the histogram of all images, which is
+// exact at the edges of its bins, and the slider stops only at those edges.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const find = (id) => document.getElementById(id);
@@ -8,7 +8,7 @@
   const columns = ["path", "prediction", "prediction_name", "probability", "score", "p_value", "is_ood", "nearest_negative",
     "negative_similarity"];
   const VERDICT = 7, SCORE = 3, CLASS = 1;
-  let stop = null; // null: as judged, which thresholds by class or a false discovery rate may have done
+  let stop = null; // null: the original verdicts, which thresholds by class or a false discovery rate may have decided
 
   const x = (edge) => 1000 * Math.min(1, Math.max(0, (edge - data.axis[0]) / (data.axis[1] - data.axis[0])));
   const chosen = () => (classes.value === "" ? null : Number(classes.value));
@@ -26,7 +26,7 @@
     return total;
   }
 
-  // As `histogram.outline` draws it: bars of `step` bins each.
+  // The same as `histogram.outline`: each bar has `step` bins.
   function outline(counts) {
     const bars = [];
     for (let i = 0; i < counts.length; i += data.step) bars.push(counts.slice(i, i + data.step).reduce((a, b) => a + b, 0));
@@ -100,7 +100,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
   slider.hidden = find("controls").hidden = false;
-  // A browser that reloads a page keeps what was put in.
+  // A browser keeps the values of inputs when it reloads a page.
   slider.value = data.start;
   classes.value = "";
   update();
