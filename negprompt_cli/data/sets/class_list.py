@@ -17,7 +17,7 @@ form, the order, omitted synonyms and underscores read as spaces.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_stream, read_text
 from negprompt_cli.data.files.yamlfile import parse_yaml
 from negprompt_cli.data.sets.classnames import ClassLabel, class_label, is_wnid, synonym_texts
+from negprompt_cli.data.sets.columns import Columns
 from negprompt_cli.data.sets.matching import Known, clean, fold
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -40,35 +41,12 @@ FORMS = (
 """The supported forms, for messages."""
 
 _NAME_COLUMNS = (
-    "name",
-    "displayname",
-    "classname",
-    "labelname",
-    "categoryname",
-    "classlabel",
-    "class",
-    "label",
-    "category",
-    "species",
-    "breed",
-    "words",
-    "text",
-    "title",
-    "names",
-    "classes",
-    "labels",
+    *("name", "displayname", "classname", "labelname", "categoryname", "classlabel", "class", "label"),
+    *("category", "species", "breed", "words", "text", "title", "names", "classes", "labels"),
 )
 _INDEX_COLUMNS = (
-    "index",
-    "idx",
-    "classindex",
-    "classidx",
-    "classid",
-    "labelid",
-    "categoryid",
-    "id",
-    "number",
-    "target",
+    *("index", "idx", "classindex", "classidx", "classid"),
+    *("labelid", "categoryid", "id", "number", "target"),
 )
 _KEY_COLUMNS = ("wnid", "synset", "synsetid", "wordnetid", "key", "folder", "directory", "code", "id", "label", "class")
 _LISTS = (
@@ -334,26 +312,15 @@ class _Reader:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[ClassEntry] | None:
         """Read a table by the names of its columns; return None if no column has class names."""
-        columns = {re.sub(r"[\W_]+", "", name).casefold(): i for i, name in reversed(list(enumerate(header)))}
         full = [[*row, *([""] * (len(header) - len(row)))] for row in rows]
-
-        def values(i: int) -> list[str]:
-            return [row[i] for row in full]
-
-        def pick(names: Sequence[str], fits: Callable[[list[str]], bool], taken: set[int]) -> int | None:
-            places = (columns[name] for name in names if name in columns)
-            return next((i for i in places if i not in taken and fits(values(i))), None)
-
-        name = pick(_NAME_COLUMNS, lambda texts: _all_indices(texts) is None, set())
+        columns = Columns(header, full)
+        name = columns.pick(_NAME_COLUMNS, lambda texts: _all_indices(texts) is None)
         if name is None:
             return None
-        index = pick(_INDEX_COLUMNS, lambda texts: _all_indices(texts) is not None, {name})
-        index = (
-            index if index is not None else pick(_KEY_COLUMNS, lambda texts: _all_indices(texts) is not None, {name})
-        )
-        key = pick(_KEY_COLUMNS, lambda texts: _all_indices(texts) is None and all(texts), {name})
-        numbers = _all_indices(values(index)) if index is not None else None
-        keys = values(key) if key is not None else [""] * len(full)
+        index = columns.pick((*_INDEX_COLUMNS, *_KEY_COLUMNS), lambda texts: _all_indices(texts) is not None, {name})
+        key = columns.pick(_KEY_COLUMNS, lambda texts: _all_indices(texts) is None and all(texts), {name})
+        numbers = _all_indices(columns.cells(index)) if index is not None else None
+        keys = columns.cells(key) if key is not None else [""] * len(full)
         return [
             ClassEntry(row[name], key=keys[i], index=None if numbers is None else numbers[i])
             for i, row in enumerate(full)

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.sets.image_list import class_columns, column_taken, label_column, labelled
+from negprompt_cli.data.sets.columns import class_columns, column_taken, label_column
+from negprompt_cli.data.sets.image_list import labelled
 from negprompt_cli.data.sets.parquet_images import NO_CLASS, content
 from negprompt_cli.data.sets.spec import user_path
 from negprompt_cli.decisions import Decision

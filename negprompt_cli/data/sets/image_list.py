@@ -18,7 +18,7 @@ In all forms except the protocol CSV the label -1 means OOD. Lists in other form
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PureWindowsPath
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_text
+from negprompt_cli.data.sets.columns import LABELS, Columns, class_columns, plain
 from negprompt_cli.data.sets.filekinds import image_suffixes, is_image_name
 from negprompt_cli.data.sets.parts import Part, part_named
 from negprompt_cli.decisions import Decision
@@ -49,34 +50,6 @@ FORMS = (
 _PATHS = (
     *("path", "filepath", "file", "filename", "image", "imagepath", "img", "imgpath", "imagefile", "imagename"),
     *("relpath", "relativepath", "uri", "url", "name", "imageid", "id"),
-)
-_LABELS = (
-    *(
-        "label",
-        "labels",
-        "class",
-        "category",
-        "target",
-        "y",
-        "classname",
-        "labelname",
-        "categoryname",
-        "classid",
-    ),
-    *(
-        "labelid",
-        "categoryid",
-        "classindex",
-        "classidx",
-        "labelidx",
-        "species",
-        "breed",
-        "tag",
-        "groundtruth",
-        "gtlabel",
-        "gt",
-        "name",
-    ),
 )
 _PARTS = ("split", "set", "subset", "partition", "part", "phase")
 _FLAGS: dict[str, tuple[Part, Part]] = {
@@ -191,31 +164,6 @@ def _suffixes() -> str:
     return "|".join(re.escape(suffix) for suffix in sorted(image_suffixes(), key=len, reverse=True))
 
 
-def label_column(columns: Sequence[str]) -> str | None:
-    """Return the column that has the classes, recognised by its name; None if there is none."""
-    plain = {_plain(name): name for name in reversed(columns)}
-    return next((plain[name] for name in _LABELS if name in plain), None)
-
-
-def column_taken(what: str, where: str, found: Sequence[str], taken: str | None) -> list[Decision]:
-    """Which column is read, where there is a choice.
-
-    Args:
-        what: what the columns hold, as a sentence begins with it.
-        where: the table.
-        found: its columns that hold such.
-        taken: the one that is read.
-    """
-    others = [name for name in found if name != taken]
-    said = f"{what} of {where} are read from the column {taken}, not from {some_of(others)}."
-    return [Decision("list-form", said, {"file": where, "column": taken, "not_read": others})] if others else []
-
-
-def class_columns(columns: Sequence[str]) -> list[str]:
-    """The columns that may have the classes, by the names that are known for it."""
-    return [name for name in columns if _plain(name) in _LABELS]
-
-
 def labelled(value: Any, where: str) -> tuple[int | None, str] | None:
     """Read the class in a cell or a field: a number, a name, or an object with known fields.
 
@@ -234,8 +182,8 @@ def labelled(value: Any, where: str) -> tuple[int | None, str] | None:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, Mapping):
-        fields = {_plain(str(key)): entry for key, entry in value.items()}
-        found = [labelled(fields[name], where) for name in _LABELS if name != "name" and fields.get(name) is not None]
+        fields = {plain(str(key)): entry for key, entry in value.items()}
+        found = [labelled(fields[name], where) for name in LABELS if name != "name" and fields.get(name) is not None]
         number = next((one[0] for one in found if one and one[0] is not None), None)
         name = next((one[1] for one in found if one and one[1]), "")
         return None if number is None and not name else (number, name)
@@ -305,8 +253,8 @@ def _lines(lines: Sequence[str], where: str, *, table: bool) -> ImageList:
             protocol = protocol and (table or any(one.label == -2 for one in found))
             form = "protocol CSV (path,label)" if protocol else f"path and label separated by {said}"
             return ImageList(where, form, found, protocol)
-    words = [_plain(word) for word in lines[0].split()]
-    if len(words) == 2 and words[0] in _PATHS and words[1] in _LABELS and len(lines) > 1:
+    words = [plain(word) for word in lines[0].split()]
+    if len(words) == 2 and words[0] in _PATHS and words[1] in LABELS and len(lines) > 1:
         lines = lines[1:]  # a header
         look = lines[:_LOOK]
     if table:
@@ -359,7 +307,7 @@ def _table(text: str, where: str, lines: Sequence[str]) -> ImageList | None:
     """Read a table with a header; None if the first line is not a header."""
     for separator in _SEPARATORS:
         header = [_unquoted(cell.strip()) for cell in lines[0].split(separator)]
-        if not any(_plain(cell) in _PATHS for cell in header) or any(map(is_image_name, header)):
+        if not any(plain(cell) in _PATHS for cell in header) or any(map(is_image_name, header)):
             continue
         try:
             rows = parse_rows(text, separator) if len(header) > 1 else [[_unquoted(line)] for line in lines]
@@ -380,7 +328,7 @@ def _unused_part(header: Sequence[str], made: Sequence[Line]) -> str:
     """Return a note on a column that has a name for parts but other values (such as fold numbers), or nothing."""
     # Of two columns the second one has the labels, with any name.
     named = [cell for cell in header if cell and not cell.startswith("Unnamed")]
-    parts = [cell for cell in named if _plain(cell) in _PARTS]
+    parts = [cell for cell in named if plain(cell) in _PARTS]
     if not parts or len(named) < 3 or any(line.part for line in made):
         return ""
     return f" (of which {parts[0]!r} names neither train, val nor test and is not used)"
@@ -392,33 +340,29 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
     Also return why they have no classes if that is unclear, and a note on the column used if several may have them.
     """
     rows = [["" if cell in _MISSING else cell for cell in row] for row in rows]
-    columns = {_plain(name): i for i, name in reversed(list(enumerate(header))) if _plain(name)}
-
-    def pick(names: Sequence[str], fits: Callable[[Sequence[str]], bool], taken: set[int]) -> int | None:
-        places = (columns[name] for name in names if name in columns and columns[name] not in taken)
-        return next((i for i in places if fits([row[i] for row in rows])), None)
+    table = Columns(header, rows)
 
     def numbers(cells: Sequence[str]) -> bool:
         return any(cells) and all(_LABEL.fullmatch(cell) for cell in cells if cell)
 
-    path = pick(_PATHS, lambda cells: any(map(is_image_name, cells[:_LOOK])), set())
-    path = pick(_PATHS, all, set()) if path is None else path
+    path = table.pick(_PATHS, lambda cells: any(map(is_image_name, cells[:_LOOK])))
+    path = table.pick(_PATHS, all) if path is None else path
     if path is None:
         raise _refuse(where, f"None of its columns {some_of(header, 8)} has paths of images.")
-    part = pick(_PARTS, lambda cells: any(part_named(cell) for cell in cells), {path})
+    part = table.pick(_PARTS, lambda cells: any(part_named(cell) for cell in cells), {path})
     if part is not None and (odd := next((row[part] for row in rows if not part_named(row[part])), None)) is not None:
         raise _refuse(where, f"Its column {header[part]} has the value {odd[:100]!r}, which is not train, val or test.")
-    flag = _part_flag(columns, rows) if part is None else None
+    flag = _part_flag(table.places, rows) if part is None else None
     used = {i for i in (path, part, flag and flag.column) if i is not None}
-    label = pick(_LABELS, numbers, used)
-    name = pick(_LABELS, lambda cells: any(cells) and not numbers(cells), used)
+    label = table.pick(LABELS, numbers, used)
+    name = table.pick(LABELS, lambda cells: any(cells) and not numbers(cells), used)
     unclear = ""
-    if name is not None and (values := _no_names([row[name] for row in rows])):
+    if name is not None and (values := _no_names(table.cells(name))):
         unclear = f"Its column {header[name]} has {values}, which are not class names."
         used, name = {*used, name}, None
     others = [i for i, cell in enumerate(header) if i not in used and cell and not cell.startswith("Unnamed")]
     if label is None and name is None and others:
-        cells = [row[others[0]] for row in rows]
+        cells = table.cells(others[0])
         if len(others) > 1 or _no_classes(cells):
             rest = some_of([header[i] for i in others], 8)
             unclear = f"It is unclear which of its columns {rest} has the class. Rename that column to 'label'."
@@ -582,9 +526,9 @@ class _Json:
         if not all(isinstance(value, Mapping) for value in values):
             raise _refuse(self.where, "Its lines are not all JSON objects.")
         header = list(dict.fromkeys(key for value in values for key in value))
-        wanted = {*_PATHS, *_LABELS, *_PARTS, *_FLAGS}
-        known = [name for name in header if _plain(name) in wanted]
-        kept = known if any(_plain(name) in _LABELS for name in known) else header
+        wanted = {*_PATHS, *LABELS, *_PARTS, *_FLAGS}
+        known = [name for name in header if plain(name) in wanted]
+        kept = known if any(plain(name) in LABELS for name in known) else header
         rows = [[self._text(value.get(name), name) for name in kept] for value in values]
         lines, self._unclear, self._taken = _records(kept, rows, self.where)
         return lines
@@ -598,7 +542,7 @@ class _Json:
         if value is None:
             return ""
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            if field and _plain(field) not in {*_PATHS, *_LABELS, *_PARTS}:
+            if field and plain(field) not in {*_PATHS, *LABELS, *_PARTS}:
                 return ""
             raise _refuse(self.where, f"It has {json.dumps(value)[:100]} where a path or one label should be.")
         return value.strip() if isinstance(value, str) else str(value)
@@ -644,10 +588,6 @@ def told(listed: ImageList) -> ImageList:
 
 def _refuse(where: str, problem: str) -> UsageError:
     return UsageError(f"{where}: {problem} Supported forms of image lists: {FORMS}.")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def _unquoted(text: str) -> str:

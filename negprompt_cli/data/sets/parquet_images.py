@@ -14,7 +14,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from negprompt_cli.data.sets.image_list import class_columns, column_taken, label_column, labelled
+from negprompt_cli.data.sets.columns import class_columns, column_taken, label_column
+from negprompt_cli.data.sets.image_list import labelled
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError, first_line
 
