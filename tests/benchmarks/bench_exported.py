@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import SHARED, Row, Skip, seconds, take_turns, text_of, write_jpegs
+from harness import SHARED, Row, Skip, as_installed, seconds, take_turns, text_of, write_jpegs
 
 from negprompt_cli.config import load_config
 from negprompt_cli.progress import Silent
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def until_first_row(file: Path, image: Path) -> None:
     line = [sys.executable, "-m", "negprompt_cli", "score", "--prompts", str(file), str(image), "-q"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, env=as_installed()) as process:
         assert process.stdout
         header, row = process.stdout.readline(), process.stdout.readline()
         assert header and row
@@ -95,7 +95,9 @@ def measure(args: argparse.Namespace) -> list[Row]:
         turns = [[seconds(job, device) for job in jobs] for _ in range(args.exported_repeats + 1)][1:]
         first_row = take_turns(
             lambda: until_first_row(file, paths[0]),
-            lambda: subprocess.run([sys.executable, "-c", "import onnxruntime, numpy, PIL.Image"], check=True),
+            lambda: subprocess.run(
+                [sys.executable, "-c", "import onnxruntime, numpy, PIL.Image"], check=True, env=as_installed()
+            ),
             repeats=args.exported_repeats,
             device=device,
         )

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import torch
-from harness import Row, take_turns, text_of
+from harness import Row, as_installed, take_turns, text_of
 
 TARGET = 2.0
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> list[Row]:
     def run(*command: str) -> None:
-        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, env=as_installed())
 
     turns = take_turns(
         lambda: run("-m", "negprompt_cli", "--help"),

@@ -1,6 +1,7 @@
 """What the benchmarks share: rows of the table, runs that take turns, random models and images of realistic size."""
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -68,6 +69,11 @@ def seconds(job: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def as_installed() -> dict[str, str]:
+    """The environment for a command that is timed: Python keeps its bytecode, as it does of an installed package."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def vit_b16(device: torch.device) -> nn.Module:
