@@ -4,7 +4,8 @@ Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, 
 model's token embeddings; `id_*`, where the score is the default one, how ID images compare with the prompts;
 `calibration_scores` (n,) float64, where there is a threshold, the ID scores of the held-out images it was chosen on.
 Metadata (strings): schema, versions, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a
-summary of the training and, once calibrated, the threshold. Nothing in a file is executed, and a file is believed only
+summary of the training, once calibrated the threshold, and a digest of all this, because the parts of a file that was edited
+or damaged may still fit together. Nothing in a file is executed, and a file is believed only
 after its shapes and classes fit together. Leaves out: text features, which follow from the contexts and the model, and
 anything that would make the same work give other bytes, such as the time.
 """
@@ -26,6 +27,7 @@ from torch import Tensor
 from negprompt_cli import schemas
 from negprompt_cli.config import Config, parse_config
 from negprompt_cli.data.files.atomic import atomic_write_bytes
+from negprompt_cli.data.results.checkpoints import content_digest
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.sets.imagesets import ClassLabel
 from negprompt_cli.engine.model_identity import ModelIdentity
@@ -36,6 +38,13 @@ from negprompt_cli.loss_presets import ScoreForm
 MAX_HEADER_BYTES = 64 << 20
 MAX_BYTES = 4 << 30
 """Largest artifact: contexts of its own for each of 21,000 classes stay below it."""
+METADATA = (
+    *("schema", "versions", "kind", "classes", "model", "config", "seed", "learned_on", "parents", "training"),
+    "calibration",
+)
+"""What a file says of its tensors; it may also have notes of other programs."""
+DIGEST = "content_sha256"
+"""Where the digest of tensors and these metadata is."""
 Kind = Literal["positive", "negative", "transferred"]
 
 
@@ -216,7 +225,7 @@ def artifact_bytes(prompts: Prompts) -> bytes:
     if prompts.calibration is not None:
         metadata["calibration"] = prompts.calibration.model_dump_json()
         tensors["calibration_scores"] = torch.tensor(prompts.calibration.scores, dtype=torch.float64)
-    return _canonical(save(tensors, metadata))
+    return _canonical(save(tensors, {**metadata, DIGEST: content_digest(metadata, tensors)}))
 
 
 def load_prompts(path: Path) -> Prompts:
@@ -277,6 +286,12 @@ def load_prompts(path: Path) -> Prompts:
     except ValueError as error:
         raise UsageError(f"{path} is not a sound prompt artifact: {error}.") from None
     _check_shapes(prompts, path)
+    written = {key: value for key, value in metadata.items() if key in METADATA}
+    if metadata.get(DIGEST) not in (None, content_digest(written, tensors)):
+        raise UsageError(
+            f"{path} was changed after it was written: its content is not what its checksum says. Copy it again, or train "
+            "again."
+        )
     return prompts
 
 

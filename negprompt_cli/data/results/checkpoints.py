@@ -67,7 +67,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "best_epoch": str(state.best_epoch),
         "start_loss": json.dumps(state.start_loss),
     }
-    atomic_write_bytes(path, save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
+    atomic_write_bytes(path, save(tensors, {**metadata, "sha256": content_digest(metadata, tensors)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -90,7 +90,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "Resume with the version that wrote it.",
             remedy="no-resume",
         )
-    if metadata.pop("sha256", None) != _digest(metadata, tensors):
+    if metadata.pop("sha256", None) != content_digest(metadata, tensors):
         raise DamagedCheckpoint(f"{path} is damaged: its checksum does not fit.")
     try:
         state = State(
@@ -139,7 +139,8 @@ def tensor_digest(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def content_digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over all that a safetensors file holds, in an order of its own."""
     names = sorted(tensors)
     parts = [json.dumps(dict(sorted(metadata.items()))), *names, tensor_digest(*(tensors[name] for name in names))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

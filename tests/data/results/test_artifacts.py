@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,35 @@ def test_inconsistent_metadata_is_refused(tmp_path: Path, key: str, value: str, 
     save_file(tensors(), path, metadata)
     with pytest.raises(UsageError, match=says):
         load_prompts(path)
+
+
+def reversed_classes(metadata: dict[str, str], content: dict[str, torch.Tensor]) -> None:
+    metadata["classes"] = json.dumps(json.loads(metadata["classes"])[::-1])
+
+
+def flipped_bit(metadata: dict[str, str], content: dict[str, torch.Tensor]) -> None:
+    content["negative"].view(torch.int32)[0, 0, 0] ^= 1
+
+
+def noted(metadata: dict[str, str], content: dict[str, torch.Tensor]) -> None:
+    metadata["note"] = "mine"
+
+
+@pytest.mark.parametrize(("change", "refused"), [(reversed_classes, True), (flipped_bit, True), (noted, False)])
+def test_a_file_that_was_edited_is_refused_though_its_parts_fit(
+    tmp_path: Path, change: Callable[[dict[str, str], dict[str, torch.Tensor]], None], refused: bool
+):
+    path = tmp_path / "x.safetensors"
+    save_prompts(make(["a", "b"]), path)
+    with safe_open(path, framework="pt") as opened:
+        metadata, content = opened.metadata(), {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    change(metadata, content)
+    save_file(content, path, metadata)
+    if refused:
+        with pytest.raises(UsageError, match=r"x\.safetensors was changed after it was written"):
+            load_prompts(path)
+    else:
+        assert load_prompts(path).names == ["a", "b"]
 
 
 def test_other_weights_and_widths_are_refused():
