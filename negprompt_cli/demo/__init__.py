@@ -1,6 +1,5 @@
-"""The demonstration: a small image world drawn in code and a small CLIP trained on it, both shipped with the package.
+"""The demonstration: a small world of images drawn by code, and a small CLIP trained on it; both are part of the package.
 
-It exists so that the whole chain of commands can be tried offline in under a minute. It is not a benchmark: the images
-are coloured shapes, the CLIP is thousands of times smaller than a real one, and no number from it says anything about
-ImageNet.
+With it, the whole chain of commands can be tried offline in less than a minute. It is not a benchmark: the images are
+coloured shapes, the CLIP is thousands of times smaller than a real one, and its results say nothing about ImageNet.
 """

@@ -1,8 +1,8 @@
-"""Captions for pre-training the small CLIP: what a person might write under an image of the demonstration world.
+"""Captions for pre-training the small CLIP, like those a person might write for an image of the demonstration world.
 
-Like captions found with real images they are partial and varied: some name everything, some leave out the colour, the
-shape or the surface, some speak of size, light, sharpness or background, and the frame around the name changes. This
-variety is what gives the words of a prompt's context a meaning of their own.
+Like captions of real images they are varied and incomplete. Some name everything; others leave out the colour, the shape or
+the surface, or mention size, light, sharpness or background. The words around the name vary too. Because of this variety
+the words of a prompt's context have a meaning.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from negprompt_cli.demo.drawing import View
 from negprompt_cli.demo.world import Thing
 
-# "a photo of a {}." is CLIP's own frame and the one zero-shot prompts use, so it comes twice.
+# "a photo of a {}." is the template of CLIP and of zero-shot prompts, so it occurs twice.
 FRAMES = (
     "a photo of a {}.",
     "a photo of a {}.",

@@ -1,8 +1,8 @@
-"""Draws things of the demonstration world as small RGB images, with everything a class name leaves open varied.
+"""Draw things of the demonstration world as small RGB images, varying everything that a class name does not define.
 
-A `View` holds all that is varied (place, size, rotation, background, light, blur, noise), so that captions can speak of
-it; `draw` turns things and a view into pixels. Randomness comes from the generator that is passed in, and only numpy is
-used, so the same seed gives the same image.
+A `View` has all varied properties (place, size, rotation, background, light, blur, noise), so that captions can mention
+them. `draw` makes pixels from things and a view. Randomness comes only from the given generator, and only numpy is used, so
+equal seeds give equal images.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ Plane = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where a thing is: centre and radius as fractions of the image's side, angle in radians."""
+    """The position of a thing: centre and radius as fractions of the image's side, angle in radians."""
 
     x: float
     y: float
@@ -31,16 +31,16 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a scene is seen; one pose per thing, first drawn first.
+    """The view of a scene.
 
     Attributes:
-        poses: one per thing.
-        background: a kind of background, one of the world's.
-        background_rgb: its colour, each in [0, 1].
-        light: factor on the brightness, 1 is neutral.
-        blurs: passes of a 1-2-1 blur.
-        noise: standard deviation of the pixel noise, on values in [0, 1].
-        clutter: small specks strewn behind the things.
+        poses: one pose per thing, in drawing order.
+        background: one of the world's kinds of background.
+        background_rgb: colour of the background, each value in [0, 1].
+        light: factor of the brightness; 1 is neutral.
+        blurs: number of passes of a 1-2-1 blur.
+        noise: standard deviation of the pixel noise, for values in [0, 1].
+        clutter: number of small specks behind the things.
     """
 
     poses: tuple[Pose, ...]
@@ -79,10 +79,10 @@ def draw(world: World, things: Sequence[Thing], view: View, *, generator: np.ran
     """Draw a scene.
 
     Args:
-        world: gives the colours and the side of the image in pixels.
-        things: what is drawn, as many as the view has poses.
-        view: how it is seen.
-        generator: for the pixel noise, the specks and the jitter of colours.
+        world: the colours, and the side of the image in pixels.
+        things: the things to draw, as many as the view has poses.
+        view: the view of the scene.
+        generator: source of randomness for pixel noise, specks and colour jitter.
 
     Returns:
         uint8 array (side, side, 3), sRGB.
@@ -125,7 +125,7 @@ def draw_class(world: World, name: str, *, generator: np.random.Generator) -> Im
 def _cover(
     shape: Callable[[Plane, Plane], Plane], pose: Pose, x: Plane, y: Plane, side: int
 ) -> tuple[Plane, Plane, Plane]:
-    """Return how far each pixel is covered, in [0, 1], and the thing's own coordinates, all (side, side)."""
+    """Return the coverage of each pixel, in [0, 1], and the two coordinates relative to the thing, all (side, side)."""
     cos, sin = np.float32(np.cos(pose.angle)), np.float32(np.sin(pose.angle))
     right, below = (
         (x - np.float32(pose.x)) / np.float32(pose.radius),
@@ -149,7 +149,7 @@ def _surface(texture: str | None, rgb: Plane, across: Plane, down: Plane) -> Pla
     elif texture == "checkered":
         wave = np.sin(across * np.float32(6)) * np.sin(down * np.float32(6)) * 2
     else:
-        raise ValueError(f"no surface is drawn for the texture '{texture}'")
+        raise ValueError(f"unknown texture '{texture}'")
     share = np.clip(0.5 + wave * 2, 0, 1)[..., None]
     return (rgb + share * (other - rgb)).astype(np.float32)
 
@@ -170,13 +170,13 @@ def _background(view: View, x: Plane, y: Plane, generator: np.random.Generator) 
         angle, phase = generator.uniform(0, np.pi, size=2).astype(np.float32)
         shade = shade + np.float32(0.12) * np.sin(np.float32(40) * (np.cos(angle) * x + np.sin(angle) * y) + phase)
     elif view.background != "smooth":
-        raise ValueError(f"no such background is drawn: '{view.background}'")
+        raise ValueError(f"unknown background '{view.background}'")
     painted: Plane = np.asarray(view.background_rgb, dtype=np.float32) + shade[..., None]
     return painted
 
 
 def _blur(pixels: Plane) -> Plane:
-    """Blur with 1-2-1 in both directions, the border repeated."""
+    """Blur with weights 1-2-1 in both directions; the border is repeated."""
     for axis in (0, 1):
         widths = [(0, 0)] * 3
         widths[axis] = (1, 1)

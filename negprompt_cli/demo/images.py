@@ -1,13 +1,13 @@
-"""Writes the demonstration's data sets as folders of PNG files, laid out like anybody's own data.
+"""Write the demonstration's data sets as folders of PNG files, in the layout of a user's own data.
 
     <folder>/shapes/{train,val}/red_circle/0000.png   ID classes
     <folder>/near/blue_circle/0000.png                near OOD: other compositions of the world's words
     <folder>/far-digits/0000.png                      far OOD: scikit-learn's handwritten digits
     <folder>/far-photos/0000.png                      far OOD: crops of scikit-learn's two photographs
-    <folder>/novel/purple_star/0000.png               images of new names, to try a transfer on
+    <folder>/novel/purple_star/0000.png               images of new names, for trying a transfer
     <folder>/novel.txt                                those names, one per line
 
-The digits are 8 x 8 pixels and the crops overlap, so neither far set is as rich as its number of images suggests.
+The digits have 8 x 8 pixels and the crops overlap, so both far sets are less varied than their sizes suggest.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from negprompt_cli.demo.drawing import draw_class
 from negprompt_cli.demo.world import World, load_world
 from negprompt_cli.errors import UsageError
 
-# One stream of randomness per set, so that a change in one set leaves the others as they are.
+# Each set has its own random stream, so a change in one set does not change the others.
 STREAMS = ("train", "val", "near", "novel", "far-digits", "far-photos")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoWorld:
-    """Where the demonstration's data sets are; every path but `novel_names`, a text file, is a folder."""
+    """The paths of the demonstration's data sets; all are folders except `novel_names`, a text file."""
 
     folder: Path
     shapes: Path
@@ -42,7 +42,7 @@ class DemoWorld:
 
     @classmethod
     def at(cls, folder: Path) -> "DemoWorld":
-        """The data sets below a folder that `write_world` made."""
+        """Return the paths below a folder that `write_world` made."""
         return cls(
             folder=folder,
             shapes=folder / "shapes",
@@ -55,17 +55,17 @@ class DemoWorld:
 
 
 def write_world(folder: Path, *, seed: int) -> DemoWorld:
-    """Draw and write all data sets; `folder` appears complete or not at all.
+    """Draw all data sets and write them atomically as `folder`.
 
     Args:
-        folder: absent or empty.
-        seed: of every image; the same seed gives the same pixels.
+        folder: a folder that does not exist or is empty.
+        seed: random seed of all images; equal seeds give equal pixels.
 
     Raises:
-        UsageError: `folder` is a file or holds something.
+        UsageError: `folder` is a file or is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty; remove it or name another folder for the demonstration's images.")
+        raise UsageError(f"{folder} is not empty. Remove it, or choose another folder for the demonstration's images.")
     world = load_world()
     with atomic_folder(folder) as temporary:
         for relative, image in _all_images(world, seed=seed):
@@ -106,7 +106,7 @@ def digit_images(count: int, side: int, *, generator: np.random.Generator) -> It
 
 
 def photo_crops(count: int, side: int, *, generator: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
-    """Yield `count` square crops of the two photographs in turn, 64 to 256 pixels wide, shrunk to (side, side, 3)."""
+    """Yield `count` square crops of the two photographs in turn, 64 to 256 pixels wide, scaled to (side, side, 3)."""
     photographs = load_sample_images().images
     for index in range(count):
         photograph = photographs[index % len(photographs)]

@@ -1,8 +1,7 @@
-"""The packed small CLIP: one archive and the facts about it, unpacked to a folder for open_clip's `local-dir:` form.
+"""The packed small CLIP: an archive and its facts, unpacked to a folder for open_clip's `local-dir:` form.
 
-The archive `model/small-clip.zip` holds the three files of `MEMBERS`; `model/small-clip.yaml` records its sha256 and
-how it was trained. Weights are fp16; rows of the token embedding that no caption used are zero, so 49408 rows pack
-small.
+The archive `model/small-clip.zip` has the three files of `MEMBERS`; `model/small-clip.yaml` has its sha256 and describes the
+training. Weights are fp16. Rows of the token embedding that no caption used are zero, so the 49408 rows compress well.
 """
 
 import hashlib
@@ -28,17 +27,17 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainingRecord(BaseModel):
-    """How the model was made: enough to make it again.
+    """The training of the model, with everything needed to repeat it.
 
     Attributes:
         command: the command line.
-        seed: of the images, the captions, the initial weights and the order of the batches.
-        steps, batch, images: optimiser steps, image-caption pairs in each, distinct images drawn.
-        seconds, threads: wall time of the run and torch threads it had.
-        versions: of torch, open_clip and numpy; other versions give other weights.
-        loss: mean contrastive loss of the last 100 steps, nats.
+        seed: random seed of images, captions, initial weights and batch order.
+        steps, batch, images: number of optimiser steps, of image-caption pairs per step, and of distinct images.
+        seconds, threads: wall time and number of torch threads.
+        versions: versions of torch, open_clip and numpy; other versions give other weights.
+        loss: mean contrastive loss of the last 100 steps, in nats.
         logit_scale: exp of the learned logit scale.
-        accuracy: zero-shot, "a photo of a {}.", on freshly drawn images: among the ID names and among all names.
+        accuracy: zero-shot accuracy with "a photo of a {}." on new images, among the ID names and among all names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,7 +65,7 @@ class ModelFacts(BaseModel):
 
 
 def packed_model_folder() -> Path:
-    """Return the folder of the package that holds the archive and its facts."""
+    """Return the folder of the package that contains the archive and its facts."""
     return Path(str(files("negprompt_cli.demo").joinpath("model")))
 
 
@@ -80,15 +79,15 @@ def load_facts(packed: Path | None = None) -> ModelFacts:
     try:
         return ModelFacts.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise NegPromptError(f"{path} is missing or damaged; reinstall negprompt: {error}") from error
+        raise NegPromptError(f"{path} is missing or damaged ({error}). Reinstall negprompt.") from error
 
 
 def pack_model(folder: Path, packed: Path, *, training: TrainingRecord) -> None:
-    """Pack an open_clip folder holding `MEMBERS` into the archive and facts of the folder `packed`."""
+    """Pack an open_clip folder with the files `MEMBERS` into the archive and facts of the folder `packed`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in MEMBERS:
-            # A ZipInfo's fixed date keeps the archive the same for the same files.
+            # A ZipInfo has a fixed date, so equal files give equal archives.
             archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED, 9)
     facts = ModelFacts(archive_sha256=hashlib.sha256(buffer.getvalue()).hexdigest(), training=training)
     packed.mkdir(parents=True, exist_ok=True)
@@ -97,25 +96,27 @@ def pack_model(folder: Path, packed: Path, *, training: TrainingRecord) -> None:
 
 
 def unpack_model(folder: Path, *, packed: Path | None = None) -> Path:
-    """Unpack the small CLIP to `folder`, which appears complete or not at all, and return it for `local-dir:`.
+    """Unpack the small CLIP atomically to `folder`, and return the folder for `local-dir:`.
 
-    A folder that already holds exactly these files is returned as it is.
+    If the folder already has exactly these files, it is not changed.
 
     Args:
-        folder: absent, empty, or made by an earlier call.
-        packed: folder of the archive and its facts; default, the model that the package ships.
+        folder: a folder that does not exist, is empty, or was made by an earlier call.
+        packed: folder of the archive and its facts; None uses the model of the package.
 
     Raises:
         NegPromptError: the archive is missing, its sha256 is not the recorded one, or its members are not `MEMBERS`.
-        UsageError: `folder` is a file, or holds anything else.
+        UsageError: `folder` is a file, or has other content.
     """
     contents = _read_archive(packed or packed_model_folder())
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; name a folder for the demonstration model.")
+        raise UsageError(f"{folder} is a file. Choose a folder for the demonstration model.")
     if folder.is_dir() and any(folder.iterdir()):
         present = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         if present != contents or len(present) != sum(1 for _ in folder.iterdir()):
-            raise UsageError(f"{folder} holds something else than the demonstration model; empty it or name another.")
+            raise UsageError(
+                f"{folder} is not empty and not the demonstration model. Empty it, or choose another folder."
+            )
         return folder
     with atomic_folder(folder) as temporary:
         for name, content in contents.items():
@@ -129,15 +130,15 @@ def _read_archive(packed: Path) -> dict[str, bytes]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise NegPromptError(f"the packed model {path} cannot be read; reinstall negprompt: {error}") from error
+        raise NegPromptError(f"The packed model {path} cannot be read ({error}). Reinstall negprompt.") from error
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
         raise NegPromptError(
-            f"the packed model {path} is damaged: its sha256 is {found}, expected {expected}; reinstall negprompt."
+            f"The packed model {path} is damaged: its sha256 is {found} instead of {expected}. Reinstall negprompt."
         )
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         if sorted(archive.namelist()) != sorted(MEMBERS):
-            raise NegPromptError(f"the packed model {path} holds {archive.namelist()}, expected {list(MEMBERS)}.")
+            raise NegPromptError(f"The packed model {path} has {archive.namelist()} instead of {list(MEMBERS)}.")
         return {name: archive.read(name) for name in MEMBERS}
 
 

@@ -1,8 +1,8 @@
 """The shapes of the demonstration world as implicit functions.
 
-Each function maps coordinates x, y (float arrays of one shape, y pointing down, the shape's circumscribed circle having
-radius about 1) to a value that is negative inside, positive outside and near the boundary about the distance to it, in
-the same units; that is all a soft-edged fill needs. They are not exact distance fields.
+Each function maps coordinates x, y (float arrays of equal shape, y points down, the circumscribed circle has a radius of
+about 1) to values. These are negative inside the shape and positive outside; near the boundary they are about the distance
+to it. This is enough for filling shapes with soft edges; the values are not exact distances.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Field = NDArray[np.floating[Any]]
 
 
 def _regular_polygon(x: Field, y: Field, *, corners: int) -> Field:
-    """Regular polygon with one corner up: the largest signed distance to its sides' lines."""
+    """Regular polygon with one corner up: the largest signed distance to the lines of its sides."""
     apothem = np.cos(np.pi / corners)
     directions = -np.pi / 2 + np.pi / corners + 2 * np.pi * np.arange(corners) / corners
     signed: Field = (
@@ -64,7 +64,7 @@ def star(x: Field, y: Field) -> Field:
     radius = np.hypot(x, y)
     angle = np.arctan2(x, -y)
     folded = np.abs((angle + sector / 2) % sector - sector / 2)
-    # The side runs from the point (0, 1) to the inner corner; (along, across) is the folded pixel.
+    # The side is the line from the point (0, 1) to the inner corner; (along, across) is the mirrored pixel.
     along, across = radius * np.cos(folded), radius * np.sin(folded)
     inner_along, inner_across = 0.42 * np.cos(sector / 2), 0.42 * np.sin(sector / 2)
     length = np.hypot(1 - inner_along, inner_across)

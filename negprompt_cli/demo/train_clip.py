@@ -1,15 +1,16 @@
-"""Trains the small CLIP that the package ships: `python -m negprompt_cli.demo.train_clip --out DIR --seed 0`.
+"""Train the package's small CLIP: `python -m negprompt_cli.demo.train_clip --out DIR --seed 0`.
 
-What it is: open_clip's plain CLIP class (a ViT of 4 layers on 48 pixels, a text transformer of 3 layers, CLIP's own
-vocabulary), trained from nothing with CLIP's contrastive loss on images of the demonstration world and varied captions.
+The model is open_clip's plain CLIP class (a ViT with 4 layers for 48 pixels, a text transformer with 3 layers, CLIP's
+vocabulary). It is trained from scratch with CLIP's contrastive loss on images of the demonstration world and varied
+captions.
 
-What it has seen: as a real CLIP has seen nearly everything, this one has seen every composition of the world's words,
-the near OOD and the novel compositions included, as well as scenes of two things and of none. So "OOD" in the
-demonstration means what it means for a real CLIP: not among the ID classes, rather than never seen. It has seen no
-digit, no photograph and no image that the demonstration evaluates on; those are drawn from other random streams.
+A real CLIP has seen almost everything in training. In the same way this model has seen every composition of the world's
+words, including the near OOD and the novel compositions, and scenes of two things or none. So "OOD" in the demonstration
+means the same as for a real CLIP: not among the ID classes, but not necessarily unseen. The model has seen no digit, no
+photograph and no image of the demonstration's evaluation, which come from other random streams.
 
-What it leaves out: augmentation, weight averaging, any choice among checkpoints (the last step is what is packed).
-The packed model's own record (command, seed, steps, time, accuracy) is `model/small-clip.yaml`.
+There is no augmentation, no weight averaging, and no choice among checkpoints: the last step is packed.
+`model/small-clip.yaml` records command, seed, steps, time and accuracy of the packed model.
 """
 
 import json
@@ -51,15 +52,15 @@ PREPROCESS_CFG: dict[str, Any] = {
 }
 ZERO_SHOT = "a photo of a {}."
 CAPTIONS_PER_IMAGE = 4
-# Longer than any caption; later positions are never trained and are stored as zeros.
+# More positions than any caption has. Later positions are not trained and are stored as zeros.
 TRAINED_POSITIONS = 24
-# CLIP's bound on the logit scale.
+# CLIP's upper limit of the logit scale.
 LARGEST_LOG_SCALE = math.log(100)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Images (n, side, side, 3) uint8 and, for each, the tokens of its captions (n, CAPTIONS_PER_IMAGE, 77) int64."""
+    """Images (n, side, side, 3) uint8, and the tokens of their captions (n, CAPTIONS_PER_IMAGE, 77) int64."""
 
     images: NDArray[np.uint8]
     tokens: torch.Tensor
@@ -69,7 +70,7 @@ def draw_pairs(world: World, *, count: int, generator: np.random.Generator) -> P
     """Draw `count` scenes of the whole world (80 % one thing, 12 % two, 8 % none) and write their captions."""
     tokenizer = open_clip.SimpleTokenizer()
     things = world.all_things()
-    # Plain surfaces are one in four of the compositions, but the more common sight.
+    # A quarter of the compositions have plain surfaces, but these should be more frequent in the images.
     weights = np.array([3.0 if thing.texture is None else 1.0 for thing in things])
     images, captions = [], []
     for _ in range(count):
@@ -83,7 +84,7 @@ def draw_pairs(world: World, *, count: int, generator: np.random.Generator) -> P
 
 
 def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Turn (n, side, side, 3) uint8 into (n, 3, side, side) as the model's preprocessing does; no resize is needed."""
+    """Convert (n, side, side, 3) uint8 to (n, 3, side, side) as the model's preprocessing does, without resizing."""
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
@@ -91,15 +92,15 @@ def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
 def train(
     pairs: Pairs, vocabulary: torch.Tensor, *, steps: int, batch: int, rate: float, generator: torch.Generator
 ) -> tuple[open_clip.CLIP, float]:
-    """Train a CLIP whose token embedding holds only the rows of `vocabulary`, and return it with its final loss.
+    """Train a CLIP whose token embedding has only the rows of `vocabulary`, and return it with its final loss.
 
     Args:
         pairs: the images and captions.
-        vocabulary: sorted token ids of the captions; being sorted, the end of text stays the largest, as CLIP needs.
-        steps: optimiser steps.
-        batch: image-caption pairs in a step.
-        rate: peak learning rate; linear warm-up over a twentieth of the steps, then half a cosine to zero.
-        generator: order of the batches and choice of captions. The initial weights follow torch's seed.
+        vocabulary: sorted token ids of the captions; the end of text must remain the largest id, as CLIP needs.
+        steps: number of optimiser steps.
+        batch: number of image-caption pairs per step.
+        rate: peak learning rate, with linear warm-up over 5 % of the steps and then a cosine decay to zero.
+        generator: source of randomness for batch order and choice of captions; torch's seed determines initial weights.
     """
     text_cfg = MODEL_CFG["text_cfg"] | {"vocab_size": len(vocabulary), "context_length": TRAINED_POSITIONS}
     model = open_clip.CLIP(**MODEL_CFG | {"text_cfg": text_cfg})
@@ -136,12 +137,12 @@ def train(
 
 
 def full_state(model: open_clip.CLIP, vocabulary: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the fp16 state for CLIP's full vocabulary and context length; whatever training never used is zero."""
+    """Return the fp16 state for CLIP's full vocabulary and context length; unused rows and positions are zero."""
     state: dict[str, torch.Tensor] = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     text = MODEL_CFG["text_cfg"]
     embedding = torch.zeros(text["vocab_size"], text["width"], dtype=torch.float16)
     embedding[vocabulary] = state["token_embedding.weight"]
-    # Token 0 fills captions up behind the end of text, where causal attention never looks: its row was not trained.
+    # Token 0 pads captions after the end of text. Causal attention never uses it, so its row was not trained.
     embedding[0] = 0
     positions = torch.zeros(text["context_length"], text["width"], dtype=torch.float16)
     positions[:TRAINED_POSITIONS] = state["positional_embedding"]
@@ -150,7 +151,7 @@ def full_state(model: open_clip.CLIP, vocabulary: torch.Tensor) -> dict[str, tor
 
 @torch.inference_mode()
 def zero_shot_accuracy(folder: Path, world: World, names: Sequence[str], *, each: int, seed: int) -> float:
-    """Return the share of freshly drawn images, `each` per name, whose nearest prompt is their own."""
+    """Return the share of new images, `each` per name, whose nearest prompt is that of their own name."""
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     model.eval()

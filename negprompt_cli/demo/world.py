@@ -1,7 +1,7 @@
-"""The facts of the demonstration world: its words, its class names, and which of them are ID, near OOD and novel.
+"""The demonstration world: its words, and its ID, near OOD and novel class names.
 
-The facts are the data file `world.yaml`, validated when it is loaded. Names compose: "striped blue circle" is a
-texture, a colour and a shape, so a name never used as a class still means something. Drawing is in `drawing.py`.
+The data file `world.yaml` has the facts; it is validated when it is loaded. Names are compositions: "striped blue circle" is
+a texture, a colour and a shape, so names that are not used as classes have a meaning too. `drawing.py` draws images.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Channel = Annotated[int, Field(ge=0, le=255)]
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One thing of the world; a `texture` of None is a plain surface."""
+    """A thing of the world; a `texture` of None means a plain surface."""
 
     texture: str | None
     colour: str
@@ -33,7 +33,7 @@ class Thing:
 
 
 class ImageCounts(BaseModel):
-    """Images per class (train, val, near, novel) and per set (the two far OOD sets)."""
+    """The number of images per class (train, val, near, novel) and per set (the two far OOD sets)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,7 +65,7 @@ class World(BaseModel):
         names = [*self.id, *self.near, *self.novel]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"class names with more than one part to play: {', '.join(repeated)}")
+            raise ValueError(f"class names that occur more than once: {', '.join(repeated)}")
         for name in names:
             try:
                 self.thing(name)
@@ -109,4 +109,4 @@ def load_world() -> World:
     try:
         return World.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
-        raise NegPromptError(f"the packaged world.yaml is damaged; reinstall negprompt: {error}") from error
+        raise NegPromptError(f"The package's world.yaml is damaged ({error}). Reinstall negprompt.") from error

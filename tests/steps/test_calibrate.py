@@ -135,4 +135,4 @@ def test_a_damaged_calibration_is_refused(clip: Clip, tmp_path: Path):
     write_images(tmp_path / "photos", 1)
     result = run("score", tmp_path / "photos", "--prompts", artifact)
     assert result.exit_code == 2
-    assert "was changed since: calibration, low: " in result.stderr and "Make it again" in result.stderr
+    assert "was changed later: calibration, low: " in result.stderr and "Make it again" in result.stderr

@@ -328,13 +328,13 @@ def test_several_seeds_go_on_with_the_one_that_was_interrupted(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--lr", 0.3), ("negative.schedule.sgd.lr: not recorded there, 0.3 now",)),
+        (("--lr", 0.3), ("negative.schedule.sgd.lr: not recorded in the file, 0.3 now",)),
         (("--set", "negative.score=paper"), ('"paper" now',)),
         (
             ("--loss", "quoted", "--seed", 4),
-            ("seed: 0 there, 4 now", 'negative.loss.name: "separation" there, "quoted"'),
+            ("seed: 0 in the file, 4 now", 'negative.loss.name: "separation" in the file, "quoted"'),
         ),
-        (("--positive", "zero-shot"), ("positive artifact: ", 'there, "zero-shot" now')),
+        (("--positive", "zero-shot"), ("positive artifact: ", 'in the file, "zero-shot" now')),
     ],
 )
 def test_another_configuration_is_refused(
@@ -353,7 +353,7 @@ def test_a_finished_artifact_of_another_configuration_is_refused(world: World, t
     command = world.command("train-negative", run, *SHORT, "--resume", "--negatives", 3)
     before, result = files(run), run_here(*command)
     assert result.exit_code == 2
-    assert "negative.count: 2 there, 3 now" in result.stderr
+    assert "negative.count: 2 in the file, 3 now" in result.stderr
     assert "--overwrite" in result.stderr
     assert files(run) == before
     assert run_here(*command, "--overwrite").exit_code == 0
@@ -371,7 +371,7 @@ def test_other_images_are_refused(world: World, tmp_path: Path, monkeypatch: pyt
         shutil.copy(mine.images / "green_square" / path.name, path)
     result = run_here(*command, "--resume")
     assert result.exit_code == 2
-    assert re.search("training features: [0-9a-f]{12} there, [0-9a-f]{12} now", result.stderr)
+    assert re.search("training features: [0-9a-f]{12} in the file, [0-9a-f]{12} now", result.stderr)
     assert "training labels" not in result.stderr
 
 

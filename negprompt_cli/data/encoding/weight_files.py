@@ -93,7 +93,10 @@ def fault_of_weights(path: Path, model: str, error: Exception) -> str:
             *(["some are missing"] if "Missing key" in text else []),
             *(["some are unknown to it"] if "Unexpected key" in text else []),
         ]
-        return f"{path} contains the weights of another model than {model}: {', '.join(faults)}. Give their own model."
+        return (
+            f"{path} contains the weights of another model than {model}: {', '.join(faults)}. Choose the model of these "
+            "weights."
+        )
     return (
         f"{path} contains other objects besides its tensors, such as settings or an optimiser. They are not read, because "
         "that could execute code. If you trust the file, save only its tensors:\n"

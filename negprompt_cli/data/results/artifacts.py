@@ -1,13 +1,13 @@
-"""Prompt artifacts: what one step learned, as one safetensors file that explains itself.
+"""Prompt artifacts: the result of a training step as one self-contained safetensors file.
 
-Tensors: `positive` (1, M, D) or (1, K, M, D), and for negatives `negative` (p, M, D) or (p, K, M, D), in the units of the
-model's token embeddings; `id_*`, where the score is the default one, how ID images compare with the prompts;
-`calibration_scores` (n,) float64, where there is a threshold, the ID scores of the held-out images it was chosen on.
+Tensors: `positive` (1, M, D) or (1, K, M, D) and, with negatives, `negative` (p, M, D) or (p, K, M, D), in the units of the
+model's token embeddings; for the default score `id_*`, the statistics of ID images; with a threshold `calibration_scores`
+(n,) float64, the ID scores of the held-out images on which it was chosen.
 Metadata (strings): schema, versions, kind, classes, model identity, resolved configuration, seed, the parents' sha256, a
-summary of the training, once calibrated the threshold, and a digest of all this, because the parts of a file that was edited
-or damaged may still fit together. Nothing in a file is executed, and a file is believed only
-after its shapes and classes fit together. Leaves out: text features, which follow from the contexts and the model, and
-anything that would make the same work give other bytes, such as the time.
+summary of the training, after calibration the threshold, and a digest of all this, because the parts of an edited or
+damaged file may still be consistent. Nothing in a file is executed, and a file is used only if its shapes and classes are
+consistent. Text features are not stored, because contexts and model determine them. Nothing that changes between equal
+runs, such as the time, is stored.
 """
 
 import hashlib
@@ -37,19 +37,19 @@ from negprompt_cli.loss_presets import ScoreForm
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_BYTES = 4 << 30
-"""Largest artifact: contexts of its own for each of 21,000 classes stay below it."""
+"""Largest artifact; class-specific contexts of 21,000 classes are smaller."""
 METADATA = (
     *("schema", "versions", "kind", "classes", "model", "config", "seed", "learned_on", "parents", "training"),
     "calibration",
 )
-"""What a file says of its tensors; it may also have notes of other programs."""
+"""The metadata that describe the tensors; a file may also have metadata of other programs."""
 DIGEST = "content_sha256"
-"""Where the digest of tensors and these metadata is."""
+"""The key of the digest of the tensors and these metadata."""
 Kind = Literal["positive", "negative", "transferred"]
 
 
 class Parent(BaseModel):
-    """An artifact this one was made from."""
+    """An artifact from which this one was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
@@ -57,14 +57,14 @@ class Parent(BaseModel):
 
 
 class TrainingSummary(BaseModel):
-    """What training came to, and what it depends on.
+    """The results of a training, and everything they depend on.
 
-    `images` used; `files_sha256` of the list of their relative paths and sizes, empty for features without files; `epoch`
-    kept; its `terms` of the loss; ID `accuracy` in training. `features_sha256`: of the features trained on; `device`:
-    the processor; `versions`: of what computes. Those three are empty where they were not recorded. `start_loss`,
-    `end_loss`: over all training images and classes; `outcome`: why the training stopped. These are null where they were
-    not recorded. `self_check`: AUROC and FPR95 by side and score of the criterion of ID data alone (`engine.criterion`), of
-    stage 2 only, null where the data are too few.
+    `images`: number of training images. `files_sha256`: digest of their relative paths and sizes; empty for features without
+    files. `epoch`: the epoch that was kept, with its `terms` of the loss and the ID `accuracy` in training.
+    `features_sha256`: digest of the training features; `device`: the processor; `versions`: versions of the libraries; these
+    three are empty if they were not recorded. `start_loss`, `end_loss`: loss over all training images and classes;
+    `outcome`: why the training stopped; these are null if they were not recorded. `self_check`: AUROC and FPR95 by side and
+    score of the criterion that uses only ID data (`engine.criterion`); for stage 2 only, null if there are too few data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,13 +84,13 @@ class TrainingSummary(BaseModel):
 
 
 class Calibration(BaseModel):
-    """A threshold on an ID score, chosen on held-out ID images: an image is ID where its score is at least `threshold`.
+    """A threshold on an ID score, chosen on held-out ID images: an image is ID if its score is at least `threshold`.
 
-    `score`, `temperature`, `template` and `next_classes` (of logit-gap) say which score; `acceptance` is the share of ID
-    images asked for, `accepted` of the `images` held-out ones were; [`low`, `high`] is the interval, at `confidence`, of
-    the share of new ID images that are accepted. `data` and `files_sha256` name the held-out images. `by_class`: thresholds
-    of the predicted classes, by class key, that have one of their own. `scores`: the held-out images' scores in ascending
-    order, from which p-values follow; a tensor of the artifact, so they are no part of the JSON.
+    `score`, `temperature`, `template` and `next_classes` (of logit-gap) define the score. `acceptance`: the requested share
+    of ID images to accept; `accepted` of the `images` held-out images are accepted. [`low`, `high`]: the interval, at
+    `confidence`, of the share of new ID images that are accepted. `data` and `files_sha256` identify the held-out images.
+    `by_class`: thresholds of single predicted classes, by class key. `scores`: the ascending scores of the held-out images,
+    from which p-values are computed; they are stored as a tensor of the artifact and not in the JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -112,7 +112,7 @@ class Calibration(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of the evaluation settings the score was computed with."""
+        """The evaluation settings of the score."""
         return self.model_dump(include={"temperature", "template", "next_classes"})
 
 
@@ -120,11 +120,10 @@ class Calibration(BaseModel):
 class Prompts:
     """A prompt artifact in memory.
 
-    `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes
-    the contexts were trained with, 0 for zero-shot. `calibration`: the threshold, where one was chosen. `sha256`: digest
-    of the file it was read from or written to. `id_statistics`: how ID images compare with the prompts, for the default
-    score; None for the paper's. `written_with`: the versions the file was written with, by package; empty where it does
-    not say.
+    `positive`: (1, M, D) or (1, K, M, D). `negative`: (p, M, D), (p, K, M, D) or None. `learned_on`: number of classes in
+    the training of the contexts, 0 for zero-shot. `calibration`: the threshold, if there is one. `sha256`: digest of the
+    file that was read or written. `id_statistics`: statistics of ID images for the default score; None for the paper's
+    score. `written_with`: the versions of packages that wrote the file; empty if it does not state them.
     """
 
     kind: Kind
@@ -148,7 +147,7 @@ class Prompts:
 
     @property
     def class_specific(self) -> bool:
-        """Whether each class has contexts of its own."""
+        """Whether each class has its own contexts."""
         return self.positive.dim() == 4
 
     @property
@@ -158,19 +157,19 @@ class Prompts:
 
     @property
     def score_form(self) -> ScoreForm:
-        """The form that the score negprompt has with these prompts."""
+        """The form of the score `negprompt` with these prompts."""
         return "paper" if self.id_statistics is None else "standardised"
 
     def parent(self) -> Parent:
-        """This artifact as a parent of another."""
+        """Return this artifact as a parent of another."""
         return Parent(kind=self.kind, sha256=self.sha256)
 
     def transferred(self, classes: tuple[ClassLabel, ...], id_statistics: IdStatistics | None) -> "Prompts":
-        """The same contexts in front of other class names, without the threshold, which belongs to the scores over these.
+        """Return the same contexts with other class names. The threshold is removed, because it fits the old names only.
 
         Args:
-            classes: the other classes.
-            id_statistics: those of the artifact, followed to the other names.
+            classes: the new classes.
+            id_statistics: the artifact's ID statistics, adapted to the new names.
         """
         return replace(
             self,
@@ -184,11 +183,11 @@ class Prompts:
 
 
 def save_prompts(prompts: Prompts, path: Path, *, overwrite: bool = True) -> Prompts:
-    """Write an artifact atomically: complete or not at all; return it with its digest and the versions it was written with.
+    """Write an artifact atomically, and return it with its digest and the versions that wrote it.
 
     Raises:
         NegPromptError: the file cannot be written.
-        UsageError: without `overwrite`, the file is there by then.
+        UsageError: `overwrite` is False and the file exists.
     """
     written = replace(prompts, written_with=versions())
     data = artifact_bytes(written)
@@ -197,13 +196,13 @@ def save_prompts(prompts: Prompts, path: Path, *, overwrite: bool = True) -> Pro
 
 
 def sealed(prompts: Prompts) -> Prompts:
-    """An artifact in memory with the digest and the versions that `save_prompts` would give it now."""
+    """Return an artifact with the digest and the versions that `save_prompts` would give it now."""
     written = replace(prompts, written_with=versions())
     return replace(written, sha256=hashlib.sha256(artifact_bytes(written)).hexdigest())
 
 
 def artifact_bytes(prompts: Prompts) -> bytes:
-    """The file of an artifact: the same bytes for the same content and `written_with`."""
+    """Return the bytes of an artifact's file; equal content and `written_with` give equal bytes."""
     tensors = {"positive": prompts.positive.detach().cpu().float().contiguous()}
     if prompts.negative is not None:
         tensors["negative"] = prompts.negative.detach().cpu().float().contiguous()
@@ -232,7 +231,7 @@ def load_prompts(path: Path) -> Prompts:
     """Read an artifact.
 
     Raises:
-        UsageError: missing, truncated, not an artifact, of another version, or inconsistent; the message names the file.
+        UsageError: the file is missing, truncated, not an artifact, of another version, or inconsistent.
     """
     if not path.is_file():
         raise UsageError(f"No prompt artifact at {path}.")
@@ -242,16 +241,16 @@ def load_prompts(path: Path) -> Prompts:
         with path.open("rb") as file:
             (header,) = struct.unpack("<Q", file.read(8))
             if header > MAX_HEADER_BYTES:
-                raise UsageError(f"{path} is not a prompt artifact: it does not begin as a safetensors file does.")
+                raise UsageError(f"{path} is not a prompt artifact: it does not begin like a safetensors file.")
             file.seek(0)
-            # Read once, so that what is hashed is what is used.
+            # The file is read only once, so the digest is that of the data in use.
             data = file.read()
-        # Clones, because tensors in the file may cross cache lines, and products are then rounded another way.
+        # Tensors are cloned, because tensors in the file may be unaligned, and products then round differently.
         tensors = {name: tensor.clone() for name, tensor in load(data).items()}
         metadata = json.loads(data[8 : 8 + header]).get("__metadata__") or {}
     except (SafetensorError, OSError, struct.error, ValueError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{path} is not a readable prompt artifact ({error}). It may be truncated: make it again, or copy it again."
+            f"{path} is not a readable prompt artifact ({error}). It may be truncated. Copy it again, or make it again."
         ) from None
     if (schema := metadata.get("schema", "none")[:40]) != schemas.PROMPTS:
         if schema.startswith(schemas.PROMPTS.rpartition("/")[0] + "/"):
@@ -284,23 +283,23 @@ def load_prompts(path: Path) -> Prompts:
         first = first_line(error).partition(". ")[0]
         raise _of_another_version(path, first.rstrip(".")) from None
     except ValueError as error:
-        raise UsageError(f"{path} is not a sound prompt artifact: {error}.") from None
+        raise UsageError(f"{path} is not a valid prompt artifact: {error}.") from None
     _check_shapes(prompts, path)
     written = {key: value for key, value in metadata.items() if key in METADATA}
     if metadata.get(DIGEST) not in (None, content_digest(written, tensors)):
         raise UsageError(
-            f"{path} was changed after it was written: its content is not what its checksum says. Copy it again, or train "
+            f"{path} was changed after it was written: its content does not fit its checksum. Copy it again, or train "
             "again."
         )
     return prompts
 
 
 def _read(kind: Any, metadata: Mapping[str, str], key: str) -> Any:
-    """A value of the metadata, from its JSON.
+    """Read a value of the metadata from its JSON.
 
     Raises:
-        KeyError: it is missing.
-        UsageError: it is of another type.
+        KeyError: the value is missing.
+        UsageError: the value has another type.
     """
     try:
         return TypeAdapter(kind).validate_json(metadata[key])
@@ -309,19 +308,19 @@ def _read(kind: Any, metadata: Mapping[str, str], key: str) -> Any:
 
 
 def _of_another_version(path: Path, reason: str) -> UsageError:
-    """The message about an artifact that has other contents than this version writes."""
+    """Make the error for an artifact whose content differs from what this version writes."""
     return UsageError(
-        f"{path} was written by another version of negprompt, most likely an older one, or was changed since: {reason}.",
+        f"{path} was written by another version of negprompt (probably an older one), or was changed later: {reason}.",
         remedy="make-again",
     )
 
 
 def _id_statistics(tensors: Mapping[str, Tensor]) -> IdStatistics | None:
-    """The ID statistics among a file's tensors, if they are there.
+    """Return the ID statistics among a file's tensors, if it has them.
 
     Raises:
-        KeyError: some are missing.
-        ValueError: they do not fit together.
+        KeyError: some of them are missing.
+        ValueError: they are inconsistent.
     """
     names = [f.name for f in fields(IdStatistics)]
     if not any(f"id_{name}" in tensors for name in names):
@@ -330,10 +329,10 @@ def _id_statistics(tensors: Mapping[str, Tensor]) -> IdStatistics | None:
 
 
 def _calibration(made: Calibration, scores: Tensor) -> Calibration:
-    """The calibration of a file with its scores.
+    """Return the calibration of a file with its scores.
 
     Raises:
-        ValueError: they are not finite, not ascending, or not one for each held-out image.
+        ValueError: the scores are not finite, not ascending, or not one for each held-out image.
     """
     if scores.shape != (made.images,) or not bool(torch.isfinite(scores).all()) or bool((scores.diff() < 0).any()):
         raise ValueError(f"its calibration scores are not {made.images} finite numbers in ascending order")
@@ -341,24 +340,26 @@ def _calibration(made: Calibration, scores: Tensor) -> Calibration:
 
 
 def check_model(prompts: Prompts, model: ModelIdentity, width: int, path: Path) -> None:
-    """Refuse prompts that were learned for other weights.
+    """Check that prompts fit the model.
 
     Raises:
-        UsageError: weights or context width differ; both models are named.
+        UsageError: the weights or the width of contexts differ; the message names both models.
     """
     if prompts.model.weights_sha256 != model.weights_sha256:
         raise UsageError(
             f"{path} was learned for {prompts.model}, but this model is {model}.", remedy="model-of-artifact"
         )
     if prompts.positive.shape[-1] != width:
-        raise UsageError(f"{path} holds contexts of width {prompts.positive.shape[-1]}; the model's is {width}.")
+        raise UsageError(
+            f"{path} has contexts of width {prompts.positive.shape[-1]}, but the model needs width {width}."
+        )
 
 
 def _check_shapes(prompts: Prompts, path: Path) -> None:
     positive, negative, classes = prompts.positive, prompts.negative, len(prompts.classes)
 
     def wrong(what: str) -> UsageError:
-        return UsageError(f"{path} is not a sound prompt artifact: {what}.")
+        return UsageError(f"{path} is not a valid prompt artifact: {what}.")
 
     if not classes:
         raise wrong("it has no classes")
@@ -374,7 +375,7 @@ def _check_shapes(prompts: Prompts, path: Path) -> None:
         if tensor.dim() == 4 and tensor.shape[1] != classes:
             raise wrong(f"{name} is for {tensor.shape[1]} classes, but {classes} are listed")
         if not torch.isfinite(tensor).all():
-            raise wrong(f"{name} holds numbers that are not finite")
+            raise wrong(f"{name} has values that are not finite")
         if tensor.shape[-1] != positive.shape[-1]:
             raise wrong("positive and negative contexts differ in width")
     if positive.shape[0] != 1:
@@ -382,11 +383,11 @@ def _check_shapes(prompts: Prompts, path: Path) -> None:
 
 
 def _canonical(data: bytes) -> bytes:
-    """Order a safetensors file's metadata by key: the writer's own order differs from run to run."""
+    """Sort a safetensors file's metadata by key, because the order of the writer differs between runs."""
     (length,) = struct.unpack("<Q", data[:8])
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    # Tensor data must start at a multiple of eight bytes; the format allows trailing spaces for that.
+    # Tensor data must start at a multiple of eight bytes; the format allows trailing spaces for this purpose.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + data[8 + length :]

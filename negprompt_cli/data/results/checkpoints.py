@@ -1,10 +1,11 @@
-"""Checkpoints: the state of a training, as one safetensors file beside the artifact that it will become.
+"""Checkpoints: the state of a training as one safetensors file beside the future artifact.
 
-Tensors: `contexts`, `best`, `generator` and the method's own, as `memory.NAME` (see `State` of the engine's training).
-Metadata (strings): schema; facts, what the training depends on; history, a report per epoch; best_epoch; start_loss; and a
-sha256 over all of it, since a flipped bit in a context would go unseen. Nothing in a file is executed.
+Tensors: `contexts`, `best`, `generator`, and the optimiser's tensors as `memory.NAME` (see `State` of the engine's
+training). Metadata (strings): schema; facts, which are all inputs of the training; history, with one report per epoch;
+best_epoch; start_loss; and a sha256 over everything, because a flipped bit in a context would not be noticed otherwise.
+Nothing in a file is executed.
 
-Leaves out: when checkpoints are written and what they are compared with (see `steps.resuming`).
+`steps.resuming` decides when checkpoints are written, and compares their facts.
 """
 
 import hashlib
@@ -26,32 +27,32 @@ from negprompt_cli.engine.prompt_learners.training import EpochReport, State
 from negprompt_cli.errors import UsageError
 
 MEMORY = "memory."
-"""What precedes the names of a training method's own tensors."""
+"""Prefix of the names of an optimiser's tensors."""
 
 Fact = str | int | float | bool | None
 Facts = Mapping[str, Fact]
-"""What a training depends on, by name: keys of the configuration, versions, digests."""
+"""The inputs of a training, by name: keys of the configuration, versions, digests."""
 
 
 class DamagedCheckpoint(UsageError):
-    """A checkpoint cannot be used because the file is not as it was written."""
+    """A checkpoint cannot be used, because its file is damaged."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read: the state, its tensors on the CPU, and the facts of its training."""
+    """The content of a checkpoint: the state, with tensors on the CPU, and the facts of its training."""
 
     state: State
     facts: Facts
 
 
 def checkpoint_path(out: Path) -> Path:
-    """<stem>.checkpoint.safetensors beside the artifact `out`."""
+    """Return the path of the checkpoint of artifact `out`: <stem>.checkpoint.safetensors in the same folder."""
     return out.with_name(f"{out.stem}.checkpoint.safetensors")
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint atomically: complete or not at all.
+    """Write a checkpoint atomically.
 
     Raises:
         NegPromptError: the file cannot be written.
@@ -74,8 +75,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedCheckpoint: truncated, changed, or not a checkpoint.
-        UsageError: of another schema.
+        DamagedCheckpoint: the file is truncated, changed, or not a checkpoint.
+        UsageError: the file has another schema.
     """
     try:
         with safe_open(path, framework="pt") as opened:
@@ -86,12 +87,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     schema = metadata.get("schema", "")
     if schema.startswith("negprompt/checkpoint/") and schema != schemas.CHECKPOINT:
         raise UsageError(
-            f"{path} has the schema {schema}, but this version of negprompt reads {schemas.CHECKPOINT}. "
+            f"{path} has schema {schema}, but this version of negprompt reads {schemas.CHECKPOINT}. "
             "Resume with the version that wrote it.",
             remedy="no-resume",
         )
     if metadata.pop("sha256", None) != content_digest(metadata, tensors):
-        raise DamagedCheckpoint(f"{path} is damaged: its checksum does not fit.")
+        raise DamagedCheckpoint(f"{path} is damaged: its checksum is wrong.")
     try:
         state = State(
             contexts=tensors["contexts"],
@@ -104,23 +105,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
         facts = TypeAdapter(dict[str, Fact]).validate_python(json.loads(metadata["facts"]), strict=True)
     except (KeyError, ValidationError, ValueError, TypeError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{path} is not a sound checkpoint ({type(error).__name__}).") from None
+        raise DamagedCheckpoint(f"{path} is not a valid checkpoint ({type(error).__name__}).") from None
     if not _sound(state):
-        raise DamagedCheckpoint(f"{path} is not a sound checkpoint: its parts do not fit together.")
+        raise DamagedCheckpoint(f"{path} is not a valid checkpoint: its parts are inconsistent.")
     return Checkpoint(state, facts)
 
 
 def differences(recorded: Facts, present: Facts) -> list[str]:
-    """One line, with both values, for each fact of `present` that `recorded` does not have or has otherwise."""
+    """Return one line, with both values, for each fact of `present` that is missing or different in `recorded`."""
     return [
-        f"{name}: {_shown(recorded[name]) if name in recorded else 'not recorded'} there, {_shown(value)} now"
+        f"{name}: {_shown(recorded[name]) if name in recorded else 'not recorded'} in the file, {_shown(value)} now"
         for name, value in present.items()
         if name not in recorded or recorded[name] != value
     ]
 
 
 def flat_facts(values: Mapping[str, Any], prefix: str = "") -> dict[str, Fact]:
-    """Nested plain values as dotted names; lists become their JSON."""
+    """Convert nested plain values to dotted names; lists become JSON texts."""
     facts: dict[str, Fact] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -131,7 +132,7 @@ def flat_facts(values: Mapping[str, Any], prefix: str = "") -> dict[str, Fact]:
 
 
 def tensor_digest(*tensors: Tensor) -> str:
-    """sha256 over the types, shapes and values of tensors, in order, wherever they are."""
+    """Return the sha256 of the types, shapes and values of tensors, in order; their device does not matter."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -147,7 +148,7 @@ def content_digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -
 
 
 def _sound(state: State) -> bool:
-    """Whether a state can be taken up: shapes, types and epochs agree, and there is an epoch."""
+    """Whether a training can resume from a state: shapes, types and epochs are consistent, and there is an epoch."""
     shape = state.contexts.shape
     generator = torch.Generator().get_state()
     return (
@@ -161,7 +162,7 @@ def _sound(state: State) -> bool:
 
 
 def _shown(value: Fact) -> str:
-    """A value in a message: digests by their first characters."""
+    """Return a value as text for messages; digests are shortened."""
     if isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2:
         return value[:12]
     return json.dumps(value, ensure_ascii=False)

@@ -1,14 +1,14 @@
-"""What a person changed in a folder of sorted images: which images were moved by hand, and where to.
+"""Find the images that a user moved in a folder of sorted images.
 
-Whoever sorts images into id/<class>/ and ood/ (`sorting`) also writes `sorted.jsonl` beside these folders: a line per image
-with the folder it was put into, the sha256 of its bytes, its path, and the detector that decided. An image is known again by
-its bytes, so names and links do not matter:
+`sorting` puts images into id/<class>/ and ood/, and writes `sorted.jsonl` beside these folders: one line per image with its
+folder, the sha256 of its bytes, its path, and the detector that decided. The bytes identify an image, so names and links do
+not matter:
 
-    untouched   it is still in a folder that it was put into: only a prediction, which nobody has checked
-    corrected   it is in another folder id/<class> than it was put into, or nobody put it there but a person
-    foreign     it was moved to ood/ by a person
+    untouched   it is still in a folder where a detector put it: this is only an unchecked prediction
+    corrected   a user moved it to a folder id/<class>, or added it there
+    foreign     a user moved it to ood/
 
-Only corrected images say what a person knows of ID images.
+Only corrected images are reliable ID images.
 """
 
 import json
@@ -29,9 +29,9 @@ RECORD = "sorted.jsonl"
 
 
 class SortedImage(BaseModel):
-    """A line of the record: an image that was put into `folder` ("ood" or "id/<class>") because a detector said so.
+    """A line of the record: an image that a detector put into `folder` ("ood" or "id/<class>").
 
-    `detector`: path of the detector's file, and `detector_sha256`; both empty where there was none.
+    `detector`: path of the detector's file; `detector_sha256`: its digest; both are empty if there was no file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,7 @@ def record_sorted(into: Path, images: Iterable[SortedImage]) -> None:
     """Add lines to the record of a folder, before the images are put there.
 
     Raises:
-        NegPromptError: it cannot be written.
+        NegPromptError: the record cannot be written.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -59,10 +59,10 @@ def record_sorted(into: Path, images: Iterable[SortedImage]) -> None:
 
 
 def read_sorted(folder: Path) -> list[SortedImage]:
-    """The record of a folder of sorted images, in the order of sorting.
+    """Read the record of a folder of sorted images, in the order of sorting.
 
     Raises:
-        UsageError: there is none, or a line is not understood.
+        UsageError: the record does not exist, or a line is invalid.
     """
     path = folder / RECORD
     found = []
@@ -78,18 +78,18 @@ def read_sorted(folder: Path) -> list[SortedImage]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UsageError(
-            f"{path} cannot be read: {reason}. Without this record, images that a person moved cannot be told from those "
-            "that nobody has looked at. Give the folder that the images were sorted into."
+            f"{path} cannot be read: {reason}. Without this record it is unknown which images you have moved. Give the "
+            "folder into which the images were sorted."
         ) from error
     return found
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """The images of `folder`, a folder of sorted images, told apart; paths are in order of folder and name.
+    """The images of `folder`, a folder of sorted images, by what a user did; paths are sorted by folder and name.
 
-    `corrected`: images in id/, by the name of the class folder. `foreign`: images that a person moved to ood/. `untouched`:
-    number of images where they were put. `unsorted`: images directly in id/, which belong to no class. `detector`: path and
+    `corrected`: images that a user put into id/, by class folder. `foreign`: images that a user moved to ood/. `untouched`:
+    number of images that were not moved. `unsorted`: images directly in id/, which belong to no class. `detector`: path and
     sha256 of the detector that sorted last.
     """
 
@@ -101,7 +101,7 @@ class Corrections:
     detector: tuple[Path, str] | None
 
     def images(self) -> Iterator[Path]:
-        """The absolute paths of the corrected images."""
+        """Yield the absolute paths of the corrected images."""
         return (path.absolute() for paths in self.corrected.values() for path in paths)
 
 
@@ -109,7 +109,7 @@ def find_corrections(folder: Path) -> Corrections:
     """Compare a folder of sorted images with its record; reads every image.
 
     Raises:
-        UsageError: there is no record.
+        UsageError: the record does not exist or is invalid.
         NegPromptError: an image cannot be read.
     """
     record = read_sorted(folder)

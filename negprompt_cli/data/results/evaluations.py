@@ -1,7 +1,7 @@
-"""The evaluation document: its form, its means, writing it, and reading it back.
+"""The evaluation document: its form, averages over sets and seeds, writing and reading.
 
-What is read is believed only after validation. Fractions, not per cent; both conventions of FPR95 are given under names
-that say which class is positive.
+Documents are validated when they are read. Values are fractions, not per cent. FPR95 is given in both conventions; the names
+say which class is positive.
 """
 
 import json
@@ -21,23 +21,23 @@ from negprompt_cli.errors import UsageError, first_fault
 from negprompt_cli.wording import Cell, Span, cell, percent, some_of
 
 AVERAGE = "average"
-"""The name of the row that holds the means over the OOD sets."""
+"""The name of the row with the means over the OOD sets."""
 BELOW_CHANCE = "!"
-"""What marks an AUROC below chance in tables."""
+"""The mark of an AUROC below chance in tables."""
 MAX_BYTES = 64 << 20
 
 
 class _Part(BaseModel):
-    # What other versions add is kept and ignored.
+    # Fields that other versions add are kept and ignored.
     model_config = ConfigDict(extra="allow", frozen=True)
 
     def document(self) -> dict[str, Any]:
-        """The part as JSON values: what was put into it, and no defaults."""
+        """Return the part as JSON values, without fields that were not set."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Model(_Part):
-    """The model evaluated."""
+    """The model that was evaluated."""
 
     name: str
     pretrained: str | None
@@ -45,7 +45,7 @@ class Model(_Part):
 
 
 class PromptFacts(_Part):
-    """The artifact evaluated."""
+    """The artifact that was evaluated."""
 
     path: str
     sha256: str
@@ -77,7 +77,7 @@ class IdFacts(OodFacts):
 
 
 class SeedFacts(_Part):
-    """One of the seeds that were averaged over."""
+    """One of the seeds of an average."""
 
     seed: int
     path: str
@@ -86,14 +86,14 @@ class SeedFacts(_Part):
 
 
 class Fpr(_Part):
-    """FPR at another recall than 95 %, in both conventions."""
+    """FPR at a recall other than 95 %, in both conventions."""
 
     id_positive: float
     ood_positive: float
 
 
 class Gap(_Part):
-    """A figure minus the baseline's, with its interval; `p` of no difference where the method gives one."""
+    """The difference of a metric from the baseline's, with its interval; `p` is its p-value if the method gives one."""
 
     difference: float
     low: float
@@ -101,18 +101,18 @@ class Gap(_Part):
     p: float | None = None
 
     def text(self) -> str:
-        """`+1.2 [0.3, 2.1]`, in points of per cent."""
+        """Return the difference and interval as `+1.2 [0.3, 2.1]`, in percentage points."""
         return f"{100 * self.difference:+.1f} [{percent(self.low)}, {percent(self.high)}]"
 
     def p_text(self) -> str:
-        """The p-value with three decimals; a dash where there is none."""
+        """Return the p-value with three decimals, or a dash if there is none."""
         if self.p is None:
             return "-"
         return "< 0.001" if self.p < 0.001 else f"{self.p:.3f}"
 
 
 class Versus(_Part):
-    """A score against the best baseline on the same images, with intervals of the level `level` over images."""
+    """The comparison of a score with the best baseline on the same images; `level` is the confidence level."""
 
     baseline: str
     level: float
@@ -122,7 +122,7 @@ class Versus(_Part):
 
 
 class OfTemplate(_Part):
-    """The figures of a zero-shot score with one template."""
+    """The results of a zero-shot score with one template."""
 
     template: str
     ood: str
@@ -141,8 +141,8 @@ class _Cell(_Part):
 class Row(OodMetrics, _Cell):
     """One score on one OOD set, or the means over the sets.
 
-    `fpr`: by recall. `std`: standard deviation of each metric over seeds, None for a single seed. `ci`: bootstrap
-    interval of each metric, of the level `ci_level`. `versus`: the paired difference from the best baseline.
+    `fpr`: FPR by recall. `std`: standard deviation of each metric over seeds, None for a single seed. `ci`: bootstrap
+    interval of each metric with confidence level `ci_level`. `versus`: the paired difference from the best baseline.
     """
 
     oscr: float
@@ -153,34 +153,34 @@ class Row(OodMetrics, _Cell):
     versus: Versus | None = None
 
     def figure(self, metric: str) -> float | None:
-        """A metric by its name in `METRICS`."""
+        """Return a metric by its name in `METRICS`."""
         value: float | None = getattr(self, metric)
         return value
 
     def text(self, fpr: str = "fpr95_id_positive", *, intervals: bool = True) -> str:
-        """`AUROC / FPR95` in per cent, each with its deviation over seeds or its interval where there is one.
+        """Return `AUROC / FPR95` in per cent, each with its deviation over seeds or its interval if there is one.
 
         An AUROC below chance is marked.
 
         Args:
-            fpr: which of the two conventions of FPR95.
-            intervals: whether intervals are shown, which take much room.
+            fpr: name of FPR95 in one of the two conventions.
+            intervals: whether to show intervals, which need much space.
         """
         return " / ".join(self.figure_text(metric, intervals=intervals) for metric in ("auroc", fpr))
 
     def figure_text(self, metric: str, *, intervals: bool = True) -> str:
-        """A metric in per cent, with its deviation where it varies over seeds, or its interval where there is one."""
+        """Return a metric in per cent, with its deviation if it varies over seeds, or its interval if there is one."""
         low, high = ((intervals and self.ci) or {}).get(metric, (None, None))
         interval = "" if low is None else f" [{percent(low)}, {percent(high)}]"
         mark = BELOW_CHANCE if metric == "auroc" and self.auroc < 0.5 else ""
-        # What is the same for every seed has no deviation to show.
+        # A deviation of zero is not shown.
         return percent(self.figure(metric), (self.std or {}).get(metric) or None) + mark + interval
 
 
 class StreamRow(Row):
-    """A test-time score on one OOD set: means over random orders of the test stream, with their deviation.
+    """A test-time score on one OOD set: means over random orders of the test stream, with deviations.
 
-    `order_std`: standard deviation of each metric over `orders`, the seeds of the orders; None for a single order.
+    `orders`: the seeds of the orders. `order_std`: standard deviation of each metric over them; None for a single order.
     """
 
     sees_test_stream: Literal[True] = True
@@ -188,7 +188,7 @@ class StreamRow(Row):
     order_std: dict[str, float | None]
 
     def order_texts(self, fpr: str = "fpr95_id_positive") -> tuple[str, str]:
-        """AUROC and FPR95 in per cent, each with its deviation over orders."""
+        """Return AUROC and FPR95 in per cent, each with its deviation over orders."""
         auroc, share = (percent(self.figure(m), self.order_std.get(m)) for m in ("auroc", fpr))
         return auroc, share
 
@@ -199,9 +199,9 @@ SomeRow = TypeVar("SomeRow", bound=Row)
 class EvaluationDocument(_Part):
     """One evaluation, of one artifact or of one artifact per seed.
 
-    `skipped`: broken images by OOD set. `options`: constants of the scores that were computed. `left_out`: scores that were
-    asked for but cannot be computed here, with the reason. `templates`: zero-shot scores with other templates.
-    `test_time`: scores that learn from the test images, apart from all others.
+    `skipped`: broken images by OOD set. `options`: constants of the computed scores. `left_out`: requested scores that
+    cannot be computed here, with the reason. `templates`: zero-shot scores with other templates. `test_time`: scores that
+    learn from the test images; they are separate from all others.
     """
 
     schema_: str = Field(alias="schema")
@@ -236,24 +236,24 @@ class EvaluationDocument(_Part):
 
     @property
     def seed_list(self) -> list[int]:
-        """The seeds behind the figures."""
+        """The seeds of the results."""
         return [s.seed for s in self.seeds] or [self.prompts.seed]
 
     @property
     def spread(self) -> str:
-        """What follows each figure in `Row.text`, as the end of a table's title; empty if nothing does."""
+        """The end of a table's title: what follows each number in `Row.text`; empty if nothing does."""
         over_seeds = ", mean ± standard deviation over seeds" if self.seeds else ""
         level = next((row.ci_level for row in self.rows if row.ci_level is not None), None)
         return over_seeds + (f", with {100 * level:g} % bootstrap intervals over images" if level is not None else "")
 
     @property
     def artifacts(self) -> list[str]:
-        """sha256 of the artifacts behind the figures, by seed."""
+        """The sha256 of the evaluated artifacts, by seed."""
         return [s.sha256 for s in self.seeds] or [self.prompts.sha256]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the figures come from: sha256 of the weights and of the artifacts, by seed, and the versions."""
+        """The origin of the results: sha256 of the weights and of the artifacts by seed, and the versions."""
         return {
             "weights_sha256": self.model.weights_sha256,
             "prompts_sha256": self.artifacts,
@@ -261,20 +261,20 @@ class EvaluationDocument(_Part):
         }
 
     def row(self, score: str, ood: str) -> Row | None:
-        """The row of a score and an OOD set (or 'average'), if there is one."""
+        """Return the row of a score and an OOD set (or 'average'), or None."""
         return next((row for row in self.rows if row.score == score and row.ood == ood), None)
 
     def table(self) -> tuple[list[str], list[list[Cell]]]:
-        """AUROC / FPR95 with ID positive as header and rows: a row per score, a column per OOD set and their average."""
+        """Return header and rows of AUROC / FPR95 (ID positive): a row per score, a column per OOD set and average."""
         sets = [*self.ood_names, AVERAGE]
         lines = [[self.row(score, name) for name in sets] for score in self.scores]
         figures = figure_cells(lines)
         return ["score", *sets], [[cell(score), *cells] for score, cells in zip(self.scores, figures, strict=True)]
 
     def differences(self) -> tuple[str, list[str], list[list[Cell]]] | None:
-        """The paired differences from the best baseline as title, header and rows; None where there are none.
+        """Return title, header and rows of the paired differences from the best baseline; None if there are none.
 
-        A row per score that was compared, over all OOD sets where there are several.
+        Each compared score has a row; with several OOD sets it is for their mean.
         """
         ood = AVERAGE if len(self.ood_names) > 1 else self.ood_names[0]
         found = [(row, row.versus) for row in self.rows if row.ood == ood and row.versus is not None]
@@ -296,7 +296,7 @@ class EvaluationDocument(_Part):
         return title, ["score", "AUROC", "p", "FPR95 (ID positive)"], rows
 
     def test_time_table(self) -> tuple[str, list[str], list[list[Cell]]] | None:
-        """Test-time scores as title, header and rows, a row per score; None where there are none."""
+        """Return title, header and rows of the test-time scores, one row per score; None if there are none."""
         if not self.test_time:
             return None
         sets = list(dict.fromkeys(row.ood for row in self.test_time))
@@ -308,13 +308,13 @@ class EvaluationDocument(_Part):
         count = len(self.test_time[0].orders)
         over = "mean ± standard deviation over" if count > 1 else "for"
         title = (
-            "Test-time scores, which learn from the test images and are not comparable with those above: AUROC / FPR95 (ID "
+            "Test-time scores, which learn from the test images and are not comparable with the others: AUROC / FPR95 (ID "
             f"positive), per cent, {over} {count} order{'s' if count > 1 else ''} of the stream"
         )
         return title, ["score", *sets], rows
 
     def template_spread(self) -> tuple[str, list[str], list[list[Cell]]] | None:
-        """Lowest to highest figures of zero-shot scores over the templates as title, header and rows, or None."""
+        """Return title, header and rows of the lowest and highest results of zero-shot scores over templates, or None."""
         if not self.templates:
             return None
         count = len({one.template for one in self.templates})
@@ -338,12 +338,12 @@ def figure_cells(
     fpr: str = "fpr95_id_positive",
     intervals: bool = True,
 ) -> list[list[Cell]]:
-    """Lines of a table as cells `AUROC / FPR95` of three spans; the best of each column are strong, as far as is shown.
+    """Return the cells `AUROC / FPR95` of a table, each of three spans; the best of each column, as shown, are strong.
 
     Args:
-        lines: the rows by OOD set, None where there is no figure.
-        fpr: which of the two conventions of FPR95.
-        intervals: whether intervals are shown.
+        lines: the rows by OOD set; None if there is no result.
+        fpr: name of FPR95 in one of the two conventions.
+        intervals: whether to show intervals.
     """
 
     def best(column: int, metric: str, choose: Callable[[Iterable[float]], float]) -> float | None:
@@ -365,38 +365,38 @@ def figure_cells(
 
 
 def _shown(row: Row, metric: str) -> float:
-    """A metric in per cent as far as tables show it."""
+    """Return a metric in per cent, rounded as in tables."""
     return round(100 * (row.figure(metric) or 0.0), 1)
 
 
 def below_chance(rows: Iterable[Row]) -> Decision | None:
-    """The decision that tells of scores whose AUROC is below chance, or None where there are none."""
+    """Return a decision about scores whose AUROC is below chance, or None if there are none."""
     cells = [(row.score, row.ood, row.auroc) for row in rows if row.ood != AVERAGE and row.auroc < 0.5]
     if not cells:
         return None
     said = (
         f"AUROC below 50 % ({BELOW_CHANCE}), worse than chance: "
         + some_of([f"{score} on {ood} ({percent(auroc)})" for score, ood, auroc in cells])
-        + ". There the score ranks OOD images above ID images, so it cannot tell them apart."
+        + ". There the score ranks OOD images above ID images, so it does not detect OOD images."
     )
     facts = {"cells": [{"score": score, "ood": ood, "auroc": auroc} for score, ood, auroc in dict.fromkeys(cells)]}
     return Decision("score-below-chance", said, facts, warning=True)
 
 
 def average_over_sets(rows: Sequence[Row]) -> Row:
-    """The row of means over the OOD sets; intervals do not average and are left out."""
+    """Return the row of means over the OOD sets, without intervals, because these cannot be averaged."""
     return _mean_row(rows, ood=AVERAGE, images=sum(row.images for row in rows))
 
 
 def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDocument:
-    """The evaluation document of several seeds: means in the place of figures, `std` beside them.
+    """Average the evaluation documents of several seeds.
 
     Args:
-        documents: of one seed each, on the same images with the same scores.
+        documents: documents of one seed each, on the same images with the same scores.
 
     Returns:
-        The document of the first with the means over all; every row has `std`, `id` has `accuracy_std` (those of a sample,
-        n - 1; None for one seed), and `seeds` lists what was averaged over. It is limited where any of them is.
+        The first document with means over all. Every row has `std` and `id` has `accuracy_std` (sample standard deviations
+        with n - 1; None for one seed), and `seeds` lists the seeds. It is limited if one of them is.
     """
     first = documents[0]
     rows = [row_over_seeds(cells) for cells in _by_cell([document.rows for document in documents])]
@@ -422,16 +422,16 @@ def average_over_seeds(documents: Sequence[EvaluationDocument]) -> EvaluationDoc
 
 
 def row_over_seeds(rows: Sequence[Row]) -> Row:
-    """The row of means of a score's rows on one OOD set over seeds, with their deviations; None for one seed."""
+    """Average a score's rows on one OOD set over seeds; the deviations are None for one seed."""
     deviations = {metric: _deviation([row.figure(metric) for row in rows]) for metric in METRICS}
     return _mean_row(rows, ood=rows[0].ood, images=rows[0].images, std=deviations)
 
 
 def over_orders(rows: Sequence[Row], orders: Sequence[int]) -> StreamRow:
-    """The row of a test-time score: means of its rows over orders of the stream, with their deviations.
+    """Average the rows of a test-time score over orders of the stream, with deviations.
 
     Args:
-        rows: of one score and OOD set, by order.
+        rows: rows of one score and OOD set, one per order.
         orders: the seeds of the orders.
     """
     mean = _mean_row(rows, ood=rows[0].ood, images=rows[0].images)
@@ -448,15 +448,15 @@ def save_evaluation(path: Path, document: EvaluationDocument) -> None:
 
 
 def evaluation_path(run: Path) -> Path:
-    """The evaluation document of a run folder, or the document itself.
+    """Return the path of the evaluation document of a run folder, or of the document itself.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it does not exist.
     """
     path = run / EVALUATION if run.is_dir() else run
     if not path.is_file():
         raise UsageError(
-            f"No evaluation at {path}. Give a run folder that holds {EVALUATION}, or the JSON file of an evaluation.",
+            f"No evaluation at {path}. Give a run folder with {EVALUATION}, or the JSON file of an evaluation.",
             remedy="evaluate",
         )
     return path
@@ -466,21 +466,21 @@ def load_evaluation(path: Path) -> EvaluationDocument:
     """Read an evaluation document.
 
     Raises:
-        UsageError: not readable, not JSON, or not an evaluation; names the file and the field.
+        UsageError: the file is not readable, not JSON, or not an evaluation; the message names the file and the field.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path}: larger than 64 MiB, so not an evaluation.")
+            raise UsageError(f"{path} is larger than 64 MiB, so it is not an evaluation.")
         values: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not readable as an evaluation ({error}).") from None
+        raise UsageError(f"{path} is not readable as an evaluation ({error}).") from None
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema != schemas.EVALUATION:
         raise UsageError(f"{path} is not an evaluation of schema {schemas.EVALUATION} (found: {schema or 'none'}).")
     try:
         return EvaluationDocument.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path} is not a sound evaluation: {first_fault(error)}.") from None
+        raise UsageError(f"{path} is not a valid evaluation: {first_fault(error)}.") from None
 
 
 def _stream_row(row: Row, orders: Sequence[int], deviations: Mapping[str, float | None]) -> StreamRow:
@@ -489,13 +489,13 @@ def _stream_row(row: Row, orders: Sequence[int], deviations: Mapping[str, float 
 
 
 def _by_cell(columns: Sequence[Sequence[SomeRow]]) -> list[list[SomeRow]]:
-    """The rows of the same score and OOD set in every column, in the order of the first."""
+    """Group the rows of the same score and OOD set in all columns, in the order of the first column."""
     found = [{(row.score, row.ood): row for row in column} for column in columns]
     return [[column[key] for column in found] for key in found[0]]
 
 
 def _mean_row(cells: Sequence[Row], *, ood: str, images: int, **more: Any) -> Row:
-    """A row of means, of metrics and of `fpr`; undefined where a figure is."""
+    """Return a row with the means of metrics and of `fpr`; a mean is None if one of its values is."""
     if cells[0].fpr is not None:
         fprs = [cell.fpr or {} for cell in cells]
         more["fpr"] = {

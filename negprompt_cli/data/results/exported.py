@@ -1,8 +1,8 @@
-"""Detectors exported as ONNX: the metadata they carry, and opening them with onnxruntime. No torch.
+"""Detectors exported as ONNX: their metadata, and opening them with onnxruntime, without torch.
 
-A file takes preprocessed pixels (B, 3, H, W) with any B and gives class probabilities (B, K), ID scores (B,) and is_ood
-(B,), and with negative prompts the nearest of them and its cosine, (B,) each. Its metadata, one JSON text under `KEY`, say
-everything else that judging images needs, so that the file alone is enough.
+A detector takes preprocessed pixels (B, 3, H, W) with any B. It returns class probabilities (B, K), ID scores (B,) and
+is_ood (B,) and, with negative prompts, the nearest of them and its cosine, (B,) each. Its metadata, one JSON text under
+`KEY`, have everything else that judging images needs, so no other file is necessary.
 """
 
 import json
@@ -26,17 +26,17 @@ from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.errors import UsageError, first_fault, first_line
 
 KEY = "negprompt"
-"""Where the metadata are in a file."""
+"""The key of the metadata in a file."""
 SUFFIX = ".onnx"
 
 
 class ExportMetadata(BaseModel):
-    """What a file says about itself.
+    """The metadata of a file.
 
-    `versions`: what it was made with. `prompts_sha256`: digest of the artifact. `negatives`: per class. `temperature`: tau
-    of the score, on cosines. `threshold`, `by_class` (by class key) and `calibration_scores` (ascending) are there where the
-    score has a threshold; `calibrated_for` is the score that the artifact was calibrated for. `weights`: the type in which
-    weights are stored; all is computed in float32.
+    `versions`: versions of the libraries that made it. `prompts_sha256`: digest of the artifact. `negatives`: negatives per
+    class. `temperature`: tau of the score, on cosines. `threshold`, `by_class` (by class key) and `calibration_scores`
+    (ascending) are set if the score has a threshold; `calibrated_for` is the score for which the artifact was calibrated.
+    `weights`: the type of the stored weights; all computations use float32.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -55,20 +55,20 @@ class ExportMetadata(BaseModel):
     weights: Literal["float32", "float16"]
 
     def text(self) -> str:
-        """The metadata as a file has them."""
+        """Return the metadata as text for a file."""
         return json.dumps({"schema": schemas.EXPORT, **self.model_dump(mode="json")}, ensure_ascii=False)
 
 
 @dataclass(frozen=True, eq=False)
 class ExportedDetector:
-    """A file that is open; `run` takes named inputs and gives all outputs by name."""
+    """An open file; `run` takes named inputs and returns all outputs by name."""
 
     path: Path
     metadata: ExportMetadata
     run: Callable[[dict[str, Any]], dict[str, NDArray[Any]]]
 
     def judge(self, pixels: NDArray[np.float32]) -> Judgements:
-        """Judge (B, 3, H, W) preprocessed images; may be called from several threads at once."""
+        """Judge preprocessed images (B, 3, H, W); several threads may call it at once."""
         found = self.run({INPUT: pixels})
         probabilities = found["probabilities"]
         pairs = similarities = None
@@ -90,10 +90,10 @@ def open_exported(path: Path, opening: "Future[Any] | None" = None) -> ExportedD
 
     Args:
         path: the file.
-        opening: its session, where opening it has begun already.
+        opening: its session, if opening has already started in the background.
 
     Raises:
-        UsageError: it is missing, onnxruntime is not installed, or it is no detector that this package exported.
+        UsageError: the file is missing, onnxruntime is not installed, or this package did not export the file.
     """
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", remedy="export")
@@ -101,7 +101,7 @@ def open_exported(path: Path, opening: "Future[Any] | None" = None) -> ExportedD
         session = opening.result() if opening else open_session(path)
         text = session.get_modelmeta().custom_metadata_map.get(KEY, "{}")
     except ImportError:
-        raise UsageError(f"{path} is run by onnxruntime, which is not installed: `pip install onnxruntime`.") from None
+        raise UsageError(f"{path} needs onnxruntime, which is not installed. Run `pip install onnxruntime`.") from None
     except Exception as error:
         raise UsageError(f"{path} is not a readable ONNX file ({first_line(error)}).", remedy="export") from None
     try:
@@ -111,10 +111,11 @@ def open_exported(path: Path, opening: "Future[Any] | None" = None) -> ExportedD
         metadata = ExportMetadata.model_validate(found)
     except ValidationError as error:
         raise UsageError(
-            f"{path} lacks what this version wants of an exported detector ({first_fault(error)}).", remedy="export"
+            f"{path} does not have the metadata of an exported detector of this version ({first_fault(error)}).",
+            remedy="export",
         ) from None
     except (ValueError, AttributeError):
-        raise UsageError(f"{path} is no detector that this version exported.", remedy="export") from None
+        raise UsageError(f"This version did not export {path}.", remedy="export") from None
     names = [output.name for output in session.get_outputs()]
     if missing := {*OUTPUTS, *(NEGATIVE_OUTPUTS if metadata.negatives else ())} - set(names):
         raise UsageError(f"{path} has no output {sorted(missing)[0]}.", remedy="export")

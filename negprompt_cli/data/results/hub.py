@@ -1,9 +1,8 @@
-"""Prompt artifacts on the Hugging Face Hub: one file and a model card filled from the artifact and its evaluation.
+"""Publish prompt artifacts on the Hugging Face Hub, with a model card made from the artifact and its evaluation.
 
-A published folder holds `prompts.safetensors`, the README.md card and, if there was one, evaluation.json. The backbone's
-weights are not in it: the artifact names them by digest. A local folder of this form is read like a repository.
-
-Leaves out: publishing images, and weights of models.
+A published folder has `prompts.safetensors`, the model card README.md and, if there is one, evaluation.json. Images and the
+weights of models are not published; the artifact identifies the weights by digest. A local folder of this form can be used
+like a repository.
 """
 
 import tempfile
@@ -29,12 +28,12 @@ def save_pretrained(
 
     Args:
         prompts: the artifact.
-        folder: made where it is missing; its files of these names are replaced.
-        evaluation: an evaluation.json of these prompts, whose figures go into the card.
-        repo_id: "owner/name" where it will be published.
+        folder: created if it does not exist; files with these names are replaced.
+        evaluation: an evaluation.json of these prompts; its results are added to the card.
+        repo_id: "owner/name" of the future repository.
 
     Raises:
-        UsageError: the evaluation is unsound or not of these contexts.
+        UsageError: the evaluation is invalid, limited, or not of these prompts.
         NegPromptError: the files cannot be written.
     """
     saved = save_prompts(prompts, folder / ARTIFACT)
@@ -47,18 +46,18 @@ def save_pretrained(
 def push_to_hub(
     prompts: Prompts, repo_id: str, *, evaluation: Path | None = None, private: bool = False, api: Any = None
 ) -> str:
-    """Publish; return the address of the repository.
+    """Publish an artifact and return the address of the repository.
 
     Args:
         prompts: the artifact.
         repo_id: "owner/name".
         evaluation: an evaluation.json of these prompts.
         private: whether a new repository is private.
-        api: a `huggingface_hub.HfApi`; None for one with the user's own login.
+        api: a `huggingface_hub.HfApi`; None uses one with the user's login.
 
     Raises:
-        NegPromptError: the hub cannot be reached, or refuses.
-        UsageError: the evaluation is unsound or not of these contexts.
+        NegPromptError: the hub cannot be reached or refuses the upload.
+        UsageError: the evaluation is invalid, limited, or not of these prompts.
     """
     if api is None:
         from huggingface_hub import HfApi
@@ -71,22 +70,22 @@ def push_to_hub(
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Prompts by negprompt")
         except Exception as error:  # the hub raises errors of its own, of HTTP and of the network
             raise NegPromptError(
-                f"Publishing {repo_id} failed: {first_line(error)} (`hf auth login` logs in)."
+                f"Cannot publish {repo_id}: {first_line(error)} (log in with `hf auth login`)."
             ) from error
     return str(url)
 
 
 def find_artifact(source: str | Path) -> Path:
-    """The artifact file of a local folder or of a repository of the hub, fetched where needed.
+    """Return the artifact file of a local folder or of a repository of the hub; it is downloaded if necessary.
 
     Raises:
-        UsageError: a folder without an artifact.
+        UsageError: the folder has no artifact.
         NegPromptError: the hub has no such repository, or cannot be reached.
     """
     path = Path(source)
     if path.is_dir():
         if not (path / ARTIFACT).is_file():
-            raise UsageError(f"{path} holds no {ARTIFACT}; `save_pretrained` writes it.")
+            raise UsageError(f"{path} has no {ARTIFACT}, which `save_pretrained` writes.")
         return path / ARTIFACT
     from huggingface_hub import hf_hub_download
 
@@ -94,20 +93,20 @@ def find_artifact(source: str | Path) -> Path:
         return Path(hf_hub_download(str(source), ARTIFACT, library_name="negprompt"))
     except Exception as error:  # as above
         raise NegPromptError(
-            f"{source} is no folder here, and fetching it from the hub failed: {first_line(error)}"
+            f"{source} is not a local folder, and it cannot be downloaded from the hub: {first_line(error)}"
         ) from error
 
 
 def model_card(prompts: Prompts, evaluation: Path | None = None, *, source: str = "FOLDER") -> str:
-    """The README.md of a published artifact: what it is, how to use it, what was measured.
+    """Return the README.md of a published artifact: description, example and results.
 
     Args:
         prompts: the artifact.
-        evaluation: an evaluation.json; its figures are quoted with their conventions.
+        evaluation: an evaluation.json; its results are quoted with their conventions.
         source: repository or folder, for the example.
 
     Raises:
-        UsageError: the evaluation is unsound, limited, or not of these prompts.
+        UsageError: the evaluation is invalid, limited, or not of these prompts.
     """
     from huggingface_hub import ModelCardData
 
@@ -124,7 +123,7 @@ def model_card(prompts: Prompts, evaluation: Path | None = None, *, source: str 
         f"Learned {prompts.kind} prompts for CLIP ({name}, weights sha256 `{prompts.model.weights_sha256}`), made with "
         f"negprompt: {len(prompts.classes)} classes, {prompts.negatives_per_class} negatives per class, {loss}"
         f"{prompts.config.data.shots or 'all'} shots, seed {prompts.config.seed}.",
-        "The image and text towers are not part of this repository; the model of that digest is needed beside it.",
+        "The image and text towers are not part of this repository; the model with this digest is needed too.",
         f"## Classes\n\n{some_of(prompts.names, SHOWN_CLASSES)}.",
         "## Use\n\n```python\nimport negprompt_cli as negprompt\n\n"
         f'detector = negprompt.Detector.from_pretrained("{source}")\n'
@@ -138,9 +137,9 @@ def model_card(prompts: Prompts, evaluation: Path | None = None, *, source: str 
 def _threshold(prompts: Prompts) -> str:
     made = prompts.calibration
     if made is None:
-        return "## Threshold\n\nThese prompts have no threshold yet. It is chosen on held-out images of the classes."
+        return "## Threshold\n\nThese prompts have no threshold yet. Choose one with held-out images of the classes."
     return (
-        f"## Threshold\n\nAn image is in-distribution where its score `{made.score}` is at least {made.threshold:.6g}, "
+        f"## Threshold\n\nAn image is in-distribution if its score `{made.score}` is at least {made.threshold:.6g}, "
         f"which accepts {made.accepted} of {made.images} held-out images of the classes "
         f"({100 * made.confidence:g} % interval for new ones: {percent(made.low)} to {percent(made.high)} %)."
     )
@@ -151,7 +150,7 @@ def _figures(prompts: Prompts, path: Path | None) -> str:
         return ""
     document = load_evaluation(path)
     if document.limited:
-        raise UsageError(f"{path} is a limited trial, which no card should quote. Evaluate all images.")
+        raise UsageError(f"{path} is a limited evaluation, which a card must not quote. Evaluate all images.")
     if document.model.weights_sha256 != prompts.model.weights_sha256 or document.id.classes != len(prompts.classes):
         raise UsageError(f"{path} is not an evaluation of these prompts: model or classes differ.")
     rows = [
@@ -164,7 +163,7 @@ def _figures(prompts: Prompts, path: Path | None) -> str:
             "## Evaluation",
             "",
             f"ID: {document.id.name}, {document.id.images} images, accuracy {percent(document.id.accuracy)} %. Per cent; "
-            "FPR95 is the share of OOD images accepted where 95 % of ID images are (ID positive).",
+            "FPR95 is the share of OOD images accepted when 95 % of ID images are accepted (ID positive).",
             "",
             "| OOD | score | AUROC | FPR95 |",
             "|---|---|---|---|",

@@ -1,6 +1,6 @@
-"""Where a result comes from: versions, device and digests, the same in every result.
+"""The origin of a result: versions, device and digests, in the same form in every result.
 
-Only what decides the bits of a result: no time, no user, no path, so that the same work gives the same bytes.
+Only facts that determine the bits of a result are recorded: no time, no user, no path. Equal work gives equal bytes.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def versions(*, exported: bool = False) -> dict[str, str]:
-    """Versions of this package, of Python and of the libraries that compute: what the bits of a result depend on.
+    """Return the versions of this package, Python and the numerical libraries, on which the bits of a result depend.
 
     Args:
-        exported: whether an exported file computes, which onnxruntime runs.
+        exported: whether an exported file computes the result with onnxruntime.
     """
     if exported:
         libraries = {"onnxruntime": installed("onnxruntime"), "pillow": installed("pillow")}
@@ -36,7 +36,7 @@ def versions(*, exported: bool = False) -> dict[str, str]:
 
 
 def device_name(device: "torch.device") -> str:
-    """The processor as far as it decides the bits: a GPU's name, or a CPU's kind, vector instructions and threads."""
+    """Return what determines the bits of a processor: a GPU's name, or a CPU's kind, vector instructions and threads."""
     import torch
 
     if device.type == "cuda":
@@ -48,9 +48,9 @@ def device_name(device: "torch.device") -> str:
 
 
 def features_digest(features: "Tensor", labels: "Tensor") -> str:
-    """sha256 over image features (N, F) as float32 and labels (N,) as int64, in their order.
+    """Return the sha256 of image features (N, F) as float32 and labels (N,) as int64, in order.
 
-    It follows the content of the images, the model and the arithmetic: one changed pixel, weight or rounding changes it.
+    It depends on the content of the images, the model and the arithmetic: a changed pixel, weight or rounding changes it.
     """
     digest = hashlib.sha256(f"{tuple(features.shape)}\n".encode())
     digest.update(features.detach().cpu().float().contiguous().numpy().data)
@@ -59,7 +59,7 @@ def features_digest(features: "Tensor", labels: "Tensor") -> str:
 
 
 def installed(package: str, missing: str = "unknown") -> str:
-    """The version of an installed package, which is not imported; `missing` if it is not installed."""
+    """Return the version of an installed package without importing it; `missing` if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

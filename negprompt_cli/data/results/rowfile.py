@@ -1,12 +1,13 @@
-"""Rows about images, written as they come: CSV, JSON lines or Parquet.
+"""Write rows about images while they are computed, as CSV, JSON lines or Parquet.
 
-On standard output rows are flushed batch by batch. A file grows beside its place as `<name>.part` and takes its place when
-all rows are in, so FILE is whole or not there; what an interrupted run leaves is gone on with by appending. Appending also
-adds to a whole file. A last line cut short by a crash is dropped then, and images that have a row are known by a 64-bit
-digest of their path: eight bytes each.
+On standard output rows are flushed batch by batch. Rows for a file are first written to `<name>.part` in the same folder,
+which is renamed when all rows are written, so an incomplete file never has the final name. Appending resumes an interrupted
+run, or adds rows to a complete file. An incomplete last line is then removed. Images that already have a row are recognised
+by a 64-bit digest of their path, which takes eight bytes each.
 
-A Parquet file cannot be read before its end is written, so its rows grow as JSON lines, which lose no row however a run
-ends, and are turned into Parquet a row group at a time when all are in. Two runs at once on one file are refused.
+A Parquet file is readable only when it is complete. Its rows are therefore first written as JSON lines, so that no row is
+lost after a crash, and converted to Parquet at the end, one row group at a time. Two runs cannot write the same file at
+once.
 """
 
 import csv
@@ -31,19 +32,19 @@ from negprompt_cli.errors import NegPromptError, UsageError, first_line
 
 FORMATS = ("csv", "jsonl", "parquet")
 GROUP = 8192
-"""Rows of a Parquet row group: a size that readers like, and few enough to hold in memory."""
+"""Number of rows in a Parquet row group: efficient for readers, and small enough for memory."""
 SAMPLED = 1000
-"""Rows of which a file's totals keep the p-values."""
+"""Number of rows whose p-values a file's totals keep."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image. Of a broken image only `path` and `error` are known.
+    """The row of one image. For a broken image only `path` and `error` are set.
 
-    `prediction`: key of the class, `prediction_name` its words. `probability`: of that class. `score`: ID score, higher =
-    more ID. `p_value`: share of the calibration images that are at most as ID (conformal); None without calibration.
-    `is_ood`: whether it is called OOD; None without a threshold. `nearest_negative`: class name and number of the
-    nearest negative prompt, `negative_similarity` its cosine; None without negatives.
+    `prediction`: key of the predicted class; `prediction_name`: its words; `probability`: its probability. `score`: ID
+    score, higher = more ID. `p_value`: conformal p-value, the share of calibration images with at most this score; None
+    without calibration. `is_ood`: the verdict; None without a threshold. `nearest_negative`: class name and number of the
+    nearest negative prompt; `negative_similarity`: its cosine; both None without negatives.
     """
 
     path: str
@@ -64,14 +65,14 @@ NUMBERS = ("probability", "score", "p_value", "negative_similarity")
 
 
 class Sink(Protocol):
-    """Somewhere rows go."""
+    """A receiver of rows."""
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Take some rows."""
+        """Write some rows."""
 
 
 class TextSink:
-    """CSV or JSON lines on a binary stream; numbers read back exactly."""
+    """Writes CSV or JSON lines to a binary stream; numbers can be read back exactly."""
 
     def __init__(self, stream: BinaryIO, form: str, *, header: bool = True) -> None:
         self._stream, self._form = stream, form
@@ -79,7 +80,7 @@ class TextSink:
             self._put(",".join(COLUMNS) + "\n")
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Write and flush."""
+        """Write some rows and flush the stream."""
         if self._form == "csv":
             buffer = io.StringIO()
             for row in rows:
@@ -89,27 +90,27 @@ class TextSink:
             self._put(_json_lines(asdict(row) for row in rows))
 
     def _put(self, text: str) -> None:
-        # File names need not be UTF-8; their bytes are passed through.
+        # File names may have bytes that are not UTF-8; they are written unchanged.
         self._stream.write(text.encode("utf-8", "surrogateescape"))
         self._stream.flush()
 
 
 def csv_line(values: Iterable[Any]) -> str:
-    r"""One row of CSV with its `\n`, whatever line ends its texts contain."""
+    r"""Return one CSV row with its `\n`; the texts may contain any line ends."""
     values = list(values)
     buffer = io.StringIO()
-    # The writer quotes only its own line end, but every reader takes a bare \r for one.
+    # The writer quotes only its own line end, but readers treat a single \r as a line end too.
     bare = any(isinstance(v, str) and "\r" in v for v in values)
     csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL).writerow(values)
     return buffer.getvalue()
 
 
 class KnownPaths:
-    """Which paths a file has rows for already.
+    """The paths for which a file already has rows.
 
     Args:
-        paths: those of its rows.
-        written: how the file writes a path; Parquet cannot hold every file name as it is.
+        paths: the paths of its rows.
+        written: function that converts a path as in the file; Parquet cannot store every file name unchanged.
     """
 
     def __init__(self, paths: Iterable[str] = (), *, written: Callable[[str], str] = str) -> None:
@@ -127,11 +128,11 @@ class KnownPaths:
 
 @dataclass
 class Totals:
-    """What the rows of a file say together.
+    """Totals over the rows of a file.
 
-    `broken`: rows with an error. `undecided`: rows with a score and no verdict. `predictions`: keys of predicted classes.
-    `highest_ood`, `lowest_id`: scores at the two sides of the threshold; None where there are none. `p_values`: scores of
-    some rows with their p-values.
+    `broken`: rows with an error. `undecided`: rows with a score but no verdict. `predictions`: keys of predicted classes.
+    `highest_ood`, `lowest_id`: the scores nearest to the threshold on both sides; None if there are none. `p_values`: the
+    p-values of some rows, by score.
     """
 
     images: int = 0
@@ -144,10 +145,10 @@ class Totals:
     p_values: dict[float, float] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row, by the names of its columns; values as a CSV file or as JSON has them.
+        """Count a row, given by column names with values as in a CSV file or in JSON.
 
         Raises:
-            ValueError, TypeError: it is no such row.
+            ValueError, TypeError: it is not a row of scores.
         """
         self.images += 1
         if row["prediction"] in (None, ""):
@@ -169,7 +170,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class RowFile:
-    """A file that takes rows, which images it has rows for already, and what those rows say.
+    """An open file: `sink` writes rows, `known` has the paths of existing rows, and `before` their totals.
 
     `cut`: whether an incomplete last row was removed.
     """
@@ -181,27 +182,27 @@ class RowFile:
 
 
 def form_of(path: Path | None, form: str | None) -> str:
-    """The format of an output: `form`, else by the suffix of `path`, else CSV.
+    """Return the format of an output: `form`, else by the suffix of `path`, else CSV.
 
     Raises:
-        UsageError: another suffix, Parquet without a file or without pyarrow.
+        UsageError: the suffix is unknown, or the format is Parquet without a file or without pyarrow.
     """
     chosen = form or ("csv" if path is None else path.suffix.lower().removeprefix("."))
     if chosen not in FORMATS:
         raise UsageError(f"{path}: the name must end in .csv, .jsonl or .parquet.", remedy="row-format")
     if chosen == "parquet" and path is None:
-        raise UsageError("Parquet is written to a file, not to standard output.", remedy="out-file")
+        raise UsageError("Parquet can be written to a file only, not to standard output.", remedy="out-file")
     if chosen == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UsageError("Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or write .csv or .jsonl.")
     return chosen
 
 
 def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> None:
-    """Refuse, before any work, an output that could not be written.
+    """Check, before any work, that an output can be written.
 
     Raises:
-        UsageError: it is a folder or below a file, it exists or is unfinished and neither `append` nor `overwrite` is given,
-            or it is a Parquet file to append to that is damaged or holds other columns.
+        UsageError: `path` is a folder or below a file; it or its unfinished part exists, without `append` or `overwrite`; or
+            rows cannot be appended to a Parquet file, because it is damaged or has other columns.
     """
     check_place(path)
     if append and form == "parquet" and path.exists() and not part_of(path).exists():
@@ -211,14 +212,14 @@ def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> N
     if path.exists():
         raise UsageError(f"{path} exists.", remedy="append-or-overwrite")
     if part_of(path).exists():
-        raise UsageError(f"{part_of(path)} holds the rows of an interrupted run.", remedy="append-or-overwrite")
+        raise UsageError(f"{part_of(path)} contains the rows of an interrupted run.", remedy="append-or-overwrite")
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a finished file, in order; its form is told by its suffix.
+    """Yield the rows of a finished file, in order; its suffix defines the format.
 
     Raises:
-        UsageError: it cannot be read, or does not hold such rows.
+        UsageError: the file cannot be read, or does not contain rows of scores.
     """
     form = form_of(path, None)
     try:
@@ -237,14 +238,14 @@ def read_rows(path: Path) -> Iterator[Row]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
-        raise UsageError(f"{path} does not hold rows of scores ({error}).") from error
+        raise UsageError(f"{path} does not contain rows of scores ({error}).") from error
 
 
 def _row_of_texts(texts: Mapping[str, str]) -> Row:
-    """A row from the texts of a CSV file.
+    """Make a row from the texts of a CSV file.
 
     Raises:
-        ValueError, KeyError, TypeError: they are those of no row.
+        ValueError, KeyError, TypeError: the texts are not those of a row.
     """
     numbers = {name: float(texts[name]) if texts[name] else None for name in NUMBERS}
     words = {name: texts[name] or None for name in COLUMNS if name not in (*NUMBERS, "path", "is_ood")}
@@ -253,17 +254,17 @@ def _row_of_texts(texts: Mapping[str, str]) -> Row:
 
 
 def part_of(path: Path) -> Path:
-    """Where the rows of `path` grow until they are all there."""
+    """Return the file to which the rows of `path` are written until they are complete."""
     return path.with_name(f"{path.name}.part")
 
 
 @contextmanager
 def row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
-    """Open `path` for rows; it appears, or is replaced, when the body is through. After an error the part is kept.
+    """Open `path` for rows; it is created or replaced when the body ends. After an error the unfinished part is kept.
 
     Raises:
-        NegPromptError: it cannot be written.
-        UsageError: appending to a file that is damaged or does not hold such rows, or another command writes it.
+        NegPromptError: the file cannot be written.
+        UsageError: the file to append to is damaged or has other rows, or another command is writing it.
     """
     with claimed(path):
         yield from _row_file(path, form, append=append)
@@ -277,7 +278,7 @@ def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
         if not append:
             part.unlink(missing_ok=True)
         elif path.exists() and not part.exists():
-            # A part with only some of the old rows would be taken for what an interrupted run left.
+            # A part with only some of the old rows would look like that of an interrupted run.
             with atomic_path(part) as copy:
                 if form == "parquet":
                     with copy.open("wb") as stream:
@@ -302,19 +303,19 @@ def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
         if isinstance(error, BrokenPipeError):
             raise
         raise NegPromptError(
-            f"Cannot write {path}: {error.strerror or error}. Free space or choose another place. {part} keeps the rows "
-            "written so far.",
+            f"Cannot write {path}: {error.strerror or error}. Free disk space or choose another path. The rows written so "
+            f"far are in {part}.",
             remedy="append-later",
         ) from error
 
 
 def _resume(stream: BinaryIO, form: str, path: Path, before: Totals, *, written: Callable[[str], str]) -> KnownPaths:
-    """Cut off an unfinished last row, leave the stream at its end, read which images are there and count the rows."""
+    """Remove an incomplete last row, move the stream to its end, read the paths of existing rows, and count the rows."""
     end, offset, quotes = 0, 0, 0
     stream.seek(0)
     for line in stream:
         offset += len(line)
-        # A line end between quotes belongs to a CSV field.
+        # In CSV a line end between quotes belongs to a cell.
         quotes += line.count(b'"') if form == "csv" else 0
         if line.endswith(b"\n") and quotes % 2 == 0:
             end = offset
@@ -331,7 +332,7 @@ def _resume(stream: BinaryIO, form: str, path: Path, before: Totals, *, written:
 
 def _paths(text: Iterable[str], form: str, path: Path, before: Totals) -> Iterator[str]:
     wrong = UsageError(
-        f"{path}, or {part_of(path).name} beside it, does not hold rows of scores in the format {form}.",
+        f"{path}, or {part_of(path).name} in its folder, does not contain rows of scores in the format {form}.",
         remedy="other-out",
     )
     if form == "csv":
@@ -364,10 +365,10 @@ def _parquet_schema() -> Any:
 
 
 def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a Parquet file, a group at a time, read with its checksums.
+    """Yield the rows of a Parquet file, group by group; checksums are checked.
 
     Raises:
-        UsageError: it is damaged, or holds other columns.
+        UsageError: the file is damaged or has other columns.
     """
     import pyarrow
     from pyarrow import parquet
@@ -377,9 +378,9 @@ def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
             if not opened.schema_arrow.equals(_parquet_schema()):
                 columns = ", ".join(f"{field.name} {field.type}" for field in opened.schema_arrow)
                 raise UsageError(
-                    f"{path} does not hold rows of scores: its columns are {columns or 'none'}.", remedy="other-out"
+                    f"{path} does not contain rows of scores: its columns are {columns or 'none'}.", remedy="other-out"
                 )
-            # Older pyarrow cannot iterate over no rows.
+            # Older versions of pyarrow fail for a file without rows.
             if opened.num_row_groups:
                 for batch in opened.iter_batches(batch_size=GROUP):
                     yield batch.to_pylist()
@@ -391,10 +392,10 @@ def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def _write_parquet(lines: Path, path: Path) -> None:
-    """Turn rows in JSON lines into a Parquet file, a row group at a time.
+    """Convert rows in JSON lines to a Parquet file, one row group at a time.
 
     Raises:
-        UsageError: a line does not hold such a row.
+        UsageError: a line is not a row of scores.
     """
     import pyarrow
     from pyarrow import parquet
@@ -409,7 +410,7 @@ def _write_parquet(lines: Path, path: Path) -> None:
                 values = [{name: utf8_text(value) for name, value in json.loads(row).items()} for row in group]
                 writer.write_table(pyarrow.Table.from_pylist(values, schema=schema))
     except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{lines} does not hold rows of scores ({error}).", remedy="other-out") from error
+        raise UsageError(f"{lines} does not contain rows of scores ({error}).", remedy="other-out") from error
 
 
 def _json_lines(rows: Iterable[dict[str, Any]]) -> str:
@@ -421,7 +422,7 @@ def _csv(value: Any) -> Any:
 
 
 def utf8_text(value: Any) -> Any:
-    """A value for Parquet, whose strings are UTF-8: other bytes of file names become escapes."""
+    """Convert a value for Parquet, whose strings are UTF-8: other bytes of file names become escape sequences."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 

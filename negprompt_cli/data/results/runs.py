@@ -1,4 +1,4 @@
-"""Names of run folders and of the files in them. Imports no torch."""
+"""Names of run folders and of the files in them. This module imports no torch."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ POSITIVE = "positive.safetensors"
 NEGATIVE = "negative.safetensors"
 EVALUATION = "evaluation.json"
 PAGE = "report.html"
-"""The page of a fit."""
+"""Name of the report page of `fit`."""
 ZERO_SHOT = "zero-shot"
-"""In the place of a positive artifact: positives that are not trained."""
+"""Value used instead of a positive artifact for positives that are not trained."""
 
 
 def default_run_folder(spec: str) -> Path:
-    """runs/<data name>."""
+    """Return runs/<data name>."""
     from negprompt_cli.data.sets.sources import short_name
     from negprompt_cli.data.sets.spec import exists, parse_spec, user_path
 
@@ -22,10 +22,10 @@ def default_run_folder(spec: str) -> Path:
 
 
 def seed_folder(run: Path, seed: int) -> Path:
-    """The paths of the files of one seed."""
+    """Return the folder of one seed's files."""
     return run / f"seed-{seed}"
 
 
 def transfer_name(stem: str) -> str:
-    """transfer-<stem>.safetensors, for the stem of the class list's file name."""
+    """Return transfer-<stem>.safetensors for the stem of the class list's file name."""
     return f"transfer-{stem}.safetensors"

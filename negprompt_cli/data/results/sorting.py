@@ -1,9 +1,9 @@
-"""Putting judged images into folders: id/<class>/ and ood/, as links or copies; the images themselves are not touched.
+"""Sort judged images into the folders id/<class>/ and ood/, as links or copies; the original images do not change.
 
-Class folders are named by class keys, made safe as names of folders. Where another image of the same name is there already,
-the name gets eight digits of the path's digest, so that sorting the same images again changes nothing. What was put where
-is recorded, so that a person can move images and be understood (`corrections`). An image inside a file that holds many
-(`packed`) cannot be linked to, so it is always copied.
+Class folders have the names of class keys, made safe for file systems. If another image has the same name, eight digits of
+the path's digest are added, so sorting the same images again changes nothing. A record lists where each image was put, so
+that images that a user moves can be recognised (`corrections`). Images inside a container (`packed`) are always copied,
+because they cannot be linked.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from negprompt_cli.errors import NegPromptError
 
 
 def sort_rows(rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Path, str] | None) -> None:
-    """Put the images of rows that have a prediction where they belong, and record it.
+    """Sort the images of rows that have a prediction, and record it.
 
     Args:
-        rows: about image files.
-        into: folder that holds id/, ood/ and the record.
+        rows: rows of image files.
+        into: folder with id/, ood/ and the record.
         copy: as for `sort_image`.
-        detector: path and sha256 of what predicted, or None where it has no file.
+        detector: path and sha256 of the detector, or None if it has no file.
 
     Raises:
-        NegPromptError: the file system refuses.
+        NegPromptError: an image cannot be read or written.
     """
     judged = [(Path(row.path), row.prediction, bool(row.is_ood)) for row in rows if row.prediction is not None]
     path, digest = detector or ("", "")
@@ -62,17 +62,17 @@ def sort_rows(rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Pa
 
 
 def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: bool) -> Path:
-    """Link or copy one image to where it belongs, and return the place.
+    """Link or copy one image into its folder, and return the new path.
 
     Args:
         path: the image.
-        into: folder that holds id/ and ood/.
+        into: folder with id/ and ood/.
         prediction: key of its class.
-        is_ood: whether it goes to ood/.
+        is_ood: whether to put it into ood/.
         copy: copy the file instead of making a symbolic link to its absolute path.
 
     Raises:
-        NegPromptError: the file system refuses.
+        NegPromptError: the image cannot be linked or copied.
     """
     folder = into / "ood" if is_ood else into / "id" / folder_name(prediction)
     source = path.absolute()
@@ -101,7 +101,7 @@ def sort_image(path: Path, into: Path, *, prediction: str, is_ood: bool, copy: b
 
 
 def _file_name(path: Path, data: bytes, name: str) -> str:
-    """The name of a file for an image inside another: rows have numbers, whose suffix the name or the content tells."""
+    """Return a file name for an image inside a container; rows have numbers, and their suffix comes from name or content."""
     if is_image_name(path.name):
         return path.name
     suffix = PurePath(name).suffix
@@ -112,7 +112,7 @@ def _file_name(path: Path, data: bytes, name: str) -> str:
 
 
 def folder_name(key: str) -> str:
-    """A class key as the name of one folder that is data again: no separators, no leading dot, no system's folder."""
+    """Return a class key as a valid folder name: without separators or a leading dot, and not that of a system folder."""
     name = re.sub(r"[/\\\x00-\x1f]", "_", key).strip() or "_"
     name = "_" + name[1:] if name.startswith(".") else name
     return f"{name}_" if reason_for(name, folder=True) else name

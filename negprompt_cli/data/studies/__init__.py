@@ -1,6 +1,6 @@
-"""Facts and plans of studies: published figures, experiments and what they cost, grids of settings, whom to cite.
+"""Data of studies: published results, experiments and their costs, grids of settings, citations.
 
 Belongs here: data files about experiments and their typed readers.
 May import: `errors`, `config`, `data/files`.
-Neighbours: `steps/reproduce`, `steps/sweep`, `steps/compare` and `steps/cite` run and show them.
+Neighbours: `steps/reproduce`, `steps/sweep`, `steps/compare` and `steps/cite` use them.
 """

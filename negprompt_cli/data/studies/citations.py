@@ -1,4 +1,4 @@
-"""BibTeX of the paper and of this software: `citations.bib`, with the version filled in."""
+"""BibTeX entries of the paper and of this software, from `citations.bib` with the version inserted."""
 
 from importlib import resources
 
@@ -6,6 +6,6 @@ from negprompt_cli._version import __version__
 
 
 def bibtex() -> str:
-    """The entries `li2024negprompt` and `negprompt`."""
+    """Return the entries `li2024negprompt` and `negprompt`."""
     text = (resources.files(__package__) / "citations.bib").read_text(encoding="utf-8")
     return text.replace("{VERSION}", f"{{{__version__}}}")

@@ -1,4 +1,4 @@
-"""What an experiment costs in disk space and time: the facts of `costs.yaml`, for estimates."""
+"""Estimates of an experiment's disk space and time, from the facts in `costs.yaml`."""
 
 from functools import lru_cache
 from importlib import resources
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Costs(BaseModel):
-    """Sizes in bytes, paces in images per second, and seconds of one CPU thread per prompt of a training step."""
+    """Sizes in bytes, speeds in images per second, and seconds of one CPU thread per prompt of a training step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,6 +20,6 @@ class Costs(BaseModel):
 
 @lru_cache(maxsize=1)
 def costs() -> Costs:
-    """The facts that come with the package."""
+    """Return the facts that are part of the package."""
     text = (resources.files(__package__) / "costs.yaml").read_text(encoding="utf-8")
     return Costs.model_validate(yaml.safe_load(text))

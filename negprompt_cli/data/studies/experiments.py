@@ -1,4 +1,4 @@
-"""The paper's experiments as data: which ID and OOD sets, trained on which classes, beside which published figures."""
+"""The paper's experiments as data: ID and OOD sets, training classes, and published results to compare with."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,7 +10,7 @@ from negprompt_cli.data.studies.published import published
 from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 
 PACKAGE = "the package's experiments"
-"""What messages call the shipped file."""
+"""Name of the package's own file in messages."""
 
 
 class _Fact(BaseModel):
@@ -18,7 +18,7 @@ class _Fact(BaseModel):
 
 
 class ExperimentTask(_Fact):
-    """One ID set with its OOD sets, as SPECs."""
+    """An ID set and its OOD sets, as SPECs."""
 
     id: str
     ood: tuple[str, ...] = Field(min_length=1)
@@ -41,10 +41,10 @@ class EvaluationTask(ExperimentTask):
 
 
 class ExperimentBenchmark(_Fact):
-    """Tasks whose figures are averaged, and where their published figures are.
+    """Tasks whose results are averaged, and the published results to compare with.
 
-    `optional`: left out where its data are not there. `figures`: a benchmark of `published.yaml`. `published`: a method to
-    the name it has there.
+    `optional`: the benchmark is left out if its data are missing. `figures`: a benchmark of `published.yaml`. `published`:
+    for each method its name in that file.
     """
 
     name: str
@@ -58,14 +58,14 @@ class ExperimentBenchmark(_Fact):
         known = {figure.method for figure in published().of(self.figures or "")}
         unknown = sorted(set(self.published.values()) - known)
         if unknown:
-            raise ValueError(f"no published figures of {self.figures!r} for {', '.join(unknown)}")
+            raise ValueError(f"there are no published results of {self.figures!r} for {', '.join(unknown)}")
         return self
 
 
 class Experiment(_Fact):
-    """An experiment; `train_classes` as in the configuration, anything but 'all' means transfer to all classes.
+    """An experiment. `train_classes`: as in the configuration; any value except 'all' means transfer to all classes.
 
-    `note`: what must be known of its figures, for people.
+    `note`: explanation of its results for readers.
     """
 
     title: str
@@ -75,7 +75,7 @@ class Experiment(_Fact):
 
     @model_validator(mode="after")
     def _learned_on_what_is_there(self) -> "Experiment":
-        """Prompts are learned in the first task on their data, which must not be left out."""
+        """Check that the first task that learns on some data is not in an optional benchmark."""
         learned: set[str] = set()
         for benchmark in self.benchmarks:
             for task in benchmark.tasks:
@@ -88,10 +88,10 @@ class Experiment(_Fact):
 
 
 def load_experiment(name: str, file: Path | None = None) -> Experiment:
-    """One experiment of the package, or of a file in the same form.
+    """Load one experiment of the package, or of a file in the same form.
 
     Raises:
-        UsageError: an unknown name, or a file that cannot be read or is wrong; names the field.
+        UsageError: the name is unknown, or the file cannot be read or is invalid (the message names the field).
     """
     known, where = load_experiments(file), str(file) if file else PACKAGE
     if name not in known:
@@ -100,10 +100,10 @@ def load_experiment(name: str, file: Path | None = None) -> Experiment:
 
 
 def load_experiments(file: Path | None = None) -> dict[str, Experiment]:
-    """All experiments of the package, or of a file in the same form, by name.
+    """Load all experiments of the package, or of a file in the same form, by name.
 
     Raises:
-        UsageError: a file that cannot be read or is wrong; names the field.
+        UsageError: the file cannot be read or is invalid (the message names the field).
     """
     where = str(file) if file else PACKAGE
     if file:

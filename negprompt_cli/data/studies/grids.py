@@ -1,4 +1,4 @@
-"""The file of a sweep: which settings, on which ID problems, for which seeds.
+"""The file of a sweep: settings, ID problems and seeds.
 
     problems:
       near: {id: tiny-imagenet#0-99, ood: [tiny-imagenet#100-199, textures]}
@@ -11,8 +11,8 @@
     grid:                          # keys with the values to try, all combinations
       negative.count: [1, 2, 4]
 
-`problems` is all that must be there. A cell is a problem, a variant, a combination of the grid and a seed. Leaves out:
-sweeps over models and hardware, which would need a model each.
+Only `problems` is required. A cell is a combination of a problem, a variant, a point of the grid and a seed. A sweep cannot
+vary models or hardware, because each would need its own model.
 """
 
 import itertools
@@ -28,13 +28,13 @@ from negprompt_cli.errors import UsageError, first_fault
 
 MAX_CELLS = 10_000
 OWN_KEYS = ("model", "compute", "seed", "data.spec", "evaluate.ood", "evaluate.scores")
-"""Keys and sections that are the same for a whole sweep, or that the file says in another place."""
+"""Keys and sections that are constant in a sweep, or that another part of the file sets."""
 
 Name = Annotated[str, Field(pattern=r"^[\w .,=+-]{1,80}$")]
 
 
 class Grid(BaseModel):
-    """A sweep as its file says it; see the module."""
+    """The content of a sweep's file; see the module."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     problems: dict[Name, ExperimentTask] = Field(min_length=1)
@@ -45,10 +45,10 @@ class Grid(BaseModel):
     grid: dict[str, tuple[Any, ...]] = {}
 
     def settings_by_variant(self) -> dict[str, dict[str, Any]]:
-        """Dotted keys to values of every variant, combined with every point of the grid, by a name that tells them apart.
+        """Return the settings (dotted keys) of every variant and point of the grid, by a unique name.
 
         Raises:
-            UsageError: two would have the same name.
+            UsageError: two have the same name.
         """
         made: dict[str, dict[str, Any]] = {}
         ends = [key.rsplit(".", 1)[-1] for key in self.grid]
@@ -58,7 +58,7 @@ class Grid(BaseModel):
                 point = [f"{label}={_short(value)}" for label, value in zip(labels, values, strict=True)]
                 name = " ".join(filter(None, [variant, *point])) or "default"
                 if name in made:
-                    raise UsageError(f"Two cells of the sweep are called '{name}': give them names under variants.")
+                    raise UsageError(f"Two cells of the sweep are called '{name}'. Name them under `variants`.")
                 made[name] = {**self.settings, **keys, **dict(zip(self.grid, values, strict=True))}
         return made
 
@@ -67,7 +67,8 @@ def load_grid(path: Path) -> Grid:
     """Read the file of a sweep.
 
     Raises:
-        UsageError: missing, not YAML, a wrong or unknown field, a key that a sweep cannot vary, or too many cells.
+        UsageError: the file is missing or not YAML; a field is wrong or unknown; a sweep cannot vary a key; or there are too
+            many cells.
     """
     values = read_yaml(path, what="the grid of a sweep")
     try:
@@ -83,11 +84,11 @@ def load_grid(path: Path) -> Grid:
     for values in grid.grid.values():
         cells *= len(values)
     if not 0 < cells <= MAX_CELLS:
-        raise UsageError(f"{path}: {cells} cells; a sweep has from 1 to {MAX_CELLS}.")
+        raise UsageError(f"{path} has {cells} cells, but a sweep must have 1 to {MAX_CELLS}.")
     return grid
 
 
 def _short(value: Any) -> str:
-    """A value as part of a folder's name."""
+    """Return a value as part of a folder name."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
     return "".join(c if c.isalnum() or c in "-+." else "_" for c in text)[:60]

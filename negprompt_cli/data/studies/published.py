@@ -1,4 +1,4 @@
-"""Published figures, each with its source and its evidence mark: facts in `published.yaml`, validated here."""
+"""Published results, each with its source and an evidence mark. The data are in `published.yaml` and validated here."""
 
 from functools import lru_cache
 from importlib import resources
@@ -14,9 +14,9 @@ MARKS: dict[Mark, str] = {
     "repository": "read in the authors' repository",
     "quoted": "quoted by other papers or by several independent notes, not read in the tables of the paper",
     "notes": "from one reader's notes on the paper",
-    "unverified": "passed on without its place in the paper",
+    "unverified": "reported without its place in the paper",
 }
-"""Marks of evidence, the strongest first, and what each means. No figure was read in the tables of its paper."""
+"""Evidence marks and their meanings, strongest first. No result was read in the tables of its paper."""
 
 
 class _Fact(BaseModel):
@@ -24,9 +24,9 @@ class _Fact(BaseModel):
 
 
 class Benchmark(_Fact):
-    """What figures belong to: ID and OOD sets by catalogue name, several ID sets being averaged over, and an architecture.
+    """A benchmark: ID and OOD sets by catalogue name, and an architecture. Results are means over several ID sets.
 
-    `backbone`: open_clip's name of it; weights differ between papers.
+    `backbone`: open_clip's name of the architecture; weights differ between papers.
     """
 
     title: str
@@ -36,10 +36,10 @@ class Benchmark(_Fact):
 
 
 class Figure(_Fact):
-    """One method's published result, a mean over the benchmark's OOD sets; fractions.
+    """One method's published result, as mean over the benchmark's OOD sets, in fractions.
 
-    `fpr95`: with ID positive. `fpr95_ood_positive`: with OOD positive, where it is known. `needs`: what the method learns
-    from; those that learn from the test stream are another task. `mark`: the evidence, as `MARKS` says.
+    `fpr95`: with ID positive. `fpr95_ood_positive`: with OOD positive, if known. `needs`: the data from which the method
+    learns; methods that learn from the test stream solve another task. `mark`: the evidence, one of `MARKS`.
     """
 
     benchmark: str
@@ -53,12 +53,12 @@ class Figure(_Fact):
     note: str | None = None
 
     def fpr(self, metric: str) -> float | None:
-        """FPR95 by its name among the metrics, in either convention."""
+        """Return FPR95 in the convention with this metric name; None if unknown."""
         return self.fpr95 if metric == "fpr95_id_positive" else self.fpr95_ood_positive
 
 
 class Published(_Fact):
-    """All published figures by benchmark."""
+    """All published results by benchmark."""
 
     benchmarks: dict[str, Benchmark]
     figures: tuple[Figure, ...]
@@ -67,29 +67,29 @@ class Published(_Fact):
     def _known_benchmarks(self) -> "Published":
         unknown = {f.benchmark for f in self.figures} - set(self.benchmarks)
         if unknown:
-            raise ValueError(f"figures of unknown benchmarks: {sorted(unknown)}")
+            raise ValueError(f"there are results of unknown benchmarks: {sorted(unknown)}")
         return self
 
     def of(self, benchmark: str) -> list[Figure]:
-        """The figures of a benchmark, in order."""
+        """Return the results of a benchmark, in order."""
         return [f for f in self.figures if f.benchmark == benchmark]
 
     def benchmarks_of(self, id_name: str, ood_names: list[str]) -> list[str]:
-        """The single-ID benchmarks that an evaluation is: the same ID set and the same OOD sets in any order."""
+        """Return the benchmarks with exactly this ID set and these OOD sets, in any order."""
         return [name for name, b in self.benchmarks.items() if b.id == (id_name,) and set(b.ood) == set(ood_names)]
 
     def fits(self, benchmark: str, model: str) -> bool:
-        """Whether figures of a benchmark are of the architecture of an open_clip model, whatever its weights."""
+        """Whether an open_clip model has the architecture of a benchmark, with any weights."""
         backbone = self.benchmarks[benchmark].backbone
         if ":" not in model:
             return model.removesuffix("-quickgelu") == backbone
-        # A folder or a repository of the hub has the architecture in its name, if anywhere.
+        # For a folder or a repository of the hub, only the name can show the architecture.
         last = model.rstrip("/").rsplit("/", 1)[-1].casefold()
         return backbone.casefold() in last and not any(other in last for other in ("siglip", "plus"))
 
 
 @lru_cache(maxsize=1)
 def published() -> Published:
-    """The figures that come with the package."""
+    """Return the published results that are part of the package."""
     text = (resources.files(__package__) / "published.yaml").read_text(encoding="utf-8")
     return Published.model_validate(yaml.safe_load(text))

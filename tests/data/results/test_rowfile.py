@@ -163,7 +163,7 @@ def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, list[objec
     out = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table(columns), out)
     before = out.read_bytes()
-    with pytest.raises(UsageError, match="does not hold rows of scores: its columns are"):
+    with pytest.raises(UsageError, match="does not contain rows of scores: its columns are"):
         check_row_file(out, "parquet", append=True, overwrite=False)
     assert out.read_bytes() == before
 
