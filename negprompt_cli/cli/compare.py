@@ -83,8 +83,10 @@ def compare(
         text = table_text(texts.caption(comparison), columns, rows, labels=names)
         if (streams := texts.streams_table(comparison)) is not None:
             text += "\n" + table_text(*streams, labels=names)
-        for more in (texts.gaps_table(comparison), texts.published_table(comparison)):
-            text += "" if more is None else "\n" + table_text(*more)
+        if (gaps := texts.gaps_table(comparison)) is not None:
+            text += "\n" + table_text(*gaps, labels=len(gaps[1]) - 3)
+        if (others := texts.published_table(comparison)) is not None:
+            text += "\n" + table_text(*others)
         text += "\n"
         for remark in (*texts.differences(comparison), *texts.remarks(comparison)):
             text += f"{hanging('', remark)}\n"

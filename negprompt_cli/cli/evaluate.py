@@ -189,6 +189,7 @@ def print_evaluation(talk: Talk, result: "Evaluation | SeedsEvaluation") -> None
         if more is not None:
             talk.line("")
             talk.table(*more, labels=1)
+    talk.line("")
     facts, model, prompts = document.id, document.model, document.prompts
     seeds = f"seed{'s' if document.seeds else ''} {', '.join(map(str, document.seed_list))}"
     talk.line(

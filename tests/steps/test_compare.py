@@ -79,7 +79,7 @@ def test_what_is_the_same_in_all_runs_is_one_line_and_the_best_are_strong(save):
     comparison = compare_runs([a, b])
     header, rows, names = figures_table(comparison)
     assert header == ["run", "score", "seeds", "ID acc.", "noise", "average"] and names == 3
-    assert texts(rows)[0] == ["all runs", "mcm-zero-shot", "-", "-", "80.0 / 20.0", "80.0 / 20.0"]
+    assert texts(rows)[0] == ["all", "mcm-zero-shot", "-", "-", "80.0 / 20.0", "80.0 / 20.0"]
     assert [row[:2] for row in texts(rows)[1:]] == [["a", "negprompt"], ["b", "negprompt"]]
     assert [[span.text for span in spans if span.strong] for row in rows for spans in row[-2:]] == [
         [], [], ["91.2", "8.8"], ["91.2", "8.8"], [], [],
@@ -133,11 +133,20 @@ def test_differences_from_the_best_baseline_are_a_table_and_columns(save):
     rows += [evaluation_row(name, "mcm") for name in ("noise", "average")]
     comparison = compare_runs([save("a", evaluation(rows))])
     title, header, found = gaps_table(comparison)
-    assert "90 %" in title and header == ["score", "against", "AUROC", "p", "FPR95"]
-    assert texts(found) == [["negprompt", "mcm", "+1.2 [-0.3, 2.7]", "< 0.001", "+1.2 [-0.3, 2.7]"]]
+    assert "Difference from mcm" in title and "90 %" in title and header == ["score", "AUROC", "p", "FPR95"]
+    assert texts(found) == [["negprompt", "+1.2 [-0.3, 2.7]", "< 0.001", "+1.2 [-0.3, 2.7]"]]
     first = next(csv.DictReader(io.StringIO(to_csv(comparison))))
     assert (first["baseline"], first["auroc_low"], first["auroc_p"]) == ("mcm", "-0.003", "0.0004")
     assert gaps_table(compare_runs([save("b", _document())])) is None
+    # Runs with different baselines name them row by row.
+    other = [
+        evaluation_row(name, "negprompt", auroc=0.6, versus=versus | {"baseline": "knn"})
+        for name in ("noise", "average")
+    ]
+    both = compare_runs([save("a", evaluation(rows)), save("c", evaluation([*other, *rows[2:]], prompts__shots=4))])
+    _, header, found = gaps_table(both)
+    assert header[:3] == ["run", "score", "against"]
+    assert {(row[0], row[2]) for row in texts(found)} == {("a", "mcm"), ("c", "knn")}
 
 
 def test_the_other_convention_shows_the_other_figures(save):
@@ -217,7 +226,7 @@ def test_markdown_and_latex_escape_what_they_must(save):
     header = next(line for line in markdown.splitlines() if line.startswith("| score"))
     assert "50%_x\\|y" in header
     latex = to_latex(comparison)
-    assert r"50\%\_x|y" in latex
+    assert r"50\%\_x\textbar{}y" in latex
     assert r"set\#0-9" in latex
     # Two lines of headings, one of them with the names of the sets, and every line has as many columns.
     lines = [line for line in latex.splitlines() if line.endswith(r"\\")]

@@ -62,7 +62,7 @@ def test_the_same_score_on_the_same_images(tmp_path):
     header, rows, _ = figures_table(comparison)
     assert header == ["run", "score", "seeds", "noise", "fog", "average"]
     assert [row[:3] for row in texts(rows)] == [
-        ["all runs", "mcm", "-"], ["a/scores", "negprompt", "0"], ["b/scores", "negprompt", "0,7"],
+        ["all", "mcm", "-"], ["a/scores", "negprompt", "0"], ["b/scores", "negprompt", "0,7"],
     ]  # fmt: skip
     line = comparison.lines[2]
     by_hand = [evaluate_scores(s["pets"], s["fog"]) for s in twice.values()]

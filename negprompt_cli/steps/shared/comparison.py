@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.wording import Cell, Span, cell, percent
 
 FprConvention = Literal["id-positive", "ood-positive"]
-ALL_RUNS = "all runs"
+ALL_RUNS = "all"
 """The name of the run in a line whose figures are the same in every run."""
 STREAMS = "Test-time scores, which learn from the test images"
 FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
@@ -184,7 +185,9 @@ def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]
     ]
     if not found:
         return None
-    several, sets, own = len(comparison.differing) > 1, ood is None, comparison.paired_with is None
+    several, sets = len(comparison.differing) > 1, ood is None
+    # One baseline for all is in the title.
+    own = comparison.paired_with is None and len({versus.baseline for _, _, versus in found}) > 1
     header = ["run"] * several + ["score"] + ["OOD set"] * sets + ["against"] * own + ["AUROC", "p", "FPR95"]
     rows = []
     for line, name, versus in found:
@@ -192,10 +195,12 @@ def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]
         labels = [line.run] * several + [line.score] + [name] * sets + [versus.baseline] * own
         rows.append([cell(text) for text in (*labels, versus.auroc.text(), versus.auroc.p_text(), gap.text())])
     over = "" if sets else ", mean over the OOD sets"
-    whom = "the run's best baseline" if own else f"the same score of {comparison.paired_with}"
+    baseline = "each run's best baseline" if own else f"{found[0][2].baseline}, the best baseline here,"
+    whom = baseline if comparison.paired_with is None else f"the same score of {comparison.paired_with}"
+    which = "ID" if comparison.fpr == "id-positive" else "OOD"
     title = (
         f"Difference from {whom} on the same images{over}, in points, with "
-        f"{100 * found[0][2].level:g} % intervals by DeLong (AUROC) and paired bootstrap (FPR95)"
+        f"{100 * found[0][2].level:g} % intervals by DeLong (AUROC) and paired bootstrap (FPR95 with {which} positive)"
     )
     return title, header, rows
 
@@ -323,6 +328,7 @@ def _latex_table(
     lines = [
         r"\begin{table}[t]",
         r"\centering",
+        r"\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{_latex(caption)}}}",
         rf"\label{{{label}}}",
         r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
@@ -383,8 +389,10 @@ def _joined(spans: Cell, escape: Callable[[str], str], strong: str) -> str:
 def _latex(text: str) -> str:
     special = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
     special |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "…": r"\ldots{}", "$": r"\$"}
-    special |= {"“": "``", "”": "''"}
-    return "".join(special.get(character, character) for character in text)
+    special |= {"“": "``", "”": "''", "<": "$<$", ">": "$>$", "|": r"\textbar{}", "\N{NO-BREAK SPACE}": "~"}
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    # A hyphen before a figure is a minus.
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", "".join(special.get(character, character) for character in text))
 
 
 def _label(name: str) -> str:

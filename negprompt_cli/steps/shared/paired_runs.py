@@ -86,11 +86,12 @@ def compare_score_files(
     facts = {run.label: {"seeds": ",".join(map(str, run.seeds))} for run in runs}
     same_seeds = len({mine["seeds"] for mine in facts.values()}) == 1
     differing: dict[str, dict[str, str]] = {label: {} for label in facts} if same_seeds else facts
+    shared: list[Line] = []
     lines: list[Line] = []
     for score in [name for name in common if scores is None or name in scores]:
         judged = {run.label: run.judged(score, oods) for run in runs}
         if len(runs) > 1 and all(_same(one, judged[first.label]) for one in judged.values()):
-            lines.insert(0, _line(ALL_RUNS, first, score, oods, dict.fromkeys(differing[first.label], "-")))
+            shared.append(_line(ALL_RUNS, first, score, oods, dict.fromkeys(differing[first.label], "-")))
             continue
         found = {}
         if len(runs) > 1 and min(len(first.first.id_set), *map(len, first.first.ood_sets)) > 1:
@@ -107,6 +108,7 @@ def compare_score_files(
                 versus = versus_of(gaps, first.label, settings.level)
                 line.cells[name] = line.cells[name].model_copy(update={"versus": versus})
             lines.append(line)
+    lines = shared + lines
     if (told := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
         notes.append(told.message)
     if len(runs) > 1:
