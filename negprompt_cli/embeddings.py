@@ -19,6 +19,7 @@ Negatives are N_ij = normalise(P_i + d_j). All classes share the offsets d_j, as
 encoder or files.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from negprompt_cli.config import Config, load_config
+from negprompt_cli.config import Config, ask_config
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.embedding_negatives import negatives_of
 from negprompt_cli.engine.metrics.calibration import choose_threshold
@@ -38,6 +39,7 @@ from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.embedding_learning import learn_embeddings
 from negprompt_cli.steps.shared.self_check import self_check
+from negprompt_cli.wording import some_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +107,11 @@ class EmbeddingDetector:
             labels: (N,) their classes.
 
         Returns:
-            A sentence in `message`, the figures of each split in `facts`; `warning` is true if the score is not above both.
+            A sentence in `message`, the figures of each split in `facts`; `warning` is true if the score is clearly below
+            the better of the two.
         """
-        data = Features(self._unit(images), torch.as_tensor(labels).long())
+        features = self._unit(images)
+        data = Features(features, _labels(labels, len(features), len(self.positives)))
         statistics = self.inputs.id_statistics
         return self_check(self.config, data, self.positives, statistics, scale=self.inputs.logit_scale)[1]
 
@@ -151,16 +155,41 @@ def fit_embeddings(
         settings: configuration keys and values of the section negative, such as {"negative.loss.gamma": 0.5}.
 
     Raises:
-        UsageError: the shapes or labels do not fit together, there are too few images, or a key is unknown.
-        NegPromptError: a feature is not finite.
+        UsageError: the shapes or labels do not fit together, a number is not finite, there are too few images, or a setting
+            is unknown, not used here, or an argument.
     """
-    config = load_config(flags={**(settings or {}), "negative.count": negatives, "seed": seed})
+    asked = ask_config(flags=settings or {})
+    if others := sorted(set(asked.values) - {"negative"}):
+        raise UsageError(f"Settings of the section negative are used only, not {some_of(others)}.")
+    if asked.given("negative.count") is not None:
+        raise UsageError(
+            "The number of negatives is the argument `negatives`. Remove negative.count from the settings."
+        )
+    if not (math.isfinite(logit_scale) and logit_scale > 0):
+        raise UsageError(f"The logit scale must be a positive number, not {logit_scale:g}.")
+    config = asked.over({"negative.count": negatives, "seed": seed}).config()
     positives = _embeddings(class_embeddings)
-    features, labels = _embeddings(images, positives.shape[1]), torch.as_tensor(labels).long()
-    if labels.shape != features.shape[:1] or int(labels.min()) < 0 or int(labels.max()) >= len(positives):
-        raise UsageError(f"Labels must be {len(features)} numbers from 0 to {len(positives) - 1}, one for each image.")
-    inputs, offsets = learn_embeddings(config, Features(features, labels), positives, scale=logit_scale)
+    features = _embeddings(images, positives.shape[1])
+    data = Features(features, _labels(labels, len(features), len(positives)))
+    inputs, offsets = learn_embeddings(config, data, positives, scale=logit_scale)
     return EmbeddingDetector(inputs, offsets, config=config)
+
+
+def _labels(values: Tensor, images: int, classes: int) -> Tensor:
+    """(N,) int64 labels of `images` images.
+
+    Raises:
+        UsageError: they are not whole numbers from 0 to `classes` - 1, one for each image.
+    """
+    try:
+        given = torch.as_tensor(values).detach()
+        labels = given.long()
+    except (TypeError, ValueError, RuntimeError):  # texts, for example
+        labels, given = torch.empty(0, dtype=torch.int64), torch.empty(0)
+    sound = labels.shape == (images,) and bool((labels == given).all())
+    if not sound or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UsageError(f"Labels must be {images} whole numbers from 0 to {classes - 1}, one for each image.")
+    return labels
 
 
 def _embeddings(values: Tensor, dimension: int | None = None) -> Tensor:
@@ -169,7 +198,11 @@ def _embeddings(values: Tensor, dimension: int | None = None) -> Tensor:
     Raises:
         UsageError: the shape is wrong, a row is all zeros, or a number is not finite.
     """
-    rows = torch.as_tensor(values).float()
+    try:
+        # Without a graph: features may come from a model that is being trained.
+        rows = torch.as_tensor(values).detach().float()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError("Embeddings must be a tensor, an array, or lists of numbers of the same length.") from None
     if rows.ndim != 2 or not len(rows) or (dimension is not None and rows.shape[1] != dimension):
         wanted = f"(n, {dimension})" if dimension is not None else "(n, D)"
         raise UsageError(f"Embeddings must be of shape {wanted} and not empty, not {tuple(rows.shape)}.")

@@ -1,5 +1,8 @@
 """The criterion of ID data alone: who plays what, its figures against scikit-learn, and the self-check made of it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -147,3 +150,34 @@ def test_the_self_check_warns_only_of_what_is_more_than_noise(learned: float, si
     assert told.warning == bool(warned)
     assert "AUROC differences below 0.2 are noise." in told.message
     assert told.message.partition("calibrate and score with ")[2].partition(".")[0] == warned
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"labels": lambda labels: labels + 0.5}, "whole numbers"),
+        ({"labels": lambda labels: [str(one) for one in labels.tolist()]}, "whole numbers"),
+        ({"labels": lambda labels: labels[:-1]}, "one for each image"),
+        ({"images": lambda images: [["a"]]}, "lists of numbers"),
+        ({"logit_scale": lambda _: float("nan")}, "positive number"),
+        ({"settings": lambda _: {"negative": {"count": 3}}}, "argument `negatives`"),
+        ({"settings": lambda _: {"negative.count": 3}}, "argument `negatives`"),
+        ({"settings": lambda _: {"data.shots": 3}}, "not data"),
+    ],
+)
+def test_what_would_be_cut_or_not_used_is_refused(change: dict[str, Callable[[Any], Any]], says: str):
+    given: dict[str, Any] = dict(zip(("class_embeddings", "images", "labels"), world(), strict=True))
+    given |= {name: make(given.get(name)) for name, make in change.items()}
+    with pytest.raises(UsageError, match=says):
+        fit_embeddings(**given)
+
+
+def test_features_of_a_model_in_training_are_taken_as_numbers():
+    positives, images, labels = world()
+    detector = fit_embeddings(
+        positives.clone().requires_grad_(), images.clone().requires_grad_(), labels, logit_scale=20
+    )
+    plain = fit_embeddings(positives, images, labels.double(), logit_scale=20)
+    assert detector.score(images).equal(plain.score(images))
+    with pytest.raises(UsageError, match="one for each image"):
+        detector.self_check(images, labels[:-1])
