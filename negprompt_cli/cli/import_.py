@@ -36,7 +36,7 @@ def import_(
 
     made = run_import(Workbench(config, talk), path, checkpoint=checkpoint, classes=classes, overwrite=common.overwrite)
     talk.facts(
-        "imported prompts",
+        "Imported prompts",
         [
             ("artifact", str(path)),
             ("kind", made.kind),

@@ -118,5 +118,5 @@ def print_training(talk: Talk, result: "TrainingResult") -> None:
     if prompts.negative is not None:
         rows.insert(3, ("negatives per class", str(prompts.negatives_per_class)))
         rows.insert(4, ("loss preset", prompts.config.negative.loss.name))
-    talk.facts(f"{last.stage} prompts", rows)
+    talk.facts(f"{last.stage.capitalize()} prompts", rows)
     talk.result(result.path, {"schema": schemas.TRAINING, **training_facts(result)})

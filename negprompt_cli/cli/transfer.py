@@ -106,7 +106,7 @@ def transfer(
 def _tell(talk: Talk, result: "TransferResult") -> None:
     made = result.prompts
     talk.facts(
-        "transferred prompts",
+        "Transferred prompts",
         [
             ("artifact", str(result.path)),
             ("classes", str(len(made.classes))),

@@ -29,6 +29,7 @@ from negprompt_cli.steps.shared.comparison import caption, figures_table, remark
 from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.report_parts import (
+    FPR95_NOTE,
     Lines,
     answer,
     galleries,
@@ -216,9 +217,7 @@ def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, 
         f"All scores: AUROC / FPR95{document.spread}",
         header,
         texts(rows),
-        note=str(
-            below_chance(document.rows) or "Per cent. FPR95: share of OOD images accepted with 95 % of the ID images."
-        ),
+        note=str(below_chance(document.rows) or FPR95_NOTE),
     )
     more = [
         similarity_pictures(measured, sets, drawer),
@@ -257,7 +256,7 @@ def _table_section(path: Path, label: str, key: str, options: ReportOptions, dra
         key,
         drawer,
         rules=PixelsConfig(),
-        lines=lambda scored, image: [f"class: {sets.names[int(scored.predictions[image])]}"],
+        lines=lambda scored, image: [f"predicted: {sets.names[int(scored.predictions[image])]}"],
         title=f"{label} on {sets.id_set.name}",
         limited=False,
         numbers=measured_numbers(sets, seed),

@@ -91,7 +91,7 @@ def test_the_page_needs_no_network_and_the_pictures_are_there(world, tmp_path):
     for expected in (
         "OOD images of noise that look most like ID",
         "ID images of pets that look most like OOD",
-        "ID classes by negprompt",
+        "ID classes (score negprompt)",
         "red fox",
         "max_i exp(<P_i,f>/tau) / sum_i exp(<P_i,f>/tau)",
         "OOD accepted (FPR95)",
@@ -182,7 +182,10 @@ def test_thumbnails_are_the_images_that_the_score_gets_most_wrong(measured):
     assert like_ood.thumbnails[0].lines[0] == f"score {min(values):.4g}"
     feature = measured.id_set.encoded.features[int(np.argmin(values))]
     cosines = torch.stack([feature @ p for p in measured.bank.positives])
-    assert like_ood.thumbnails[0].lines[1] == f"class: {sets.names[int(cosines.argmax())]} ({float(cosines.max()):.3f})"
+    assert (
+        like_ood.thumbnails[0].lines[1]
+        == f"predicted: {sets.names[int(cosines.argmax())]} ({float(cosines.max()):.3f})"
+    )
     best = max(float(feature @ n) for n in measured.bank.negatives.flatten(0, 1))
     assert f"({best:.3f})" in like_ood.thumbnails[0].lines[2]
     assert like_ood.thumbnails[0].jpeg.startswith(b"\xff\xd8")

@@ -27,6 +27,8 @@ THUMBNAILS = 16
 RESAMPLED = 20_000_000
 """Largest number of images in all resamples together, so that intervals of large sets take only seconds."""
 
+FPR95_NOTE = "In per cent. FPR95: share of OOD images that are accepted when 95 % of the ID images are accepted."
+"""The note below tables of AUROC and FPR95."""
 Lines = Callable[[ScoredSet, int], Sequence[str]]
 """Returns the lines about one image of a set: its predicted class, and more if known."""
 
@@ -113,8 +115,9 @@ def scores_table(sets: ScoredSets) -> Table:
             pairs.append((area_under_roc(curve), fpr_at_recall(curve, RECALL)))
         pairs.append(tuple(np.mean(pairs, axis=0).tolist()))
         rows.append([score, *(f"{percent(auroc)} / {percent(fpr)}" for auroc, fpr in pairs)])
-    note = "In per cent. FPR95: share of OOD images that are accepted when 95 % of the ID images are accepted."
-    return Table("All scores: AUROC / FPR95", ["score", *(ood.name for ood in sets.ood_sets), AVERAGE], rows, note)
+    return Table(
+        "All scores: AUROC / FPR95", ["score", *(ood.name for ood in sets.ood_sets), AVERAGE], rows, FPR95_NOTE
+    )
 
 
 def id_class_table(sets: ScoredSets) -> Table:
@@ -129,7 +132,7 @@ def id_class_table(sets: ScoredSets) -> Table:
         accuracy, rejected = float((predictions[mine] == label).mean()), float((values[mine] < threshold).mean())
         rows.append((names[label], _most_common(wrong, names), int(mine.sum()), accuracy, rejected))
     note = "Rejected: share of the class's images below the threshold, in per cent."
-    return _by_class(f"ID classes by {score}", ("accuracy", "rejected"), rows, note)
+    return _by_class(f"ID classes (score {score})", ("accuracy", "rejected"), rows, note)
 
 
 def ood_class_tables(sets: ScoredSets) -> Iterator[Table]:
@@ -147,7 +150,7 @@ def ood_class_tables(sets: ScoredSets) -> Iterator[Table]:
             rows.append((ood.classes[label], taken, int(mine.sum()), area, accepted))
         if rows:
             note = "Accepted: share of the class's images at or above the threshold, in per cent."
-            yield _by_class(f"Classes of {ood.name} by {score}", ("AUROC", "accepted"), rows, note)
+            yield _by_class(f"Classes of {ood.name} (score {score})", ("AUROC", "accepted"), rows, note)
 
 
 def _by_class(

@@ -81,9 +81,10 @@ def roc_pictures(sets: ScoredSets, drawer: Drawer) -> PictureGroup:
         lowest = max(1e-4, min(0.1, 1 / len(ood)))
         figure = figures.roc(ood.name, [_curve(sets, score, i) for score in shown], lowest=lowest)
         pictures.append(drawer.keep(f"roc-{file_name(ood.name)}", ood.name, f"ROC curves on {ood.name}", figure))
-    note = "ID is positive. At the dotted line 95 % of ID images are accepted. The thin curve is chance." + (
-        f" Shown are the {CURVES} best of {len(sets.scores)} scores." if len(shown) < len(sets.scores) else ""
-    )
+    note = (
+        "ID is positive. At the dotted line 95 % of ID images are accepted. The thin curve is chance. AUROC is the mean "
+        "over the OOD sets."
+    ) + (f" Shown are the {CURVES} best of {len(sets.scores)} scores." if len(shown) < len(sets.scores) else "")
     marks = figures.line_marks([f"{score} (AUROC {percent(areas[score])})" for score in shown])
     return PictureGroup("ROC curves", note, pictures, marks)
 
@@ -148,7 +149,7 @@ def nearest_lines(measured: Measured, sets: ScoredSets) -> Lines:
 
     def lines(scored: ScoredSet, image: int) -> list[str]:
         feature = by_set[id(scored)].encoded.features[image]
-        found = [f"class: {sets.names[int(scored.predictions[image])]} ({float((positives @ feature).max()):.3f})"]
+        found = [f"predicted: {sets.names[int(scored.predictions[image])]} ({float((positives @ feature).max()):.3f})"]
         if negatives is not None:
             best = (negatives.flatten(0, 1).cpu().float() @ feature).max(dim=0)
             owner, number = divmod(int(best.indices), negatives.shape[1])

@@ -310,8 +310,8 @@ def _galleries(
     cards = [
         _card(index, row, jpeg, own.get(row.path)) for (index, row), jpeg in zip([*shown, *more], jpegs, strict=True)
     ]
-    first = f"The {len(shown)} images with the lowest scores, of {len(rows.scores):,}." if more else ""
-    made = [Gallery("Most suspicious first", first, cards[: len(shown)])]
+    first = f"The {len(shown)} of {len(rows.scores):,} images with the lowest scores." if more else ""
+    made = [Gallery("Most suspicious images", first, cards[: len(shown)])]
     if more:
         note = f"A random sample of {len(more)} of the other images, to show what is accepted."
         made.append(Gallery("Other images", note, cards[len(shown) :]))

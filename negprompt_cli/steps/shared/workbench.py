@@ -70,7 +70,10 @@ class _Machine:
                 "onnxruntime encodes images in one process, which uses all its cores.", remedy="one-process"
             )
         clip = load_shared(team, named, compute) if team else load_clip(named, compute)
-        self._progress.say(f"Model: {clip.identity}; text path: {clip.plan.path} ({clip.plan.reason})")
+        slow = (
+            "" if clip.plan.path == "prefix" else f"; text encoding cannot share prefixes, because {clip.plan.reason}"
+        )
+        self._progress.say(f"Model: {clip.identity}{slow}")
         for decision in weights_decisions(named):
             self._progress.decide(decision)
         if self.asked.runtime == "onnx":
