@@ -1,7 +1,7 @@
-"""An evaluation whose features are all cached, whole command, against importing torch and loading the model.
+"""Time the whole command of an evaluation with cached features, compared with importing torch and loading the model.
 
-Real small CLIP and images, which have to lie beside the checkout; prompts are made by a short training that is not timed,
-and a first evaluation fills a cache in a temporary folder. Each run is a process of its own; the two take turns.
+It needs the real small CLIP and images beside the checkout. A short training that is not timed makes the prompts, and a
+first evaluation fills a cache in a temporary folder. Each run is a separate process; the two jobs alternate.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
         few = ["--epochs", "2"]
         command("train-negative", "--positive", "zero-shot", *common, *chosen, *few)
-        # The first evaluation, which `take_turns` runs to warm up, encodes the images and fills the cache.
+        # `take_turns` runs a first evaluation as warm-up, which encodes the images and fills the cache.
         turns = take_turns(evaluate, load, repeats=args.cached_repeats, device=torch.device("cpu"))
     ratio = 1 / turns.speedup
     return [

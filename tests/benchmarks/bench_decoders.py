@@ -1,7 +1,7 @@
-"""Reading JPEG files, decoded and preprocessed, with torchcodec against PIL, in one process; and whether features agree.
+"""Time reading and preprocessing JPEG files in one process with torchcodec and with PIL, and compare features.
 
-Synthetic JPEGs of ImageNet's usual size, preprocessing of ViT-B/16. The cosine is that of the real small CLIP's features on
-the real textures, where they lie beside the checkout.
+The JPEGs are synthetic, with ImageNet's usual size; the preprocessing is that of ViT-B/16. The cosine compares features of
+the real small CLIP on the real textures, if these are beside the checkout.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""An exported detector: its first row against importing what it needs, its pace against bare onnxruntime and against torch.
+"""Time an exported detector: its first row against its imports, its speed against bare onnxruntime and against torch.
 
-Real small CLIP, which has to be beside the checkout, and synthetic JPEGs of ImageNet's usual size; prompts are made by a
-short training that is not timed. Bare onnxruntime computes preloaded pixels with its own choice of threads and decodes
-nothing; the detector and torch read the files. The jobs take turns.
+It needs the real small CLIP beside the checkout; JPEGs are synthetic, with ImageNet's usual size. A short training that is
+not timed makes the prompts. Bare onnxruntime computes preloaded pixels with its own choice of threads and decodes nothing;
+the detector and torch read the files. The jobs alternate.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Image encoding from JPEG files against its two halves: the encoder on preloaded batches, and decoding alone.
+"""Time image encoding from JPEG files, compared with its two parts: the encoder on preloaded batches, and decoding alone.
 
-ViT-B/16 with random weights, synthetic JPEGs of ImageNet's usual size written to a temporary folder, features not cached.
-Decoding alone is the same loader with the same workers and no encoder. The three take turns.
+The model is ViT-B/16 with random weights; synthetic JPEGs of ImageNet's usual size are written to a temporary folder;
+features are not cached. Decoding alone uses the same loader with the same workers but no encoder. The three jobs alternate.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""An evaluation of a million images whose features are cached: the whole command's peak memory and time.
+"""Measure peak memory and time of a whole evaluation command with a million images whose features are cached.
 
-The images are hard links to a few small files, one half in class folders and one half OOD, because the cache knows an image
-by its path, size and time; their features, of the small real CLIP's width, are drawn around the class prompts and put into
-the store by its own interface. Nothing is decoded. The command runs in a process of its own, whose largest resident size
-is asked of the system.
+The images are hard links to a few small files, because the cache identifies an image by path, size and time. One half is in
+class folders, the other half is OOD. Their features have the width of the small real CLIP; they are drawn around the class
+prompts and put into the store through its interface. Nothing is decoded. The command runs in a separate process, whose
+largest resident size the system reports.
 
     python tests/benchmarks/bench_load.py [--load-images N] [--load-classes K]     minutes, and 2.2 KB of disk an image
 """
@@ -31,10 +31,10 @@ from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.progress import Silent
 
 LINKS = 30_000
-"""Hard links to one file; file systems stop at 65,000."""
+"""Number of hard links to one file; file systems allow about 65,000."""
 SHARD = 4096
 SPREAD = 1.5
-"""Length of the noise around a class prompt of length 1, for ID images; OOD images are noise alone."""
+"""Length of the noise around a class prompt of length 1, for ID images; OOD images are only noise."""
 
 PROGRAM = """
 import resource, sys
@@ -129,7 +129,7 @@ def _link(folder: Path, count: int) -> None:
 
 
 def _fill(clip: Clip, folder: Path, known: list[tuple[Path, torch.Tensor]]) -> None:
-    """Put features of all images into the cache, a shard at a time."""
+    """Put features of all images into the cache, shard by shard."""
     precision = str(clip.compute.dtype).removeprefix("torch.")
     key = StoreKey(str(clip.identity), clip.identity.weights_sha256, clip.preprocessing, precision)
     store = FeatureStore(key, progress=Silent(), root=folder / "cache")
@@ -149,7 +149,7 @@ def _shards(folder: Path) -> Iterator[list[Path]]:
 
 
 def _prompts(clip: Clip, classes: list[str], names: list[str], path: Path) -> Path:
-    """Word prompts, and noise around them for negatives."""
+    """Make an artifact with word prompts as positives, and the same with noise as negatives."""
     positive = clip.word_context("a photo of a")[None]
     noise = torch.randn(2, *positive.shape[1:], generator=torch.Generator().manual_seed(0))
     prompts = Prompts(

@@ -1,8 +1,8 @@
-"""Peak memory that stage-2 steps add, for two numbers of classes, each in a process of its own.
+"""Measure the peak memory that stage-2 steps add, for two numbers of classes, each in a separate process.
 
-On a CPU the growth of the process's largest resident size (getrusage) from just before the first step to after the
-last; on a GPU the most memory allocated, less what was allocated before. The budget is the one that `--memory auto` gives
-at most on a CPU.
+On a CPU it is the growth of the process's largest resident size (getrusage) from just before the first step to after the
+last one; on a GPU it is the peak of allocated memory minus the memory allocated before. The budget is the largest that
+`--memory auto` gives on a CPU.
 
     python tests/benchmarks/bench_memory.py CLASSES NEGATIVES DEVICE     prints the bytes added, for one number of classes
 """
@@ -49,7 +49,7 @@ def _in_own_process(classes: int, negatives: int, device: str) -> int:
 
 
 def added_by_training(classes: int, negatives: int, device_name: str) -> int:
-    """Bytes that training steps add to what the model and its tokens take."""
+    """Return the bytes that training steps need in addition to the model and its tokens."""
     import open_clip
     import torch
     from harness import imagenet_names, vit_b16

@@ -1,4 +1,4 @@
-"""Time of all metrics, and of a bootstrap resample, against scikit-learn's `roc_auc_score` alone."""
+"""Time all metrics, and a bootstrap resample, compared with scikit-learn's `roc_auc_score` alone."""
 
 import argparse
 

@@ -1,9 +1,9 @@
-"""Prompt encoding, forward and backward, against the full-length encode of CoOp and the official code.
+"""Time prompt encoding, forward and backward, compared with the full-length encoding of CoOp and the official code.
 
-ViT-B/16 text tower with random weights, real ImageNet names, negative contexts that need gradients. The reference runs
-the model's own 77-token forward with the contexts put in, in groups of names, whose gradients add up: the work is that of
-one large batch, the memory is not. Both sides encode the same names. Exactness is checked in float32 on all names and in
-float64 on a few.
+The text tower is that of ViT-B/16 with random weights; names are real ImageNet names; negative contexts need gradients. The
+reference runs the model's own 77-token forward with inserted contexts, in groups of names whose gradients are added. This
+is the work of one large batch, but with less memory. Both sides encode the same names. Exactness is checked in float32 on
+all names and in float64 on a few.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
 def full_length(
     model: nn.Module, plan: TowerPlan, tokens: PromptTokens, contexts: Tensor, weights: Tensor, *, group: int = 20
 ) -> tuple[Tensor, Tensor]:
-    """Features (C, K, F) of the model's own full-length forward, and the contexts' gradient of their weighted sum."""
+    """Return features (C, K, F) of the model's full-length forward, and the gradient of their weighted sum."""
     full = replace(plan, path="full", causal=None)
     parts = []
     for first in range(0, len(tokens), group):
@@ -91,7 +91,7 @@ def full_length(
 
 
 def _double_error(model: nn.Module, plan: TowerPlan, tokens: PromptTokens, start: Tensor) -> float:
-    """The larger of feature difference and relative gradient difference in float64, on the CPU."""
+    """Return the larger of feature difference and relative gradient difference in float64, on the CPU."""
     model = model.double().cpu()
     plan = plan_text_path(model)
     weights = torch.randn(len(start), len(tokens), 512, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

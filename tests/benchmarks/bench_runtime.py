@@ -1,6 +1,6 @@
-"""Image encoding by onnxruntime (`--runtime onnx`) against torch, on preloaded pixels; the two take turns.
+"""Time image encoding by onnxruntime (`--runtime onnx`) and by torch on preloaded pixels; the two jobs alternate.
 
-The real small CLIP, which has to be beside the checkout, and architectures with random weights.
+Models are the real small CLIP, which must be beside the checkout, and architectures with random weights.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.engine.model_identity import ModelIdentity
 
 CONVOLUTIONAL = 1.2
-"""Least gain for a convolutional tower that makes the runtime worth its name."""
+"""Smallest gain for a convolutional tower that justifies the runtime."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

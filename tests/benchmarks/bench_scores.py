@@ -1,7 +1,7 @@
-"""Time of scores against the bare blocked matrix product of the same size.
+"""Time scores, compared with the bare blocked matrix product of the same size.
 
-Measured are the default scores together, all that take one pass over prompts and words together, and each of these alone.
-The product counts the prompts and words that the scores compare with; the images are a second evaluation's cached features.
+Three things are measured: the default scores together, all scores of one pass over prompts and words together, and each of
+these alone. The product includes the prompts and words that the scores use; the images are random features.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
             None if target is None else ratio <= target,
         )
 
-    # Scores of one pass: a product with prompts or words, and little more.
+    # Scores of one pass need a product with prompts or words, and little more.
     one_pass = tuple(name for name in score_names() if {"zero_shot", *GROUPS} >= set(find_score(name).requires))
     made = [
         against_product("default scores", EvaluateConfig().scores, target=TARGET),

@@ -1,8 +1,8 @@
-"""One stage-2 step against a step as the official code takes it: images encoded every time, prompts at full length.
+"""Time one stage-2 step, compared with a step of the official code, which encodes images every time and full-length prompts.
 
-ViT-B/16 with random weights. The official side encodes the batch's images without gradients, and the negative prompts of
-all classes at 77 tokens forward and backward (in groups, see `bench_prompt_encode`); the positives' encode, which it also
-repeats, is left out in its favour. The package's side is a step of SGD on cached features.
+The model is ViT-B/16 with random weights. The official side encodes the batch's images without gradients, and the negative
+prompts of all classes with 77 tokens forward and backward (in groups, see `bench_prompt_encode`). It also encodes the
+positives again, but that time is not counted. The package's side is a step of SGD on cached features.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`negprompt --help` against a Python that imports typer and rich and does nothing."""
+"""Time `negprompt --help`, compared with a Python process that only imports typer and rich."""
 
 import argparse
 import subprocess

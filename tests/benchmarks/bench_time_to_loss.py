@@ -1,8 +1,8 @@
-"""Stage-2 training on real cached features: time until the loss that a small-batch training ends with.
+"""Time stage-2 training on real cached features until it reaches the final loss of a small-batch training.
 
-lite-clip, the first 100 classes of tiny-imagenet, 16 shots. The small-batch training is the official code's setting
-(batch 64, learning rate 0.1, no momentum, cosine) for the paper's 10 epochs; the other side is the package's default
-schedule. Both losses are taken over all training images.
+The data are the first 100 classes of tiny-imagenet with 16 shots, encoded with lite-clip. The small-batch training uses the
+official code's settings (batch 64, learning rate 0.1, no momentum, cosine) for the paper's 10 epochs; the other side uses
+the package's default schedule. Both losses are computed over all training images.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         small_time, trained, _ = learn(small, int(epochs))
         large_time, best, reports = learn(default, settings.schedule.epochs)
         goal, reached = trained.end_loss, best.end_loss
-        # A report of the default method is of the loss over all images after its step.
+        # A report of the default method has the loss over all images after its step.
         exact = isinstance(default, FullBatch)
         passed = [when for when, report in reports if exact and report.terms["loss"] <= goal]
         pairs.append((small_time, passed[0] if passed else large_time))

@@ -1,10 +1,10 @@
-"""Does the default score hold with few classes and with many? Random draws of ImageNet's classes, real features of ViT-B/32.
+"""Measure scores with few and with many classes: random draws of ImageNet's classes, real features of ViT-B/32.
 
     python tests/benchmarks/class_counts.py [--counts 2,5,10,20,50,100,300] [--draws 10] [--scores negprompt,mcm,max-logit]
 
-Two images of a class learn and two are judged, as in `geometry_check.py` of the shared assets, which holds two draws of 100
-classes. OOD are 500 images of other classes (where there are others), DTD and Flowers-102. The finished score is measured;
-nothing may be chosen by it.
+Two images per class are used for training and two for testing, as in `geometry_check.py` of the shared assets, which has two
+draws of 100 classes. The OOD sets are 500 images of other classes (if there are others), DTD and Flowers-102. This measures
+the final score; nothing may be chosen by it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from negprompt_cli.engine.scores.compute import compute_scores
 
 
 def measure(tensors: dict[str, Tensor], count: int, seed: int, scores: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """AUROC and FPR95 (ID positive) of each score, per cent, mean of the OOD sets, for one draw of classes."""
+    """Return AUROC and FPR95 (ID positive) of each score in per cent, as mean over the OOD sets, for one draw of classes."""
     images, labels = normalize(tensors["imagenet.images"].float(), dim=1), tensors["imagenet.labels"]
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(1000, generator=draw)[:count].sort().values

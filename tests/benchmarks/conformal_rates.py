@@ -1,24 +1,24 @@
-"""Are the rates of a calibrated detector kept on real images? 200 times, held-out ID images are halved at random.
+"""Measure the rates of a calibrated detector on real images, over 200 random splits of held-out ID images in half.
 
     python tests/benchmarks/conformal_rates.py [--assets FOLDER] [--splits 200]
 
-One half is the calibration set, the other plays new ID images, and OOD images come beside them. Printed are means over the
-splits with their 95 % intervals (mean +- 1.96 standard errors; the splits are independent draws from the same images):
+One half is the calibration set, the other serves as new ID images; OOD images are added. The output has means over the
+splits with 95 % intervals (mean +- 1.96 standard errors; the splits are independent draws from the same images):
 
-    acceptance          share of new ID images that the threshold for 95 % accepts; expected is exactly m / (n + 1), where
-                        the threshold accepts m of n calibration images
+    acceptance          share of new ID images that the threshold for 95 % accepts; the expected value is exactly
+                        m / (n + 1), if the threshold accepts m of n calibration images
     in the interval     share of splits whose new images are accepted as often as the beta-binomial 95 % interval of the
                         calibration says
-    FDR at q            share of ID images among those that Benjamini-Hochberg on p-values selects; promised is at most
-                        q times the share of ID images, here one half
+    FDR at q            share of ID images among those that Benjamini-Hochberg selects by p-values; the guarantee is at
+                        most q times the share of ID images, here one half
     OOD selected        share of OOD images among the selected ones of all OOD images
     false alarms        share of splits in which the unshifted half is called shifted at the level 0.05; promised at most
-    shifts seen         the same for a delivery in which a tenth of the images is OOD
+    shifts seen         the same for a batch with 10 % OOD images
 
-Rates of ID images alone are also measured over ten times as many splits, because a share of yes and no needs more.
+Rates of ID images alone are also measured over ten times as many splits, because shares of splits need more of them.
 
 Features are those of the assets: tiny-imagenet's first 100 classes with lite-clip (OOD: the other 100 classes, textures),
-and ImageNet's 1000 classes with OpenAI's ViT-B/32 (OOD: DTD). Errors are only measured; nothing is chosen by them.
+and ImageNet's 1000 classes with OpenAI's ViT-B/32 (OOD: DTD). Nothing is tuned with these results.
 """
 
 import argparse
@@ -41,7 +41,7 @@ ACCEPTANCE, RATES, LEVEL = 0.95, (0.05, 0.1, 0.2), 0.05
 
 
 def problems(folder: Path) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Scores of held-out ID images, and of OOD images by set, for each model."""
+    """Return the scores of held-out ID images, and of OOD images by set, for each model."""
     lite, vit = load_file(folder / "lite-clip.safetensors"), load_file(folder / "clip-vit-b32.safetensors")
 
     def unit(features: Tensor) -> Tensor:
@@ -74,14 +74,14 @@ def problems(folder: Path) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 def mean(values: list[float]) -> str:
-    """A mean with its interval, in per cent."""
+    """Return a mean with its interval, in per cent."""
     found = np.array(values)
     half = 196 * found.std(ddof=1) / np.sqrt(len(found))
     return f"{100 * found.mean():.2f} [{100 * found.mean() - half:.2f}, {100 * found.mean() + half:.2f}]"
 
 
 def halves(inside: np.ndarray, splits: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.random.Generator]]:
-    """Calibration and new scores of random halves, and the generator of further draws."""
+    """Yield calibration and new scores of random halves, and the generator for further draws."""
     generator = np.random.default_rng(seed)
     for _ in range(splits):
         order = generator.permutation(len(inside))
@@ -89,7 +89,7 @@ def halves(inside: np.ndarray, splits: int, seed: int) -> Iterator[tuple[np.ndar
 
 
 def show_id(inside: np.ndarray, splits: int) -> None:
-    """What happens to ID images alone."""
+    """Print the rates of ID images alone."""
     accepted, within, alarms, expected = [], [], [], 0.0
     for calibration, new, _ in halves(inside, splits, 0):
         chosen = choose_threshold(calibration, acceptance=ACCEPTANCE)
@@ -108,7 +108,7 @@ def show_id(inside: np.ndarray, splits: int) -> None:
 
 
 def show_ood(inside: np.ndarray, name: str, outside: np.ndarray, splits: int) -> None:
-    """What happens to a mixture of ID and OOD images."""
+    """Print the rates of mixtures of ID and OOD images."""
     seen: list[float] = []
     false: dict[float, list[float]] = {rate: [] for rate in RATES}
     power: dict[float, list[float]] = {rate: [] for rate in RATES}

@@ -1,12 +1,12 @@
-"""The default score and what it is made of, judged by ID data alone (`engine.criterion`), on features of several backbones.
+"""Judge the default score and its parts by ID data alone (`engine.criterion`), on features of several backbones.
 
     python tests/benchmarks/criterion_study.py                          the ten problems of the shared assets
-    python tests/benchmarks/criterion_study.py mine.safetensors ...     features of your own
+    python tests/benchmarks/criterion_study.py mine.safetensors ...     your own features
 
-A file of your own holds `text` (K, D), `images` (N, D) and `labels` (N,), and may hold `logit_scale` (). The shared assets
-are real OpenAI ViT-B/32 features (four problems), those of a small CLIP (two), and the latter put into a cone like a real
-CLIP's (four). Rows are the score with one of its statistics left out, and scores that need no training. OOD images are never
-looked at.
+Your own file must have `text` (K, D), `images` (N, D) and `labels` (N,), and may have `logit_scale` (). The shared assets
+are real OpenAI ViT-B/32 features (four problems), those of a small CLIP (two), and the latter moved into a cone like that of
+a real CLIP (four). The rows are the score without one of its statistics, and scores that need no training. OOD images are
+never used.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Problem = tuple[str, Tensor, Tensor, Tensor, float]
 
 
 def shared_problems() -> Iterator[Problem]:
-    """Name, class embeddings, ID images, labels and logit scale; the evaluation images are passed over."""
+    """Yield name, class embeddings, ID images, labels and logit scale; the evaluation images are not used."""
     sys.path.insert(0, str(SHARED / "tools"))
     import geometry_check  # type: ignore[import-not-found]
 
@@ -53,7 +53,7 @@ def own_problems(paths: Sequence[Path]) -> Iterator[Problem]:
 
 
 def study(problem: Problem, config: Config) -> dict[str, Criterion]:
-    """The criterion of each row."""
+    """Return the criterion of each row."""
     _, text, images, labels, scale = problem
     whole = learn_embeddings(config, Features(images, labels), text, scale=scale)[0].id_statistics
     learn = learner_of_parts(config, whole, scale=scale)

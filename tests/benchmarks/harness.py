@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows of the table, runs that take turns, random models and images of realistic size."""
+"""Code that the benchmarks share: rows of the table, alternating runs, random models and images of realistic size."""
 
 import gc
 import os
@@ -17,14 +17,14 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 class Skip(Exception):
-    """A benchmark that cannot run here; the message says why."""
+    """The benchmark cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what is measured, the package's figure, the reference's, their ratio, and the target.
+    """One line of the table: what is measured, the results of the package and the reference, their ratio, and the target.
 
-    `met` is None where the issue sets no target.
+    `met` is None if there is no target.
     """
 
     what: str
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Turns:
-    """Median seconds of two jobs that took turns, and the median of the ratios reference / ours of the pairs."""
+    """Median seconds of two alternating jobs, and the median ratio reference / ours of the pairs."""
 
     ours: float
     reference: float
@@ -52,7 +52,7 @@ def take_turns(
     device: torch.device,
     warm: bool = True,
 ) -> Turns:
-    """Time two jobs in turn, so that a slow spell of the machine meets both; `warm` runs each once before."""
+    """Time two jobs alternately, so that a slow phase of the machine affects both; `warm` runs each once before."""
     pairs = [(seconds(ours, device), seconds(reference, device)) for _ in range(repeats + warm)][warm:]
     return Turns(
         statistics.median(a for a, _ in pairs),
@@ -85,7 +85,7 @@ def vit_b16(device: torch.device) -> nn.Module:
 
 
 def imagenet_names(count: int) -> list[str]:
-    """Draw real ImageNet class names; beyond 1000 they repeat."""
+    """Draw real ImageNet class names; above 1000 they repeat."""
     import open_clip
 
     names = list(open_clip.IMAGENET_CLASSNAMES)
@@ -94,7 +94,7 @@ def imagenet_names(count: int) -> list[str]:
 
 
 def write_jpegs(folder: Path, count: int, *, width: int = 500, height: int = 375) -> list[Path]:
-    """Write smooth random JPEGs of ImageNet's usual size and about its bytes per image."""
+    """Write smooth random JPEGs with ImageNet's usual size and about its bytes per image."""
     generator = np.random.default_rng(0)
     paths = []
     for number in range(count):

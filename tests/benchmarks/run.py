@@ -1,9 +1,9 @@
-"""All benchmarks, one table.
+"""Run all benchmarks and print one table.
 
     python tests/benchmarks/run.py [--device cpu|cuda] [--only NAME ...] [--threads N] [sizes]
 
-Each benchmark is a file with `add_arguments` and `measure`; those that cannot run here say why below the table. The
-targets are those of two CPU cores.
+Each benchmark is a file with `add_arguments` and `measure`. Below the table there is a reason for each benchmark that cannot
+run here. The targets are for two CPU cores.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Both trainings with the default settings on text towers of other depth, width and logit scale: does each loss settle?
+"""Run both trainings with default settings on text towers of different depths, widths and logit scales, and print losses.
 
     python tests/benchmarks/training_table.py [--towers demo,wide,deep,lite,lite@20,lite@100,lite@300,vit-b-16:200]
 
@@ -6,10 +6,10 @@
     wide, deep   text towers (2 layers, width 256; 12 layers, width 64), trained here in minutes against the demo's images
     lite@S       lite-clip of the shared assets (4 layers, width 256) at the logit scale S, 100 classes of tiny-imagenet
     vit-b-16:K   open_clip's ViT-B-16 (12 layers, width 512) with random weights, K ImageNet names; images are features of
-                 OpenAI's ViT-B/32 from the shared assets, which this tower knows nothing of
+                 OpenAI's ViT-B/32 from the shared assets, which do not belong to this tower
 
-`held out` is the loss (stage 1: the cross-entropy alone) on ID images that were not trained on, before and after; OOD images
-are never looked at.
+`held out` is the loss (in stage 1 only the cross-entropy) on ID images that are not used for training, before and after. OOD
+images are never used.
 """
 
 import argparse
@@ -58,7 +58,7 @@ OWN = {"wide": {"layers": 2, "width": 256, "heads": 8}, "deep": {"layers": 12, "
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, K class names, and ID images to train on and to hold out."""
+    """A model, K class names, and ID images for training and held out."""
 
     clip: Clip
     names: Sequence[str]
@@ -120,7 +120,7 @@ def measure(tower: str, problem: Problem, config: Config) -> None:
 
 
 def row(tower: str, stage: str, problem: Problem, job: Job) -> Tensor:
-    """Train, print what came of it, and return the contexts."""
+    """Train, print the results, and return the contexts."""
     began = time.perf_counter()
     trained = train(job)
     seconds = time.perf_counter() - began
@@ -168,7 +168,7 @@ def make(tower: str, folder: Path, steps: int) -> Problem:
 
 
 def lite(scale: float | None, classes: int) -> Problem:
-    """lite-clip with the first classes of tiny-imagenet, at another logit scale."""
+    """Build the problem of lite-clip with the first classes of tiny-imagenet, at another logit scale."""
     assets = SHARED / "assets"
     clip = load_clip(
         ModelConfig(name=f"local-dir:{assets / 'models' / 'lite-clip'}", pretrained=None), choose_compute("cpu")
@@ -188,7 +188,7 @@ def lite(scale: float | None, classes: int) -> Problem:
 
 
 def random_vit(classes: int) -> Problem:
-    """ViT-B-16 with random weights, and one image of OpenAI's ViT-B/32 a class."""
+    """Build the problem of ViT-B-16 with random weights, and one image of OpenAI's ViT-B/32 per class."""
     model = vit_b16(torch.device("cpu"))
     model.get_parameter("logit_scale").data.fill_(math.log(100))
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
@@ -209,7 +209,7 @@ def random_vit(classes: int) -> Problem:
 
 
 def rewrapped(clip: Clip, model: nn.Module) -> Clip:
-    """Another model with the tokenizer and preprocessing of `clip`."""
+    """Wrap another model with the tokenizer and preprocessing of `clip`."""
     return Clip.wrap(
         model,
         preprocess=clip.preprocess,
