@@ -1,7 +1,7 @@
-"""Opening ONNX files with onnxruntime: on the CPU, each call on one thread. No torch.
+"""Open ONNX files with onnxruntime on the CPU, with one thread per call. This module needs no torch.
 
-Whoever has many images shares them out among threads, which then wait less for each other than if each product were shared
-out.
+With many images, callers distribute images among threads. Threads then wait less for each other than if they shared each
+matrix product.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +11,11 @@ from typing import Any
 
 
 def open_session(path: Path) -> Any:
-    """Open a file; the session may be run from several threads at once.
+    """Open a file; several threads may run the session at once.
 
     Raises:
         ImportError: onnxruntime is not installed.
-        Exception: the file is no model that it can run; onnxruntime has a class of errors for each of its status codes.
+        Exception: onnxruntime cannot run the file; it has a different exception for each of its status codes.
     """
     import onnxruntime
 
@@ -26,13 +26,13 @@ def open_session(path: Path) -> Any:
 
 
 def begin_opening(path: Path) -> "Future[Any]":
-    """Begin to open a file in a thread, and go on: onnxruntime lets Python import modules meanwhile.
+    """Open a file in a background thread; Python can import modules while onnxruntime reads the file.
 
     Returns:
-        What gives the session, or raises as `open_session`.
+        A future with the session, or with the error of `open_session`.
     """
     with suppress(ImportError):
-        import onnxruntime  # noqa: F401 - imported here, because two threads that import may wait for each other
+        import onnxruntime  # noqa: F401 - two threads that import at once could wait for each other
     pool = ThreadPoolExecutor(1)
     session = pool.submit(open_session, path)
     pool.shutdown(wait=False)

@@ -141,7 +141,7 @@ def tensor_digest(*tensors: Tensor) -> str:
 
 
 def content_digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over all that a safetensors file holds, in an order of its own."""
+    """Return the sha256 of the metadata and tensors of a safetensors file; their order in the file does not matter."""
     names = sorted(tensors)
     parts = [json.dumps(dict(sorted(metadata.items()))), *names, tensor_digest(*(tensors[name] for name in names))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -68,7 +68,7 @@ def push_to_hub(
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Prompts by negprompt")
-        except Exception as error:  # the hub raises errors of its own, of HTTP and of the network
+        except Exception as error:  # The hub raises its own errors and those of HTTP and of the network.
             raise NegPromptError(
                 f"Cannot publish {repo_id}: {first_line(error)} (log in with `hf auth login`)."
             ) from error

@@ -1,4 +1,4 @@
-"""Columns of tables that people and programs make, recognised by their usual names and by what they hold."""
+"""Recognise the columns of tables by their usual names and by their content."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -11,16 +11,16 @@ LABELS = (
     *("labelid", "categoryid", "classindex", "classidx", "labelidx", "species", "breed", "tag", "groundtruth"),
     *("gtlabel", "gt", "name"),
 )
-"""Names of columns that hold the classes of images, the clearest first."""
+"""Names of columns with the classes of images, clearest first."""
 
 
 def plain(name: str) -> str:
-    """A column's name without case, spaces and punctuation."""
+    """Return a column's name in lower case, without spaces and punctuation."""
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
 class Columns:
-    """The columns of a table. `places` maps plain names to places; of equal names it has the first.
+    """The columns of a table. `places` maps plain names to column numbers; of equal names it has the first.
 
     Args:
         header: the names of the m columns.
@@ -32,13 +32,13 @@ class Columns:
         self._rows = rows
 
     def cells(self, place: int) -> list[str]:
-        """The cells of a column."""
+        """Return the cells of a column."""
         return [row[place] for row in self._rows]
 
     def pick(
         self, names: Sequence[str], fits: Callable[[list[str]], bool], taken: Collection[int | None] = ()
     ) -> int | None:
-        """The place of the first column with one of these plain names whose cells fit, apart from those taken."""
+        """Return the number of the first column, not in `taken`, with one of these plain names and cells that fit."""
         places = (self.places[name] for name in names if name in self.places)
         return next((i for i in places if i not in taken and fits(self.cells(i))), None)
 
@@ -50,13 +50,13 @@ def label_column(columns: Sequence[str]) -> str | None:
 
 
 def column_taken(what: str, where: str, found: Sequence[str], taken: str | None) -> list[Decision]:
-    """Which column is read, where there is a choice.
+    """Return a decision about the column that is read, if several are possible.
 
     Args:
-        what: what the columns hold, as a sentence begins with it.
+        what: the content of the columns, as first word of a sentence.
         where: the table.
-        found: its columns that hold such.
-        taken: the one that is read.
+        found: all columns with such content.
+        taken: the column that is read.
     """
     others = [name for name in found if name != taken]
     said = f"{what} of {where} are read from the column {taken}, not from {some_of(others)}."
@@ -64,5 +64,5 @@ def column_taken(what: str, where: str, found: Sequence[str], taken: str | None)
 
 
 def class_columns(columns: Sequence[str]) -> list[str]:
-    """The columns that may have the classes, by the names that are known for it."""
+    """Return the columns that may have the classes, by their names."""
     return [name for name in columns if plain(name) in LABELS]

@@ -40,7 +40,7 @@ Reason = Literal[
 ]
 
 BY_CONTENT = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of the usual formats: nothing else begins as they do, so they are read whatever a file is called."""
+"""Pillow's names of the usual formats. They have unique signatures, so such files are read with any file name."""
 
 _PATTERNED: tuple[Reason, ...] = ("system", "unfinished")
 """The reasons for which `file_kinds.yaml` has patterns of names."""

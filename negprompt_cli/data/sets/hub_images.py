@@ -83,7 +83,7 @@ def classes(name: str, split: str) -> Iterator[tuple[int | None, str]]:
 
 
 def columns_told(name: str, split: str, *, labels: bool = True) -> list[Decision]:
-    """What a person should know of the columns of images, and of `labels`, that are read; raises as `rows`."""
+    """Return decisions about the columns of images and, with `labels`, of classes that are read; errors as `rows`."""
     _images(name, split)
     found = _columns(name, split)
     made = column_taken("Images", f"{PREFIX}{name}", found.images, found.image)
@@ -130,7 +130,7 @@ def _split(name: str, split: str) -> Any:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns that may hold images and classes, and the ones that are read, None where there is none."""
+    """The columns that may have images and classes, and the ones that are read; None if there is none."""
 
     images: list[str]
     labels: list[str]

@@ -62,7 +62,7 @@ class ImageSet:
     """The images of one SPEC for one role; the order does not depend on the file system."""
 
     spec: str
-    """As typed."""
+    """The SPEC as typed."""
     name: str
     """Short name for run folders and result rows: the catalogue name or the last part of the path, and the selector."""
     paths: ImagePaths
@@ -96,7 +96,7 @@ class ImageSet:
         return sampling.few_shot(self.labels, list(self.paths.relatives()), class_keys=keys, shots=shots, seed=seed)
 
     def limited(self, count: int | None, *, seed: int) -> "ImageSet":
-        """At most `count` images, classes as even as they allow (`sampling.limit`); the same set where that is all."""
+        """Return at most `count` images with balanced classes (`sampling.limit`); None returns the whole set."""
         if count is None or count >= len(self):
             return self
         keys = [c.key for c in self.classes]
@@ -165,7 +165,7 @@ def load_image_set(
     if source.keys:
         decisions += _missing_images(keys, counts, parsed, role, source.left_out)
         classes, named = _named(source, keys, given, class_names)
-        decisions += [*named, *_alike(classes, parsed.text)]
+        decisions += [*named, *_same_names(classes, parsed.text)]
     images = ImageSet(
         spec=parsed.text,
         name=name,
@@ -241,7 +241,7 @@ def _named(
     return label_classes(keys, {**source.names, **names}), decisions
 
 
-def _alike(classes: Sequence[ClassLabel], spec: str) -> list[Decision]:
+def _same_names(classes: Sequence[ClassLabel], spec: str) -> list[Decision]:
     """Warn about class names that differ only in case or spaces. ImageNet's two cranes are fine: their wnids differ."""
     by_name: dict[str, list[str]] = {}
     for label in classes:

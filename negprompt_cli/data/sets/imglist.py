@@ -124,7 +124,7 @@ def listed_source(
         elif bare:
             fault += f" The first image without a label is {bare[0][:200]!r}."
         raise UsageError(
-            f"{fault} Put the images of each class into a folder of its own, or name the classes in a file.",
+            f"{fault} Put the images of each class into a separate folder, or name the classes in a file.",
             remedy="class-names",
         )
     halve = role != "ood" and not apart and kind is None

@@ -94,7 +94,7 @@ def dataset_source(text: str, role: Role, *, class_names: Path | None = None) ->
 
 
 def _with(listed: ImageList, more: Sequence[Decision]) -> ImageList:
-    """The list with more that a person should know, each once."""
+    """Return the list with more decisions, each once."""
     return replace(listed, decisions=(*listed.decisions, *dict.fromkeys(more)))
 
 

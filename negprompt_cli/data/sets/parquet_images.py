@@ -42,7 +42,7 @@ class Columns:
 
 
 def columns_told(path: Path, *, labels: bool = True) -> list[Decision]:
-    """What a person should know of the columns of images, and of `labels`, that are read; raises as `columns`."""
+    """Return decisions about the columns of images and, with `labels`, of classes that are read; errors as `columns`."""
     found = columns(path)
     made = column_taken("Images", str(path), found.images, found.image)
     return made + (column_taken("Classes", str(path), found.labels, found.label) if labels else [])

@@ -180,13 +180,13 @@ def _dataset(argument: str) -> str:
 
 
 def _files(argument: str) -> list[Path]:
-    """The files that hold many images which an argument names."""
+    """Return the container files that an argument names."""
     path = Path(argument)
     return packed_files(path) if path.is_dir() else [path] if is_packed_file(path) else expanded(argument)
 
 
 def _columns(argument: str) -> list[Decision]:
-    """Which of several columns the images of a dataset or of Parquet files come from; classes are not read."""
+    """Return decisions about the image column of a dataset or of Parquet files, if there are several."""
     if dataset := _dataset(argument):
         name, split = hub_images.taken_apart(dataset)
         return hub_images.columns_told(name, split or hub_images.splits(name)[0], labels=False)

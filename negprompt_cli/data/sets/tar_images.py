@@ -118,7 +118,7 @@ def read(shard: Path, name: str) -> bytes:
                 file.seek(offset)
                 data = file.read(size)
         else:
-            data = _unfold(shard, stat.st_size, stat.st_mtime_ns, offset, size)
+            data = _decompress(shard, stat.st_size, stat.st_mtime_ns, offset, size)
     except DAMAGED as error:
         raise OSError(str(error) or type(error).__name__) from error
     if len(data) < size:
@@ -262,12 +262,12 @@ def _digest(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-_unfolding = Lock()
+_decompressing = Lock()
 
 
-def _unfold(shard: Path, size: int, changed: int, offset: int, length: int) -> bytes:
+def _decompress(shard: Path, size: int, changed: int, offset: int, length: int) -> bytes:
     """Return bytes of a compressed tar file. Reading forward is fast; going back decompresses from the beginning."""
-    with _unfolding:
+    with _decompressing:
         stream = _stream(shard, size, changed)
         try:
             stream.seek(offset)

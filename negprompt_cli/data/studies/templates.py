@@ -1,4 +1,4 @@
-"""Zero-shot templates of papers whose scores compare with words: the facts of `templates.yaml`, by name."""
+"""Zero-shot templates of papers whose scores use words, from `templates.yaml`."""
 
 from functools import lru_cache
 from importlib import resources
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 
 class PaperTemplates(BaseModel):
-    """The templates of a paper, each with {} for the name, and where they are from."""
+    """The templates of a paper, each with {} for the name, and their source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -18,6 +18,6 @@ class PaperTemplates(BaseModel):
 
 @lru_cache(maxsize=1)
 def paper_templates() -> dict[str, PaperTemplates]:
-    """The templates that come with the package."""
+    """Return the templates that are part of the package, by name."""
     text = (resources.files(__package__) / "templates.yaml").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, PaperTemplates]).validate_python(yaml.safe_load(text))

@@ -24,16 +24,16 @@ from torch import Tensor
 from negprompt_cli.engine.prompt_learners.towers import CausalTower
 
 GROUP_TOKENS = 16
-"""Tokens of a group, at least: attention over fewer is many tiny products, over more it multiplies mostly with zeros."""
+"""Smallest number of tokens in a group. Smaller groups need many tiny products; in larger ones most products are masked."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """K sequences of different lengths, packed whole into G groups of S tokens.
+    """K sequences of different lengths, packed into G groups of S tokens without splitting a sequence.
 
-    `ids` (G * S,): token ids. `offsets` (G * S,): position of each token in its sequence. `visible` (G, S, S): which tokens
-    of its group each token attends to, those of its own sequence up to itself. `starts`, `ends` (K,): index of each
-    sequence's first and last token. Gaps at the end of a group hold token 0.
+    `ids` (G * S,): token ids. `offsets` (G * S,): position of each token in its sequence. `visible` (G, S, S): the tokens of
+    its group that each token attends to, which are those of its sequence up to itself. `starts`, `ends` (K,): index of each
+    sequence's first and last token. Gaps at the end of a group are filled with token 0.
     """
 
     ids: Tensor
@@ -121,17 +121,17 @@ def encode_shared_prefix(tower: CausalTower, prefix: Tensor, sequences: Packed, 
 
 
 def _attend(block: Any, heads: int, rows: Tensor, prefix: tuple[int, int], mask: Tensor) -> Tensor:
-    """Attention of C prefixes of P tokens to themselves, and of their endings to prefix and endings.
+    """Compute the attention of C prefixes of P tokens to themselves, and of their endings to prefix and endings.
 
     Args:
         block: a transformer block.
-        heads: its number.
-        rows: (C * P + B * G * S, D) hidden states, with B = 1 where all contexts have the same endings.
+        heads: number of attention heads.
+        rows: (C * P + B * G * S, D) hidden states; B is 1 if all contexts have the same endings, else C.
         prefix: C and P.
         mask: (C * G, 1, S, P + S), added to the logits of the endings.
 
     Returns:
-        (C * P + C * G * S, D), before anything is done to it.
+        (C * P + C * G * S, D): attention outputs before head scales and projection.
     """
     contexts, shared = prefix
     attention, groups, size = block.attn, len(mask) // contexts, mask.shape[2]
@@ -157,7 +157,7 @@ def _dot_product(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
 def _qkv(attention: Any, heads: int, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Project (R, D) to queries, keys and values (R, heads, D / heads)."""
     biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
-    # Three products, because the gradient of one product's parts would have to be copied together.
+    # Three separate products: with one product, the gradients of its parts would have to be copied into one tensor.
     q, k, v = (
         F.linear(h, weight, bias).unflatten(-1, (heads, -1))
         for weight, bias in zip(attention.in_proj_weight.chunk(3), biases, strict=True)
