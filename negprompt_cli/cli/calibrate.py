@@ -12,8 +12,10 @@ from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
+    from negprompt_cli.config import Asked
     from negprompt_cli.data.results.artifacts import Calibration
     from negprompt_cli.steps.calibrate import Calibrated
+    from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
 EXAMPLES = (
     "negprompt calibrate --data photos --run runs/photos",
@@ -45,8 +47,8 @@ def calibrate(
 ) -> None:
     """Choose the threshold that accepts a share of ID images.
 
-    The images are the evaluation images of --data: val/ or test/, or the half that training does not use. The threshold is
-    stored in the artifact.
+    The images are the evaluation images of --data: val/ or test/, or the half that training does not use. Without --data
+    they are those of the training data of the artifact. The threshold is stored in the artifact.
     """
     talk = common.talk()
     asked = common.asked()
@@ -55,6 +57,9 @@ def calibrate(
     from negprompt_cli.steps.shared.workbench import Workbench
 
     source = common.artifact(asked, prompts, NEGATIVE)
+    if asked.given("data.spec") is None and not source.missing:
+        asked = _with_data_of(source, asked)
+        talk.say(f"The artifact was trained on {asked.spec}, so its held-out images are used. --data names other data.")
     config = source.configure(asked, "model")
     start_processes(config)
     result = run_calibrate(
@@ -66,6 +71,13 @@ def calibrate(
     )
     print_calibration(talk.line, result.calibration)
     talk.result(result.path, calibration_document(result))
+
+
+def _with_data_of(source: "ArtifactFile", asked: "Asked") -> "Asked":
+    """The settings asked for, with the place of the artifact's training data."""
+    known = source.prompts.config.data
+    keys = {f"data.{key}": getattr(known, key) for key in ("spec", "root", "catalogue", "class_names")}
+    return asked.over({key: value for key, value in keys.items() if asked.given(key) is None})
 
 
 def print_calibration(tell: Callable[[str], None], made: "Calibration") -> None:

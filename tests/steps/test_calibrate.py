@@ -136,3 +136,18 @@ def test_a_damaged_calibration_is_refused(clip: Clip, tmp_path: Path):
     result = run("score", tmp_path / "photos", "--prompts", artifact)
     assert result.exit_code == 2
     assert "was changed later: calibration, low: " in result.stderr and "Make it again" in result.stderr
+
+
+def test_without_data_the_held_out_images_are_those_of_the_training_data(clip: Clip, data: Path, tmp_path: Path):
+    prompts = make_prompts(clip)
+    config = prompts.config.model_copy(
+        update={"data": prompts.config.data.model_copy(update={"spec": str(data / "id")})}
+    )
+    path = write_artifact(replace(prompts, config=config), tmp_path / "negative.safetensors")
+    asked = ("calibrate", "--prompts", path, "--model", clip.identity.name, "--device", "cpu", "--workers", 0)
+    result = run(*asked, "--overwrite")
+    assert result.exit_code == 0 and f"trained on {data / 'id'}" in result.stderr
+    made = load_prompts(path).calibration
+    assert made is not None and made.data == str(data / "id")
+    refused = run(*asked, "--overwrite", "--acceptance", "0.999")
+    assert refused.exit_code == 2 and f"{made.images} images are enough for " in refused.stderr.replace("\n", " ")

@@ -63,7 +63,7 @@ def choose_threshold(scores: npt.ArrayLike, *, acceptance: float = 0.95, confide
         raise UsageError(
             f"{n} held-out ID images are too few for a threshold with acceptance {acceptance:.4g}: "
             f"at least {needed} are needed"
-            + (f". With {n} the highest possible acceptance is {_reachable(n):g}." if n >= 2 else ".")
+            + (f". With {n} the highest possible acceptance is {highest_acceptance(n):g}." if n >= 2 else ".")
         )
     value = accepting_threshold(values, acceptance)
     accepted = int((values >= value).sum())
@@ -139,6 +139,6 @@ def _most_rejected(n: int, acceptance: float) -> int:
     return r
 
 
-def _reachable(n: int) -> float:
+def highest_acceptance(n: int) -> float:
     """Return the highest acceptance, in steps of 0.05, for which n images are enough."""
     return max((share / 20 for share in range(1, 20) if images_needed(share / 20) <= n), default=0.05)

@@ -10,7 +10,12 @@ from negprompt_cli.data.results.artifacts import Calibration, Prompts
 from negprompt_cli.data.sets.imagesets import ImageSet, classes_without_data, files_digest, match_classes
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.judgement import Judgements
-from negprompt_cli.engine.metrics.calibration import choose_threshold, images_for_precision, images_needed
+from negprompt_cli.engine.metrics.calibration import (
+    choose_threshold,
+    highest_acceptance,
+    images_for_precision,
+    images_needed,
+)
 from negprompt_cli.engine.metrics.conformal import class_thresholds
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.outcomes import ClassAccuracy, by_class
@@ -210,9 +215,14 @@ def require_enough(images: int, options: CalibrateOptions, spec: str) -> None:
     if images < needed:
         raise UsageError(
             f"{spec} has {images} held-out ID images, which are too few to choose a threshold that accepts "
-            f"{100 * options.acceptance:g} % of ID images: {needed} are needed. Add images, or accept a smaller share.",
+            f"{100 * options.acceptance:g} % of ID images: {needed} are needed.{_enough_for(images)} Add images.",
             remedy="acceptance",
         )
+
+
+def _enough_for(images: int) -> str:
+    """A sentence, with a space before it, about the acceptance for which these images are enough."""
+    return f" {images} images are enough for {100 * highest_acceptance(images):g} %." if images >= 2 else ""
 
 
 def enough_for_threshold(bench: Workbench, held_out: int, options: CalibrateOptions) -> bool:
@@ -222,7 +232,7 @@ def enough_for_threshold(bench: Workbench, held_out: int, options: CalibrateOpti
         said = (
             f"There is no threshold, because {held_out} held-out ID images are too few for an acceptance of "
             f"{100 * options.acceptance:g} %: at least {needed} are needed. Scores and classes work without a threshold. "
-            "Calibrate the artifact when you have more images."
+            f"Calibrate the artifact when you have more images, or with a smaller acceptance.{_enough_for(held_out)}"
         )
         facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
         bench.decide(Decision("threshold", said, facts, warning=True))
