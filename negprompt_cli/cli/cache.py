@@ -1,4 +1,4 @@
-"""`negprompt cache ls|clear`: image features on disk."""
+"""`negprompt cache ls|clear`: features of images and texts on disk."""
 
 import json
 from typing import Annotated
@@ -37,7 +37,7 @@ def ls(common: Annotated[Common, only("json")]) -> None:
 
 @command(cache_app, "clear", shown=("negprompt cache clear",))
 def clear() -> None:
-    """Remove all cached image features.
+    """Remove all cached features.
 
     They are computed again when they are needed.
     """

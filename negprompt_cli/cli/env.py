@@ -84,7 +84,7 @@ def env(
             "text path": clip.plan.path,
             "text path reason": clip.plan.reason,
             "context length": clip.plan.context_length,
-            "text width": clip.plan.width,
+            "text width": clip.width,
             "logit scale": clip.logit_scale,
             "preprocessing": clip.preprocessing,
         }

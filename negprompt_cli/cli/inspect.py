@@ -48,7 +48,7 @@ def inspect(
         clip = load_clip(
             ModelConfig(name=model or recorded.name, pretrained=tag), choose_compute(common.device or "auto")
         )
-        check_model(prompts, clip.identity, clip.plan.width, artifact)
+        check_model(prompts, clip.identity, clip.width, artifact)
         return clip
 
     _, document = inspect_artifact(artifact, load=None if no_words else load, count=top)

@@ -60,6 +60,16 @@ class Clip:
         return self.compute.device
 
     @property
+    def width(self) -> int:
+        """Length of a token embedding and of a context vector."""
+        return self.plan.width
+
+    @property
+    def text_path(self) -> tuple[str, str]:
+        """How prompts are encoded, as in `TowerPlan.path`, and why."""
+        return self.plan.path, self.plan.reason
+
+    @property
     def logit_scale(self) -> float:
         """CLIP's logit scale s: its softmax multiplies cosines by s."""
         scale: Tensor = self.model.logit_scale  # type: ignore[assignment]

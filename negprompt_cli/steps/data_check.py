@@ -21,7 +21,6 @@ from negprompt_cli.data.sets.same_content import same_content
 from negprompt_cli.engine.label_doubts import label_doubts
 from negprompt_cli.engine.near_duplicates import near_duplicates
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.workbench import Workbench
 
 COPY = 0.9999
@@ -144,7 +143,7 @@ def _doubts(bench: Workbench, parts: Sequence[EncodedSet]) -> Iterator[DoubtfulL
     paths = [path for part in parts for path in part.images.paths]
     clip = bench.clip
     names = [c.name for c in classes]
-    positives = encode_zero_shot(clip, names, bench.config.evaluate.template, budget=bench.budget).cpu().float()
+    positives = bench.encode_texts(names, bench.config.evaluate.template).cpu().float()
     for doubt in label_doubts(features, labels, positives, scale=clip.logit_scale):
         label, suggested = classes[int(labels[doubt.image])], classes[doubt.suggested]
         yield DoubtfulLabel(str(paths[doubt.image]), label.key, suggested.key, doubt.margin)

@@ -39,7 +39,7 @@ def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, ove
     for decision in listed.decisions:
         bench.decide(decision)
     labels = ordered_classes(listed)
-    check_foreign(foreign, len(labels), bench.clip.plan.width, str(checkpoint))
+    check_foreign(foreign, len(labels), bench.clip.width, str(checkpoint))
     clip = bench.clip
     if foreign.ignored:
         bench.decide(

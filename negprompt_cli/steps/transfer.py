@@ -80,7 +80,7 @@ def _source(bench: Workbench, artifact: ArtifactFile) -> Prompts:
     """The prompts of an artifact that can be transferred with the model at hand."""
     artifact.require(bench.config.data.spec)
     check_transferable(artifact.prompts, artifact.path)
-    check_model(artifact.prompts, bench.clip.identity, bench.clip.plan.width, artifact.path)
+    check_model(artifact.prompts, bench.clip.identity, bench.clip.width, artifact.path)
     return artifact.prompts
 
 

@@ -217,7 +217,7 @@ class _Case:
         except NegPromptError as error:
             return Check("model", "unknown", first_line(error), remedy="moved-artifact-model")
         try:
-            check_model(self.prompts, clip.identity, clip.plan.width, self.path)
+            check_model(self.prompts, clip.identity, clip.width, self.path)
         except UsageError as error:
             return Check("model", "differs", str(error))
         return Check("model", "ok", f"{clip.identity.name}: weights have sha256 {clip.identity.weights_sha256}")

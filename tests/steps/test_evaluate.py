@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluation_world import OOD, World, images, make_world
+from evaluation_world import OOD, World, images, make_world, workbench
 from recorder import Recorder
 from torch import nn
 
@@ -39,6 +39,16 @@ def test_knn_compares_with_the_very_images_the_artifact_was_trained_with(world):
     for i, feature in enumerate(measured.ood_sets[0].encoded.features.double().numpy()):
         distances = sorted(float(np.sqrt(((feature - t) ** 2).sum())) for t in train)
         assert measured.ood_sets[0].table.scores["knn"][i] == pytest.approx(-distances[1], abs=1e-6)
+
+
+def test_cached_texts_give_the_very_scores_of_texts_encoded_anew(world, tmp_path):
+    (tmp_path / "words.txt").write_text("stone\nriver\nlamp\n")
+    bench = world.bench(scores=("negprompt", "mcm", "neglabel"), words=str(tmp_path / "words.txt"), word_count=2)
+    cached = bench.config.model_copy(update={"compute": bench.config.compute.model_copy(update={"cache": True})})
+    anew, *others = (measure(workbench(c, world.clip), world.artifact) for c in (bench.config, cached, cached))
+    for other in others:
+        for name, scores in anew.id_set.table.scores.items():
+            assert np.array_equal(other.id_set.table.scores[name], scores)
 
 
 def test_changed_training_images_are_said(tmp_path, tiny_clip):

@@ -35,6 +35,11 @@ def towers_folder() -> Path:
     return cache_folder() / "towers"
 
 
+def models_folder() -> Path:
+    """The folder of what is known of models without loading them."""
+    return cache_folder() / "models"
+
+
 def towers_size() -> int:
     """Return the total bytes of exported image encoders."""
     return sum(size for path in towers_folder().glob("*.onnx") if (size := _size(path)) is not None)
@@ -69,7 +74,7 @@ def clear_cache() -> int:
         NegPromptError: a file cannot be removed.
     """
     freed = sum(store.size for store in list_stores()) + towers_size()
-    for folder in filter(Path.exists, (cache_folder() / "features", towers_folder())):
+    for folder in filter(Path.exists, (cache_folder() / "features", towers_folder(), models_folder())):
         try:
             shutil.rmtree(folder)
         except OSError as error:

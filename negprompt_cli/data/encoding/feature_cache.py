@@ -252,7 +252,7 @@ class FeatureStore:
 
     def _drop(self, path: Path) -> None:
         self._progress.warn(
-            f"The feature cache file {path} is damaged. It is removed, and its images are encoded again."
+            f"The feature cache file {path} is damaged. It is removed, and its images or texts are encoded again."
         )
         with suppress(OSError):  # If it cannot be removed, only this process ignores it.
             path.unlink()

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
 
 from negprompt_cli.engine.metrics.detection import FloatArray, checked_scores
 
@@ -126,6 +125,8 @@ def delong_difference(ones: Sequence[Judged], others: Sequence[Judged], *, level
     variance = of_id.var(ddof=1) / len(of_id) + sum(part.var(ddof=1) / len(part) for part in of_ood)
     # The variance of equal detectors is rounding error only.
     error = float(np.sqrt(variance)) if variance > 1e-24 else 0.0
+    from scipy.special import ndtr, ndtri  # half of what a command without intervals would import
+
     margin = float(ndtri((1 + level) / 2)) * error
     # Without variance the test is undefined, unless the difference is zero too.
     certain = 1.0 if abs(value) < 1e-12 else None

@@ -47,7 +47,7 @@ def earlier_detector(bench: Workbench, out: Path) -> tuple[Path, Prompts] | None
     for path, digest in ([sorted_by] if sorted_by else []) + [(out, "")]:
         try:
             prompts = load_prompts(path)
-            check_model(prompts, bench.clip.identity, bench.clip.plan.width, path)
+            check_model(prompts, bench.clip.identity, bench.clip.width, path)
         except UsageError:
             continue
         if digest in ("", prompts.sha256):

@@ -145,7 +145,7 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     _refuse_same_names([id_images, *ood_images])
     _tell_overlap(bench, id_images, ood_images)
     clip = bench.clip
-    check_model(prompts, clip.identity, clip.plan.width, artifact.path)
+    check_model(prompts, clip.identity, clip.width, artifact.path)
     local = [name for name in names if "local_features" in find_score(name).requires]
     if local:
         require_local_features(bench, local)

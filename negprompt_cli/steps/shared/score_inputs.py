@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.data.results.artifacts import Prompts
@@ -13,7 +14,6 @@ from negprompt_cli.engine.scores.neglabel_pairs import STRONGEST
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.negative_words import CHOICES, ChosenWords, choose_words
-from negprompt_cli.steps.shared.templates import encode_zero_shot
 from negprompt_cli.steps.shared.training_sample import training_features
 from negprompt_cli.steps.shared.word_pairs import WordPairs
 from negprompt_cli.steps.shared.workbench import Workbench
@@ -41,12 +41,8 @@ def make_score_inputs(
     """
     clip = bench.clip
     needs = {need for name in scores for need in find_score(name).requires}
-    encoder = clip.prompt_encoder(
-        prompts.names, context=prompts.positive.shape[-2], budget=bench.budget, notice=bench.progress.warn
-    )
-    with torch.no_grad():
-        positives = encoder(prompts.positive.to(clip.device))[0]
-        negatives = None if prompts.negative is None else encoder(prompts.negative.to(clip.device)).transpose(0, 1)
+    positives = _encoded(bench, prompts.names, prompts.positive)[0]
+    negatives = None if prompts.negative is None else _encoded(bench, prompts.names, prompts.negative).transpose(0, 1)
     bank = ScoreInputs(positives, negatives, None, clip.logit_scale)
     if (statistics := prompts.id_statistics) is not None:
         if statistics.shifts.shape != positives.shape:
@@ -57,7 +53,7 @@ def make_score_inputs(
         bank = replace(bank, id_statistics=statistics.to(clip.device, torch.float32))
     if "zero_shot" in needs:
         template = template or bench.config.evaluate.template
-        bank = replace(bank, zero_shot=encode_zero_shot(clip, prompts.names, template, budget=bench.budget))
+        bank = replace(bank, zero_shot=bench.encode_texts(prompts.names, template))
     asking = [name for name in scores if {"train_features", "words_by_images"} & set(find_score(name).requires)]
     images = training_features(bench, prompts, asking) if asking else None
     if images and "train_features" in needs:
@@ -77,6 +73,23 @@ def make_score_inputs(
                 pairs = WordPairs(bench, prompts.names, chosen.words, template or bench.config.evaluate.template)
                 bank = replace(bank, pair_features=pairs)
     return bank
+
+
+def _encoded(bench: Workbench, names: Sequence[str], contexts: Tensor) -> Tensor:
+    """Features (C, K, F) of K names behind learned contexts (C, M, D) or (C, K, M, D)."""
+
+    def make() -> Tensor:
+        clip = bench.clip
+        encoder = clip.prompt_encoder(
+            names, context=contexts.shape[-2], budget=bench.budget, notice=bench.progress.warn
+        )
+        return encoder(contexts.to(clip.device)).flatten(0, 1)
+
+    values = contexts.detach().cpu().float().contiguous().numpy().tobytes()
+    parts = [b"prompts", str(tuple(contexts.shape)).encode(), values, *(name.encode() for name in names)]
+    count = len(contexts) * len(names)
+    features: Tensor = bench.text_features(parts, count, make).unflatten(0, (len(contexts), len(names)))
+    return features
 
 
 def score_options(config: EvaluateConfig) -> ScoreOptions:

@@ -201,7 +201,7 @@ def open_prompts(bench: Workbench, artifact: ArtifactFile) -> Prompts:
     artifact.require(bench.config.data.spec)
     prompts = artifact.prompts
     clip = bench.clip
-    check_model(prompts, clip.identity, clip.plan.width, artifact.path)
+    check_model(prompts, clip.identity, clip.width, artifact.path)
     return prompts
 
 

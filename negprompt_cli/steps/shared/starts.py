@@ -32,7 +32,7 @@ def start_context(clip: Clip, config: Config, classes: int) -> Tensor:
         start = clip.word_context(context.words)
     else:
         generator = stream(config.seed, INIT_STREAM)
-        start = random_context(context.length, clip.plan.width, generator=generator).to(clip.device)
+        start = random_context(context.length, clip.width, generator=generator).to(clip.device)
     return positive_context(start, classes=classes if context.class_specific else None)
 
 

@@ -81,7 +81,7 @@ def negative_data(bench: Workbench, source: ArtifactFile | None) -> tuple[Traini
         positive = zero_shot_positive(clip, bench.config, images.classes)
     else:
         positive = source.prompts
-        check_model(positive, clip.identity, clip.plan.width, source.path)
+        check_model(positive, clip.identity, clip.width, source.path)
     if len(images.classes) != len(positive.classes):
         raise UsageError(
             f"The positives are for {len(positive.classes)} classes, but the data have {len(images.classes)}.",

@@ -1,7 +1,7 @@
 """What every step needs and should load only once: devices, the model, image sets and their features."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,12 @@ from torch import Tensor
 from negprompt_cli.config import Config, parse_bytes
 from negprompt_cli.data.encoding.decoders import pixel_rules
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
+from negprompt_cli.data.encoding.known_model import open_clip_model
 from negprompt_cli.data.encoding.models import load_clip, weights_decisions
 from negprompt_cli.data.encoding.onnx_clip import run_by_onnx
 from negprompt_cli.data.encoding.pixels import rules_decisions
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
+from negprompt_cli.data.encoding.text_features import text_features
 from negprompt_cli.data.results.corrections import Corrections, find_corrections
 from negprompt_cli.data.sets.imagesets import ImageSet, Role, load_image_set
 from negprompt_cli.data.sets.spec import Spec, parse_spec, user_path
@@ -69,10 +71,9 @@ class _Machine:
             raise UsageError(
                 "onnxruntime encodes images in one process, which uses all its cores.", remedy="one-process"
             )
-        clip = load_shared(team, named, compute) if team else load_clip(named, compute)
-        slow = (
-            "" if clip.plan.path == "prefix" else f"; text encoding cannot share prefixes, because {clip.plan.reason}"
-        )
+        clip = self._open(compute)
+        path, reason = clip.text_path
+        slow = "" if path == "prefix" else f"; text encoding cannot share prefixes, because {reason}"
         self._progress.say(f"Model: {clip.identity}{slow}")
         for decision in weights_decisions(named):
             self._progress.decide(decision)
@@ -81,6 +82,13 @@ class _Machine:
             self._progress.say(f"Image encoder: onnxruntime, within {by_onnx.difference:.1g} of torch")
             return by_onnx
         return clip
+
+    def _open(self, compute: Compute) -> Clip:
+        if team := current_team():
+            return load_shared(team, self.named, compute)
+        # onnxruntime needs the model itself.
+        lazily = self.asked.cache and self.asked.runtime == "torch"
+        return open_clip_model(self.named, compute) if lazily else load_clip(self.named, compute)
 
     @cached_property
     def budget(self) -> int:
@@ -221,10 +229,20 @@ class Workbench:
         key = (template, *names)
         found = self._texts.get(key)
         if found is None:
-            found = encode_zero_shot(self.clip, list(names), template, budget=self.budget)
+            parts = [text.encode() for text in ("words", *key)]
+            found = self.text_features(
+                parts, len(names), lambda: encode_zero_shot(self.clip, list(names), template, budget=self.budget)
+            )
             if self._remember:
                 self._texts[key] = found
         return found
+
+    def text_features(self, parts: Iterable[bytes], count: int, make: Callable[[], Tensor]) -> Tensor:
+        """Features (count, F) of texts, from the cache if it has them; see `data.encoding.text_features`."""
+        if self.config.compute.cache:
+            return text_features(self.clip, parts, count, make, self.progress)
+        with torch.no_grad():
+            return make()
 
     def _encode(self, images: ImageSet) -> EncodedSet:
         asked, data = self.config.compute, self.config.data
