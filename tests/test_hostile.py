@@ -301,7 +301,7 @@ def test_a_written_list_reads_back_or_is_not_written(rows: list[tuple[str, int]]
     try:
         text = format_list(paths, labels)
     except UsageError as error:
-        assert "cannot hold" in str(error)
+        assert "cannot contain" in str(error)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "list.txt"

@@ -139,7 +139,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         if path.is_symlink():
             return f"it is a link to {path.readlink()}, which does not exist. Fetch that file (`git annex get`, `dvc pull`)"
-        return "the file does not exist. Replace or remove it"
+        return "there is no such file. Replace or remove it"
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name that is too long
         return "it is a folder. Give it as an argument, or list its images"
     start = _start(path)

@@ -173,7 +173,7 @@ def given_names(names: Sequence[str], where: str = "the class names given") -> C
     entries = tuple(ClassEntry(clean(name)) for name in names)
     if not entries or not all(entry.name for entry in entries):
         raise UsageError(
-            f"{where}: {'a name is empty' if entries else 'there are none'}. Give one or more, none empty."
+            f"{where}: {'a name is empty' if entries else 'there are none'}. Give at least one, none empty."
         )
     return ClassList(where, "names", entries)
 
