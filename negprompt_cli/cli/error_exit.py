@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from negprompt_cli.cli.faults import explain
 from negprompt_cli.cli.remedies import full_message
-from negprompt_cli.errors import NegPromptError
+from negprompt_cli.errors import NegPromptError, UsageError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the shell's convention (128 + SIGINT)."""
@@ -44,6 +44,7 @@ class GuardedGroup(TyperGroup):
                 "may not be recognised. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8."
             )
         try:
+            _need_streams()
             return super().invoke(ctx)
         except NegPromptError as error:
             complain(full_message(error))
@@ -88,6 +89,20 @@ def _give_up_stdout() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _need_streams() -> None:
+    """Give a process that was started without standard input or standard error empty ones, as daemons start it.
+
+    Raises:
+        UsageError: standard output is closed, so that results would be lost.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - for the whole process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stdout is None:
+        raise UsageError("Standard output is closed. Send it to a file, or to /dev/null.")
 
 
 def complain(message: str) -> None:

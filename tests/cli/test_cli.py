@@ -97,6 +97,15 @@ def test_an_unknown_command_gets_the_nearest():
     refused("trian-positive", says=("train-positive",))
 
 
+@pytest.mark.parametrize(("closed", "code"), [("<&- 2>&-", 0), (">&-", 2)])
+def test_streams_that_are_closed(closed: str, code: int):
+    command = f"{sys.executable} -m negprompt_cli config show {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("Standard output is closed" in done.stderr) == (code == 2)
+    assert "Traceback" not in done.stderr
+
+
 def test_the_home_folder_is_meant_where_the_shell_leaves_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_images(tmp_path / "photos", 1)
