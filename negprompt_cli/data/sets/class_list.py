@@ -60,6 +60,8 @@ _CODE = re.compile(r"/[mg]/\w+")
 """The form of Freebase identifiers, which Open Images uses for its classes."""
 _STRUCTURE = re.compile(r"[\[{<].*|.*[\]}>{\[,;:=]")
 _SETTING = re.compile(r"[\w.-]+\s*[=:]\s.*|[\w.-]+\s*=.*")
+_MARKED = re.compile(r"([0-9]+|[-*+\u2022])\s")
+"""The beginning of a name that may be a class number or a bullet."""
 _PROMPT = re.compile(r"(a|an|the) (\w+ )?(photo|picture|image|photograph) of .*", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SEPARATORS = "\t;,|"
@@ -633,6 +635,12 @@ def _say_odd(entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]
     if prompts:
         text = f"{len(prompts)} names are whole prompts, such as {prompts[0]!r}. Prompt words are added to them again."
         said.append((text, {"prompts": prompts}))
+    if len(names) > 1 and all(map(_MARKED.match, names)):
+        text = (
+            f"All names begin with a number or a mark, which becomes part of the prompts, such as {names[0]!r}. Remove it "
+            "if it is not part of the name."
+        )
+        said.append((text, {"marked": names}))
 
 
 def _path_name(name: str) -> str:

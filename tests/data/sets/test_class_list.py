@@ -220,6 +220,8 @@ def test_wnids_get_their_words() -> None:
         ('{"3": "dog", "1": "cat"}', ["cat", "dog"], "some are missing"),
         ("cat # the small one\ndog\n", ["cat", "dog"], "Comments after #"),
         ("a photo of a cat\na photo of a dog\n", ["a photo of a cat", "a photo of a dog"], "whole prompts"),
+        ("0 cat\n2 dog\n", ["0 cat", "2 dog"], "begin with a number"),
+        ("- cat\n* dog\n", ["- cat", "* dog"], "begin with a number or a mark"),
         ("cafe\u0301\n\ufeffcat\u200b\n", ["caf\u00e9", "cat"], "names"),
     ],
 )
