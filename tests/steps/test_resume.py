@@ -188,7 +188,8 @@ def test_signals_keep_the_last_epoch_and_print_the_command_that_goes_on(
     run, said = tmp_path / "a run", tmp_path / "said.txt"
     process = world.start(world.command("fit", run, *LONG, "-v"), said, partial(slow_and_often, 0.05))
     checkpoint = run / "positive.checkpoint.safetensors"
-    while not (checkpoint.exists() and f"5/{LONG_EPOCHS} epochs" in said.read_text("utf-8")) and process.is_alive():
+    counted = re.compile(rf"(\d+) of (?:at most )?{LONG_EPOCHS} epochs")
+    while not (checkpoint.exists() and "5" in counted.findall(said.read_text("utf-8"))) and process.is_alive():
         time.sleep(0.01)
     assert process.pid
     os.kill(process.pid, number)
@@ -196,7 +197,7 @@ def test_signals_keep_the_last_epoch_and_print_the_command_that_goes_on(
     text = said.read_text("utf-8")
     assert process.exitcode == expected, text
     assert "Traceback" not in text
-    reported = max(int(n) for n in re.findall(rf"(\d+)/{LONG_EPOCHS} epochs", text))
+    reported = max(int(n) for n in counted.findall(text))
     # The signal may come between an epoch's end and its line.
     epochs = len(load_checkpoint(checkpoint).state.history)
     assert epochs - reported in (0, 1)
@@ -205,7 +206,7 @@ def test_signals_keep_the_last_epoch_and_print_the_command_that_goes_on(
     assert arguments[-1] == "--resume"
     code, again = world.finish(arguments)
     assert code == 0, again
-    assert f"Resuming after epoch {epochs} of {LONG_EPOCHS}" in again
+    assert f"Resuming after epoch {epochs} of at most {LONG_EPOCHS}" in again
     assert files(run) == whole[0]
 
 
