@@ -286,7 +286,7 @@ def load_prompts(path: Path) -> Prompts:
         raise UsageError(f"{path} is not a valid prompt artifact: {error}.") from None
     _check_shapes(prompts, path)
     written = {key: value for key, value in metadata.items() if key in METADATA}
-    if metadata.get(DIGEST) not in (None, content_digest(written, tensors)):
+    if metadata.get(DIGEST) != content_digest(written, tensors):
         raise UsageError(
             f"{path} was changed after it was written: its content does not fit its checksum. Copy it again, or train "
             "again."

@@ -25,7 +25,7 @@ LEARNED = "negprompt"
 SIMPLE = ("mcm", "max-logit")
 """Scores with the same positives that need no negatives."""
 NOISE = 0.002
-"""Smaller differences of AUROC are noise: other random splits of the small problems change AUROC by as much."""
+"""Smaller differences of AUROC decide nothing, as in the study of the default score (engine/README.md)."""
 
 
 def self_check(
