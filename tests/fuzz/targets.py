@@ -30,7 +30,8 @@ from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey
 from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
 from negprompt_cli.data.prepare.archives import unpack
-from negprompt_cli.data.results.artifacts import load_prompts
+from negprompt_cli.data.results.artifacts import DIGEST, load_prompts
+from negprompt_cli.data.results.checkpoints import content_digest
 from negprompt_cli.data.results.evaluations import load_evaluation
 from negprompt_cli.data.results.rowfile import COLUMNS, row_file
 from negprompt_cli.data.sets.catalogue import load_catalogue
@@ -110,7 +111,8 @@ def artifact_parts() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     }
     generator = torch.Generator().manual_seed(0)
     shapes = {"positive": (1, 3, 4), "negative": (2, 3, 4)}
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, metadata
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return tensors, metadata | {DIGEST: content_digest(metadata, tensors)}
 
 
 def _shard(data: bytes, folder: Path) -> object:

@@ -76,8 +76,9 @@ class KnownClip(Clip):
         clip: Clip = vars(self)["_load"]()
         if facts_of(clip) != vars(self)["_facts"]:
             raise NegPromptError(
-                f"The files of model {self.identity.name} changed without a change of their sizes and times: the weights "
-                f"are {clip.identity.weights_sha256[:12]} now and were {self.identity.weights_sha256[:12]}. Run again.",
+                f"Model {self.identity.name} is not the one that was loaded before: its weights are "
+                f"{clip.identity.weights_sha256[:12]} now and were {self.identity.weights_sha256[:12]}. Run the command "
+                "again.",
             )
         return clip
 
@@ -157,7 +158,7 @@ def _record(config: ModelConfig) -> Path | None:
         try:
             for file in sorted(path for path in folder.rglob("*") if path.is_file()):
                 stat = file.stat()
-                parts.append(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}")
+                parts.append(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
         except OSError:
             return None
         if not (folder / "open_clip_config.json").is_file():

@@ -12,7 +12,7 @@ from scoring_world import small_clip
 from torch import Tensor
 
 from negprompt_cli.config import ModelConfig
-from negprompt_cli.data.encoding.cache_folder import clear_cache
+from negprompt_cli.data.encoding.cache_folder import clear_cache, models_folder
 from negprompt_cli.data.encoding.decoders import pixel_reader
 from negprompt_cli.data.encoding.features import feature_store
 from negprompt_cli.data.encoding.known_model import KnownClip, open_clip_model
@@ -34,14 +34,6 @@ def opened(folder: Path) -> Clip:
 
 def weights(folder: Path) -> Path:
     return max(folder.iterdir(), key=lambda path: path.stat().st_size)
-
-
-def spoil(path: Path) -> None:
-    """Change a file without a change of its size and time."""
-    stat, data = path.stat(), bytearray(path.read_bytes())
-    data[-4:] = bytes(4)
-    path.write_bytes(data)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def test_a_known_model_is_used_like_the_loaded_one(folder: Path, tmp_path: Path) -> None:
@@ -73,11 +65,22 @@ def test_changed_files_are_another_model(folder: Path) -> None:
     assert not isinstance(opened(folder), KnownClip)
 
 
-def test_weights_that_changed_unnoticed_stop_the_command_when_they_are_loaded(folder: Path) -> None:
+def test_a_file_that_changed_and_kept_its_time_is_another_model(folder: Path) -> None:
     opened(folder)
-    spoil(weights(folder))
+    path = weights(folder)
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[-4:] = bytes(4)
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not isinstance(opened(folder), KnownClip)
+
+
+def test_a_model_that_is_not_the_remembered_one_stops_the_command_when_it_is_loaded(folder: Path) -> None:
+    first = opened(folder)
+    (record,) = models_folder().iterdir()
+    record.write_text(record.read_text().replace(first.identity.weights_sha256, "0" * 64))
     known = opened(folder)
-    with pytest.raises(NegPromptError, match="changed without a change of their sizes and times"):
+    with pytest.raises(NegPromptError, match="not the one that was loaded before"):
         known.encode_template(["cat"], template="{}", budget=2**30)
     assert opened(folder).encode_template(["cat"], template="{}", budget=2**30).isfinite().all()
 
