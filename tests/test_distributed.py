@@ -323,7 +323,7 @@ def test_exit_codes_of_ranks(capfd: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of({0: 3, 1: -signal.SIGTERM}) == 3
     assert capfd.readouterr().err == ""
     assert exit_code_of({0: 1, 2: -signal.SIGKILL}) == 1
-    assert "rank 2 was ended by SIGKILL" in capfd.readouterr().err
+    assert "Rank 2 was ended by SIGKILL" in capfd.readouterr().err
     assert exit_code_of({1: 1}) == 1
     assert "Rank 1 failed" in capfd.readouterr().err
 

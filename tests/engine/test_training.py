@@ -352,7 +352,7 @@ def test_a_loss_that_is_no_number_stops_before_the_first_step(
     data = random_features()
     data.images[3, 2] = math.nan
     seen: list[State] = []
-    with pytest.raises(NegPromptError, match=r"The loss is nan before the first step\. Image features"):
+    with pytest.raises(NegPromptError, match=r"The loss is nan before the first step: image features"):
         train(JOBS[stage](context, encoder, method=method, data=data), on_state=seen.append)
     assert not seen
 

@@ -127,12 +127,13 @@ def test_killed_at_thirty_random_moments(world: World, whole: tuple[dict[str, by
 
 
 def kill_behind(count: int) -> None:
-    """Kill this process once its n-th file is in its place; checkpoints come after every epoch."""
+    """Kill this process once its n-th file of negative prompts is in its place; checkpoints come after every epoch."""
     every_epoch()
     rename, link, placed = Path.replace, Path.hardlink_to, []
 
     def place(file: Path) -> None:
-        placed.append(file)
+        if file.name.startswith("negative"):
+            placed.append(file)
         if len(placed) == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
