@@ -1,18 +1,18 @@
-"""A criterion of ID data alone: how well scores tell ID images from ID images that play OOD, near and far.
+"""A criterion of ID data alone: how well do scores separate ID images from other ID images that are used as OOD?
 
-From class embeddings and labelled ID features of any backbone, small problems are made. Some classes are left out; half of
-the images of each kept class learns, the other half is judged against what plays OOD:
+The criterion makes small problems from class embeddings and labelled ID features of any backbone. Half of the images of
+each remaining class are used for learning, and the other half as ID test images. There are three kinds of OOD images:
 
-    near    images of classes left out at random (30 %)
-    far     classes ordered along a principal direction of their mean images: one half is kept and the quarter at the other
-            end plays OOD, with a gap between them; once for either end of a direction
-    mixed   judged images of the near problems whose principal components are permuted among them: the usual parts of an
-            image in combinations that no ID image shows; it needs no image of another kind
+    near    the images of 30 % of the classes, drawn at random
+    far     the classes are ordered along a principal direction of their mean images. Half of them remain; the quarter at the
+            other end is used as OOD, so there is a gap between the two. Each direction gives one problem for each end
+    mixed   the ID test images of the near problems, with each principal component permuted among the images. This combines
+            usual parts of images as no ID image does, and needs no other images
 
-Left-out classes show the near side only: on real CLIP features they prefer MCM, which then loses on other kinds of images.
-The far side consists of real images that differ from ID as a whole, once each way, so what profits from one sign of a
-direction is found out by the other. Settings and scores may be chosen by these figures, since no OOD image and no
-evaluation image is looked at. Leaves out: how far real OOD images are, which ID data cannot say.
+The near side alone would mislead: on real CLIP features it prefers MCM, which then loses on other kinds of images. The far
+side has real images that differ from ID images as a whole. It uses both ends, so a score that profits from the sign of a
+direction does badly at the other end. No OOD image and no evaluation image is used, so settings and scores may be chosen by
+these figures. ID data cannot tell how far away real OOD images are.
 """
 
 import statistics
@@ -30,21 +30,21 @@ from negprompt_cli.errors import UsageError
 
 SIDES = ("near", "far", "mixed")
 NEAR_SHARE = 0.3
-"""Share of the classes that is left out of a near problem."""
+"""Share of the classes that a near problem uses as OOD."""
 LEAST_CLASSES = 4
-"""Fewest classes of which a half can be kept and a quarter left out."""
+"""Fewest classes: one half remains and a quarter is used as OOD."""
 LEAST_JUDGED = 10
-"""Fewest images on either side of a problem; of fewer an AUROC says nothing."""
+"""Fewest ID and OOD test images of a problem; with fewer, AUROC means nothing."""
 MOST_IMAGES = 4000
-"""Images that take part; of more, equally many are drawn of each class, so the time is bounded."""
+"""Images that are used, to bound the time. If there are more, the same number is drawn from each class."""
 
 Learn = Callable[[Tensor, Tensor, Tensor], ScoreInputs]
-"""Positives (K, D), images (n, D) and labels (n,) to what scores compare an image with."""
+"""A function of positives (K, D), images (n, D) and labels (n,) that returns what scores compare an image with."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """How well a score does on a side, the mean over its problems, as fractions."""
+    """The metrics of a score on one side, as fractions: means over its problems."""
 
     auroc: float
     fpr95_id_positive: float
@@ -52,10 +52,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Criterion:
-    """The figures of each side and score.
-
-    `sides`: by side, one of `SIDES`, and score. `problems`: how many small problems they are means of.
-    """
+    """The figures by side (one of `SIDES`) and score, and the number of problems that they come from."""
 
     sides: Mapping[str, Mapping[str, Figures]]
     problems: int
@@ -71,7 +68,7 @@ class Criterion:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Images that learn, images that are judged, and images that play OOD, by side; labels count the kept classes."""
+    """Training images with their labels (among the remaining classes), ID test images, and by side the OOD images."""
 
     positives: Tensor
     images: Tensor
@@ -91,20 +88,20 @@ def measure_criterion(
     draws: int = 2,
     directions: int = 1,
 ) -> Criterion:
-    """Judge scores by ID data alone.
+    """Measure scores with ID data alone.
 
     Args:
-        positives: (K, D) L2-normalised class embeddings; classes without images take no part.
+        positives: (K, D) L2-normalised class embeddings; classes without images are not used.
         images: (N, D) L2-normalised features of ID images.
         labels: (N,) their classes.
-        learn: learns from a part of the classes and images.
-        scores: by name; those of the registry that class embeddings and `learn` allow.
-        seed: of all draws.
-        draws: near problems, and as many mixed ones.
-        directions: principal directions along which far problems are made, two for each.
+        learn: is called with a part of the classes and images.
+        scores: names from the registry; each score must find what it needs in the result of `learn`.
+        seed: random seed of all draws.
+        draws: number of near problems, and of mixed ones.
+        directions: number of principal directions for far problems; each gives two.
 
     Raises:
-        UsageError: too few classes or images; says how many are needed.
+        UsageError: too few classes or images; the message says how many are needed.
     """
     found: dict[str, dict[str, list[Figures]]] = {side: {score: [] for score in scores} for side in SIDES}
     for problem in problems(positives, images, labels, seed=seed, draws=draws, directions=directions):
@@ -160,7 +157,7 @@ def problems(
 def _problem(
     positives: Tensor, images: Tensor, labels: Tensor, kept: Tensor, left: Tensor, side: str, generator: torch.Generator
 ) -> Problem:
-    """The problem of kept and left-out classes; half of each kept class's images, rounded up, learns."""
+    """The problem of kept and left-out classes; half of the images of each kept class (rounded up) are for training."""
     kept, left = kept.sort().values.to(labels.device), left.to(labels.device)
     place = torch.full((len(positives),), -1, device=labels.device)
     place[kept] = torch.arange(len(kept), device=labels.device)
@@ -170,20 +167,20 @@ def _problem(
     judged, ood = images[own & ~learns], images[torch.isin(labels, left)]
     if min(len(judged), len(ood)) < LEAST_JUDGED:
         raise UsageError(
-            f"With some classes left out, {len(judged)} ID images of the others are left to judge by and {len(ood)} play "
-            f"OOD; at least {LEAST_JUDGED} are needed of either."
+            f"If some classes are left out, there are {len(judged)} test images of the other classes and {len(ood)} images "
+            f"to use as OOD; at least {LEAST_JUDGED} of each are needed."
         )
     return Problem(positives[kept], images[own & learns], place[labels[own & learns]], judged, {side: ood})
 
 
 def _even(labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Indices, ascending, of images drawn equally of each class, two of each at least, about `most` in all."""
+    """Ascending indices of about `most` images: the same number from each class, at least two."""
     each = max(2, most // int(labels.max() + 1))
     return (_ranks_within(labels, generator) < each).nonzero().flatten()
 
 
 def _ranks_within(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """(N,) the place of each image in a random order of its class's images, from 0."""
+    """(N,) the place of each image in a random order of the images of its class, from 0."""
     shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
     grouped = shuffled[labels[shuffled].argsort(stable=True)]
     counts = labels.bincount()
@@ -194,7 +191,7 @@ def _ranks_within(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _permuted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(n, D): images whose principal components are permuted among them, each independently; mean and covariance stay."""
+    """(n, D) images with each principal component permuted independently; mean and variances of components stay."""
     mean = images.mean(0)
     axes = torch.linalg.svd(images - mean, full_matrices=False).Vh
     components = (images - mean) @ axes.T

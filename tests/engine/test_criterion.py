@@ -110,7 +110,7 @@ def test_many_images_are_drawn_evenly_and_classes_without_images_take_no_part():
 
 
 @pytest.mark.parametrize(
-    ("classes", "shots", "said"), [(3, 12, "3 classes have images, and at least 4"), (4, 3, "at least 10 are needed")]
+    ("classes", "shots", "said"), [(3, 12, "3 classes have images, and at least 4"), (4, 3, "at least 10 of each")]
 )
 def test_too_little_is_refused(classes: int, shots: int, said: str):
     positives, images, labels = world(classes, shots)

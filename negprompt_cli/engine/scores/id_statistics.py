@@ -1,35 +1,35 @@
-"""What the default score knows of ID images: how they usually compare with the prompts, in closed form and without units.
+"""ID statistics: how ID images usually compare with the prompts, in closed form and without units.
 
-An image f is compared with the K positives P_i (mean P) and the mean negative N through five statistics, each higher for ID
-images; m is the usual ID image, m + M_i the usual image of class i, and p = <P, f> is what f has in common with all texts:
+The default score (`mcm_extended`) uses five statistics of an image f. Each is higher for ID images. P_i are the K positives
+with mean P, N is the mean negative, p = <P, f> is the similarity of f to all class names, m is a typical ID image, and
+m + M_i is a typical image of class i:
 
-    b     max_i <P_i, f>                      it is like some class
-    b|p   b minus its regression on p         ... beyond what it shares with all texts: max-logit at slope 0, MCM at slope 1
-    c     max_i cos(f - m, M_i)               ... in the direction in which that class differs, seen from the usual image
-    g     b minus the mean of the next 88     ... more than the runners-up (LogitGap, NeurIPS 2025; all others where K < 89)
-    n|p   -<N, f> minus its regression on p   it is unlike the negative prompts
+    b     max_i <P_i, f>                      Is f similar to some class?
+    b|p   b minus its regression on p         Is it more similar than usual for its p? Max-logit at slope 0; almost MCM at 1
+    c     max_i cos(f - m, M_i)               Does it differ from m in the direction of some class?
+    g     b minus the mean of the next 88     Is one class clearly ahead? (LogitGap, NeurIPS 2025; all others if K < 89)
+    n|p   -<N, f> minus its regression on p   Is it unlike the negative prompts?
 
-The score uses them as z = (x - slope * p - mean) / deviation, with the means and deviations of ID images, so no constant of
-it depends on the width of a model's cosines, on its logit scale, or on the number of classes (`mcm_extended`).
+Each statistic is used as z = (x - slope * p - mean) / deviation with the mean and deviation of ID images. So no constant
+depends on how widely a model's cosines spread, on its logit scale, or on the number of classes.
 
-The usual image of a class is known from its prompt and from its images. Its prompt says m + a (P_i - P), with the mean of a
-over ID images. Its n images have the mean residual R from that, and M_i = a (P_i - P) + n / (n + kappa) R is the posterior
-mean where class means scatter around what the prompts say with 1 / kappa of the variance of images within a class. So a
-prompt counts as much as kappa images, and without images M_i is the prompt's direction alone.
+M_i combines the prompt and the images of class i. By the prompt alone it is a (P_i - P), where a is how far ID images follow
+the direction of their class's prompt. The n images of the class have the mean residual R from that. Then M_i =
+a (P_i - P) + n / (n + kappa) R is the posterior mean, if the variance of class means around their prompts is 1 / kappa of
+the variance of images within a class. So a prompt counts as much as kappa images.
 
-Where they come from: mean and deviation of b, b|p, c and g are those of the ID training images; in c an image does not
-count among those of its own class. The negatives were pushed
-away from these very images, so n|p is measured on images that took no part: negatives are learned as embeddings from some of
-the images, and the others are standardised by those (`held_out`). Leaving out a quarter of the images at a time says how ID
-images of the trained classes compare with the negatives; leaving out half of the classes at a time says it for classes that
-no negative has seen, which is what other names are.
+Mean and deviation of b, b|p, c and g come from the ID training images; in c no image counts for its own class. Training
+pushes the negatives away from these images, so n|p is measured on images that were left out: negatives are learned as
+embeddings from a part of the images, and n|p of the others is expressed in units of that part (`held_out`). Leaving out a
+quarter of the images at a time gives n|p for new images of the trained classes. Leaving out half of the classes at a time
+gives it for classes that the negatives have not seen, as after a transfer to other names.
 
-Other class names: an ID image of class k is taken to be m + a (P_k - P) + r, with a and the residual r distributed as in
-training. Images drawn from this model for the old and for the new names say how each mean and deviation changes
-(`IdStatistics.follow`); new images are not needed, names that stay keep what their images said, and where the names do not
-change nothing does.
+For other class names, an ID image of class k is modelled as m + a (P_k - P) + r, with a and the residual r distributed as in
+training. Images are drawn from this model for the old and for the new names, and the differences between the two correct
+each mean and deviation (`IdStatistics.follow`). No new images are needed. Names that stay keep the residuals of their
+images, and if no name changes, nothing changes.
 
-Leaves out: OOD images, which none of this ever sees.
+No OOD image is used.
 """
 
 import math
@@ -46,36 +46,36 @@ from negprompt_cli.errors import UsageError
 TERMS = ("b", "b|p", "c", "g", "n|p")
 """The statistics, in the order of the rows of `IdStatistics.terms`."""
 KAPPA = 4.0
-"""Images that a prompt counts as much as. By the criterion 0.5 to 8 are within 0.1 AUROC; the variances of the small CLIP
-say 4.5, those of ViT-B/32 say 1.5."""
+"""Number of images that a prompt counts as much as. By the criterion, 0.5 to 8 differ by at most 0.1 AUROC. An estimate from
+variances gives 4.5 for the small CLIP and 1.5 for ViT-B/32."""
 RUNNERS_UP = 88
-"""Classes that the best one is compared with in g; 30, K/2 and sqrt(K) were within 0.1 AUROC by the criterion."""
+"""Number of classes that g compares the best one with. By the criterion, 30, K/2 and sqrt(K) differ by at most 0.1 AUROC."""
 _N = TERMS.index("n|p")
 IMAGE_FOLDS, CLASS_FOLDS = 4, 2
-"""Parts of which one at a time takes no part in learning negatives."""
+"""Number of parts of the images and of the classes; one part at a time is left out when negatives are learned."""
 LEAST_IMAGES = 3
-"""Fewest ID images that have a mean and a deviation."""
+"""Fewest ID images with a meaningful mean and deviation."""
 _DRAWS = 4096
 _FLAT = 1e-6
-"""Deviations below this, in units of cosines, are rounding: the statistic says nothing and is left out."""
+"""Deviations of cosines below this are rounding errors; the statistic is then left out."""
 
 LearnNegatives = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Images (n, D), labels (n,) and positives (K, D) to negatives (K, p, D)."""
+"""A function of images (n, D), labels (n,) and positives (K, D) that returns negatives (K, p, D)."""
 
 
 @dataclass(frozen=True, eq=False)
 class IdStatistics:
-    """How ID images compare with prompts; float32 on one device, small enough to be stored in an artifact.
+    """How ID images compare with prompts: float32 tensors on one device, small enough for an artifact.
 
     Attributes:
-        mean: (D,) m, the usual ID image, at most 1 long.
+        mean: (D,) m, the typical ID image, with a norm of at most 1.
         covariance: (D, D) of the residuals r.
         follow_mean, follow_deviation: () mean and deviation of a, how far an image follows its class's prompt.
-        center: (D,) mean of the positives that it was measured with.
+        center: (D,) mean of the positives of the measurement.
         shifts: (K, D) n / (n + kappa) R of each class: where its images are, relative to what its prompt says.
-        terms: (5, 3) slope, mean and deviation of each of `TERMS`; a deviation of 0 leaves the term out.
-        held_out: (2,) mean and deviation of n|p for images that the negatives have not seen, in units of those that they
-            have; `terms` has it already.
+        terms: (5, 3) slope, mean and deviation of each of `TERMS`. A term with a deviation of 0 is left out.
+        held_out: (2,) mean and deviation of n|p of images that the negatives have not seen, in units of images that they
+            have seen. `terms` includes this correction.
         unseen: (2,) the same for classes that the negatives have not seen, in units of the row of n|p in `terms`.
 
     Raises:
@@ -126,20 +126,21 @@ class IdStatistics:
         seed: int,
         added: Tensor | None = None,
     ) -> "IdStatistics":
-        """Measure ID training images.
+        """Measure the statistics of ID training images.
 
         Args:
             images: (N, D) L2-normalised features, N at least `LEAST_IMAGES`.
             labels: (N,) their classes.
             positives: (K, D) features of the positive prompts.
             negatives: (K, p, D) features of the negative prompts.
-            learn: learns negatives as embeddings from some of the images, to see what becomes of unseen classes.
-            seed: of the division of images and of classes.
-            added: (K,) bool, classes that came after the negatives were learned. Their images took no part in that, so
-                n|p is measured on them as they are, with the images of the other classes as its units. None for none.
+            learn: learns negatives as embeddings from a part of the images.
+            seed: random seed for the division of images and classes.
+            added: (K,) bool, classes that were added after the negatives were learned; None if there are none. The
+                negatives have not seen their images, so n|p is measured on them directly, in units of the images of the
+                other classes.
 
         Raises:
-            UsageError: too few images of the classes that the negatives were learned with.
+            UsageError: too few images of the classes that the negatives were learned on.
         """
         fresh = torch.zeros_like(labels, dtype=torch.bool) if added is None else added[labels]
         none = images.new_tensor([0.0, 1.0])
@@ -148,10 +149,10 @@ class IdStatistics:
         return found._held_out(images[~fresh], labels[~fresh], positives, learn, z, seed=seed)
 
     def of_part(self, images: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor) -> "IdStatistics":
-        """Those of a part of the ID images or classes, with negatives that were learned from this part.
+        """The statistics of a part of the ID images or classes, with negatives that were learned from this part.
 
-        How images that the negatives have not seen differ is taken from here, which saves learning negatives again.
-        Arguments and errors are those of `measure`.
+        The corrections `held_out` and `unseen` are those of this object, so negatives need not be learned again. Arguments
+        and errors are those of `measure`.
         """
         fresh = torch.zeros_like(labels, dtype=torch.bool)
         return self._of(images, labels, positives, negatives, fresh, held_out=self.held_out, unseen=self.unseen)
@@ -170,11 +171,11 @@ class IdStatistics:
     ) -> "IdStatistics":
         if (seen := int((~fresh).sum())) < LEAST_IMAGES:
             raise UsageError(
-                f"{seen} ID images have no mean and deviation; the default score needs at least {LEAST_IMAGES}."
+                f"The default score needs at least {LEAST_IMAGES} ID images for a mean and a deviation; there are {seen}."
             )
         offsets = (positives - positives.mean(0))[labels]
         plain = images.mean(0)
-        # How far each image follows its class's direction; 0 where there is one class and so no direction.
+        # How far each image follows the direction of its class; 0 with one class, which has no direction.
         a = ((images - plain) * offsets).sum(1) / offsets.square().sum(1).clamp(min=1e-12)
         rest = images - a[:, None] * offsets
         mean = rest.mean(0)
@@ -207,12 +208,12 @@ class IdStatistics:
         """The statistics for other class names.
 
         Args:
-            old: positives (K, D) and negatives (K, p, D) that it was measured with.
+            old: positives (K, D) and negatives (K, p, D) of the measurement.
             new: those of the other names.
 
         Returns:
-            Means moved by the difference, deviations scaled by the ratio, between images drawn for the old and for the new
-            names; terms that the old names did not have are those of the drawn images.
+            Images are drawn for the old and for the new names. Means are moved by the difference between the two, and
+            deviations are scaled by the ratio. Terms that the old names did not have are taken from the drawn images.
         """
         slopes = self.terms[:, 0]
         cosines, place = (new[0] @ old[0].T).max(1)
@@ -225,12 +226,12 @@ class IdStatistics:
         ratio = after[:, 2] / before[:, 2].clamp(min=_FLAT)
         moved = torch.stack([slopes, self.terms[:, 1] + after[:, 1] - before[:, 1], self.terms[:, 2] * ratio], dim=1)
         terms = torch.where(known[:, None], moved, after)
-        # The draws are the same for every set of names: where nothing changes the ratio is 1 and the difference 0.
+        # The draws are the same for every set of names, so without a change the ratio is 1 and the difference 0.
         terms[_N] = _mixed(terms[_N], self.unseen, float((~same).float().mean()))
         return replace(self, mean=self._usual(new[0]), center=new[0].mean(0), shifts=shifts, terms=terms)
 
     def directions(self, positives: Tensor) -> Tensor:
-        """(K, D): M_i of the classes of the positives (K, D) that it belongs to, L2-normalised."""
+        """(K, D) directions M_i, L2-normalised; the positives (K, D) must be those of these statistics."""
         return _directions(positives, self.follow_mean, self.shifts)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "IdStatistics":
@@ -238,13 +239,13 @@ class IdStatistics:
         return replace(self, **{f.name: getattr(self, f.name).to(device, dtype) for f in fields(self)})
 
     def _usual(self, positives: Tensor) -> Tensor:
-        """(D,): the usual ID image of other classes, moved with the mean of their prompts."""
+        """(D,) the typical ID image of other classes: m moves with the mean of their prompts."""
         return self.mean + self.follow_mean * (positives.mean(0) - self.center)
 
     def _drawn(self, positives: Tensor, negatives: Tensor, shifts: Tensor) -> dict[str, Tensor]:
-        """The statistics (_DRAWS,) of images of the classes of (K, D) positives, drawn as the model of this file has them.
+        """The statistics (_DRAWS,) of images drawn from the model of this file for the classes of (K, D) positives.
 
-        What the images of a class say of its place, `shifts` (K, D), is no part of the noise around it.
+        For classes with `shifts` (K, D), the covariance of the shifts is subtracted from that of the noise.
         """
         generator = torch.Generator().manual_seed(0)
         z = torch.randn(_DRAWS, len(self.mean), generator=generator).to(self.mean)
@@ -261,9 +262,9 @@ class IdStatistics:
     def _held_out(
         self, images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNegatives, fresh: Tensor, *, seed: int
     ) -> "IdStatistics":
-        """The same with n|p as images have it that the negatives never saw, of the same classes and of others.
+        """The same with n|p of images that the negatives have not seen, from the same classes and from other classes.
 
-        `fresh` (n,) are standardised n|p of more images that they never saw.
+        `fresh` (n,) are standardised n|p of further images that they have not seen.
         """
         generator = torch.Generator().manual_seed(seed)
         terms, seen, other = self.terms.clone(), self.held_out, self.unseen
@@ -287,11 +288,12 @@ def held_out(images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNega
         images: (N, D).
         labels: (N,).
         positives: (K, D).
-        learn: learns negatives from some of the images.
+        learn: learns negatives from a part of the images.
         folds: (N,) the fold of each image.
 
     Returns:
-        (n,) z-values in units of the images that the negatives were learned from; folds that leave too few are passed over.
+        (n,) z-values in units of the images that the negatives were learned from. A fold is skipped if too few images
+        remain without it.
     """
     parts = []
     for fold in folds.unique():
@@ -305,7 +307,7 @@ def held_out(images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNega
 
 
 def _standardised(images: Tensor, positives: Tensor, negatives: Tensor, row: Tensor) -> Tensor:
-    """(n,) n|p of images (n, D) in the units of its row of terms; (0,) where the row has no deviation."""
+    """(n,) n|p of images (n, D) in the units of its row of terms; (0,) if the deviation of the row is 0."""
     slope, center, deviation = row.unbind()
     if not len(images) or bool(deviation <= 0):
         return images.new_empty(0)
@@ -313,13 +315,13 @@ def _standardised(images: Tensor, positives: Tensor, negatives: Tensor, row: Ten
 
 
 def _shifted(row: Tensor, by: Tensor) -> Tensor:
-    """(3,): slope, mean and deviation of images whose mean and deviation are `by` (2,) in units of the row's."""
+    """(3,) slope, mean and deviation of images whose mean and deviation are `by` (2,) in units of the row."""
     slope, mean, deviation = row.unbind()
     return torch.stack([slope, mean + by[0] * deviation, by[1] * deviation])
 
 
 def _mixed(row: Tensor, unseen: Tensor, share: float) -> Tensor:
-    """(3,): slope, mean and deviation where a share of the images is of classes that the negatives have not seen."""
+    """(3,) slope, mean and deviation if this share of the images comes from classes that the negatives have not seen."""
     slope, mean, deviation = row.unbind()
     shift, spread = unseen.unbind()
     variance = (1 - share) + share * spread.square() + share * (1 - share) * shift.square()
@@ -327,24 +329,24 @@ def _mixed(row: Tensor, unseen: Tensor, share: float) -> Tensor:
 
 
 def _directions(positives: Tensor, follow: Tensor, shifts: Tensor) -> Tensor:
-    """(K, D): M_i, L2-normalised; zeros where neither prompt nor images say anything."""
+    """(K, D) directions M_i, L2-normalised; zeros for a class without a direction."""
     return normalize(follow * (positives - positives.mean(0)) + shifts, dim=-1)
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """The symmetric square root of a covariance (D, D); what rounding left below zero is zero."""
+    """The symmetric square root of a covariance (D, D); eigenvalues that rounding made negative count as 0."""
     values, vectors = torch.linalg.eigh(covariance.double().cpu())
     root: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.T
     return root.to(covariance)
 
 
 def _n(images: Tensor, negatives: Tensor) -> Tensor:
-    """(N,): n of images (N, D) before it is standardised."""
+    """(N,) n of images (N, D), not standardised."""
     return -(images @ negatives.mean((0, 1)))
 
 
 def _raw(images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor, directions: Tensor) -> dict[str, Tensor]:
-    """The statistics (N,) of images (N, D) before anything is standardised; c and g need two classes."""
+    """The statistics (N,) of images (N, D), not standardised; c and g need two classes."""
     cosines = images @ positives.T
     found = {"p": cosines.mean(1), "n": _n(images, negatives)}
     return found | class_statistics(images, cosines, mean=mean, directions=directions)
@@ -356,11 +358,11 @@ def class_statistics(images: Tensor, cosines: Tensor, *, mean: Tensor, direction
     Args:
         images: (N, D).
         cosines: (N, K) with the positives.
-        mean: (D,) the usual ID image.
-        directions: (K, D) of the classes as seen from there (`IdStatistics.directions`).
+        mean: (D,) m, the typical ID image.
+        directions: (K, D) the classes' directions from m (`IdStatistics.directions`).
 
     Returns:
-        (N,) each; b alone where K is 1.
+        (N,) each; only b if K is 1.
     """
     k = len(directions)
     best = cosines.amax(1)
@@ -373,7 +375,7 @@ def class_statistics(images: Tensor, cosines: Tensor, *, mean: Tensor, direction
 
 
 def _c_without_own(images: Tensor, labels: Tensor, mean: Tensor, directions: Tensor, others: Tensor) -> Tensor:
-    """(N,): c of training images (N, D), where `others` (N, D) is each image's M_i without itself."""
+    """(N,) c of training images (N, D); `others` (N, D) is M_i of each image's class without the image itself."""
     moved = normalize(images - mean, dim=1)
     cosines = moved @ directions.T
     own = (moved * normalize(others, dim=1)).sum(1)
@@ -381,7 +383,7 @@ def _c_without_own(images: Tensor, labels: Tensor, mean: Tensor, directions: Ten
 
 
 def _standards(raw: Mapping[str, Tensor], slopes: Tensor | None = None) -> Tensor:
-    """(5, 3): slope, mean and deviation of each term from raw statistics (N,); slopes are regressed unless given."""
+    """(5, 3) slope, mean and deviation of each term from raw statistics (N,); slopes are regressed unless given."""
     p = raw["p"]
     rows = []
     for row, name in enumerate(TERMS):
@@ -391,7 +393,7 @@ def _standards(raw: Mapping[str, Tensor], slopes: Tensor | None = None) -> Tenso
 
 
 def _row(name: str, x: Tensor, p: Tensor, slope: Tensor | None = None) -> Tensor:
-    """(3,): slope, mean and deviation of a term from x (N,) and p (N,); the slope is regressed unless given."""
+    """(3,) slope, mean and deviation of a term from x (N,) and p (N,); the slope is regressed unless given."""
     kind, x, p = x.dtype, x.double(), p.double()
     if slope is None:
         slope = _slope(x, p) if name.endswith("|p") else p.new_zeros(())
@@ -402,7 +404,7 @@ def _row(name: str, x: Tensor, p: Tensor, slope: Tensor | None = None) -> Tensor
 
 
 def _slope(x: Tensor, p: Tensor) -> Tensor:
-    """() slope of the regression of x (N,) on p (N,), shrunk towards 0 as far as N images cannot tell it from 0.
+    """() slope of the regression of x (N,) on p (N,), shrunk towards 0 by its uncertainty.
 
     The shrinkage is James and Stein's positive part for one coefficient: 1 - (1 - r^2) / ((N - 2) r^2), r the correlation.
     """
@@ -414,5 +416,5 @@ def _slope(x: Tensor, p: Tensor) -> Tensor:
 
 
 def log_tail(z: Tensor) -> Tensor:
-    """Log of the probability that an ID image has a lower value than z, for a logistic distribution of unit deviation."""
+    """Log of the probability that an ID image has a value below z, for a logistic distribution of unit deviation."""
     return torch.nn.functional.logsigmoid(math.pi / math.sqrt(3) * z)
