@@ -7,7 +7,7 @@ does the same). `data.encoding.models` loads models.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -23,19 +23,40 @@ from negprompt_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A frozen CLIP on its device.
+class ClipFacts:
+    """What is known of a CLIP without loading it.
 
-    `preprocess` maps a PIL image to (3, H, W). `preprocessing` describes it in words and is part of cache keys.
+    `preprocessing` describes the preprocessing in words and is part of cache keys. `logit_scale`: CLIP's s, by which its
+    softmax multiplies cosines. `width`: length of a token embedding and of a context vector. `text_path`: how prompts are
+    encoded, as in `TowerPlan.path`, and why.
     """
 
-    model: nn.Module
-    preprocess: Callable[[Any], Tensor]
-    preprocessing: str
-    tokenizer: Tokenizer
     identity: ModelIdentity
-    compute: Compute
+    preprocessing: str
+    logit_scale: float
+    width: int
+    text_path: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The loaded part of a CLIP. `plan` says how its text tower is run."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
     plan: TowerPlan
+
+
+@dataclass(frozen=True)
+class Clip(ClipFacts):
+    """A frozen CLIP on its device.
+
+    `preprocess` maps a PIL image to (3, H, W). `towers` returns what encodes, and loads it first if necessary.
+    """
+
+    preprocess: Callable[[Any], Tensor]
+    compute: Compute
+    towers: Callable[[], Towers]
 
     @classmethod
     def wrap(
@@ -52,28 +73,35 @@ class Clip:
         model.eval().requires_grad_(False)
         model.visual.to(memory_format=torch.channels_last)
         model.to(compute.device)
-        return cls(model, preprocess, preprocessing, tokenizer, identity, compute, plan_text_path(model))
+        plan, scale = plan_text_path(model), model.get_parameter("logit_scale")
+        towers = Towers(model, tokenizer, plan)
+        facts = (identity, preprocessing, float(scale.exp()), plan.width, (plan.path, plan.reason))
+        return cls(*facts, preprocess, compute, lambda: towers)
+
+    @property
+    def facts(self) -> ClipFacts:
+        """The facts alone."""
+        return ClipFacts(*(getattr(self, field.name) for field in fields(ClipFacts)))
+
+    @property
+    def model(self) -> nn.Module:
+        """The open_clip model."""
+        return self.towers().model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.towers().tokenizer
+
+    @property
+    def plan(self) -> TowerPlan:
+        """How the text tower is run."""
+        return self.towers().plan
 
     @property
     def device(self) -> torch.device:
         """The device that encodes images and text and trains prompts."""
         return self.compute.device
-
-    @property
-    def width(self) -> int:
-        """Length of a token embedding and of a context vector."""
-        return self.plan.width
-
-    @property
-    def text_path(self) -> tuple[str, str]:
-        """How prompts are encoded, as in `TowerPlan.path`, and why."""
-        return self.plan.path, self.plan.reason
-
-    @property
-    def logit_scale(self) -> float:
-        """CLIP's logit scale s: its softmax multiplies cosines by s."""
-        scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
-        return float(scale.detach().exp())
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode preprocessed images.

@@ -175,6 +175,7 @@ def lite(scale: float | None, classes: int) -> Problem:
     )
     if scale:
         clip.model.get_parameter("logit_scale").data.fill_(math.log(scale))
+        clip = rewrapped(clip, clip.model)
     tensors = load_file(assets / "features" / "lite-clip.safetensors")
     keys = sorted(folder.name for folder in (assets / "images" / "tiny-imagenet" / "train").iterdir())
     names = [class_label(key).name for key in keys]

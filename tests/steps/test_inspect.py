@@ -77,8 +77,9 @@ def test_only_whole_words_are_offered(tiny_clip):
 
 
 def test_a_vocabulary_that_cannot_be_listed_says_what_to_do(tiny_clip):
+    towers = replace(tiny_clip.towers(), tokenizer=lambda texts, context_length=77: None)
     with pytest.raises(UsageError, match="cannot be listed"):
-        read_vocabulary(replace(tiny_clip, tokenizer=lambda texts, context_length=77: None))
+        read_vocabulary(replace(tiny_clip, towers=lambda: towers))
 
 
 def test_a_missing_artifact_is_an_error(tmp_path):

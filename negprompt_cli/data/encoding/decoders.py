@@ -6,8 +6,10 @@ orientation (which torchcodec would apply, but CLIP's preprocessing does not), a
 rules of `images` hold with both. Decoding on a GPU and preprocessing with padding are not supported.
 """
 
+import ast
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,36 @@ from negprompt_cli.data.encoding.pixels import orientation, to_rgb
 from negprompt_cli.data.sets.packed import is_item
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class OpenClipTransform:
+    """open_clip's transform of RGB images. It is made for the first image, because importing open_clip takes seconds.
+
+    `settings`: the sorted items of open_clip's PreprocessCfg, as Python text.
+    """
+
+    settings: str
+
+    @classmethod
+    def of(cls, model: Any) -> "OpenClipTransform":
+        """Return the transform that an open_clip model was trained with."""
+        from open_clip.transform import PreprocessCfg
+
+        return cls(repr(sorted(asdict(PreprocessCfg(**model.visual.preprocess_cfg)).items())))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Transform one image to (3, H, W)."""
+        return self._made(image)
+
+    @cached_property
+    def _made(self) -> Callable[[Image.Image], Tensor]:
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        made: Callable[[Image.Image], Tensor] = image_transform_v2(
+            PreprocessCfg(**dict(ast.literal_eval(self.settings))), is_train=False
+        )
+        return made
 
 
 @dataclass(frozen=True)

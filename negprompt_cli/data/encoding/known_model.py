@@ -8,123 +8,25 @@ the command stops.
 
 import hashlib
 import os
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from negprompt_cli._version import __version__
 from negprompt_cli.config import ModelConfig
 from negprompt_cli.data.encoding.cache_folder import models_folder
-from negprompt_cli.data.encoding.decoders import Preprocess
+from negprompt_cli.data.encoding.decoders import OpenClipTransform, Preprocess
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.data.sets.spec import user_path
-from negprompt_cli.engine.clip import Clip
+from negprompt_cli.engine.clip import Clip, ClipFacts, Towers
 from negprompt_cli.engine.devices import Compute
-from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.errors import NegPromptError
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a model without loading it; the fields are those of `Clip`."""
-
-    identity: ModelIdentity
-    preprocessing: str
-    logit_scale: float
-    width: int
-    text_path: tuple[str, str]
-
-
-_FACTS = TypeAdapter(Facts)
-
-
-class KnownClip(Clip):
-    """A CLIP used like any other; what `Facts` does not hold is loaded when it is first asked for."""
-
-    def __init__(self, facts: Facts, config: ModelConfig, compute: Compute, load: Callable[[], Clip]) -> None:
-        # Attributes of a frozen dataclass: those that are left out are loaded by `__getattr__`.
-        vars(self).update(
-            _facts=facts,
-            _load=load,
-            identity=facts.identity,
-            preprocessing=facts.preprocessing,
-            preprocess=Preprocess(config.pixels, _Transform(self)),
-            compute=compute,
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("model", "tokenizer", "plan"):
-            return getattr(self.loaded, name)
-        raise AttributeError(name)
-
-    @cached_property
-    def loaded(self) -> Clip:
-        """The model itself.
-
-        Raises:
-            UsageError, NegPromptError: as `load_clip`; or the model is not the one that was remembered.
-        """
-        clip: Clip = vars(self)["_load"]()
-        if facts_of(clip) != vars(self)["_facts"]:
-            raise NegPromptError(
-                f"Model {self.identity.name} is not the one that was loaded before: its weights are "
-                f"{clip.identity.weights_sha256[:12]} now and were {self.identity.weights_sha256[:12]}. Run the command "
-                "again.",
-            )
-        return clip
-
-    @property
-    def logit_scale(self) -> float:
-        """As `Clip.logit_scale`."""
-        return float(vars(self)["_facts"].logit_scale)
-
-    @property
-    def width(self) -> int:
-        """As `Clip.width`."""
-        return int(vars(self)["_facts"].width)
-
-    @property
-    def text_path(self) -> tuple[str, str]:
-        """As `Clip.text_path`."""
-        facts: Facts = vars(self)["_facts"]
-        return facts.text_path
-
-
-@dataclass(frozen=True)
-class _Transform:
-    """The preprocessing of a model that is loaded with the first image; other processes get the model's own."""
-
-    clip: KnownClip
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self._own(image)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _same, (self._own,)
-
-    @property
-    def _own(self) -> Callable[[Any], Tensor]:
-        own = self.clip.loaded.preprocess
-        assert isinstance(own, Preprocess)
-        return own.transform
-
-
-def _same(transform: Any) -> Any:
-    return transform
-
-
-def facts_of(clip: Clip) -> Facts:
-    """The facts of a loaded model."""
-    return Facts(clip.identity, clip.preprocessing, clip.logit_scale, clip.width, clip.text_path)
+_FACTS = TypeAdapter(ClipFacts)
 
 
 def open_clip_model(config: ModelConfig, compute: Compute) -> Clip:
@@ -140,14 +42,27 @@ def open_clip_model(config: ModelConfig, compute: Compute) -> Clip:
     def load() -> Clip:
         clip = load_clip(config, compute)
         with suppress(NegPromptError):  # a cache that cannot be written costs time only
-            atomic_write_bytes(path, _FACTS.dump_json(facts_of(clip)))
+            atomic_write_bytes(path, _FACTS.dump_json(clip.facts))
         return clip
 
     try:
         facts = _FACTS.validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return load()
-    return KnownClip(facts, config, compute, load)
+
+    @cache
+    def towers() -> Towers:
+        clip = load()
+        if clip.facts != facts:
+            raise NegPromptError(
+                f"Model {facts.identity.name} is not the one that was loaded before: its weights are "
+                f"{clip.identity.weights_sha256[:12]} now and were {facts.identity.weights_sha256[:12]}. Run the command "
+                "again.",
+            )
+        return clip.towers()
+
+    preprocess = Preprocess(config.pixels, OpenClipTransform(facts.preprocessing))
+    return Clip(**vars(facts), preprocess=preprocess, compute=compute, towers=towers)
 
 
 def _record(config: ModelConfig) -> Path | None:

@@ -8,13 +8,12 @@ HF_HUB_OFFLINE apply. Options of open_clip for training are not supported.
 import logging
 import socket
 import warnings
-from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from negprompt_cli.config import ModelConfig
-from negprompt_cli.data.encoding.decoders import Preprocess
+from negprompt_cli.data.encoding.decoders import OpenClipTransform, Preprocess
 from negprompt_cli.data.encoding.weight_files import chosen_weights, fault_of_weights, folder_as_weights
 from negprompt_cli.data.sets.spec import user_path
 from negprompt_cli.decisions import Decision
@@ -37,7 +36,6 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
         warnings.simplefilter("ignore")
         import huggingface_hub
         import open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2
 
         # open_clip, timm and the hub's client log every step and retry. Failures raise exceptions anyway.
         for chatty in ("timm", "huggingface_hub"):
@@ -58,11 +56,11 @@ def load_clip(config: ModelConfig, compute: Compute) -> Clip:
             f"The weights of {config.name} contain values that are not finite, first in {wrong}. Perhaps their training "
             "diverged. Use other weights."
         )
-    preprocessing = PreprocessCfg(**model.visual.preprocess_cfg)
+    transform = OpenClipTransform.of(model)
     return Clip.wrap(
         model,
-        preprocess=Preprocess(config.pixels, image_transform_v2(preprocessing, is_train=False)),
-        preprocessing=repr(sorted(asdict(preprocessing).items())),
+        preprocess=Preprocess(config.pixels, transform),
+        preprocessing=transform.settings,
         tokenizer=tokenizer,
         identity=ModelIdentity(config.name, tag, weights_digest(model)),
         compute=compute,
