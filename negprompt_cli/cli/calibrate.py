@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from negprompt_cli import schemas
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Prompts, Without, option, score_option
+from negprompt_cli.cli.options import PROMPTS, Common, Without, flag, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.wording import percent
 
@@ -27,23 +28,19 @@ EXAMPLES = (
 class ThresholdOptions:
     """Options of the choice of a threshold."""
 
-    acceptance: Annotated[float, option("--acceptance", help="Share of ID images to accept (default 0.95).")] = 0.95
-    confidence: Annotated[
-        float, option("--confidence", help="Confidence of the interval for that share (default 0.95).")
-    ] = 0.95
-    score: Annotated[
-        str | None, score_option("ID score for the threshold (default negprompt; mcm without negatives).")
-    ] = None
-    by_class: Annotated[
-        bool, option("--by-class", help="Also choose a threshold for each class with enough images.")
-    ] = False
+    acceptance: float = option("Share of ID images to accept (default 0.95).", default=0.95)
+    confidence: float = option("Confidence of the interval for that share (default 0.95).", default=0.95)
+    score: str | None = option(
+        "ID score for the threshold (default negprompt; mcm without negatives).", autocompletion=completion.scores
+    )
+    by_class: bool = flag("Also choose a threshold for each class with enough images.")
 
 
 def calibrate(
     common: Annotated[Common, Without("verbose")],
     threshold: ThresholdOptions,
-    prompts: Prompts = None,
-    out: Annotated[Path | None, option("--out", help="Artifact to write (default: the calibrated one).")] = None,
+    prompts: Path | None = PROMPTS,
+    out: Path | None = option("Artifact to write (default: the calibrated one)."),
 ) -> None:
     """Choose the threshold that accepts a share of ID images.
 

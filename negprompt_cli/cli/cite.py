@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import hanging
-from negprompt_cli.cli.options import Common, only, score_option
+from negprompt_cli.cli.options import Common, argument, only, option
 
 EXAMPLES = (
     "negprompt cite > negprompt.bib",
@@ -17,11 +18,8 @@ EXAMPLES = (
 
 def cite(
     common: Annotated[Common, only("json")],
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Run folders, or evaluation JSON files.", metavar="RUN", show_default=False),
-    ] = None,
-    score: Annotated[str | None, score_option("Score to report (default negprompt).")] = None,
+    runs: list[Path] | None = argument("RUN", "Run folders, or evaluation JSON files.", default=None),
+    score: str | None = option("Score to report (default negprompt).", autocompletion=completion.scores),
 ) -> None:
     """Print BibTeX entries, and a paragraph about a result.
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import hanging, table_text
-from negprompt_cli.cli.options import Common, only, option, score_option, split_commas
+from negprompt_cli.cli.options import Common, argument, flag, only, option, split_commas
 
 EXAMPLES = (
     "negprompt compare runs/a runs/b",
@@ -35,26 +36,22 @@ class Convention(StrEnum):
 
 def compare(
     common: Annotated[Common, only("overwrite", "json", "quiet")],
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Run folders or evaluation JSON files; or files of evaluate --save-scores, to compare image by image.",
-            metavar="RUN...",
-        ),
-    ],
-    form: Annotated[
-        Format, option("--format", help="table (default), csv, markdown or latex.", metavar="FORMAT")
-    ] = Format.TABLE,
-    scores: Annotated[
-        str | None, score_option("Show only these scores, separated by commas.", "--scores", metavar="NAMES")
-    ] = None,
-    fpr: Annotated[
-        Convention, option("--fpr", help="Convention of FPR95: id-positive (default) or ood-positive.", metavar="NAME")
-    ] = Convention.ID,
-    with_published: Annotated[
-        bool, option("--published", help="Add published figures, with their sources and how they were verified.")
-    ] = False,
-    out: Annotated[Path | None, option("--out", help="File to write instead of stdout.")] = None,
+    runs: list[Path] = argument(
+        "RUN...", "Run folders or evaluation JSON files; or files of evaluate --save-scores, to compare image by image."
+    ),
+    form: Format = option(
+        "table (default), csv, markdown or latex.", name="--format", metavar="FORMAT", default=Format.TABLE
+    ),
+    scores: str | None = option(
+        "Show only these scores, separated by commas.", metavar="NAMES", autocompletion=completion.scores
+    ),
+    fpr: Convention = option(
+        "Convention of FPR95: id-positive (default) or ood-positive.", metavar="NAME", default=Convention.ID
+    ),
+    with_published: bool = flag(
+        "Add published figures, with their sources and how they were verified.", name="--published"
+    ),
+    out: Path | None = option("File to write instead of stdout."),
 ) -> None:
     """Merge evaluations on the same images into one table.
 

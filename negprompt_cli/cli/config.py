@@ -1,10 +1,8 @@
 """`negprompt config ls|show`: the presets of the package, and resolved configurations."""
 
-from typing import Annotated
-
 import typer
 
-from negprompt_cli.cli.options import command, group, option
+from negprompt_cli.cli.options import SET, argument, command, group
 
 config_app = group("config")
 
@@ -21,13 +19,8 @@ def ls() -> None:
 
 @command(config_app, "show", shown=("negprompt config show", "negprompt config show paper --set data.shots=4"))
 def show(
-    name: Annotated[
-        str | None, typer.Argument(help="Preset or YAML file (default: all defaults).", metavar="NAME")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        option("--set", help="Set any configuration key; may be repeated.", metavar="KEY=VALUE"),
-    ] = None,
+    name: str | None = argument("NAME", "Preset or YAML file (default: all defaults).", default=None),
+    assignments: list[str] | None = SET,
 ) -> None:
     """Print a configuration with all its defaults.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli import schemas
-from negprompt_cli.cli.options import Common, command, group, only, option
+from negprompt_cli.cli.options import Common, argument, command, flag, group, only, option
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,14 +22,10 @@ if TYPE_CHECKING:
 
 data_app = group("data")
 
-SpecArgument = Annotated[str, typer.Argument(help="NAME or PATH, with #classes.", metavar="SPEC")]
-
-Values = Annotated[
-    str,
-    typer.Option(
-        "--values", help="White in images of more than 8 bits: auto, type, range or a number.", metavar="WHITE"
-    ),
-]
+SPEC = argument("SPEC", "NAME or PATH, with #classes.")
+VALUES = option(
+    "White in images of more than 8 bits: auto (default), type, range or a number.", metavar="WHITE", default="auto"
+)
 
 SHOWN = 10
 """Number of files printed for one problem; --json has all."""
@@ -42,9 +38,7 @@ PLACES = ("data_root", "catalogue", "class_names")
 @command(data_app, "ls", shown=("negprompt data ls", "negprompt data ls --count --data-root /data"))
 def ls(
     common: Annotated[Common, only("data_root", "catalogue", "json", "quiet")],
-    count: Annotated[
-        bool, typer.Option("--count", help="Count the images on disk instead of showing published numbers.")
-    ] = False,
+    count: bool = flag("Count the images on disk instead of showing published numbers."),
 ) -> None:
     """List the data sets of the catalogue and which are on disk."""
     from negprompt_cli.data.prepare.listing import list_sets
@@ -85,29 +79,16 @@ def ls(
 )
 def check(
     common: Annotated[Common, only(*PLACES, "model", "pretrained", "device", "image_batch", "cache", "json", "quiet")],
-    spec: SpecArgument,
-    ood: Annotated[
-        str | None, typer.Option("--ood", help="OOD sets to compare with, separated by commas.", metavar="SPECS")
-    ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Decode at most N images of each part.", min=1)] = None,
-    no_decode: Annotated[
-        bool, typer.Option("--no-decode", help="Check only counts, sizes and names; do not decode images.")
-    ] = False,
-    near_duplicates: Annotated[
-        bool, option("--near-duplicates", help="Also find almost equal images by their features.")
-    ] = False,
-    similarity: Annotated[
-        float, option("--similarity", help="Lowest cosine similarity of near-duplicates (default 0.9).")
-    ] = 0.9,
-    label_errors: Annotated[
-        bool, option("--label-errors", help="Also find images that look mislabelled by their features.")
-    ] = False,
-    listing: Annotated[
-        Path | None,
-        option("--listing", help="CSV file to write with all such images.", metavar="FILE"),
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Threads that read images.", min=1)] = 4,
-    values: Values = "auto",
+    spec: str = SPEC,
+    ood: str | None = option("OOD sets to compare with, separated by commas.", metavar="SPECS"),
+    limit: int | None = option("Decode at most N images of each part.", min=1),
+    no_decode: bool = flag("Check only counts, sizes and names; do not decode images."),
+    near_duplicates: bool = flag("Also find almost equal images by their features."),
+    similarity: float = option("Lowest cosine similarity of near-duplicates (default 0.9).", default=0.9),
+    label_errors: bool = flag("Also find images that look mislabelled by their features."),
+    listing: Path | None = option("CSV file to write with all such images.", metavar="FILE"),
+    workers: int = option("Threads that read images (default 4).", default=4, min=1),
+    values: str = VALUES,
 ) -> None:
     """Check counts, files, class names and ID/OOD overlap.
 
@@ -226,8 +207,8 @@ def _names(report: "Report") -> list[str]:
 @command(data_app, "download", shown=("negprompt data download dtd places --data-root /data",))
 def download(
     common: Annotated[Common, only("data_root", "catalogue", "json", "quiet")],
-    names: Annotated[list[str], typer.Argument(help="Names from the catalogue.", metavar="NAME...")],
-    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Keep the archive after unpacking.")] = False,
+    names: list[str] = argument("NAME...", "Names from the catalogue."),
+    keep_archive: bool = flag("Keep the archive after unpacking."),
 ) -> None:
     """Download, check and unpack data sets of the catalogue.
 
@@ -265,8 +246,8 @@ def download(
 @command(data_app, "classes", shown=("negprompt data classes photos", "negprompt data classes p1 --out p1.txt"))
 def classes(
     common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
-    spec: SpecArgument,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of stdout.", metavar="FILE")] = None,
+    spec: str = SPEC,
+    out: Path | None = option("File to write instead of stdout.", metavar="FILE"),
 ) -> None:
     """Print the class names of a data set in label order.
 
@@ -294,10 +275,10 @@ def classes(
 @command(data_app, "sample", shown=("negprompt data sample photos --shots 16 --out photos-train.txt",))
 def sample(
     common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
-    spec: SpecArgument,
-    out: Annotated[Path, typer.Option("--out", help="The imglist to write.", metavar="FILE")],
-    shots: Annotated[int, typer.Option("--shots", help="Images per class.", min=1)] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of the sample.", min=0)] = 0,
+    spec: str = SPEC,
+    out: Path = option("The imglist to write.", metavar="FILE", default=...),
+    shots: int = option("Images per class (default 16).", default=16, min=1),
+    seed: int = option("Random seed of the sample (default 0).", default=0, min=0),
 ) -> None:
     """Write a list with a few training images per class.
 
@@ -342,18 +323,18 @@ def sample(
 )
 def leave_out(
     common: Annotated[Common, only(*PLACES, "overwrite", "json", "quiet")],
-    spec: SpecArgument,
-    into: Annotated[Path, typer.Option("--into", help="The folder to make.", metavar="DIR")],
-    share: Annotated[float, typer.Option("--share", help="Share of the classes to leave out.")] = 0.3,
-    held_out: Annotated[
-        float, typer.Option("--held-out", help="Share of the other classes' images to keep for val/.")
-    ] = 0.25,
-    kinds: Annotated[
-        str, typer.Option("--kinds", help="OOD sets to make, separated by commas.", metavar="KINDS")
-    ] = "near,down,shuffle,corner,drawn",
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of all choices.", min=0)] = 0,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy images instead of linking them.")] = False,
-    values: Values = "auto",
+    spec: str = SPEC,
+    into: Path = option("The folder to make.", metavar="DIR", default=...),
+    share: float = option("Share of the classes to leave out (default 0.3).", default=0.3),
+    held_out: float = option("Share of the other classes' images to keep for val/ (default 0.25).", default=0.25),
+    kinds: str = option(
+        "OOD sets to make, separated by commas (default near,down,shuffle,corner,drawn).",
+        metavar="KINDS",
+        default="near,down,shuffle,corner,drawn",
+    ),
+    seed: int = option("Random seed of all choices (default 0).", default=0, min=0),
+    copy: bool = flag("Copy images instead of linking them."),
+    values: str = VALUES,
 ) -> None:
     """Make an OOD problem from the training images alone.
 

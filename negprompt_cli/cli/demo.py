@@ -15,8 +15,8 @@ EXAMPLES = (
 
 def demo(
     common: Annotated[Common, only("overwrite", "json", "quiet", "verbose")],
-    run: Annotated[Path, option("--run", help="Run folder (default demo).")] = Path("demo"),
-    seed: Annotated[int, option("--seed", help="Random seed for sampling, initialisation and batch order.", min=0)] = 0,
+    run: Path = option("Run folder (default demo).", default=Path("demo")),
+    seed: int = option("Random seed for sampling, initialisation and batch order.", default=0, min=0),
 ) -> None:
     """Run the paper's four steps on generated images, offline.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from negprompt_cli._version import __version__
-from negprompt_cli.cli.options import Common, only, option
+from negprompt_cli.cli.options import TAG, Common, only, option
 
 EXAMPLES = (
     "negprompt env",
@@ -44,10 +44,8 @@ VARIABLES = (
 
 def env(
     common: Annotated[Common, only("device", "json")],
-    model: Annotated[
-        str | None, option("--model", help="Also load this model and show how its text is encoded.")
-    ] = None,
-    pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
+    model: str | None = option("Also load this model and show how its text is encoded."),
+    pretrained: str | None = TAG,
 ) -> None:
     """Print versions, devices and settings for a bug report."""
     import torch

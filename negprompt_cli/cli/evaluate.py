@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Prompts, Without, option, score_option, split_commas
-from negprompt_cli.cli.seeds import SeedsOption, parse_seeds
+from negprompt_cli.cli.options import PROMPTS, Common, Without, option, split_commas
+from negprompt_cli.cli.seeds import SEEDS, parse_seeds
 from negprompt_cli.data.results.runs import EVALUATION as EVALUATION_FILE
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.engine.scores import score_names
@@ -30,106 +30,58 @@ EXAMPLES = (
 class EvaluateOptions:
     """Options of `evaluate` that belong to the configuration."""
 
-    temperature: Annotated[
-        float | None,
-        option(
-            "--temperature",
-            help="Divide cosines by T in softmax scores (default 1).",
-            metavar="T",
-            key="evaluate.temperature",
-        ),
-    ] = None
-    template: Annotated[
-        str | None,
-        option(
-            "--template",
-            help="Zero-shot prompt with {} for the class name, or an ensemble: openai-80, openai-7, neglabel or csp.",
-            metavar="TEXT",
-            key="evaluate.template",
-        ),
-    ] = None
-    templates: Annotated[
-        str | None,
-        option(
-            "--templates",
-            help="Also try each template of an ensemble or a file (one per line), and show how zero-shot scores vary.",
-            key="evaluate.templates",
-            metavar="NAME|FILE",
-        ),
-    ] = None
-    words: Annotated[
-        str | None,
-        option(
-            "--negative-words",
-            help="File of words for neglabel and csp, one per line (default: WordNet's nouns).",
-            key="evaluate.words",
-            metavar="FILE",
-        ),
-    ] = None
-    neighbours: Annotated[
-        int | None, option("--neighbours", help="Number of neighbours for knn (default 5).", key="evaluate.neighbours")
-    ] = None
-    ci: Annotated[
-        bool | None,
-        option(
-            "--ci/--no-ci",
-            help="Add bootstrap intervals, and compare scores with the best baseline on the same images.",
-            key="evaluate.ci",
-        ),
-    ] = None
+    temperature: float | None = option(
+        "Divide cosines by T in softmax scores (default 1).", key="evaluate.temperature", metavar="T"
+    )
+    template: str | None = option(
+        "Zero-shot prompt with {} for the class name, or an ensemble: openai-80, openai-7, neglabel or csp.",
+        key="evaluate.template",
+        metavar="TEXT",
+    )
+    templates: str | None = option(
+        "Also try each template of an ensemble or a file (one per line), and show how zero-shot scores vary.",
+        key="evaluate.templates",
+        metavar="NAME|FILE",
+    )
+    words: str | None = option(
+        "File of words for neglabel and csp, one per line (default: WordNet's nouns).",
+        name="--negative-words",
+        key="evaluate.words",
+        metavar="FILE",
+    )
+    neighbours: int | None = option("Number of neighbours for knn (default 5).", key="evaluate.neighbours")
+    ci: bool | None = option(
+        "Add bootstrap intervals, and compare scores with the best baseline on the same images.",
+        name="--ci/--no-ci",
+        key="evaluate.ci",
+    )
 
 
 def evaluate(
     common: Annotated[Common, Without("verbose")],
     *,
-    ood: Annotated[
-        str | None,
-        option(
-            "--ood",
-            autocompletion=completion.sets,
-            metavar="SPECS",
-            help="OOD sets: names or paths, separated by commas.",
-        ),
-    ] = None,
-    scores: Annotated[
-        str | None,
-        score_option(
-            "Scores, separated by commas (default negprompt, mcm, mcm-zero-shot, max-logit and energy). "
-            f"all means all that can be computed of: {', '.join(score_names())}.",
-            "--scores",
-            autocompletion=completion.scores_or_all,
-        ),
-    ] = None,
-    test_time: Annotated[
-        str | None,
-        option(
-            "--test-time",
-            help=f"Add scores that learn from the test images: {', '.join(TEST_TIME_SCORES)}. They have their own table.",
-            metavar="NAMES",
-        ),
-    ] = None,
-    stream_order: Annotated[
-        str | None,
-        option("--stream-order", help="Seeds of the image orders for --test-time (default 0,1,2).", metavar="SEEDS"),
-    ] = None,
-    recalls: Annotated[
-        str | None,
-        option("--recalls", help="Also report FPR at these recalls, e.g. 0.9,0.99.", metavar="NUMBERS"),
-    ] = None,
-    prompts: Prompts = None,
-    seeds: SeedsOption = None,
+    ood: str | None = option(
+        "OOD sets: names or paths, separated by commas.", metavar="SPECS", autocompletion=completion.sets
+    ),
+    scores: str | None = option(
+        "Scores, separated by commas (default negprompt, mcm, mcm-zero-shot, max-logit and energy). "
+        f"all means all that can be computed of: {', '.join(score_names())}.",
+        autocompletion=completion.scores_or_all,
+    ),
+    test_time: str | None = option(
+        f"Add scores that learn from the test images: {', '.join(TEST_TIME_SCORES)}. They have their own table.",
+        metavar="NAMES",
+    ),
+    stream_order: str | None = option("Seeds of the image orders for --test-time (default 0,1,2).", metavar="SEEDS"),
+    recalls: str | None = option("Also report FPR at these recalls, e.g. 0.9,0.99.", metavar="NUMBERS"),
+    prompts: Path | None = PROMPTS,
+    seeds: str | None = SEEDS,
     options: EvaluateOptions,
-    save_scores: Annotated[
-        Path | None,
-        option(
-            "--save-scores", help="Write the scores of every image to a .csv, .jsonl or .parquet file.", metavar="FILE"
-        ),
-    ] = None,
-    words_out: Annotated[
-        Path | None,
-        option("--words-out", help="Write the chosen negative words to a CSV file.", metavar="FILE"),
-    ] = None,
-    out: Annotated[Path | None, option("--out", help="Result file (default <run>/evaluation.json).")] = None,
+    save_scores: Path | None = option(
+        "Write the scores of every image to a .csv, .jsonl or .parquet file.", metavar="FILE"
+    ),
+    words_out: Path | None = option("Write the chosen negative words to a CSV file.", metavar="FILE"),
+    out: Path | None = option("Result file (default <run>/evaluation.json)."),
 ) -> None:
     """Measure how well prompts separate ID and OOD images.
 

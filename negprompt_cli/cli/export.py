@@ -6,7 +6,7 @@ from typing import Annotated
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import IMAGES, Common, Prompts, ScoreName, Threshold, Without, option
+from negprompt_cli.cli.options import IMAGES, PROMPTS, SCORE, THRESHOLD, Common, Without, flag, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -31,16 +31,14 @@ SUFFIX = {Format.ONNX: ".onnx", Format.PT2: ".pt2", Format.COOP: ".pth.tar"}
 
 def export(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
-    prompts: Prompts = None,
-    form: Annotated[
-        Format, option("--format", help="onnx (default), pt2 (torch.export), or coop (context only).")
-    ] = Format.ONNX,
-    half: Annotated[bool, option("--fp16", help="Store ONNX weights in float16, which halves the file.")] = False,
-    score: ScoreName = None,
-    threshold: Threshold = None,
-    out: Annotated[
-        Path | None, option("--out", help="File to write (default: next to the artifact, named by --format).")
-    ] = None,
+    prompts: Path | None = PROMPTS,
+    form: Format = option(
+        "onnx (default), pt2 (torch.export), or coop (context only).", name="--format", default=Format.ONNX
+    ),
+    half: bool = flag("Store ONNX weights in float16, which halves the file.", name="--fp16"),
+    score: str | None = SCORE,
+    threshold: float | None = THRESHOLD,
+    out: Path | None = option("File to write (default: next to the artifact, named by --format)."),
 ) -> None:
     """Write the detector as an ONNX or torch.export file.
 

@@ -1,16 +1,14 @@
 """`negprompt fit`: a detector from a folder of images sorted by class."""
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.calibrate import ThresholdOptions, print_calibration
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Shots, option
-from negprompt_cli.cli.training import ResumeOption, resumable
+from negprompt_cli.cli.options import SHOTS, Common, argument, option
+from negprompt_cli.cli.training import RESUME, resumable
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent, some_of
 
@@ -27,19 +25,12 @@ EXAMPLES = (
 def fit(
     common: Common,
     threshold: ThresholdOptions,
-    folder: Annotated[
-        str | None, typer.Argument(help="Folder of class folders, or any SPEC that --data accepts.", metavar="FOLDER")
-    ] = None,
-    shots: Shots = None,
-    corrections: Annotated[
-        str | None,
-        option(
-            "--corrections",
-            help="Folder that score --sort-into made, in which you moved images to their classes.",
-            metavar="DIR",
-        ),
-    ] = None,
-    resume: ResumeOption = False,
+    folder: str | None = argument("FOLDER", "Folder of class folders, or any SPEC that --data accepts.", default=None),
+    shots: int | None = SHOTS,
+    corrections: str | None = option(
+        "Folder that score --sort-into made, in which you moved images to their classes.", metavar="DIR"
+    ),
+    resume: bool = RESUME,
 ) -> None:
     """Learn a detector from a folder of images sorted by class.
 

@@ -3,24 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from negprompt_cli import schemas
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import IMAGES, Common, Without, option
+from negprompt_cli.cli.options import IMAGES, Common, Without, argument, option
 
 EXAMPLES = ("negprompt import model.pth.tar-50 --classes names.txt --model ViT-B-16-quickgelu --pretrained openai",)
 
 
 def import_(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
-    checkpoint: Annotated[Path, typer.Argument(help="A file model.pth.tar-N, or a state dict.", metavar="CHECKPOINT")],
-    classes: Annotated[
-        Path, option("--classes", help="Class names in label order: text, CSV, JSON or YAML.", metavar="FILE")
-    ],
-    out: Annotated[
-        Path | None, option("--out", help="Artifact to write (default: the checkpoint's name + .safetensors).")
-    ] = None,
+    checkpoint: Path = argument("CHECKPOINT", "A file model.pth.tar-N, or a state dict."),
+    classes: Path = option("Class names in label order: text, CSV, JSON or YAML.", metavar="FILE", default=...),
+    out: Path | None = option("Artifact to write (default: the checkpoint's name + .safetensors)."),
 ) -> None:
     """Convert a CoOp, LoCoOp or official NegPrompt checkpoint.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.console import hanging
-from negprompt_cli.cli.options import Common, only, option
+from negprompt_cli.cli.options import MOVED_MODEL, TAG, Common, argument, flag, only, option
 from negprompt_cli.wording import percent, some_of
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ EXAMPLES = (
 
 def inspect(
     common: Annotated[Common, only("device", "json")],
-    artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
-    no_words: Annotated[bool, option("--no-words", help="Do not show words, for which the model is loaded.")] = False,
-    top: Annotated[int, option("--top", help="Words to show for each context vector (default 5).", min=1)] = 5,
-    model: Annotated[str | None, option("--model", help="Where the artifact's model is now, if it moved.")] = None,
-    pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
+    artifact: Path = argument("ARTIFACT", "Prompt artifact."),
+    no_words: bool = flag("Do not show words, for which the model is loaded."),
+    top: int = option("Words to show for each context vector (default 5).", default=5, min=1),
+    model: str | None = MOVED_MODEL,
+    pretrained: str | None = TAG,
 ) -> None:
     """Show an artifact's contents and the words nearest to it.
 

@@ -1,8 +1,10 @@
-"""Options that several commands share, declared once as dataclasses whose fields are Typer options.
+"""How commands declare their options, and the options that several commands share.
 
-`command` registers a function that takes such a dataclass as one parameter: its fields become options of the command, so
-that `--help` lists them, and the function still receives one typed value. `Without` removes fields that a command does not
-use. An option that belongs to the configuration names its key; the configuration has its range and its default.
+The parameters of a command are declared with `option` and `argument`, as defaults of the function's parameters or of the
+fields of dataclasses. `command` registers a function that takes such a dataclass as one parameter: its fields become options
+of the command, so that `--help` lists them, and the function still receives one typed value. `Without` removes fields that a
+command does not use. An option that belongs to the configuration names its key; the configuration has its range and its
+default.
 
 A help page begins with the command's own options, which have no panel. The panels of the shared options follow, and
 examples end the page.
@@ -11,8 +13,8 @@ examples end the page.
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -28,25 +30,43 @@ if TYPE_CHECKING:
     from negprompt_cli.config import Asked
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
-DATA, MODEL, HARDWARE, RUN = "Data", "Model", "Hardware", "Run and output"
 IMAGES = ("catalogue", "class_names", "on_error", "decoder", "image_batch", "workers", "cache", "runtime")
 """Fields of `Common` that commands without a data set of images do not use."""
-
-METAVARS: dict[tuple[Any, ...], str] = {
-    (bool, bool | None): "",
-    (int, int | None): "N",
-    (float, float | None): "NUMBER",
-    (Path, Path | None): "PATH",
-    (str, str | None): "NAME",
-}
+PANELS = {"data": "Data", "model": "Model", "compute": "Hardware"}
+"""The part of a help page for the shared options of a section of the configuration; the others are in `OTHER_PANEL`."""
+OTHER_PANEL = "Run and output"
+METAVARS: dict[Any, str] = {bool: "", int: "N", float: "NUMBER", Path: "PATH", str: "NAME"}
 """How a help page names the value of an option that declares no name for it; a flag has none."""
 
 
-def option(*names: str, help: str, panel: str | None = None, key: str | None = None, **more: Any) -> Any:
-    """Declare a Typer option. `key` is the configuration key that it sets, and `panel` its part of the help page."""
-    info = typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
-    info.config_key = key
-    return info
+def option(help: str, *, name: str = "", short: str = "", key: str = "", default: Any = None, **more: Any) -> Any:
+    """Declare an option.
+
+    Args:
+        help: its line of the help page.
+        name: the option as it is typed; by default that of the parameter, with dashes.
+        short: another name, such as `-q`.
+        key: the configuration key that it sets.
+        default: its value if it is not given; `...` if it must be given.
+        more: arguments of `typer.Option`.
+    """
+    return _declared(partial(typer.Option, help=help, **more), default, names=(short, name), key=key)
+
+
+def flag(help: str, *, name: str = "", short: str = "") -> Any:
+    """Declare an option without a value, which is false if it is not given."""
+    return option(help, name=name, short=short, default=False)
+
+
+def argument(name: str, help: str, *, default: Any = ...) -> Any:
+    """Declare an argument, which must be given if it has no default; `name` is shown on the help page."""
+    return _declared(partial(typer.Argument, help=help, metavar=name), default)
+
+
+def _declared(info: "partial[Any]", default: Any, *, names: tuple[str, str] | None = None, key: str = "") -> Any:
+    """A declaration that `_parameter` reads; arguments have no names."""
+    metadata = {"info": info, "names": names, "key": key}
+    return field(default=MISSING if default is ... else default, metadata=metadata)
 
 
 class Without:
@@ -56,191 +76,64 @@ class Without:
         self.names = frozenset(names)
 
 
+SET = option("Set any configuration key; may be repeated.", name="--set", metavar="KEY=VALUE")
+
+
 @dataclass(frozen=True)
 class Common:
     """Options of every command that computes."""
 
-    data: Annotated[
-        str | None,
-        option(
-            "--data",
-            help="ID data: a name or a path; #classes selects some (default imagenet).",
-            panel=DATA,
-            key="data.spec",
-            metavar="SPEC",
-            autocompletion=completion.sets,
-        ),
-    ] = None
-    data_root: Annotated[
-        str | None,
-        option(
-            "--data-root",
-            help="Folder of the named data sets (default ./data).",
-            panel=DATA,
-            key="data.root",
-            metavar="DIR",
-            envvar="NEGPROMPT_DATA_ROOT",
-        ),
-    ] = None
-    class_names: Annotated[
-        str | None,
-        option(
-            "--class-names",
-            help="File of class names that replace the folders' names.",
-            panel=DATA,
-            key="data.class_names",
-            metavar="FILE",
-        ),
-    ] = None
-    limit: Annotated[
-        int | None,
-        option("--limit", help="Trial: at most N images per data set.", panel=DATA, key="data.limit", metavar="N"),
-    ] = None
-    catalogue: Annotated[
-        str | None,
-        option(
-            "--catalogue",
-            help="YAML file that describes your own data sets.",
-            panel=DATA,
-            key="data.catalogue",
-            metavar="FILE",
-        ),
-    ] = None
-    on_error: Annotated[
-        OnError | None,
-        option("--on-error", help="Stop at a broken image (default), or skip it.", panel=DATA, key="data.on_error"),
-    ] = None
-    decoder: Annotated[
-        Decoder | None,
-        option("--decoder", help="JPEG decoder (default pil; torchcodec is an extra).", panel=DATA, key="data.decoder"),
-    ] = None
-    model: Annotated[
-        str | None,
-        option(
-            "--model",
-            help="open_clip model, local-dir:PATH or hf-hub:ID (default ViT-B-16).",
-            panel=MODEL,
-            key="model.name",
-            metavar="NAME",
-        ),
-    ] = None
-    pretrained: Annotated[
-        str | None,
-        option(
-            "--pretrained",
-            help="open_clip tag or weights file (default laion2b_s34b_b88k).",
-            panel=MODEL,
-            key="model.pretrained",
-            metavar="TAG",
-        ),
-    ] = None
-    device: Annotated[
-        str | None,
-        option(
-            "--device",
-            help="auto (default), cpu, cuda, cuda:N or mps.",
-            panel=HARDWARE,
-            key="compute.device",
-            metavar="DEVICE",
-            autocompletion=completion.devices,
-        ),
-    ] = None
-    gpus: Annotated[
-        int | None,
-        option(
-            "--gpus",
-            help="Run N processes, each on its own GPU; with --device cpu they share the cores.",
-            panel=HARDWARE,
-            key="compute.gpus",
-            metavar="N",
-        ),
-    ] = None
-    precision: Annotated[
-        Precision | None,
-        option(
-            "--precision",
-            help="Image encoder in auto (default), fp32, bf16 or fp16.",
-            panel=HARDWARE,
-            key="compute.precision",
-            metavar="TYPE",
-        ),
-    ] = None
-    memory: Annotated[
-        str | None,
-        option(
-            "--memory",
-            help="Memory for encoding prompts: auto (default) or, for example, 4GiB.",
-            panel=HARDWARE,
-            key="compute.memory",
-            metavar="SIZE",
-        ),
-    ] = None
-    image_batch: Annotated[
-        int | None,
-        option(
-            "--image-batch",
-            help="Images encoded at once; 0 is automatic (default).",
-            panel=HARDWARE,
-            key="compute.image_batch",
-            metavar="N",
-        ),
-    ] = None
-    workers: Annotated[
-        int | None,
-        option(
-            "--workers",
-            help="Processes that decode images; -1 is automatic (default).",
-            panel=HARDWARE,
-            key="compute.workers",
-            metavar="N",
-        ),
-    ] = None
-    runtime: Annotated[
-        Runtime | None,
-        option(
-            "--runtime",
-            help="Runs the image encoder: torch (default), or onnx for the CPU.",
-            panel=HARDWARE,
-            key="compute.runtime",
-        ),
-    ] = None
-    cache: Annotated[
-        bool | None,
-        option(" /--no-cache", help="Do not keep image features on disk.", panel=HARDWARE, key="compute.cache"),
-    ] = None
-    run: Annotated[
-        Path | None, option("--run", help="Run folder (default runs/<data name>).", panel=RUN, metavar="DIR")
-    ] = None
-    seed: Annotated[
-        int | None,
-        option(
-            "--seed",
-            help="Random seed for sampling, initialisation and batch order.",
-            panel=RUN,
-            key="seed",
-            metavar="N",
-        ),
-    ] = None
-    config: Annotated[
-        str | None,
-        option(
-            "--config",
-            help="Configuration: a YAML file or the name of a preset.",
-            panel=RUN,
-            metavar="FILE",
-            autocompletion=completion.presets,
-        ),
-    ] = None
-    assignments: Annotated[
-        list[str] | None,
-        option("--set", help="Set any configuration key; may be repeated.", panel=RUN, metavar="KEY=VALUE"),
-    ] = None
-    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.", panel=RUN)] = False
-    json: Annotated[bool, option("--json", help="Print one JSON document on stdout.", panel=RUN)] = False
-    quiet: Annotated[
-        bool, option("-q", "--quiet", help="Print only the result: a path, names or a verdict.", panel=RUN)
-    ] = False
-    verbose: Annotated[bool, option("-v", "--verbose", help="Print a line for every epoch.", panel=RUN)] = False
+    data: str | None = option(
+        "ID data: a name or a path; #classes selects some (default imagenet).",
+        key="data.spec",
+        metavar="SPEC",
+        autocompletion=completion.sets,
+    )
+    data_root: str | None = option(
+        "Folder of the named data sets (default ./data).", key="data.root", metavar="DIR", envvar="NEGPROMPT_DATA_ROOT"
+    )
+    class_names: str | None = option(
+        "File of class names that replace the folders' names.", key="data.class_names", metavar="FILE"
+    )
+    limit: int | None = option("Trial: at most N images per data set.", key="data.limit")
+    catalogue: str | None = option("YAML file that describes your own data sets.", key="data.catalogue", metavar="FILE")
+    on_error: OnError | None = option("Stop at a broken image (default), or skip it.", key="data.on_error")
+    decoder: Decoder | None = option("JPEG decoder (default pil; torchcodec is an extra).", key="data.decoder")
+    model: str | None = option("open_clip model, local-dir:PATH or hf-hub:ID (default ViT-B-16).", key="model.name")
+    pretrained: str | None = option(
+        "open_clip tag or weights file (default laion2b_s34b_b88k).", key="model.pretrained", metavar="TAG"
+    )
+    device: str | None = option(
+        "auto (default), cpu, cuda, cuda:N or mps.",
+        key="compute.device",
+        metavar="DEVICE",
+        autocompletion=completion.devices,
+    )
+    gpus: int | None = option(
+        "Run N processes, each on its own GPU; with --device cpu they share the cores.", key="compute.gpus"
+    )
+    precision: Precision | None = option(
+        "Image encoder in auto (default), fp32, bf16 or fp16.", key="compute.precision", metavar="TYPE"
+    )
+    memory: str | None = option(
+        "Memory for encoding prompts: auto (default) or, for example, 4GiB.", key="compute.memory", metavar="SIZE"
+    )
+    image_batch: int | None = option("Images encoded at once; 0 is automatic (default).", key="compute.image_batch")
+    workers: int | None = option("Processes that decode images; -1 is automatic (default).", key="compute.workers")
+    runtime: Runtime | None = option(
+        "Runs the image encoder: torch (default), or onnx for the CPU.", key="compute.runtime"
+    )
+    cache: bool | None = option("Do not keep image features on disk.", name=" /--no-cache", key="compute.cache")
+    run: Path | None = option("Run folder (default runs/<data name>).", metavar="DIR")
+    seed: int | None = option("Random seed for sampling, initialisation and batch order.", key="seed")
+    config: str | None = option(
+        "Configuration: a YAML file or the name of a preset.", metavar="FILE", autocompletion=completion.presets
+    )
+    assignments: list[str] | None = SET
+    overwrite: bool = flag("Replace files that exist.")
+    json: bool = flag("Print one JSON document on stdout.")
+    quiet: bool = flag("Print only the result: a path, names or a verdict.", short="-q")
+    verbose: bool = flag("Print a line for every epoch.", short="-v")
 
     def talk(self) -> Talk:
         """The object that prints the command's messages and results."""
@@ -296,68 +189,32 @@ def split_commas(text: str) -> list[str]:
     return [part for piece in text.split(",") if (part := piece.strip())]
 
 
-Prompts = Annotated[Path | None, option("--prompts", help="Prompt artifact (default <run>/negative.safetensors).")]
-
-
-def score_option(help: str, name: str = "--score", **more: Any) -> Any:
-    """Declare an option that takes a name of a score, or several; the shell completes them."""
-    return option(name, help=help, **{"autocompletion": completion.scores, **more})
-
-
-ScoreName = Annotated[str | None, score_option("ID score to use (default: the calibrated one).")]
-
-MovedRoot = Annotated[
-    str | None,
-    option(
-        "--data-root", help="Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT", metavar="DIR"
-    ),
-]
-
-Threshold = Annotated[
-    float | None, option("--threshold", help="Images with a lower score are OOD (default: the calibrated one).")
-]
-
-Shots = Annotated[
-    int | None,
-    option("--shots", help="Training images per class, 0 for all (default 16).", key="data.shots", metavar="N"),
-]
+PROMPTS = option("Prompt artifact (default <run>/negative.safetensors).")
+SCORE = option("ID score to use (default: the calibrated one).", name="--score", autocompletion=completion.scores)
+THRESHOLD = option("Images with a lower score are OOD (default: the calibrated one).")
+SHOTS = option("Training images per class, 0 for all (default 16).", key="data.shots")
+MOVED_ROOT = option("Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT", metavar="DIR")
+MOVED_MODEL = option("Where the artifact's model is now, if it moved.")
+TAG = option("open_clip tag or weights file.")
 
 
 @dataclass(frozen=True)
 class Training:
     """Options of both training stages; `stage` in a key is replaced by the name of the stage."""
 
-    shots: Shots = None
-    epochs: Annotated[
-        int | None,
-        option(
-            "--epochs", help="At most N passes over the images (default 100).", key="stage.schedule.epochs", metavar="N"
-        ),
-    ] = None
-    classes_per_step: Annotated[
-        int | None,
-        option(
-            "--classes-per-step",
-            help="Use N random classes in each training step; 0 is all (default).",
-            key="stage.schedule.classes_per_step",
-            metavar="N",
-        ),
-    ] = None
-    lr: Annotated[
-        float | None,
-        option(
-            "--lr",
-            help="Train with SGD at this learning rate; the default training needs none.",
-            key="stage.schedule.sgd.lr",
-            metavar="RATE",
-        ),
-    ] = None
-    keep: Annotated[
-        KeptEpoch | None,
-        option(
-            "--keep", help="Epoch to keep: last (default), or best on held-out ID images.", key="stage.schedule.keep"
-        ),
-    ] = None
+    shots: int | None = SHOTS
+    epochs: int | None = option("At most N passes over the images (default 100).", key="stage.schedule.epochs")
+    classes_per_step: int | None = option(
+        "Use N random classes in each training step; 0 is all (default).", key="stage.schedule.classes_per_step"
+    )
+    lr: float | None = option(
+        "Train with SGD at this learning rate; the default training needs none.",
+        key="stage.schedule.sgd.lr",
+        metavar="RATE",
+    )
+    keep: KeptEpoch | None = option(
+        "Epoch to keep: last (default), or best on held-out ID images.", key="stage.schedule.keep"
+    )
 
     def of(self, stage: str) -> dict[str, Any]:
         """The given values by configuration key, for the stage `positive` or `negative`."""
@@ -411,35 +268,42 @@ def command(
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
-        groups = {p: _group(kind) for p, kind in hints.items() if _group(kind)[0]}
+        groups: dict[str, tuple[Any, list[str]]] = {}
         parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.name in groups:
-                parameters += _fields(*groups[parameter.name])
+        for own, parameter in inspect.signature(function).parameters.items():
+            kind, without = _group(hints[own])
+            if kind is None:
+                parameters.append(_parameter(own, hints[own], parameter.default))
             else:
-                parameters.append(
-                    parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-                )
+                types, used = get_type_hints(kind), [f for f in fields(kind) if f.name not in without]
+                groups[own] = kind, [f.name for f in used]
+                parameters += [_parameter(f.name, types[f.name], f, shared=kind is Common) for f in used]
 
         @wraps(function)
         def run(**values: Any) -> None:
             values = {name: _at_home(value) for name, value in values.items()}
-            arguments: dict[str, Any] = {}
-            for parameter, (kind, without) in groups.items():
-                names = [f.name for f in fields(kind) if f.name not in without]
-                arguments[parameter] = kind(**{name: values.pop(name) for name in names})
-            function(**arguments, **values)
+            made = {own: kind(**{f: values.pop(f) for f in names}) for own, (kind, names) in groups.items()}
+            function(**made, **values)
 
-        for parameter in parameters:
-            kind, mark, *_ = get_args(parameter.annotation)
-            if mark.metavar is None:
-                mark.metavar = next((word for types, word in METAVARS.items() if kind in types), None)
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         app.command(name, cls=_Command, help=_prose(function), epilog=_examples(shown))(run)
         return function
 
     return register
+
+
+def _parameter(name: str, hint: Any, declared: "Field[Any]", *, shared: bool = False) -> inspect.Parameter:
+    """A parameter as Typer reads it; the shared options have their own parts of the help page."""
+    info, names = declared.metadata["info"], declared.metadata["names"]
+    short, long = names or ("", "")
+    typed = filter(None, (short, long or f"--{name.replace('_', '-')}")) if names else ()
+    word = next((METAVARS[kind] for kind in get_args(hint) or (hint,) if kind in METAVARS), None)
+    panel = PANELS.get(declared.metadata["key"].partition(".")[0], OTHER_PANEL) if shared else None
+    metavar = info.keywords.get("metavar", word)
+    mark = info(*typed, metavar=metavar, rich_help_panel=panel, show_default=False)
+    default = inspect.Parameter.empty if declared.default is MISSING else declared.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, mark])
 
 
 def _at_home(value: Any) -> Any:
@@ -470,22 +334,7 @@ def _group(kind: Any) -> tuple[Any, frozenset[str]]:
     return (kind if isinstance(kind, type) and is_dataclass(kind) else None), without
 
 
-def _fields(group: type[Any], without: frozenset[str]) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-        for f in fields(group)
-        if f.name not in without
-    ]
-
-
 def _given(group: Any) -> dict[str, Any]:
     """Values by configuration key of those options of a group that were given."""
-    hints = get_type_hints(type(group), include_extras=True)
-    given = {}
-    for f in fields(group):
-        key = next((k for m in hints[f.name].__metadata__ if (k := getattr(m, "config_key", None))), None)
-        value = getattr(group, f.name)
-        if key and value is not None:
-            given[key] = value
-    return given
+    values = {f.metadata["key"]: getattr(group, f.name) for f in fields(group) if f.metadata["key"]}
+    return {key: value for key, value in values.items() if value is not None}

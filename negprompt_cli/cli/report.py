@@ -4,10 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from negprompt_cli import schemas
-from negprompt_cli.cli.options import Common, MovedRoot, only, option, score_option, split_commas
+from negprompt_cli.cli import completion
+from negprompt_cli.cli.options import MOVED_ROOT, Common, argument, only, option, split_commas
 from negprompt_cli.errors import UsageError
 
 EXAMPLES = (
@@ -26,24 +25,18 @@ class Map(StrEnum):
 
 def report(
     common: Annotated[Common, only("device", "overwrite", "json", "quiet")],
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Run folders, evaluations (JSON), or files of scores.", metavar="RUN"),
-    ] = None,
-    run: Annotated[Path | None, option("--run", help="Run folder, another way to give RUN.", metavar="DIR")] = None,
-    out: Annotated[
-        Path | None, option("--out", help="Folder for the page (default <first run>/report).", metavar="DIR")
-    ] = None,
-    score: Annotated[str | None, score_option("Score for the gallery and the class table (default negprompt).")] = None,
-    scores: Annotated[
-        str | None,
-        score_option("Scores for the pictures, separated by commas (default all).", "--scores", metavar="NAMES"),
-    ] = None,
-    formats: Annotated[
-        str, option("--formats", help="Formats of picture files (default png,svg,pdf).", metavar="NAMES")
-    ] = "png,svg,pdf",
-    layout: Annotated[Map, option("--map", help="Method of the map of images and prompts (default tsne).")] = Map.TSNE,
-    data_root: MovedRoot = None,
+    sources: list[Path] | None = argument("RUN", "Run folders, evaluations (JSON), or files of scores.", default=None),
+    run: Path | None = option("Run folder, another way to give RUN.", metavar="DIR"),
+    out: Path | None = option("Folder for the page (default <first run>/report).", metavar="DIR"),
+    score: str | None = option(
+        "Score for the gallery and the class table (default negprompt).", autocompletion=completion.scores
+    ),
+    scores: str | None = option(
+        "Scores for the pictures, separated by commas (default all).", metavar="NAMES", autocompletion=completion.scores
+    ),
+    formats: str = option("Formats of picture files (default png,svg,pdf).", metavar="NAMES", default="png,svg,pdf"),
+    layout: Map = option("Method of the map of images and prompts (default tsne).", name="--map", default=Map.TSNE),
+    data_root: str | None = MOVED_ROOT,
 ) -> None:
     """Write an HTML page with pictures about evaluated runs.
 

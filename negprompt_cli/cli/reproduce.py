@@ -11,7 +11,7 @@ import typer
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk, hanging
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Without, option
+from negprompt_cli.cli.options import Common, Without, argument, flag, option
 from negprompt_cli.errors import NegPromptError, first_line
 from negprompt_cli.wording import percent
 
@@ -29,19 +29,11 @@ EXAMPLES = (
 
 def reproduce(
     common: Annotated[Common, Without("data")],
-    experiment: Annotated[
-        str | None,
-        typer.Argument(
-            help="Name of the experiment; without it, all are listed.", metavar="EXPERIMENT", show_default=False
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, option("--dry-run", help="Only print the commands, the data they need, and estimates.")
-    ] = False,
-    experiments: Annotated[
-        Path | None,
-        option("--experiments", help="YAML file with experiments on your own data.", metavar="FILE"),
-    ] = None,
+    experiment: str | None = argument(
+        "EXPERIMENT", "Name of the experiment; without it, all are listed.", default=None
+    ),
+    dry_run: bool = flag("Only print the commands, the data they need, and estimates."),
+    experiments: Path | None = option("YAML file with experiments on your own data.", metavar="FILE"),
 ) -> None:
     """Repeat a published experiment and compare the figures.
 

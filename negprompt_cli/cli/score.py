@@ -13,7 +13,7 @@ import typer
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import PLAIN_SECONDS, Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, ScoreName, Threshold, Without, option
+from negprompt_cli.cli.options import SCORE, THRESHOLD, Common, Without, argument, flag, option
 from negprompt_cli.data.results.runs import NEGATIVE
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
@@ -69,53 +69,26 @@ class _Counter:
 
 def score(
     common: Annotated[Common, Without("class_names", "catalogue", "verbose")],
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            help="Images, folders, lists, tar or Parquet files, hf:NAME, globs, or - for a list on stdin.",
-            metavar="PATHS",
-        ),
-    ],
-    prompts: Annotated[
-        Path | None,
-        option("--prompts", help="Prompt artifact (default <run>/negative.safetensors) or an exported .onnx file."),
-    ] = None,
-    classes: Annotated[
-        Path | None, option("--classes", help="Class names to use without an artifact: text, CSV, JSON or YAML.")
-    ] = None,
-    score_name: ScoreName = None,
-    threshold: Threshold = None,
-    form: Annotated[
-        Format | None, option("--format", help="Format of the rows (default: by the suffix of --out, else csv).")
-    ] = None,
-    out: Annotated[Path | None, option("--out", help="File to write the rows to instead of stdout.")] = None,
-    report: Annotated[
-        Path | None, option("--report", help="Also write an HTML page with the images.", metavar="PAGE.html")
-    ] = None,
-    append: Annotated[bool, option("--append", help="Add rows to --out for images that have no row yet.")] = False,
-    sort_into: Annotated[
-        Path | None, option("--sort-into", help="Link images into DIR/id/<class> and DIR/ood.", metavar="DIR")
-    ] = None,
-    copy: Annotated[bool, option("--copy", help="Copy images instead of linking them.")] = False,
-    fail_on_ood: Annotated[
-        bool,
-        option("--fail-on-ood", help="Exit with 3 if an image is OOD, else with 4 if one could not be judged."),
-    ] = False,
-    fdr: Annotated[
-        float | None,
-        option(
-            "--fdr",
-            help="Choose the OOD images so that the expected share of ID images among them is at most this.",
-            metavar="SHARE",
-        ),
-    ] = None,
-    batch_verdict: Annotated[
-        bool, option("--batch-verdict", help="Test whether all images together differ from the ID images.")
-    ] = False,
-    level: Annotated[
-        float | None, option("--level", help="False alarm rate of that test (default 0.05).", metavar="RATE")
-    ] = None,
-    fail_on_shift: Annotated[bool, option("--fail-on-shift", help="Exit with 5 if that test finds a shift.")] = False,
+    paths: list[str] = argument(
+        "PATHS", "Images, folders, lists, tar or Parquet files, hf:NAME, globs, or - for a list on stdin."
+    ),
+    prompts: Path | None = option("Prompt artifact (default <run>/negative.safetensors) or an exported .onnx file."),
+    classes: Path | None = option("Class names to use without an artifact: text, CSV, JSON or YAML."),
+    score_name: str | None = SCORE,
+    threshold: float | None = THRESHOLD,
+    form: Format | None = option("Format of the rows (default: by the suffix of --out, else csv).", name="--format"),
+    out: Path | None = option("File to write the rows to instead of stdout."),
+    report: Path | None = option("Also write an HTML page with the images.", metavar="PAGE.html"),
+    append: bool = flag("Add rows to --out for images that have no row yet."),
+    sort_into: Path | None = option("Link images into DIR/id/<class> and DIR/ood.", metavar="DIR"),
+    copy: bool = flag("Copy images instead of linking them."),
+    fail_on_ood: bool = flag("Exit with 3 if an image is OOD, else with 4 if one could not be judged."),
+    fdr: float | None = option(
+        "Choose the OOD images so that the expected share of ID images among them is at most this.", metavar="SHARE"
+    ),
+    batch_verdict: bool = flag("Test whether all images together differ from the ID images."),
+    level: float | None = option("False alarm rate of that test (default 0.05).", metavar="RATE"),
+    fail_on_shift: bool = flag("Exit with 5 if that test finds a shift."),
 ) -> None:
     """Predict each image's class and decide whether it is OOD.
 

@@ -1,7 +1,7 @@
 """`--seeds 1,2,3`: one command for several seeds, its printed results, and the options it excludes. Imports no torch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
@@ -13,10 +13,7 @@ from negprompt_cli.wording import percent
 if TYPE_CHECKING:
     from negprompt_cli.steps.shared.outputs import TrainingResult
 
-SeedsOption = Annotated[
-    str | None,
-    option("--seeds", help="Several seeds, e.g. 1,2,3, each in a folder <run>/seed-N.", metavar="SEEDS"),
-]
+SEEDS = option("Several seeds, e.g. 1,2,3, each in a folder <run>/seed-N.", metavar="SEEDS")
 
 
 def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ import typer
 
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Without, option
+from negprompt_cli.cli.options import Common, Without, argument, flag
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import percent
 
@@ -24,10 +24,8 @@ EXAMPLES = (
 
 def sweep(
     common: Annotated[Common, Without("data", "seed")],
-    grid: Annotated[
-        Path, typer.Argument(help="YAML file: problems, seeds, settings, variants, grid.", metavar="GRID.yaml")
-    ],
-    dry_run: Annotated[bool, option("--dry-run", help="Only print the commands.")] = False,
+    grid: Path = argument("GRID.yaml", "YAML file: problems, seeds, settings, variants, grid."),
+    dry_run: bool = flag("Only print the commands."),
 ) -> None:
     """Run a grid of settings over ID problems and seeds.
 

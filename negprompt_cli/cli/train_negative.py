@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Training, option
-from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
-from negprompt_cli.cli.training import ResumeOption, print_training, resumable
+from negprompt_cli.cli.seeds import SEEDS, parse_seeds, print_training_seeds
+from negprompt_cli.cli.training import RESUME, print_training, resumable
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE, ZERO_SHOT
 from negprompt_cli.loss_presets import LossName
 
@@ -23,41 +22,24 @@ EXAMPLES = (
 class NegativeOptions:
     """Options of stage 2 only that belong to the configuration."""
 
-    negatives: Annotated[
-        int | None, option("--negatives", help="Negative prompts per class (default 2).", key="negative.count")
-    ] = None
-    loss: Annotated[
-        LossName | None,
-        option(
-            "--loss",
-            help="Loss preset: separation (default), quoted or official.",
-            key="negative.loss.name",
-            metavar="NAME",
-        ),
-    ] = None
-    beta: Annotated[
-        float | None,
-        option("--beta", help="Weight of the loss term NPD (negatives to positives).", key="negative.loss.beta"),
-    ] = None
-    gamma: Annotated[
-        float | None,
-        option("--gamma", help="Weight of the loss term NND (between negatives).", key="negative.loss.gamma"),
-    ] = None
+    negatives: int | None = option("Negative prompts per class (default 2).", key="negative.count")
+    loss: LossName | None = option(
+        "Loss preset: separation (default), quoted or official.", key="negative.loss.name", metavar="NAME"
+    )
+    beta: float | None = option("Weight of the loss term NPD (negatives to positives).", key="negative.loss.beta")
+    gamma: float | None = option("Weight of the loss term NND (between negatives).", key="negative.loss.gamma")
 
 
 def train_negative(
     common: Common,
     training: Training,
     options: NegativeOptions,
-    positive: Annotated[
-        str | None,
-        option(
-            "--positive", help="Positive artifact (default <run>/positive.safetensors), or zero-shot.", metavar="PATH"
-        ),
-    ] = None,
-    out: Annotated[Path | None, option("--out", help="Artifact to write (default <run>/negative.safetensors).")] = None,
-    seeds: SeedsOption = None,
-    resume: ResumeOption = False,
+    positive: str | None = option(
+        "Positive artifact (default <run>/positive.safetensors), or zero-shot.", metavar="PATH"
+    ),
+    out: Path | None = option("Artifact to write (default <run>/negative.safetensors)."),
+    seeds: str | None = SEEDS,
+    resume: bool = RESUME,
 ) -> None:
     """Learn negative prompts from ID images only (stage 2).
 

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Training, option
-from negprompt_cli.cli.seeds import SeedsOption, parse_seeds, print_training_seeds
-from negprompt_cli.cli.training import ResumeOption, print_training, resumable
+from negprompt_cli.cli.seeds import SEEDS, parse_seeds, print_training_seeds
+from negprompt_cli.cli.training import RESUME, print_training, resumable
 from negprompt_cli.data.results.runs import POSITIVE
 from negprompt_cli.errors import UsageError
 
@@ -22,35 +21,19 @@ EXAMPLES = (
 class PositiveOptions:
     """Options of stage 1 only that belong to the configuration."""
 
-    context_words: Annotated[
-        str | None,
-        option(
-            "--context-words",
-            help="Initial words of the context (default 'a photo of a').",
-            key="positive.context.words",
-            metavar="WORDS",
-        ),
-    ] = None
-    context_length: Annotated[
-        int | None,
-        option(
-            "--context-length",
-            help="Start with N random vectors instead of words.",
-            key="positive.context.length",
-            metavar="N",
-        ),
-    ] = None
+    context_words: str | None = option(
+        "Initial words of the context (default 'a photo of a').", key="positive.context.words", metavar="WORDS"
+    )
+    context_length: int | None = option("Start with N random vectors instead of words.", key="positive.context.length")
 
 
 def train_positive(
     common: Common,
     training: Training,
     options: PositiveOptions,
-    out: Annotated[
-        Path | None, option("--out", help="Artifact to write (default <run>/positive.safetensors).", metavar="FILE")
-    ] = None,
-    seeds: SeedsOption = None,
-    resume: ResumeOption = False,
+    out: Path | None = option("Artifact to write (default <run>/positive.safetensors).", metavar="FILE"),
+    seeds: str | None = SEEDS,
+    resume: bool = RESUME,
 ) -> None:
     """Learn positive prompts from a few ID images (stage 1).
 

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.error_exit import INTERRUPTED, Stopped
-from negprompt_cli.cli.options import option
+from negprompt_cli.cli.options import flag
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
 from negprompt_cli.wording import percent
 
@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 TERMINATED = 143
 """Exit code after SIGTERM, the shell's convention (128 + SIGTERM)."""
 
-ResumeOption = Annotated[
-    bool,
-    option(
-        "--resume",
-        help="Resume an interrupted run, or start a new one.",
-    ),
-]
+RESUME = flag("Resume an interrupted run, or start a new one.")
 
 
 class _Terminated(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from negprompt_cli import schemas
 from negprompt_cli.cli.calibrate import print_calibration
 from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.launch import start_processes
-from negprompt_cli.cli.options import Common, Prompts, Without, option
+from negprompt_cli.cli.options import PROMPTS, Common, Without, flag, option
 from negprompt_cli.data.results.runs import NEGATIVE, transfer_name
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import file_name, percent, some_of
@@ -25,20 +25,11 @@ EXAMPLES = (
 
 def transfer(
     common: Annotated[Common, Without("class_names", "verbose")],
-    classes: Annotated[
-        str | None,
-        option("--classes", help="File of class names: text, CSV, JSON or YAML; - reads stdin.", metavar="FILE"),
-    ] = None,
-    images: Annotated[
-        str | None,
-        option("--images", help="With --extend: images of new classes, and optionally of old ones.", metavar="SPECS"),
-    ] = None,
-    extend: Annotated[bool, option("--extend", help="Also keep the classes of the artifact.")] = False,
-    prompts: Prompts = None,
-    out: Annotated[
-        Path | None,
-        option("--out", help="Artifact to write (default transfer-<stem>.safetensors in --run or next to --prompts)."),
-    ] = None,
+    classes: str | None = option("File of class names: text, CSV, JSON or YAML; - reads stdin.", metavar="FILE"),
+    images: str | None = option("With --extend: images of new classes, and optionally of old ones.", metavar="SPECS"),
+    extend: bool = flag("Also keep the classes of the artifact."),
+    prompts: Path | None = PROMPTS,
+    out: Path | None = option("Artifact to write (default transfer-<stem>.safetensors in --run or next to --prompts)."),
 ) -> None:
     """Apply learned prompts to new class names without training.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negprompt_cli.cli.console import hanging
-from negprompt_cli.cli.options import Common, MovedRoot, only, option
+from negprompt_cli.cli.options import MOVED_MODEL, MOVED_ROOT, TAG, Common, argument, flag, only, option
 from negprompt_cli.cli.remedies import REMEDIES
 
 if TYPE_CHECKING:
@@ -24,21 +24,14 @@ DIFFERS = 1
 
 def verify(
     common: Annotated[Common, only("json", "quiet")],
-    artifact: Annotated[Path, typer.Argument(help="Prompt artifact.", metavar="ARTIFACT")],
-    parent: Annotated[
-        Path | None,
-        option("--parent", help="Artifact it was made from, if that is in another folder."),
-    ] = None,
-    retrain: Annotated[bool, option("--retrain", help="Train again in memory and compare the bytes.")] = False,
-    data: Annotated[
-        str | None, option("--data", help="Where the ID data are now, if they moved.", metavar="SPEC")
-    ] = None,
-    data_root: MovedRoot = None,
-    model: Annotated[str | None, option("--model", help="Where the artifact's model is now, if it moved.")] = None,
-    pretrained: Annotated[str | None, option("--pretrained", help="open_clip tag or weights file.")] = None,
-    device: Annotated[
-        str | None, option("--device", help="auto, cpu, cuda, cuda:N or mps (default: as recorded).")
-    ] = None,
+    artifact: Path = argument("ARTIFACT", "Prompt artifact."),
+    parent: Path | None = option("Artifact it was made from, if that is in another folder."),
+    retrain: bool = flag("Train again in memory and compare the bytes."),
+    data: str | None = option("Where the ID data are now, if they moved.", metavar="SPEC"),
+    data_root: str | None = MOVED_ROOT,
+    model: str | None = MOVED_MODEL,
+    pretrained: str | None = TAG,
+    device: str | None = option("auto, cpu, cuda, cuda:N or mps (default: as recorded)."),
 ) -> None:
     """Check whether an artifact can be reproduced.
 
