@@ -127,7 +127,7 @@ def test_images_of_added_classes_meet_the_negatives_as_they_are():
     assert [mean, deviation] == pytest.approx([float(rest.mean()), float(rest.std())], rel=0.1)
     none = IdStatistics.measure(images, labels, positives, every, learn, seed=0, added=torch.zeros(6, dtype=torch.bool))
     assert torch.equal(none.terms, plain.terms) and torch.equal(none.unseen, plain.unseen)
-    with pytest.raises(UsageError, match="0 ID images"):
+    with pytest.raises(UsageError, match=r"needs at least 3 ID images .* there are 0"):
         IdStatistics.measure(images, labels, positives, every, learn, seed=0, added=added.new_ones(6))
 
 
