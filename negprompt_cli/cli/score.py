@@ -110,8 +110,8 @@ def score(
         TextSink,
         Totals,
         check_row_file,
-        form_of,
         row_file,
+        row_form,
     )
     from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths, stdin_names
@@ -124,7 +124,7 @@ def score(
         run_score,
     )
 
-    chosen = form_of(out, form.value if form else None)
+    chosen = row_form(out, form.value if form else None)
     if out:
         check_row_file(out, chosen, append=append, overwrite=common.overwrite)
     if report:

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from negprompt_cli._version import __version__
-from negprompt_cli.data.results.rowfile import utf8_text
+from negprompt_cli.data.results.tables import utf8_text
 from negprompt_cli.errors import UsageError
 
 DASHES = {"-": "", "--": "7 3", "-.": "7 3 2 3", ":": "2 3"}

@@ -10,29 +10,24 @@ lost after a crash, and converted to Parquet at the end, one row group at a time
 once.
 """
 
-import csv
 import hashlib
-import importlib.util
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, get_args
 
 import numpy as np
 
 from negprompt_cli.data.files.atomic import atomic_path, check_place
 from negprompt_cli.data.files.claims import claimed
-from negprompt_cli.errors import NegPromptError, UsageError, first_line
+from negprompt_cli.data.results import tables
+from negprompt_cli.data.results.tables import encoded, form_of, read_table, text_rows, utf8_text, write_table
+from negprompt_cli.errors import NegPromptError, UsageError
 
-FORMATS = ("csv", "jsonl", "parquet")
-GROUP = 8192
-"""Number of rows in a Parquet row group: efficient for readers, and small enough for memory."""
 SAMPLED = 1000
 """Number of rows whose p-values a file's totals keep."""
 
@@ -59,9 +54,23 @@ class Row:
     error: str | None = None
 
 
-COLUMNS = tuple(f.name for f in fields(Row))
-NUMBERS = ("probability", "score", "p_value", "negative_similarity")
-"""The columns of floats."""
+KINDS: dict[str, type] = {f.name: (get_args(f.type) or (f.type,))[0] for f in fields(Row)}
+"""The types of the columns, which are the fields of `Row`."""
+COLUMNS = tuple(KINDS)
+_TRUTH = {None: None, True: True, False: False, "true": True, "false": False}
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    """Make a row from the values of a table.
+
+    Raises:
+        ValueError, TypeError, KeyError: they are not those of a row of scores.
+    """
+    if values.keys() != KINDS.keys():
+        raise tables.other_columns(values)
+    known = {name: value for name, value in values.items() if value not in (None, "")}
+    numbers = {name: float(known[name]) for name, kind in KINDS.items() if kind is float and name in known}
+    return Row(**{**known, **numbers, "is_ood": _TRUTH[known.get("is_ood")]})
 
 
 class Sink(Protocol):
@@ -76,33 +85,14 @@ class TextSink:
 
     def __init__(self, stream: BinaryIO, form: str, *, header: bool = True) -> None:
         self._stream, self._form = stream, form
-        if form == "csv" and header:
-            self._put(",".join(COLUMNS) + "\n")
+        if header:
+            stream.write(tables.header(COLUMNS, form))
+            stream.flush()
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write some rows and flush the stream."""
-        if self._form == "csv":
-            buffer = io.StringIO()
-            for row in rows:
-                buffer.write(csv_line([_csv(v) for v in asdict(row).values()]))
-            self._put(buffer.getvalue())
-        else:
-            self._put(_json_lines(asdict(row) for row in rows))
-
-    def _put(self, text: str) -> None:
-        # File names may have bytes that are not UTF-8; they are written unchanged.
-        self._stream.write(text.encode("utf-8", "surrogateescape"))
+        self._stream.write(b"".join(encoded(vars(row), self._form) for row in rows))
         self._stream.flush()
-
-
-def csv_line(values: Iterable[Any]) -> str:
-    r"""Return one CSV row with its `\n`; the texts may contain any line ends."""
-    values = list(values)
-    buffer = io.StringIO()
-    # The writer quotes only its own line end, but readers treat a single \r as a line end too.
-    bare = any(isinstance(v, str) and "\r" in v for v in values)
-    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL).writerow(values)
-    return buffer.getvalue()
 
 
 class KnownPaths:
@@ -144,28 +134,22 @@ class Totals:
     lowest_id: float | None = None
     p_values: dict[float, float] = field(default_factory=dict)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row, given by column names with values as in a CSV file or in JSON.
-
-        Raises:
-            ValueError, TypeError: it is not a row of scores.
-        """
+    def add(self, row: Row) -> None:
+        """Count a row."""
         self.images += 1
-        if row["prediction"] in (None, ""):
+        if row.prediction is None:
             self.broken += 1
             return
-        self.predictions.add(str(row["prediction"]))
-        if len(self.p_values) < SAMPLED and row["score"] not in (None, "") and row["p_value"] not in (None, ""):
-            self.p_values[float(row["score"])] = float(row["p_value"])
-        if row["score"] in (None, "") or row["is_ood"] in (None, ""):
+        self.predictions.add(row.prediction)
+        if len(self.p_values) < SAMPLED and row.score is not None and row.p_value is not None:
+            self.p_values[row.score] = row.p_value
+        if row.score is None or row.is_ood is None:
             self.undecided += 1
-            return
-        score, verdict = float(row["score"]), row["is_ood"]
-        if verdict in (True, "true"):
+        elif row.is_ood:
             self.ood += 1
-            self.highest_ood = score if self.highest_ood is None else max(score, self.highest_ood)
+            self.highest_ood = row.score if self.highest_ood is None else max(row.score, self.highest_ood)
         else:
-            self.lowest_id = score if self.lowest_id is None else min(score, self.lowest_id)
+            self.lowest_id = row.score if self.lowest_id is None else min(row.score, self.lowest_id)
 
 
 @dataclass(frozen=True)
@@ -181,20 +165,17 @@ class RowFile:
     cut: bool = False
 
 
-def form_of(path: Path | None, form: str | None) -> str:
+def row_form(path: Path | None, form: str | None) -> str:
     """Return the format of an output: `form`, else by the suffix of `path`, else CSV.
 
     Raises:
         UsageError: the suffix is unknown, or the format is Parquet without a file or without pyarrow.
     """
-    chosen = form or ("csv" if path is None else path.suffix.lower().removeprefix("."))
-    if chosen not in FORMATS:
-        raise UsageError(f"{path}: the name must end in .csv, .jsonl or .parquet.", remedy="row-format")
-    if chosen == "parquet" and path is None:
+    if path is not None:
+        return form_of(path, form, remedy="row-format")
+    if form == "parquet":
         raise UsageError("Parquet can be written to a file only, not to standard output.", remedy="out-file")
-    if chosen == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UsageError("Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or write .csv or .jsonl.")
-    return chosen
+    return form or "csv"
 
 
 def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> None:
@@ -206,7 +187,7 @@ def check_row_file(path: Path, form: str, *, append: bool, overwrite: bool) -> N
     """
     check_place(path)
     if append and form == "parquet" and path.exists() and not part_of(path).exists():
-        next(_parquet_groups(path), None)
+        next(_old_rows(path, form), None)
     if append or overwrite:
         return
     if path.exists():
@@ -221,36 +202,19 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         UsageError: the file cannot be read, or does not contain rows of scores.
     """
-    form = form_of(path, None)
     try:
-        if form == "parquet":
-            for group in _parquet_groups(path):
-                yield from (Row(**values) for values in group)
-            return
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
-            if form == "csv":
-                reader = csv.DictReader(text, strict=True)
-                if reader.fieldnames is not None and tuple(reader.fieldnames) != COLUMNS:
-                    raise ValueError(f"its columns are {', '.join(reader.fieldnames)}")
-                yield from map(_row_of_texts, reader)
-            else:
-                yield from (Row(**json.loads(line)) for line in text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
-        raise UsageError(f"{path} does not contain rows of scores ({error}).") from error
+        yield from map(_row, read_table(path, form_of(path), KINDS))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} does not contain rows of scores: {error}.") from error
 
 
-def _row_of_texts(texts: Mapping[str, str]) -> Row:
-    """Make a row from the texts of a CSV file.
-
-    Raises:
-        ValueError, KeyError, TypeError: the texts are not those of a row.
-    """
-    numbers = {name: float(texts[name]) if texts[name] else None for name in NUMBERS}
-    words = {name: texts[name] or None for name in COLUMNS if name not in (*NUMBERS, "path", "is_ood")}
-    is_ood = {"": None, "true": True, "false": False}[texts["is_ood"]]
-    return Row(path=texts["path"], is_ood=is_ood, **numbers, **words)  # type: ignore[arg-type]
+def _old_rows(path: Path, form: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a finished file to which rows are added; errors as `read_rows`."""
+    try:
+        yield from read_table(path, form, KINDS)
+    except (ValueError, UsageError) as error:
+        fault = str(error) if isinstance(error, UsageError) else f"{path} does not contain rows of scores: {error}."
+        raise UsageError(fault, remedy="other-out") from error
 
 
 def part_of(path: Path) -> Path:
@@ -282,8 +246,7 @@ def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
             with atomic_path(part) as copy:
                 if form == "parquet":
                     with copy.open("wb") as stream:
-                        for group in _parquet_groups(path):
-                            stream.write(_json_lines(group).encode("utf-8"))
+                        stream.writelines(encoded(row, growing) for row in _old_rows(path, form))
                 else:
                     shutil.copyfile(path, copy)
         with part.open("a+b") as stream:
@@ -294,8 +257,7 @@ def _row_file(path: Path, form: str, *, append: bool) -> Iterator[RowFile]:
             yield RowFile(TextSink(stream, growing, header=stream.tell() == 0), known, before, cut)
             os.fsync(stream.fileno())
         if form == "parquet":
-            with atomic_path(path) as whole:
-                _write_parquet(part, whole)
+            write_table(path, form, KINDS, read_table(part, growing))
             part.unlink()
         else:
             part.replace(path)
@@ -331,99 +293,15 @@ def _resume(stream: BinaryIO, form: str, path: Path, before: Totals, *, written:
 
 
 def _paths(text: Iterable[str], form: str, path: Path, before: Totals) -> Iterator[str]:
-    wrong = UsageError(
-        f"{path}, or {part_of(path).name} in its folder, does not contain rows of scores in the format {form}.",
-        remedy="other-out",
-    )
-    if form == "csv":
-        rows = csv.reader(text)
-        try:
-            header = next(rows, None)
-            if header not in (None, list(COLUMNS)):
-                raise wrong
-            for row in rows:
-                if row:
-                    before.add(dict(zip(COLUMNS, row, strict=True)))
-                    yield row[0]
-        except (csv.Error, ValueError):
-            raise wrong from None
-        return
-    for line in text:
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            row = json.loads(line)
+    try:
+        for row in map(_row, text_rows(text, form, KINDS)):
             before.add(row)
-            yield str(row["path"])
-            continue
-        raise wrong
-
-
-def _parquet_schema() -> Any:
-    import pyarrow
-
-    kinds = {**dict.fromkeys(NUMBERS, "float64"), "is_ood": "bool_"}
-    return pyarrow.schema([(name, getattr(pyarrow, kinds.get(name, "string"))()) for name in COLUMNS])
-
-
-def _parquet_groups(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a Parquet file, group by group; checksums are checked.
-
-    Raises:
-        UsageError: the file is damaged or has other columns.
-    """
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path, page_checksum_verification=True) as opened:
-            if not opened.schema_arrow.equals(_parquet_schema()):
-                columns = ", ".join(f"{field.name} {field.type}" for field in opened.schema_arrow)
-                raise UsageError(
-                    f"{path} does not contain rows of scores: its columns are {columns or 'none'}.", remedy="other-out"
-                )
-            # Older versions of pyarrow fail for a file without rows.
-            if opened.num_row_groups:
-                for batch in opened.iter_batches(batch_size=GROUP):
-                    yield batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = first_line(error)
+            yield row.path
+    except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"{path} cannot be read as Parquet ({reason}), so nothing can be appended to it.", remedy="other-out"
+            f"{path}, or {part_of(path).name} in its folder, does not contain rows of scores in the format {form}.",
+            remedy="other-out",
         ) from error
-
-
-def _write_parquet(lines: Path, path: Path) -> None:
-    """Convert rows in JSON lines to a Parquet file, one row group at a time.
-
-    Raises:
-        UsageError: a line is not a row of scores.
-    """
-    import pyarrow
-    from pyarrow import parquet
-
-    schema = _parquet_schema()
-    try:
-        with (
-            lines.open(encoding="utf-8", errors="surrogateescape", newline="\n") as rows,
-            parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer,
-        ):
-            while group := list(islice(rows, GROUP)):
-                values = [{name: utf8_text(value) for name, value in json.loads(row).items()} for row in group]
-                writer.write_table(pyarrow.Table.from_pylist(values, schema=schema))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{lines} does not contain rows of scores ({error}).", remedy="other-out") from error
-
-
-def _json_lines(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _csv(value: Any) -> Any:
-    return {None: "", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
-
-
-def utf8_text(value: Any) -> Any:
-    """Convert a value for Parquet, whose strings are UTF-8: other bytes of file names become escape sequences."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _digest(path: str) -> int:

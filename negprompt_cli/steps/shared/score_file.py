@@ -5,19 +5,14 @@ true class), the seed of the prompts, and every score as a float64 that is read 
 an extra (`pip install negprompt[parquet]`).
 """
 
-import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.files.atomic import atomic_path, atomic_write_bytes
-from negprompt_cli.data.results.rowfile import csv_line, utf8_text
-from negprompt_cli.errors import UsageError
+from negprompt_cli.data.results.tables import form_of, write_table
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import refuse_existing
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 COLUMNS = ("set", "role", "path", "label", "label_name", "prediction", "prediction_name", "seed")
 
 
@@ -27,12 +22,7 @@ def check_score_file(path: Path, *, overwrite: bool) -> None:
     Raises:
         UsageError: the suffix is unknown, pyarrow is missing for Parquet, or the file exists and `overwrite` is false.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}, which choose the format.")
-    if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UsageError(
-            f"{path}: Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`, or use .csv or .jsonl."
-        )
+    form_of(path)
     refuse_existing(path, overwrite=overwrite)
 
 
@@ -42,21 +32,8 @@ def save_scores(path: Path, measured: Sequence[Measured]) -> None:
     Raises:
         NegPromptError: the file cannot be written.
     """
-    columns = (*COLUMNS, *measured[0].scores)
-    rows = (row for one in measured for row in image_rows(one))
-    if path.suffix.lower() == ".csv":
-        # repr of a float is the shortest text that is read back as the same float.
-        lines = [csv_line(columns), *(csv_line(row[name] for name in columns) for row in rows)]
-        _write_text(path, "".join(lines))
-    elif path.suffix.lower() == ".jsonl":
-        _write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    else:
-        _write_parquet(path, columns, [{name: utf8_text(value) for name, value in row.items()} for row in rows])
-
-
-def _write_text(path: Path, text: str) -> None:
-    # File names need not be UTF-8, so their bytes are kept.
-    atomic_write_bytes(path, text.encode("utf-8", "surrogateescape"))
+    kinds = {**dict.fromkeys(COLUMNS, str), "seed": int, **dict.fromkeys(measured[0].scores, float)}
+    write_table(path, form_of(path), kinds, (row for one in measured for row in image_rows(one)))
 
 
 def image_rows(measured: Measured) -> Iterator[dict[str, Any]]:
@@ -79,13 +56,3 @@ def image_rows(measured: Measured) -> Iterator[dict[str, Any]]:
                 "seed": measured.prompts.config.seed,
                 **{name: values[i] for name, values in scores.items()},
             }
-
-
-def _write_parquet(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    kinds = {name: pyarrow.float64() for name in columns[len(COLUMNS) :]} | {"seed": pyarrow.int64()}
-    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in columns])
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.files.atomic import atomic_write_text
-from negprompt_cli.data.results.rowfile import Row, Sink, utf8_text
+from negprompt_cli.data.results.rowfile import Row, Sink
+from negprompt_cli.data.results.tables import utf8_text
 from negprompt_cli.engine.metrics.conformal import BatchVerdict
 from negprompt_cli.report.histogram import Bins, draw, make_bins
 from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail, render

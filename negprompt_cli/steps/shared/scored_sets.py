@@ -3,9 +3,7 @@
 They come from a measurement with a model, or from a file of scores that an evaluation saved.
 """
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from negprompt_cli.data.results.rowfile import FORMATS
+from negprompt_cli.data.results.tables import FORMATS, form_of, read_table
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.measure import Measured, Scored
 from negprompt_cli.steps.shared.score_file import COLUMNS
@@ -89,7 +87,10 @@ def is_score_file(path: Path) -> bool:
     Raises:
         UsageError: the file cannot be read.
     """
-    first = next(iter(_records(path)), None)
+    try:
+        first = next(read_table(path, form_of(path)), None)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read as a table: {error}.") from error
     return first is not None and set(COLUMNS) <= set(first)
 
 
@@ -114,7 +115,7 @@ def read_score_seeds(path: Path, main: str | None = None) -> dict[int, ScoredSet
     """The images of a file of scores by seed, in the order of the file; arguments and errors as `read_score_file`."""
     try:
         by_seed: dict[int, list[Mapping[str, Any]]] = {}
-        for record in _records(path):
+        for record in read_table(path, form_of(path)):
             by_seed.setdefault(int(record["seed"]), []).append(record)
         if not by_seed:
             raise UsageError(f"{path} holds no images.")
@@ -154,25 +155,3 @@ def _sets(records: list[Mapping[str, Any]], path: Path, main: str | None) -> Sco
             f"{path} must have one ID set and at least one OOD set, but it has {len(id_sets)} and {len(ood_sets)}."
         )
     return ScoredSets(list(names), id_sets[0], ood_sets, scores)
-
-
-def _records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a table, each with values by column name.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    try:
-        if path.suffix.lower() == ".parquet":
-            from pyarrow import parquet
-
-            with parquet.ParquetFile(path) as opened:
-                for batch in opened.iter_batches():
-                    yield from batch.to_pylist()
-            return
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
-            yield from csv.DictReader(text) if path.suffix.lower() == ".csv" else map(json.loads, text)
-    except ImportError as error:
-        raise UsageError(f"{path}: Parquet needs pyarrow. Run `pip install 'negprompt[parquet]'`.") from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as a table: {error}.") from error

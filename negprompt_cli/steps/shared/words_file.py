@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from negprompt_cli.data.files.atomic import atomic_write_text
-from negprompt_cli.data.results.rowfile import csv_line
+from negprompt_cli.data.results.tables import csv_line
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.measure import Measured

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negprompt_cli.data.results.rowfile import COLUMNS, GROUP, KnownPaths, Row, check_row_file, part_of, row_file
+from negprompt_cli.data.results.rowfile import COLUMNS, KnownPaths, Row, check_row_file, part_of, row_file
+from negprompt_cli.data.results.tables import GROUP
 from negprompt_cli.errors import UsageError
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -195,7 +196,7 @@ def test_csv_is_never_half_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     group = 512
-    monkeypatch.setattr("negprompt_cli.data.results.rowfile.GROUP", group)
+    monkeypatch.setattr("negprompt_cli.data.results.tables.GROUP", group)
 
     def peak(count: int) -> int:
         out = tmp_path / f"{count}.parquet"
