@@ -11,15 +11,16 @@ Where files are written and how output looks are not part of the configuration, 
 import difflib
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from negprompt_cli.choices import Decoder, KeptEpoch, OnError, Precision, Runtime
-from negprompt_cli.errors import UsageError, did_you_mean
+from negprompt_cli.errors import SHOWN_CHARACTERS, UsageError, did_you_mean, wrong_value
 from negprompt_cli.loss_presets import (
     LOSS_PRESETS,
     POSITIVE_PRESETS,
@@ -31,8 +32,6 @@ from negprompt_cli.loss_presets import (
 
 SHOWN_PROBLEMS = 20
 """Largest number of wrong keys that one message names."""
-SHOWN_CHARACTERS = 200
-"""Longest part of a key or a value that a message shows."""
 
 
 class _Section(BaseModel):
@@ -306,10 +305,12 @@ class Asked:
     """The settings that a person gave, without defaults; `config` fills in the others.
 
     They are kept apart because a command first needs the name of its data to find an artifact, and then overrides that
-    artifact's configuration by these settings. `values`: sections, keys and values as they were given.
+    artifact's configuration by these settings. `values`: sections, keys and values as they were given. `names`: what the
+    person called a key, if not by its name, for messages.
     """
 
     values: Mapping[str, Any]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def spec(self) -> str:
@@ -334,7 +335,7 @@ class Asked:
         values = deepcopy(dict(self.values))
         for key, value in keys.items():
             _put(values, key, value)
-        return Asked(values)
+        return Asked(values, {key: name for key, name in self.names.items() if key not in keys})
 
     def config(self, base: Mapping[str, Any] | None = None) -> Config:
         """Resolve the configuration.
@@ -347,11 +348,15 @@ class Asked:
         """
         values = deepcopy(dict(base or {}))
         _merge(values, self.values)
-        return _validate(values)
+        return _validate(values, self.names)
 
 
 def ask_config(
-    source: str | None = None, *, flags: Mapping[str, Any] | None = None, assignments: Iterable[str] = ()
+    source: str | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
 ) -> Asked:
     """Collect the given settings; later arguments override earlier ones.
 
@@ -359,11 +364,12 @@ def ask_config(
         source: a YAML file, or the name of a preset.
         flags: values by dotted key, from the options of a command.
         assignments: texts `key=value`; the value is read as YAML.
+        names: what the person called the keys of `flags`, for messages.
 
     Raises:
         UsageError: the file is missing or not YAML, or an assignment is not of the form key=value; the message names it.
     """
-    asked = Asked({} if source is None else _read(source)).over(flags or {})
+    asked = replace(Asked({} if source is None else _read(source)).over(flags or {}), names=names or {})
     for assignment in assignments:
         key, found, text = assignment.partition("=")
         where = f"Setting {assignment[:SHOWN_CHARACTERS]}"
@@ -494,44 +500,24 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _validate(values: Mapping[str, Any]) -> Config:
+def _validate(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Config:
+    """The configuration of these values; messages call a key by its name in `names`, such as an option."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        text, far = _explain(error)
-        raise UsageError(text, remedy="list-keys" if far else "") from None
-
-
-def _explain(error: ValidationError) -> tuple[str, bool]:
-    """The problems in words, and whether one is an unknown key that resembles no known one."""
+        problems: dict[str, list[ErrorDetails]] = {}
+        for problem in error.errors():
+            # Other parts are places in a list, or kinds of values.
+            key = ".".join(str(part) for part in problem["loc"] if str(part).isidentifier())
+            problems.setdefault(key[:SHOWN_CHARACTERS], []).append(problem)
     lines, far = [], False
-    problems = error.errors()
-    for problem in problems[:SHOWN_PROBLEMS]:
-        key = ".".join(str(p) for p in problem["loc"])[:SHOWN_CHARACTERS]
-        if problem["type"] == "extra_forbidden":
+    for key, found in list(problems.items())[:SHOWN_PROBLEMS]:
+        if found[0]["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, _keys(Config), n=3, cutoff=0.5)
             far |= not near
             lines.append(f"Unknown configuration key '{key}'." + (f" Did you mean {', '.join(near)}?" if near else ""))
         else:
-            expected = _EXPECTED.get(problem["type"], problem["msg"])
-            lines.append(f"Configuration key '{key}': {expected} (got {_shown(problem['input'])}).")
+            lines.append(wrong_value((names or {}).get(key, f"Configuration key '{key}'"), found))
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(f"And {len(problems) - SHOWN_PROBLEMS} more.")
-    return "\n".join(lines), far
-
-
-_EXPECTED = {
-    "tuple_type": "Input should be a list, such as [a, b]",
-    "model_type": "Input should be keys below this one, each with its value",
-    "string_type": "Input should be a text, in quotes if it looks like a number, a date or a truth value",
-}
-"""What a value should be, where pydantic names types of Python."""
-
-
-def _shown(value: Any) -> str:
-    """A value as Python writes it, shortened if it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write integers of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    raise UsageError("\n".join(lines), remedy="list-keys" if far else "")

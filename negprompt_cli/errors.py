@@ -9,11 +9,12 @@ option helps, the error has the name of a remedy and the facts for it, and `cli.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class NegPromptError(Exception):
@@ -75,10 +76,62 @@ def _likeness(name: str, known: str) -> float:
     return max([alike, *(0.95 * difflib.SequenceMatcher(None, asked, part).ratio() for part in parts)])
 
 
+_EXPECTED = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "bool_": "true or false",
+    "finite_number": "a finite number",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "greater than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "literal_error": "{expected}",
+    "string_": "a text, in quotes if it looks like a number, a date or a truth value",
+    "tuple_": "a list, such as [a, b]",
+    "list_": "a list, such as [a, b]",
+    "model_": "keys below this one, each with its value",
+    "dict_": "keys below this one, each with its value",
+    "too_short": "a list with at least {min_length} values",
+}
+"""What a value must be, by the beginning of pydantic's name for the problem."""
+SHOWN_CHARACTERS = 200
+"""Longest part of a key or a value that a message shows."""
+
+
+def wrong_value(name: str, problems: "Sequence[ErrorDetails]") -> str:
+    """A sentence that names a value, says what it must be, and shows what was given.
+
+    Args:
+        name: the name of the value: a key, or an option.
+        problems: what pydantic found: one problem, or one for each kind of value that is allowed.
+    """
+    value, allowed = problems[0]["input"], []
+    for problem in (problem for problem in problems if problem["input"] is value):
+        kind, facts = problem["type"], problem.get("ctx", {})
+        if kind == "missing":
+            return f"{name} is missing."
+        if kind == "value_error":
+            return f"{name}: {str(facts['error']).rstrip('.')}."
+        text = next((words for start, words in _EXPECTED.items() if kind.startswith(start)), None)
+        allowed.append(
+            problem["msg"].removeprefix("Input should be ") if text is None else text.format(**facts).removesuffix(".0")
+        )
+    return f"{name} must be {' or '.join(dict.fromkeys(allowed))}, not {_shown(value)}."
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, shortened if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
 def first_fault(error: "ValidationError") -> str:
-    """The place and description of the first error that pydantic found, such as `rows.0.auroc: Field required`."""
+    """The first problem that pydantic found, such as `rows.0.auroc is missing`, without the full stop."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"
+    return wrong_value(".".join(map(str, first["loc"])) or "the top level", [first]).removesuffix(".")
 
 
 def first_line(error: Exception) -> str:

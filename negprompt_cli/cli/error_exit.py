@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from negprompt_cli.cli.faults import explain
 from negprompt_cli.cli.remedies import full_message
-from negprompt_cli.errors import NegPromptError, UsageError
+from negprompt_cli.errors import NegPromptError, UsageError, wrong_value
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the shell's convention (128 + SIGINT)."""
@@ -61,6 +61,13 @@ class GuardedGroup(TyperGroup):
             raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
             raise
+        except typer.BadParameter as error:
+            from pydantic import ValidationError
+
+            if error.param is None or not isinstance(error.__cause__, ValidationError):
+                raise
+            complain(wrong_value(error.param.opts[-1], error.__cause__.errors()[:1]))
+            raise typer.Exit(UsageError.exit_code) from error
         except Exception as error:
             # The parser shows its own usage errors, with exit code 2.
             if hasattr(error, "exit_code") and hasattr(error, "show"):

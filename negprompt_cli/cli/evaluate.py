@@ -30,6 +30,36 @@ EXAMPLES = (
 class EvaluateOptions:
     """Options of `evaluate` that belong to the configuration."""
 
+    # Commas within a SPEC are no separators, so the list is read later.
+    ood: str | None = option(
+        "OOD sets: names or paths, separated by commas.",
+        key="evaluate.ood",
+        read=lambda text: [text],
+        metavar="SPECS",
+        autocompletion=completion.sets,
+    )
+    scores: str | None = option(
+        "Scores, separated by commas (default negprompt, mcm, mcm-zero-shot, max-logit and energy). "
+        f"all means all that can be computed of: {', '.join(score_names())}.",
+        key="evaluate.scores",
+        read=split_commas,
+        autocompletion=completion.scores_or_all,
+    )
+    test_time: str | None = option(
+        f"Add scores that learn from the test images: {', '.join(TEST_TIME_SCORES)}. They have their own table.",
+        key="evaluate.test_time",
+        read=split_commas,
+        metavar="NAMES",
+    )
+    stream_order: str | None = option(
+        "Seeds of the image orders for --test-time (default 0,1,2).",
+        key="evaluate.stream_orders",
+        read=split_commas,
+        metavar="SEEDS",
+    )
+    recalls: str | None = option(
+        "Also report FPR at these recalls, e.g. 0.9,0.99.", key="evaluate.recalls", read=split_commas, metavar="NUMBERS"
+    )
     temperature: float | None = option(
         "Divide cosines by T in softmax scores (default 1).", key="evaluate.temperature", metavar="T"
     )
@@ -59,24 +89,9 @@ class EvaluateOptions:
 
 def evaluate(
     common: Annotated[Common, Without("verbose")],
-    *,
-    ood: str | None = option(
-        "OOD sets: names or paths, separated by commas.", metavar="SPECS", autocompletion=completion.sets
-    ),
-    scores: str | None = option(
-        "Scores, separated by commas (default negprompt, mcm, mcm-zero-shot, max-logit and energy). "
-        f"all means all that can be computed of: {', '.join(score_names())}.",
-        autocompletion=completion.scores_or_all,
-    ),
-    test_time: str | None = option(
-        f"Add scores that learn from the test images: {', '.join(TEST_TIME_SCORES)}. They have their own table.",
-        metavar="NAMES",
-    ),
-    stream_order: str | None = option("Seeds of the image orders for --test-time (default 0,1,2).", metavar="SEEDS"),
-    recalls: str | None = option("Also report FPR at these recalls, e.g. 0.9,0.99.", metavar="NUMBERS"),
+    options: EvaluateOptions,
     prompts: Path | None = PROMPTS,
     seeds: str | None = SEEDS,
-    options: EvaluateOptions,
     save_scores: Path | None = option(
         "Write the scores of every image to a .csv, .jsonl or .parquet file.", metavar="FILE"
     ),
@@ -89,12 +104,8 @@ def evaluate(
     ID images are accepted.
     """
     talk = common.talk()
-    given = {"scores": scores, "test_time": test_time, "stream_orders": stream_order, "recalls": recalls}
-    lists = {f"evaluate.{key}": split_commas(text) for key, text in given.items() if text is not None}
-    if ood is not None:
-        lists["evaluate.ood"] = [ood]
     many = parse_seeds(seeds, common, prompts=prompts)
-    asked = common.asked(options, lists)
+    asked = common.asked(options)
     folder = common.run_folder(asked)
     path = out or folder / EVALUATION_FILE
     from negprompt_cli.steps.evaluate import run_evaluate

@@ -1,6 +1,7 @@
 """`negprompt fit`: a detector from a folder of images sorted by class."""
 
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from negprompt_cli import schemas
@@ -22,26 +23,31 @@ EXAMPLES = (
 )
 
 
-def fit(
-    common: Common,
-    threshold: ThresholdOptions,
-    folder: str | None = argument("FOLDER", "Folder of class folders, or any SPEC that --data accepts.", default=None),
-    shots: int | None = SHOTS,
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of `fit` that belong to the configuration."""
+
+    folder: str | None = argument(
+        "FOLDER", "Folder of class folders, or any SPEC that --data accepts.", key="data.spec", default=None
+    )
+    shots: int | None = SHOTS
     corrections: str | None = option(
-        "Folder that score --sort-into made, in which you moved images to their classes.", metavar="DIR"
-    ),
-    resume: bool = RESUME,
-) -> None:
+        "Folder that score --sort-into made, in which you moved images to their classes.",
+        key="data.corrections",
+        metavar="DIR",
+    )
+
+
+def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume: bool = RESUME) -> None:
     """Learn a detector from a folder of images sorted by class.
 
     The folder has one subfolder of images per class. The command runs both training stages and chooses a threshold. Its last
     line is the command that scores other images.
     """
     talk = common.talk()
-    if folder is not None and common.data is not None:
+    if options.folder is not None and common.data is not None:
         raise UsageError("The folder and --data mean the same thing. Give only one of them.")
-    given = {"data.spec": folder, "data.shots": shots, "data.corrections": corrections}
-    asked = common.asked({key: value for key, value in given.items() if value is not None})
+    asked = common.asked(options)
     config = asked.config()
     start_processes(config)
     place = common.run_folder(asked)
@@ -49,9 +55,9 @@ def fit(
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions
     from negprompt_cli.steps.shared.workbench import Workbench
 
-    bench, options = Workbench(config, talk), CalibrateOptions(**vars(threshold))
     with resumable():
-        result = run_fit(bench, place, options=options, overwrite=common.overwrite, resume=resume)
+        bench, chosen = Workbench(config, talk), CalibrateOptions(**vars(threshold))
+        result = run_fit(bench, place, options=chosen, overwrite=common.overwrite, resume=resume)
     made = result.prompts
     last, held = made.training[-1], result.held_out
     talk.say(

@@ -39,18 +39,28 @@ METAVARS: dict[Any, str] = {bool: "", int: "N", float: "NUMBER", Path: "PATH", s
 """How a help page names the value of an option that declares no name for it; a flag has none."""
 
 
-def option(help: str, *, name: str = "", short: str = "", key: str = "", default: Any = None, **more: Any) -> Any:
+def option(
+    help: str,
+    *,
+    name: str = "",
+    short: str = "",
+    key: str = "",
+    read: Callable[[str], Any] | None = None,
+    default: Any = None,
+    **more: Any,
+) -> Any:
     """Declare an option.
 
     Args:
         help: its line of the help page.
         name: the option as it is typed; by default that of the parameter, with dashes.
         short: another name, such as `-q`.
-        key: the configuration key that it sets.
+        key: the configuration key that it sets; in the options of `Training`, `stage` is replaced by the stage's name.
+        read: makes the key's value of the text that was given.
         default: its value if it is not given; `...` if it must be given.
         more: arguments of `typer.Option`.
     """
-    return _declared(partial(typer.Option, help=help, **more), default, names=(short, name), key=key)
+    return _declared(partial(typer.Option, help=help, **more), default, names=(short, name), key=key, read=read)
 
 
 def flag(help: str, *, name: str = "", short: str = "") -> Any:
@@ -58,14 +68,14 @@ def flag(help: str, *, name: str = "", short: str = "") -> Any:
     return option(help, name=name, short=short, default=False)
 
 
-def argument(name: str, help: str, *, default: Any = ...) -> Any:
+def argument(name: str, help: str, *, key: str = "", default: Any = ...) -> Any:
     """Declare an argument, which must be given if it has no default; `name` is shown on the help page."""
-    return _declared(partial(typer.Argument, help=help, metavar=name), default)
+    return _declared(partial(typer.Argument, help=help, metavar=name), default, key=key)
 
 
-def _declared(info: "partial[Any]", default: Any, *, names: tuple[str, str] | None = None, key: str = "") -> Any:
-    """A declaration that `_parameter` reads; arguments have no names."""
-    metadata = {"info": info, "names": names, "key": key}
+def _declared(info: "partial[Any]", default: Any, **metadata: Any) -> Any:
+    """A declaration that `_parameter` and `Common.asked` read; arguments have no names."""
+    metadata = {"info": info, "names": None, "key": "", "read": None, **metadata}
     return field(default=MISSING if default is ... else default, metadata=metadata)
 
 
@@ -139,11 +149,12 @@ class Common:
         """The object that prints the command's messages and results."""
         return Talk(quiet=self.quiet, as_json=self.json, verbose=self.verbose)
 
-    def asked(self, *groups: Any) -> "Asked":
+    def asked(self, *groups: Any, stage: str = "") -> "Asked":
         """The settings of the preset or file, of these options and of further groups; later ones override earlier ones.
 
         Args:
             groups: more dataclasses of options whose fields name configuration keys, or mappings of dotted keys to values.
+            stage: `positive` or `negative`, for the options of `Training`.
 
         Raises:
             UsageError: there is no such preset or file, or a setting is not of the form key=value.
@@ -151,12 +162,20 @@ class Common:
         from negprompt_cli.config import ModelConfig, ask_config
 
         given: dict[str, Any] = {}
+        names: dict[str, str] = {}
         # The default tag belongs to the default model only.
         if self.model not in (None, ModelConfig().name):
             given["model.pretrained"] = None
         for group in (self, *groups):
-            given |= group if isinstance(group, Mapping) else _given(group)
-        return ask_config(self.config, flags=given, assignments=self.assignments or ())
+            if isinstance(group, Mapping):
+                given |= group
+                continue
+            for f in fields(group):
+                value, key = getattr(group, f.name), f.metadata["key"].replace("stage.", f"{stage}.")
+                if key and value is not None:
+                    given[key] = f.metadata["read"](value) if f.metadata["read"] else value
+                    names[key] = _typed(f)
+        return ask_config(self.config, flags=given, assignments=self.assignments or (), names=names)
 
     def run_folder(self, asked: "Asked") -> Path:
         """The folder given with --run, or runs/<data name>."""
@@ -200,7 +219,7 @@ TAG = option("open_clip tag or weights file.")
 
 @dataclass(frozen=True)
 class Training:
-    """Options of both training stages; `stage` in a key is replaced by the name of the stage."""
+    """Options of both training stages."""
 
     shots: int | None = SHOTS
     epochs: int | None = option("At most N passes over the images (default 100).", key="stage.schedule.epochs")
@@ -215,10 +234,6 @@ class Training:
     keep: KeptEpoch | None = option(
         "Epoch to keep: last (default), or best on held-out ID images.", key="stage.schedule.keep"
     )
-
-    def of(self, stage: str) -> dict[str, Any]:
-        """The given values by configuration key, for the stage `positive` or `negative`."""
-        return {key.replace("stage.", f"{stage}."): value for key, value in _given(self).items()}
 
 
 class _Command(TyperCommand):
@@ -296,14 +311,20 @@ def command(
 def _parameter(name: str, hint: Any, declared: "Field[Any]", *, shared: bool = False) -> inspect.Parameter:
     """A parameter as Typer reads it; the shared options have their own parts of the help page."""
     info, names = declared.metadata["info"], declared.metadata["names"]
-    short, long = names or ("", "")
-    typed = filter(None, (short, long or f"--{name.replace('_', '-')}")) if names else ()
+    typed = filter(None, (names[0], _typed(declared, name))) if names else ()
     word = next((METAVARS[kind] for kind in get_args(hint) or (hint,) if kind in METAVARS), None)
     panel = PANELS.get(declared.metadata["key"].partition(".")[0], OTHER_PANEL) if shared else None
     metavar = info.keywords.get("metavar", word)
     mark = info(*typed, metavar=metavar, rich_help_panel=panel, show_default=False)
     default = inspect.Parameter.empty if declared.default is MISSING else declared.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, mark])
+
+
+def _typed(declared: "Field[Any]", name: str = "") -> str:
+    """An option as it is typed, or the name of an argument; `name` is that of a parameter that is not a field."""
+    metadata = declared.metadata
+    given: str = metadata["names"][1] if metadata["names"] else metadata["info"].keywords["metavar"]
+    return given or f"--{(name or declared.name).replace('_', '-')}"
 
 
 def _at_home(value: Any) -> Any:
@@ -332,9 +353,3 @@ def _group(kind: Any) -> tuple[Any, frozenset[str]]:
         kind, *marks = get_args(kind)
         without = without.union(*(mark.names for mark in marks if isinstance(mark, Without)))
     return (kind if isinstance(kind, type) and is_dataclass(kind) else None), without
-
-
-def _given(group: Any) -> dict[str, Any]:
-    """Values by configuration key of those options of a group that were given."""
-    values = {f.metadata["key"]: getattr(group, f.name) for f in fields(group) if f.metadata["key"]}
-    return {key: value for key, value in values.items() if value is not None}

@@ -46,7 +46,7 @@ def train_negative(
     Reads positive.safetensors from the run folder and writes negative.safetensors into it.
     """
     talk = common.talk()
-    asked = common.asked(training.of("negative"), options)
+    asked = common.asked(training, options, stage="negative")
     folder = common.run_folder(asked)
     many = parse_seeds(seeds, common, out=out)
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile, seed_artifacts

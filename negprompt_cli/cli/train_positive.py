@@ -44,7 +44,7 @@ def train_positive(
             "Pass --context-words or --context-length, not both: a context starts with words or with random vectors."
         )
     start = {} if options.context_length is None else {"positive.context.init": "random"}
-    asked = common.asked(training.of("positive"), options, start)
+    asked = common.asked(training, options, start, stage="positive")
     config = asked.config()
     start_processes(config)
     talk = common.talk()

@@ -151,6 +151,36 @@ def test_a_wrong_choice_names_the_right_ones(words: tuple[str, ...], said: str) 
     assert said in done.output
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("train-positive --shots banana", "--shots must be a whole number, not 'banana'."),
+        ("train-positive --shots -3", "--shots must be at least 0, not -3."),
+        ("train-positive --lr 0", "--lr must be greater than 0, not 0.0."),
+        ("train-positive --keep bset", "--keep: 'bset' is not one of 'last', 'best'."),
+        ("fit photos --shots 2.5", "--shots must be a whole number, not '2.5'."),
+        ("data check x --limit 0", "--limit must be at least 1, not '0'."),
+        ("calibrate --acceptance x", "--acceptance must be a number, not 'x'."),
+        ("evaluate --recalls 2", "--recalls must be at most 1, not '2'."),
+        ("evaluate --stream-order a", "--stream-order must be a whole number, not 'a'."),
+        ("config show --set data.shots=few", "Configuration key 'data.shots' must be a whole number, not 'few'."),
+        ("fit --shots 3 --set data.shots=few", "Configuration key 'data.shots' must be a whole number, not 'few'."),
+        (
+            "config show --set compute.cache=maybe",
+            "Configuration key 'compute.cache' must be true or false, not 'maybe'.",
+        ),
+        (
+            "config show --set model.pixels.values=x",
+            "Configuration key 'model.pixels.values' must be 'auto', 'type' or 'range' or a number, not 'x'.",
+        ),
+        ("config show --set negative.schedule.sgd={}", "Configuration key 'negative.schedule.sgd.lr' is missing."),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(line: str, sentence: str) -> None:
+    done = CliRunner().invoke(app, line.split())
+    assert (done.exit_code, done.output) == (2, f"error: {sentence}\n")
+
+
 def test_the_shell_completes_names() -> None:
     assert "imagenet" in completion.sets("imagen")
     assert completion.sets("sun,dt") == ["sun,dtd"]
