@@ -121,7 +121,7 @@ class FeatureStore:
             if not known.any():
                 return None, known
             features = torch.zeros(len(keys), self._shards[0].width)
-            if all(self._copy(shard, shards, places, features) for shard in np.unique(shards[known]).tolist()):
+            if all(self._copy(shard, shards, places, features) for shard in sorted(set(shards[known].tolist()))):
                 return features, known
             # A shard was removed, or another process merged it; its features may be in another shard.
             self._scan()

@@ -8,6 +8,7 @@ Only code that reads YAML imports this module, because importing PyYAML takes lo
 """
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ MAX_YAML_DEPTH = 32
 MAX_YAML_NODES = 100_000
 MAX_YAML_PLAIN = 4096
 """Most characters of a text without quotes: the loader converts digits and colons of any length to a number."""
+
+
+def package_yaml(package: str, name: str) -> Any:
+    """Read a file that is part of the package, with PyYAML's parser in C where it has one: that takes a tenth of the time.
+
+    Args:
+        package: the package that has the file, `__package__` of the caller.
+        name: the file's name.
+    """
+    text = (resources.files(package) / name).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_yaml(path: Path, *, what: str) -> Any:

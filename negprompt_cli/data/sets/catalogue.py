@@ -8,9 +8,8 @@ finds which layout is on disk.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import (
     BaseModel,
@@ -24,7 +23,7 @@ from pydantic import (
 )
 
 from negprompt_cli.data.files.textfile import read_text
-from negprompt_cli.data.files.yamlfile import MAX_YAML_BYTES, parse_yaml
+from negprompt_cli.data.files.yamlfile import MAX_YAML_BYTES, package_yaml, parse_yaml
 from negprompt_cli.data.sets.torchsets import READABLE
 from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 
@@ -198,29 +197,16 @@ class _Protocols(RootModel[dict[str, Protocol]]):
     model_config = ConfigDict(frozen=True)
 
 
-T = TypeVar("T", bound=BaseModel)
-
-
-def _parse(model: type[T], text: str, where: str) -> T:
-    values = parse_yaml(text, where)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"{where}: {first_fault(error)}.") from error
-
-
 @lru_cache(maxsize=1)
 def built_in() -> Catalogue:
     """Return the catalogue that is part of the package."""
-    file = resources.files(__package__) / "catalogue.yaml"
-    return _parse(Catalogue, file.read_text(encoding="utf-8"), "The built-in catalogue")
+    return Catalogue.model_validate(package_yaml(__package__, "catalogue.yaml"))
 
 
 @lru_cache(maxsize=1)
 def protocols() -> Mapping[str, Protocol]:
     """Return the ImageNet-1k subsets and hard-OOD protocols by name."""
-    file = resources.files(__package__) / "protocols.yaml"
-    return _parse(_Protocols, file.read_text(encoding="utf-8"), "The built-in protocols").root
+    return _Protocols.model_validate(package_yaml(__package__, "protocols.yaml")).root
 
 
 def load_catalogue(data_root: Path, file: Path | None = None) -> Catalogue:
@@ -236,8 +222,11 @@ def load_catalogue(data_root: Path, file: Path | None = None) -> Catalogue:
     catalogue = built_in()
     own = [data_root / "catalogue.yaml"] if (data_root / "catalogue.yaml").is_file() else []
     for path in [*own, *([file] if file else [])]:
-        text = read_text(path, most=MAX_YAML_BYTES, what="a catalogue")
-        extra = _parse(Catalogue, text, f"The catalogue {path}")
+        text, where = read_text(path, most=MAX_YAML_BYTES, what="a catalogue"), f"The catalogue {path}"
+        try:
+            extra = Catalogue.model_validate(parse_yaml(text, where))
+        except ValidationError as error:
+            raise UsageError(f"{where}: {first_fault(error)}.") from error
         catalogue = Catalogue(
             list_prefixes=tuple(dict.fromkeys([*catalogue.list_prefixes, *extra.list_prefixes])),
             sets={**catalogue.sets, **extra.sets},

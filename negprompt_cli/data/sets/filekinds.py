@@ -29,9 +29,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cache, lru_cache
-from importlib import resources
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Literal
 
 from PIL import Image
 
@@ -109,11 +108,9 @@ class _Lists:
 @cache
 def _lists() -> _Lists:
     # A directly named file of a usual format needs no list, and importing PyYAML takes a while.
-    import yaml
+    from negprompt_cli.data.files.yamlfile import package_yaml
 
-    file = resources.files(__package__) / "file_kinds.yaml"
-    # Use the safe parser in C if PyYAML has it: the one in Python takes longer than all other work for a single image.
-    values: dict[str, Any] = yaml.load(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    values = package_yaml(__package__, "file_kinds.yaml")
     kinds = tuple(Unreadable(**{**each, "suffixes": tuple(each["suffixes"])}) for each in values["unreadable"])
     help_of = {kind.kind: kind.help for kind in kinds}
     names: dict[tuple[Reason, bool], _Names] = {}

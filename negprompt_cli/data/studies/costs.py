@@ -1,10 +1,10 @@
 """Estimates of an experiment's disk space and time, from the facts in `costs.yaml`."""
 
 from functools import lru_cache
-from importlib import resources
 
-import yaml
 from pydantic import BaseModel, ConfigDict
+
+from negprompt_cli.data.files.yamlfile import package_yaml
 
 
 class Costs(BaseModel):
@@ -21,5 +21,4 @@ class Costs(BaseModel):
 @lru_cache(maxsize=1)
 def costs() -> Costs:
     """Return the facts that are part of the package."""
-    text = (resources.files(__package__) / "costs.yaml").read_text(encoding="utf-8")
-    return Costs.model_validate(yaml.safe_load(text))
+    return Costs.model_validate(package_yaml(__package__, "costs.yaml"))

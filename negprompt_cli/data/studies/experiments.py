@@ -1,11 +1,10 @@
 """The paper's experiments as data: ID and OOD sets, training classes, and published results to compare with."""
 
-from importlib import resources
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from negprompt_cli.data.files.yamlfile import parse_yaml, read_yaml
+from negprompt_cli.data.files.yamlfile import package_yaml, read_yaml
 from negprompt_cli.data.studies.published import published
 from negprompt_cli.errors import UsageError, did_you_mean, first_fault
 
@@ -106,11 +105,7 @@ def load_experiments(file: Path | None = None) -> dict[str, Experiment]:
         UsageError: the file cannot be read or is invalid (the message names the field).
     """
     where = str(file) if file else PACKAGE
-    if file:
-        values = read_yaml(file, what="a list of experiments")
-    else:
-        text = (resources.files(__package__) / "experiments.yaml").read_text(encoding="utf-8")
-        values = parse_yaml(text, where)
+    values = read_yaml(file, what="a list of experiments") if file else package_yaml(__package__, "experiments.yaml")
     try:
         return TypeAdapter(dict[str, Experiment]).validate_python(values)
     except ValidationError as error:

@@ -1,11 +1,11 @@
 """Published results, each with its source and an evidence mark. The data are in `published.yaml` and validated here."""
 
 from functools import lru_cache
-from importlib import resources
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from negprompt_cli.data.files.yamlfile import package_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Mark = Literal["recomputed", "repository", "quoted", "notes", "unverified"]
@@ -91,5 +91,4 @@ class Published(_Fact):
 @lru_cache(maxsize=1)
 def published() -> Published:
     """Return the published results that are part of the package."""
-    text = (resources.files(__package__) / "published.yaml").read_text(encoding="utf-8")
-    return Published.model_validate(yaml.safe_load(text))
+    return Published.model_validate(package_yaml(__package__, "published.yaml"))

@@ -1,10 +1,10 @@
 """Zero-shot templates of papers whose scores use words, from `templates.yaml`."""
 
 from functools import lru_cache
-from importlib import resources
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from negprompt_cli.data.files.yamlfile import package_yaml
 
 
 class PaperTemplates(BaseModel):
@@ -19,5 +19,4 @@ class PaperTemplates(BaseModel):
 @lru_cache(maxsize=1)
 def paper_templates() -> dict[str, PaperTemplates]:
     """Return the templates that are part of the package, by name."""
-    text = (resources.files(__package__) / "templates.yaml").read_text(encoding="utf-8")
-    return TypeAdapter(dict[str, PaperTemplates]).validate_python(yaml.safe_load(text))
+    return TypeAdapter(dict[str, PaperTemplates]).validate_python(package_yaml(__package__, "templates.yaml"))
