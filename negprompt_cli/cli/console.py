@@ -1,9 +1,9 @@
 """What a command prints: progress and notices on stderr; tables and documents that are its result on stdout.
 
-On a terminal, tasks are live bars. Elsewhere a task prints a line when it begins, at most one every ten seconds, and one
-when it ends; with -v it also prints each step that has a note, such as an epoch. With -q, stdout has only the path of the
-result, and stderr only warnings and errors. --json is as quiet and prints one document on stdout. rich is imported when
-something is drawn, so that `--help` is fast.
+On a terminal, a running task is a live bar. Elsewhere it prints a line when it begins and at most one every ten seconds;
+with -v also one for each step that has a note, such as an epoch. When it ends, both print the same last line. With -q,
+stdout has only the path of the result, and stderr only warnings and errors. --json is as quiet and prints one document on
+stdout. rich is imported when something is drawn, so that `--help` is fast.
 """
 
 import io
@@ -34,48 +34,50 @@ PLAIN_WIDTH = 80
 """Columns of a table in a file or a pipe."""
 
 
-class _Bar:
-    def __init__(self, progress: "Progress", title: str, total: int, unit: str) -> None:
-        self._progress, self._unit, self._started = progress, unit, time.monotonic()
-        self._done = 0
-        self._task = progress.add_task(title, total=total, rate="", note="")
+class _Task:
+    def __init__(self, title: str, unit: str) -> None:
+        self._title, self._unit, self._started = title, unit, time.monotonic()
+        self._done, self._note = 0, ""
+
+    def end(self) -> None:
+        """Print the last line."""
+        text = f"{self._title}: {self._done} {self._unit} in {time.monotonic() - self._started:.1f} s"
+        _print_plain(f"{text}, {self._note}" if self._note else text)
+
+
+class _Bar(_Task):
+    def __init__(self, progress: "Progress", title: str, total: int, unit: str, *, width: int) -> None:
+        super().__init__(title, unit)
+        self._progress = progress
+        self._task = progress.add_task(textwrap.shorten(title, width, placeholder=" …"), total=total, rate="", note="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Move the bar."""
-        self._done += count
+        self._done, self._note = self._done + count, note
         rate = self._done / max(1e-9, time.monotonic() - self._started)
         self._progress.update(self._task, advance=count, rate=f"{rate:.3g} {self._unit}/s", note=note)
 
-    def complete(self) -> None:
-        """Show the units done as all that were needed."""
-        self._progress.update(self._task, total=self._done)
 
-
-class _Lines:
+class _Lines(_Task):
     def __init__(self, title: str, total: int, unit: str, *, at_most: bool, verbose: bool) -> None:
-        self._title, self._total, self._unit, self._verbose = title, total, unit, verbose
+        super().__init__(title, unit)
+        self._total, self._verbose, self._last = total, verbose, self._started
         self._most = "at most " if at_most else ""
-        self._started = self._last = time.monotonic()
-        self._done, self._note = 0, ""
         _print_plain(f"{title}: {self._most}{total} {unit}")
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count, and write a line when it is time for one."""
-        self._done += count
-        self._note = note
+        """Count, and print a line when it is time for one."""
+        self._done, self._note = self._done + count, note
         now = time.monotonic()
-        if (self._verbose and note) or (now - self._last >= PLAIN_SECONDS and self._done < self._total):
+        if self._verbose and note:
+            _print_plain(f"{self._title}: {self._done} {self._unit}, {note}")
+        elif now - self._last >= PLAIN_SECONDS and self._done < self._total:
             self._last = now
             rate = self._done / max(1e-9, now - self._started)
             left = (self._total - self._done) / rate
             done = f"{self._done} of {self._most}{self._total} {self._unit}"
             text = f"{self._title}: {done}, {rate:.3g}/s, {self._most}{left:.0f} s left"
             _print_plain(f"{text}, {note}" if note else text)
-
-    def end(self) -> None:
-        """Write the last line."""
-        text = f"{self._title}: {self._done} {self._unit} in {time.monotonic() - self._started:.1f} s"
-        _print_plain(f"{text}, {self._note}" if self._note else text)
 
 
 class _Nothing:
@@ -115,23 +117,22 @@ class Talk:
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, *, at_most: bool = False) -> Iterator[_Bar | _Lines | _Nothing]:
-        """Show a bar on a terminal, and print lines elsewhere."""
+        """Show a bar on a terminal, and print lines elsewhere; print a last line when the task ends."""
         if self.quiet:
             yield _Nothing()
             return
         console = _stderr()
-        if not console.is_terminal:
-            lines = _Lines(title, total, unit, at_most=at_most, verbose=self.verbose)
-            yield lines
-            lines.end()
-            return
-        from rich.progress import Progress
+        task: _Bar | _Lines
+        if console.is_terminal:
+            from rich.progress import Progress
 
-        with Progress(*_bar_columns(console.width), console=console) as progress:
-            bar = _Bar(progress, textwrap.shorten(title, max(8, console.width - 24), placeholder=" …"), total, unit)
-            yield bar
-            if at_most:
-                bar.complete()
+            with Progress(*_bar_columns(console.width), console=console, transient=True) as progress:
+                task = _Bar(progress, title, total, unit, width=max(8, console.width - 24))
+                yield task
+        else:
+            task = _Lines(title, total, unit, at_most=at_most, verbose=self.verbose)
+            yield task
+        task.end()
 
     def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values on stderr, a line each; lines are never broken, so that paths and digests can be copied."""
@@ -151,7 +152,7 @@ class Talk:
             typer.echo(text)
 
     def result(self, path: Path, document: dict[str, Any]) -> None:
-        """Print the result's document on stdout with --json, else its path: on stdout with -q, otherwise on stderr."""
+        """Print the result's document on stdout with --json, else where it is."""
         if self.as_json:
             self.document(document)
         else:
@@ -164,8 +165,8 @@ class Talk:
         typer.echo(json.dumps(document, indent=1))
 
     def made(self, path: Path) -> None:
-        """Print the path of the result: on stdout with -q, otherwise on stderr."""
-        typer.echo(str(path), err=not self.quiet)
+        """Print where the result is: the path alone on stdout with -q, a line on stderr otherwise."""
+        typer.echo(str(path) if self.quiet else f"Wrote {path}", err=not self.quiet)
 
 
 def table_text(

@@ -32,7 +32,6 @@ def import_(
     talk.facts(
         "Imported prompts",
         [
-            ("artifact", str(path)),
             ("kind", made.kind),
             ("model", str(made.model)),
             ("classes", str(len(made.classes))),

@@ -336,7 +336,8 @@ def _summarise(talk: Talk, verdicts: "Verdicts", summary: "ScoreSummary", second
     readable = summary.images - summary.broken
     rate = summary.images / max(1e-9, seconds)
     talk.say(
-        f"{summary.images} images in {seconds:.1f} s ({rate:.3g}/s), {summary.broken} of them broken"
+        f"{summary.images} images in {seconds:.1f} s ({rate:.3g}/s)"
+        + (f", {summary.broken} of them broken" if summary.broken else "")
         + (f"; {summary.known} others already had rows" if summary.known else "")
         + "."
     )

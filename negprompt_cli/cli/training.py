@@ -17,7 +17,6 @@ from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.error_exit import INTERRUPTED, Stopped
 from negprompt_cli.cli.options import flag
 from negprompt_cli.engine.parallel.ranks import ranks_from_environment
-from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.shared.outputs import TrainingResult
@@ -100,17 +99,14 @@ def print_training(talk: Talk, result: "TrainingResult") -> None:
     """Print a summary on stderr; on stdout the JSON document with --json, or the path with -q."""
     prompts, last = result.prompts, result.prompts.training[-1]
     rows = [
-        ("artifact", str(result.path)),
         ("classes", str(len(prompts.classes))),
         ("context vectors", str(prompts.positive.shape[-2])),
         ("training images", str(last.images)),
         ("epoch kept", f"{last.epoch} of {len(result.history)}" if result.history else str(last.epoch)),
-        *((name, f"{value:.4f}") for name, value in last.terms.items()),
-        ("ID accuracy in training", f"{percent(last.accuracy)} %"),
         ("sha256", prompts.sha256),
     ]
     if prompts.negative is not None:
-        rows.insert(3, ("negatives per class", str(prompts.negatives_per_class)))
-        rows.insert(4, ("loss preset", prompts.config.negative.loss.name))
+        rows.insert(2, ("negatives per class", str(prompts.negatives_per_class)))
+        rows.insert(3, ("loss preset", prompts.config.negative.loss.name))
     talk.facts(f"{last.stage.capitalize()} prompts", rows)
     talk.result(result.path, {"schema": schemas.TRAINING, **training_facts(result)})

@@ -99,7 +99,6 @@ def _tell(talk: Talk, result: "TransferResult") -> None:
     talk.facts(
         "Transferred prompts",
         [
-            ("artifact", str(result.path)),
             ("classes", str(len(made.classes))),
             ("of them learned" if result.learned else "of them in the source", str(len(result.known))),
             ("new", _some(result.new)),

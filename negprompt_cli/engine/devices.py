@@ -1,4 +1,4 @@
-"""Choice of the device and the number format of the computation, with a printable reason.
+"""Choice of the device and the number format of the computation, with a line that describes it.
 
 Each process computes on one device. If torchrun started several processes, each takes the device of its local rank.
 """
@@ -18,7 +18,7 @@ class Compute:
     """Where and how a process computes.
 
     `dtype` is the number format of the image encoder. Text encoding and training always use float32, because the gradients
-    of contexts are small. `reason` explains the choice in one line.
+    of contexts are small. `reason` describes the choice in one line.
     """
 
     device: torch.device
@@ -41,9 +41,9 @@ def choose_compute(device: str = "auto", *, precision: str = "auto", ranks: Rank
     """
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown precision '{precision}'.{did_you_mean(precision, PRECISIONS)}")
-    chosen, why = _choose_device(device, ranks)
-    dtype, how = _choose_dtype(chosen, precision)
-    return Compute(chosen, dtype, f"{chosen} ({why}), image encoder in {how}")
+    chosen, about = _choose_device(device, ranks)
+    dtype, name = _choose_dtype(chosen, precision)
+    return Compute(chosen, dtype, f"{chosen}{about}, image encoder in {name}")
 
 
 def _choose_device(text: str, ranks: Ranks) -> tuple[torch.device, str]:
@@ -51,15 +51,15 @@ def _choose_device(text: str, ranks: Ranks) -> tuple[torch.device, str]:
     if text == "auto":
         if cuda:
             index = _cuda_index(0, ranks)
-            return torch.device("cuda", index), f"auto: {torch.cuda.get_device_name(index)}"
+            return torch.device("cuda", index), f" ({torch.cuda.get_device_name(index)})"
         if ranks.several:
             raise UsageError(
                 f"Device 'auto': PyTorch {torch.__version__} finds no CUDA device here for {ranks.local_size} processes.",
                 remedy="device-cpu-shared",
             )
         if mps:
-            return torch.device("mps"), "auto: Apple GPU"
-        return torch.device("cpu"), f"auto: no GPU found, {torch.get_num_threads()} threads"
+            return torch.device("mps"), " (Apple GPU)"
+        return torch.device("cpu"), " (no GPU found)"
     kind, _, index_text = text.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index_text and (kind != "cuda" or not index_text.isdigit())):
         raise UsageError(f"Unknown device '{text}'.{did_you_mean(text, ('auto', 'cpu', 'cuda', 'cuda:0', 'mps'))}")
@@ -73,14 +73,14 @@ def _choose_device(text: str, ranks: Ranks) -> tuple[torch.device, str]:
             present = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
             raise UsageError(f"Device '{text}' does not exist. Present: {present}.")
         index = _cuda_index(first, ranks)
-        return torch.device("cuda", index), f"as requested: {torch.cuda.get_device_name(index)}"
+        return torch.device("cuda", index), f" ({torch.cuda.get_device_name(index)})"
     if kind == "mps" and not mps:
         raise UsageError(f"Device 'mps': PyTorch {torch.__version__} finds no Apple GPU here.", remedy="device-cpu")
     if kind == "mps" and ranks.several:
         raise UsageError(
             f"Device 'mps': an Apple GPU can be used by one process only, not by {ranks.size}.", remedy="one-process"
         )
-    return torch.device(kind), "as requested"
+    return torch.device(kind), ""
 
 
 def _cuda_index(first: int, ranks: Ranks) -> int:
@@ -97,9 +97,9 @@ def _cuda_index(first: int, ranks: Ranks) -> int:
 def _choose_dtype(device: torch.device, precision: str) -> tuple[torch.dtype, str]:
     if precision == "auto":
         if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "bf16 (auto: the GPU supports it)"
-        return torch.float32, f"fp32 (auto on {device.type})"
+            return torch.bfloat16, "bf16"
+        return torch.float32, "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if dtype == torch.float16 and device.type == "cpu":
         raise UsageError("Precision 'fp16' works on GPUs only; on a CPU use fp32 or bf16.", remedy="precision-cpu")
-    return dtype, f"{precision} (as requested)"
+    return dtype, precision

@@ -56,7 +56,8 @@ def test_a_long_task_is_a_line_every_ten_seconds(
 
 def test_verbose_is_a_line_per_epoch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_task(loud(verbose=True), [0.1, 0.2, 0.3], monkeypatch)
-    assert len(capsys.readouterr().err.splitlines()) == 5
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5 and lines[2] == "Training: 2 epochs, loss 1"
 
 
 @pytest.mark.parametrize("how", ["quiet", "as_json"])
@@ -74,7 +75,7 @@ def test_quiet_and_json_are_silent_but_for_warnings(how: str, capsys: pytest.Cap
 
 def test_paths_made_are_on_stderr_unless_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     loud().result(Path("a/b"), {})
-    assert capsys.readouterr() == ("", "a/b\n")
+    assert capsys.readouterr() == ("", "Wrote a/b\n")
     loud(quiet=True).result(Path("a/b"), {})
     assert capsys.readouterr() == ("a/b\n", "")
 
@@ -145,6 +146,7 @@ def test_bars_stay_whole_in_narrow_terminals(width: int) -> None:
         shown.write(block)
     os.close(leader)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue().decode())
-    last = next(line for line in reversed(re.split(r"[\r\n]+", plain)) if line.strip())
-    assert "60/60" in last
-    assert len(last.rstrip()) <= width
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+    bar = next(line for line in reversed(lines) if "60/60" in line)
+    assert len(bar) <= width
+    assert lines[-1].startswith("Training positive prompts: 60 epochs in ")

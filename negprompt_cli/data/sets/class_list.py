@@ -501,8 +501,8 @@ class _Reader:
         shown = [f"{e.id} = {e.name!r}" if e.id else repr(e.name) for e in (first, last)]
         facts: dict[str, Any] = {"file": self.where, "form": form, "classes": len(entries)}
         facts |= {"first": [first.id, first.name], "last": [last.id, last.name]}
-        count = f"{len(entries)} class{'es' if len(entries) > 1 else ''}"
-        line = f"Class names: {self.where} read as {form}: {count}, first {shown[0]}, last {shown[1]}."
+        named = " to ".join(shown) if len(entries) > 1 else shown[0]
+        line = f"Class names: {len(entries)} from {self.where} (form: {form}), {named}."
         return ClassList(self.where, form, tuple(entries), (Decision("class-names-form", line, facts), *decisions))
 
     def _in_order(self, entries: Sequence[ClassEntry], said: list[tuple[str, dict[str, Any]]]) -> list[ClassEntry]:

@@ -132,8 +132,8 @@ class BatchVerdict:
         """The verdict as one sentence."""
         return (
             f"The images as a whole {'HAVE SHIFTED' if self.shifted else 'have not shifted'}: {self.rejected} of "
-            f"{self.images} are rejected; of ID images, {100 * self.expected:.1f} % would be (p = {self.rejected_p:.2g}). "
-            f"Comparing their scores with those of held-out ID images gives p = {self.scores_p:.2g}."
+            f"{self.images} are rejected, where {100 * self.expected:.1f} % of ID images are (p = {self.rejected_p:.2g}). "
+            f"Their scores, compared with those of held-out ID images, give p = {self.scores_p:.2g}."
         )
 
 

@@ -78,7 +78,7 @@ def _over_images(bench: Workbench, images: ImageSet, job: Job) -> dict[str, Tens
     size = asked.image_batch or IMAGES_PER_BATCH["patches"][bench.clip.device.type]
     batches = (list(images.paths[start : start + size]) for start in range(0, len(images), size))
     parts: dict[str, list[Tensor]] = {}
-    with bench.progress.task(f"Patches of {images.name}", len(images), "images") as task:
+    with bench.progress.task(f"Encoding patches of {images.name}", len(images), "images") as task:
         reading = Reading(asked.workers, bench.config.data.decoder)
         for batch in run_everywhere(bench.clip, batches, job, reading):
             if broken := next((error for error in batch.errors if error is not None), None):

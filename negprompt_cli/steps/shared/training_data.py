@@ -48,6 +48,8 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
             shown = some_of([f"{key} ({count})" for key, count in sample.short.items()])
             said = f"These classes have fewer than {data.shots} training images, and all are used: {shown}."
             bench.decide(Decision("sampled", said, {"shots": data.shots, "short": dict(sample.short)}, warning=True))
+        if len(sample.indices) < len(images):
+            bench.progress.say(f"Training uses {len(sample.indices)} of these images, at most {data.shots} per class.")
         images = images.take(sample.indices)
     return with_corrections(bench, images)
 

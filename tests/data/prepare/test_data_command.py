@@ -136,7 +136,7 @@ def test_sample_writes_a_list_that_is_a_spec(tmp_path: Path) -> None:
     class_tree(tmp_path / "data" / "my pets" / "train", {"big_cat": 5, "dog": 2})
     class_tree(tmp_path / "data" / "my pets" / "val", {"big_cat": 1, "dog": 1})
     done = ok("sample", "my pets", "--shots", 3, "--seed", 1, "--out", "lists/few-train.txt")
-    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "lists/few-train.txt")
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "Wrote lists/few-train.txt")
     assert "dog has only 2 images" in done.stderr
     lines = (tmp_path / "lists" / "few-train.txt").read_text().splitlines()
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["0", "0", "0", "1", "1"]
