@@ -5,7 +5,6 @@ errors of the package become one message and an exit code: 0 done, 1 failed at r
 interrupted, 143 a training was ended by SIGTERM.
 """
 
-import atexit
 import gc
 import os
 import sys
@@ -29,9 +28,8 @@ def main() -> None:
     # pydantic would read the metadata of every installed package to look for plugins, which takes as long as its own import.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     # Imports make very many objects, which live as long as the process. By default the garbage collector visits them again
-    # and again, and once more at the exit, which together takes a fifth of the time of a short command.
+    # and again. There is no gc.freeze at the exit, because it makes nanobind, which triton uses, print a list of leaks.
     gc.set_threshold(5_000)
-    atexit.register(gc.freeze)
     ranks = ranks_from_environment()
     if ranks.several:
         run_as_rank(ranks, lambda: app(arguments, prog_name="negprompt"))
