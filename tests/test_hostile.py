@@ -38,7 +38,7 @@ from negprompt_cli.config import load_config
 from negprompt_cli.data.encoding.cache_folder import list_stores
 from negprompt_cli.data.encoding.images import BrokenImage, open_rgb
 from negprompt_cli.data.files import tars
-from negprompt_cli.data.files.textfile import read_text
+from negprompt_cli.data.files.textfile import read_lines, read_text
 from negprompt_cli.data.files.yamlfile import MAX_YAML_BYTES, MAX_YAML_DEPTH, parse_yaml
 from negprompt_cli.data.prepare import archives
 from negprompt_cli.data.prepare.archives import unpack
@@ -49,7 +49,6 @@ from negprompt_cli.data.results.evaluations import load_evaluation
 from negprompt_cli.data.sets.catalogue import load_catalogue
 from negprompt_cli.data.sets.image_list import format_list, read_image_list
 from negprompt_cli.data.sets.naming import read_class_names
-from negprompt_cli.data.sets.spec import read_lines
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.coop import read_checkpoint

@@ -16,7 +16,7 @@ Nothing is removed automatically; `cache_folder.clear_cache` clears the cache.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,8 @@ PARTIAL = "partial-"
 FEW_ROWS, MOST_SMALL = 2048, 32
 """Shards with fewer than FEW_ROWS rows are small. MOST_SMALL of them are merged into one of at most MERGED_ROWS rows."""
 MERGED_ROWS = 16384
+SHARD_IMAGES = 4096
+"""Number of images after which new features are written to disk: minutes of work on a slow machine, a few MB."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,29 @@ class FeatureStore:
         )
         with suppress(OSError):  # If it cannot be removed, only this process ignores it.
             path.unlink()
+
+
+class Pending:
+    """New features, which are written shard by shard. `write` is a method of a store, and its errors are passed on."""
+
+    def __init__(self, write: Callable[[list[bytes], Tensor], object]) -> None:
+        self._write = write
+        self._keys: list[bytes] = []
+        self._features: list[Tensor] = []
+
+    def add(self, keys: Sequence[bytes], features: Tensor) -> None:
+        """Add features (n, F) of n images."""
+        self._keys += keys
+        self._features.append(features)
+        if len(self._keys) >= SHARD_IMAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the features that were added since the last shard."""
+        keys, features = self._keys, self._features
+        self._keys, self._features = [], []
+        if keys:
+            self._write(keys, torch.cat(features))
 
 
 class _Index:

@@ -4,6 +4,7 @@ Each image is preprocessed by the model's own transform and encoded once. Broken
 counted, depending on the options. There is no augmentation, because the frozen encoder processes each image only once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,16 +16,13 @@ from torch import Tensor
 from negprompt_cli.choices import Decoder
 from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Reading
 from negprompt_cli.data.encoding.decoders import pixel_reader
-from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey, image_keys
+from negprompt_cli.data.encoding.feature_cache import FeatureStore, Pending, StoreKey, image_keys
 from negprompt_cli.data.encoding.images import BrokenImage
 from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere
 from negprompt_cli.data.sets.imagesets import ImageSet
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.progress import Progress, Task
-
-SHARD_IMAGES = 4096
-"""Number of images after which new features are written to disk: minutes of work on a slow machine, a few MB."""
 
 
 @dataclass(frozen=True)
@@ -72,34 +70,47 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
         raise NegPromptError(
             f"{error.filename} was removed after the folder was listed. Run the command again."
         ) from error
-    store = feature_store(clip, options.decoder, progress) if options.cache else None
-    found, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
-    todo = np.flatnonzero(~known)
-    broken: list[tuple[int, str]] = []
-    features = found
-    if len(todo):
-        rows = _Rows(store, keys, todo)
-        title = f"Encoding {images.name}"
-        with progress.task(title, len(todo), "images") as task:
-            _encode(clip, [images.paths[i] for i in todo.tolist()], options, task, rows, broken)
-        fresh, done = rows.finish()
-        if features is None:
-            features = torch.zeros(len(keys), fresh.shape[1])
-        # The images that are not in the cache may all be broken.
-        if done:
-            features[done] = fresh
-    if features is None:
+    if not keys:
         raise UsageError(f"{images.spec}: no images to encode.")
-    keep = np.ones(len(keys), dtype=bool)
-    keep[[todo[place] for place, _ in broken]] = False
-    skipped = tuple(str(images.paths[todo[place]]) for place, _ in broken)
+    store = feature_store(clip, options.decoder, progress) if options.cache else None
+    features, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
+    todo = np.flatnonzero(~known)
+    pending = Pending(store.add) if store else None
+    done: list[int] = []
+    fresh: list[Tensor] = []
+
+    def keep(places: list[int], encoded: Tensor) -> None:
+        rows = todo[places].tolist()
+        done.extend(rows)
+        fresh.append(encoded)
+        if pending:
+            pending.add([keys[row] for row in rows], encoded)
+
+    broken: list[tuple[int, str]] = []
+    if len(todo):
+        try:
+            with progress.task(f"Encoding {images.name}", len(todo), "images") as task:
+                broken = _encode(clip, [images.paths[i] for i in todo.tolist()], options, task, keep)
+        finally:
+            # Features encoded so far are saved even after Ctrl-C, a broken file or a full disk.
+            if pending:
+                pending.flush()
+        if store:
+            store.tidy()
+    whole = np.ones(len(keys), dtype=bool)
+    whole[[todo[place] for place, _ in broken]] = False
     for _, message in broken:
         progress.warn(f"skipped: {message}")
-    if not keep.any():
+    if not whole.any():
         raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read.")
-    kept = images.take(np.flatnonzero(keep)) if skipped else images
+    if features is None:
+        features = torch.zeros(len(keys), fresh[0].shape[1])
+    if fresh:
+        features[done] = torch.cat(fresh)
+    skipped = tuple(str(images.paths[todo[place]]) for place, _ in broken)
+    kept = images.take(np.flatnonzero(whole)) if skipped else images
     if skipped:
-        features = features[torch.from_numpy(keep)]
+        features = features[torch.from_numpy(whole)]
     return EncodedSet(kept, features, torch.from_numpy(kept.labels.copy()), skipped)
 
 
@@ -118,61 +129,22 @@ def feature_store(clip: Clip, decoder: Decoder, progress: Progress, *, partial: 
     return FeatureStore(key, progress=progress, partial=partial)
 
 
-class _Rows:
-    """Collects features and writes them to the store shard by shard."""
-
-    def __init__(self, store: FeatureStore | None, keys: list[bytes], todo: np.ndarray) -> None:
-        self._store, self._keys, self._todo = store, keys, todo
-        self._parts: list[Tensor] = []
-        self._done: list[int] = []
-        self._pending: list[Tensor] = []
-        self._pending_places: list[int] = []
-
-    def add(self, features: Tensor, places: list[int]) -> None:
-        """Add features (b, F) of the images at `places` in the list of images to encode."""
-        self._pending.append(features)
-        self._pending_places += places
-        if len(self._pending_places) >= SHARD_IMAGES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the features added since the last call to disk."""
-        if not self._pending_places:
-            return
-        features = torch.cat(self._pending)
-        rows = [int(self._todo[p]) for p in self._pending_places]
-        if self._store:
-            self._store.add([self._keys[r] for r in rows], features)
-        self._parts.append(features)
-        self._done += rows
-        self._pending, self._pending_places = [], []
-
-    def finish(self) -> tuple[Tensor, list[int]]:
-        """Return all features (n, F) and their rows in the whole list."""
-        self.flush()
-        if self._store:
-            self._store.tidy()
-        return (torch.cat(self._parts) if self._parts else torch.zeros(0, 0)), self._done
-
-
 def _encode(
-    clip: Clip, paths: list[Path], options: EncodeOptions, task: Task, rows: _Rows, broken: list[tuple[int, str]]
-) -> None:
+    clip: Clip, paths: list[Path], options: EncodeOptions, task: Task, keep: Callable[[list[int], Tensor], None]
+) -> list[tuple[int, str]]:
+    """Encode files, pass the places and features of each batch to `keep`, and return place and message of broken files."""
     size = options.batch_size or IMAGES_PER_BATCH["features"][clip.device.type]
     batches = (paths[start : start + size] for start in range(0, len(paths), size))
     place = 0
-    try:
-        # All batches have one size, because cached features must not depend on the other images.
-        for batch in run_everywhere(clip, batches, FEATURES, Reading(options.workers, options.decoder, size)):
-            errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
-            if errors and options.on_error == "stop":
-                raise BrokenImage(errors[0][1])
-            broken += errors
-            if batch.features is not None:
-                rows.add(batch.features, [place + i for i, error in enumerate(batch.errors) if error is None])
-            place += len(batch.paths)
-            task.advance(len(batch.paths))
-    except BaseException:
-        # Features encoded so far are saved even after Ctrl-C, a broken file or a full disk.
-        rows.flush()
-        raise
+    broken: list[tuple[int, str]] = []
+    # All batches have one size, because cached features must not depend on the other images.
+    for batch in run_everywhere(clip, batches, FEATURES, Reading(options.workers, options.decoder, size)):
+        errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
+        if errors and options.on_error == "stop":
+            raise BrokenImage(errors[0][1])
+        broken += errors
+        if batch.features is not None:
+            keep([place + i for i, error in enumerate(batch.errors) if error is None], batch.features)
+        place += len(batch.paths)
+        task.advance(len(batch.paths))
+    return broken

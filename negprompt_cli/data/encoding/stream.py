@@ -8,8 +8,9 @@ features are stored as partial (see `feature_cache`).
 
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,7 @@ from torch import Tensor
 
 from negprompt_cli.choices import Decoder
 from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Batch, Reading
-from negprompt_cli.data.encoding.feature_cache import FeatureStore, image_key
-from negprompt_cli.data.encoding.features import SHARD_IMAGES
+from negprompt_cli.data.encoding.feature_cache import FeatureStore, Pending, image_key
 from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError
@@ -140,37 +140,29 @@ class _Keeper:
     """Collects new features and writes them to disk shard by shard, as long as writing works."""
 
     def __init__(self, cache: Cache, least: int) -> None:
-        self._cache, self._least = cache, least
-        self._keys: dict[bool, list[bytes]] = {False: [], True: []}
-        self._features: dict[bool, list[Tensor]] = {False: [], True: []}
-        self._writes = True
+        self._cache, self._least, self._works = cache, least, True
+        self._pending = [Pending(partial(cache.store.write, partial=small)) for small in (False, True)]
 
     def add(self, batch: _LookedUp, made: Batch) -> None:
         """Add the features of the unknown images of a batch."""
-        if made.features is None or not self._writes:
+        if made.features is None:
             return
         unknown = itertools.compress(batch.keys, ~batch.known)
-        partial = len(made.features) < self._least
-        read = [(key, error is None) for key, error in zip(unknown, made.errors, strict=True)]
-        kept = [key is not None for key, readable in read if readable]
-        self._keys[partial] += [key for key, readable in read if readable and key is not None]
-        self._features[partial].append(made.features if all(kept) else made.features[torch.tensor(kept)])
-        if len(self._keys[partial]) >= SHARD_IMAGES:
-            self._flush()
+        keys = [key for key, error in zip(unknown, made.errors, strict=True) if error is None]
+        features = made.features[torch.tensor([key is not None for key in keys])]
+        small = len(made.features) < self._least
+        self._try(lambda: self._pending[small].add([key for key in keys if key is not None], features))
 
     def finish(self) -> None:
         """Write the rest to disk; also called when the job is interrupted."""
-        self._flush(tidy=True)
+        for write in (*(pending.flush for pending in self._pending), self._cache.store.tidy):
+            self._try(write)
 
-    def _flush(self, *, tidy: bool = False) -> None:
-        store = self._cache.store
+    def _try(self, write: Callable[[], None]) -> None:
+        if not self._works:
+            return
         try:
-            for partial, keys in self._keys.items():
-                if keys and self._writes:
-                    store.write(keys, torch.cat(self._features[partial]), partial=partial)
-                self._keys[partial], self._features[partial] = [], []
-            if tidy and self._writes:
-                store.tidy()
+            write()
         except NegPromptError as error:
-            self._writes = False
+            self._works = False
             self._cache.progress.warn(str(error))

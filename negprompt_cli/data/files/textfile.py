@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 from negprompt_cli.errors import UsageError
 
+MAX_LIST_BYTES = 1 << 30
+"""Largest list of images; that of ImageNet-21k is half as large."""
 _BLOCK = 1 << 20
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -93,6 +95,18 @@ def read_stream(file: BinaryIO, where: str, *, most: int, what: str, nul: bool =
     if not nul and "\0" in text:
         raise UsageError(f"{where} contains NUL characters, so it is not {what}. Save it as UTF-8 text.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the `content_lines` of a list; errors are those of `read_text`."""
+    return content_lines(read_text(path, most=MAX_LIST_BYTES, what="a list"))
+
+
+def content_lines(text: str) -> list[str]:
+    """Return the lines of a text that are neither blank nor comments ('#' first), stripped."""
+    # Only a line feed ends a line: other line separators of Unicode can occur in file names.
+    lines = (line.strip() for line in text.split("\n"))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -11,11 +11,12 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Any
 
 from negprompt_cli.data.files.tars import DAMAGED, each_member, most_bytes, open_tar
 from negprompt_cli.data.sets.filekinds import system_name, system_part
@@ -43,52 +44,29 @@ class _Member:
     """The kind of the member if it is neither a file nor a folder."""
 
 
-class _Archive(Protocol):
-    def members(self) -> list[_Member]:
-        """Return the members of the archive, in order."""
-
-    def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
-        """Yield name and content of each file, in order."""
+_Each = Iterator[tuple[_Member, Callable[[], IO[bytes]]]]
+"""Members of an archive in order, each with a function that opens its content."""
 
 
-class _Tar:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def members(self) -> list[_Member]:
-        with open_tar(self._path) as tar:
-            members = _listed(self._path, (_Member(m.name, m.size, m.isdir(), _tar_kind(m)) for m in each_member(tar)))
-            # The checksum of gzip follows the last member and is checked only when it is read.
-            while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
-                pass
-            return members
-
-    def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
-        with open_tar(self._path) as tar:
-            for member in each_member(tar):
-                if member.isfile() and (source := tar.extractfile(member)) is not None:
-                    yield member.name, source
+def _tar_members(path: Path) -> _Each:
+    with open_tar(path) as tar:
+        for member in each_member(tar):
+            content: Callable[[], Any] = partial(tar.extractfile, member)
+            yield _Member(member.name, member.size, member.isdir(), _tar_kind(member)), content
+        # The checksum of gzip follows the last member and is checked only when it is read.
+        while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
+            pass
 
 
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def members(self) -> list[_Member]:
-        with zipfile.ZipFile(self._path) as archive:
-            entries = archive.infolist()
-            return _listed(self._path, (_Member(m.filename, m.file_size, m.is_dir(), _zip_kind(m)) for m in entries))
-
-    def contents(self) -> Iterator[tuple[str, IO[bytes]]]:
-        with zipfile.ZipFile(self._path) as archive:
-            for member in archive.infolist():
-                if not member.is_dir():
-                    with archive.open(member) as source:
-                        yield member.filename, source
+def _zip_members(path: Path) -> _Each:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            content = partial(archive.open, member)
+            yield _Member(member.filename, member.file_size, member.is_dir(), _zip_kind(member)), content
 
 
-def _listed(archive: Path, members: Iterable[_Member]) -> list[_Member]:
-    """Return the members as a list.
+def _listed(archive: Path, members: _Each) -> list[_Member]:
+    """Return the members without their contents.
 
     Raises:
         NegPromptError: there are too many members, or they are too large together.
@@ -96,7 +74,7 @@ def _listed(archive: Path, members: Iterable[_Member]) -> list[_Member]:
     most = most_bytes(archive)
     listed: list[_Member] = []
     size = 0
-    for member in members:
+    for member, _ in members:
         listed.append(member)
         size += member.size
         if len(listed) > MAX_MEMBERS or size > most:
@@ -130,43 +108,40 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
         NegPromptError: the file is not an archive or is damaged; a member is a link or a device or would be outside the
             target; or there is not enough disk space. Temporary files are removed.
     """
-    opened = _open(archive)
+    each = _reader(archive)
     with _clear_errors(archive):
-        listed = opened.members()
+        listed = _listed(archive, each(archive))
     members = [member for member in listed if not _is_systems(member.name, folder=member.folder)]
     top = _check(archive, listed, members)
     check_space(target.parent, sum(member.size for member in members), what=f"Unpacking {archive.name}")
-    partial = target.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(partial, ignore_errors=True)
+    unfinished = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         with _clear_errors(archive), progress.task(f"unpacking {archive.name}", len(members), "files") as task:
-            partial.mkdir(parents=True)
-            for member in members:
-                if member.folder:
-                    _place(partial, member.name, top).mkdir(parents=True, exist_ok=True)
-                    task.advance()
-            for name, source in opened.contents():
-                if _is_systems(name, folder=False):
+            unfinished.mkdir(parents=True)
+            for member, content in each(archive):
+                if _is_systems(member.name, folder=member.folder):
                     continue
-                place = _place(partial, name, top)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as file:
-                    shutil.copyfileobj(source, file, _BLOCK)
+                place = _place(unfinished, member.name, top)
+                (place if member.folder else place.parent).mkdir(parents=True, exist_ok=True)
+                if not member.folder:
+                    with content() as source, place.open("wb") as file:
+                        shutil.copyfileobj(source, file, _BLOCK)
                 task.advance()
-            partial.rename(target)
+            unfinished.rename(target)
         if len(members) < len(listed):
             progress.say(
                 f"{len(listed) - len(members)} members of {archive.name} were left out: systems and editors made them"
             )
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _open(archive: Path) -> _Archive:
+def _reader(archive: Path) -> Callable[[Path], _Each]:
     if zipfile.is_zipfile(archive):
-        return _Zip(archive)
+        return _zip_members
     with suppress(*_DAMAGED, OSError), open_tar(archive):
-        return _Tar(archive)
+        return _tar_members
     raise NegPromptError(f"{archive} is neither a tar nor a zip archive. Remove it and download again.")
 
 

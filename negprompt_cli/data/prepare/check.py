@@ -140,7 +140,7 @@ def check_data(
     _check_classes(main.classes, found)
     if entry is not None and entry.notes:
         found.warning("note", entry.notes)
-    files = {role: _Files.of(images, found) for role, images in sets.items()}
+    files = {role: _sized(images, found) for role, images in sets.items()}
     with ThreadPoolExecutor(workers) as pool:
         decoded = (
             sum(_decode(images, limit, pixels, found, pool, progress) for images in sets.values()) if decode else 0
@@ -148,7 +148,9 @@ def check_data(
         _duplicates(files, found, pool)
         for other in ood:
             other_set = load_image_set(other, role="ood", data_root=data_root, catalogue=catalogue)
-            _overlap(list(sets.values()), list(files.values()), other_set, found, pool)
+            _overlap(
+                list(sets.values()), [file for listed in files.values() for file in listed], other_set, found, pool
+            )
     decisions = tuple(decision for images in sets.values() for decision in images.decisions)
     return Report(main.spec, main.name, main.layout, parts, tuple(found.findings), decoded, decisions, main.classes)
 
@@ -232,40 +234,22 @@ def _check_classes(classes: Sequence[ClassLabel], found: _Found) -> None:
         found.problem("class-name", f"{message}. Rename the folders, or name the classes in a file", bare)
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Paths and sizes of the files of a part, in order; the size is -1 if a file does not exist."""
-
-    paths: list[str]
-    sizes: list[int]
-
-    @staticmethod
-    def of(images: ImageSet, found: _Found) -> "_Files":
-        """Read the sizes of all files."""
-        paths, sizes = [], []
-        for path in images.paths:
-            if is_item(path):
-                continue
-            paths.append(str(path))
+def _sized(images: ImageSet, found: _Found) -> list[tuple[str, int]]:
+    """Return path and size of the files of a part that are not empty; report the others."""
+    files: list[tuple[str, int]] = []
+    missing: list[str] = []
+    for path in images.paths:
+        if not is_item(path):
             try:
-                sizes.append(path.stat().st_size)
+                files.append((str(path), path.stat().st_size))
             except OSError:
-                sizes.append(-1)
-        missing = [p for p, size in zip(paths, sizes, strict=True) if size < 0]
-        empty = [p for p, size in zip(paths, sizes, strict=True) if size == 0]
-        if missing:
-            found.problem("missing", f"{len(missing)} listed files do not exist", missing)
-        if empty:
-            found.problem("empty-file", f"{len(empty)} files are empty (zero bytes)", empty)
-        return _Files(paths, sizes)
-
-    def usable(self) -> dict[int, list[str]]:
-        """Return the paths of files that are not empty, by size."""
-        by_size: dict[int, list[str]] = defaultdict(list)
-        for path, size in zip(self.paths, self.sizes, strict=True):
-            if size > 0:
-                by_size[size].append(path)
-        return by_size
+                missing.append(str(path))
+    empty = [path for path, size in files if not size]
+    if missing:
+        found.problem("missing", f"{len(missing)} listed files do not exist", missing)
+    if empty:
+        found.problem("empty-file", f"{len(empty)} files are empty (zero bytes)", empty)
+    return [(path, size) for path, size in files if size]
 
 
 def _decode(
@@ -348,8 +332,12 @@ def _sha256(path: str) -> tuple[str, str]:
         return path, ""  # The decoder reports unreadable files.
 
 
-def _same_content(candidates: Iterable[str], pool: ThreadPoolExecutor) -> list[list[str]]:
-    """Return groups of paths with equal content, in the order of the candidates."""
+def _same_content(files: Iterable[tuple[str, int]], pool: ThreadPoolExecutor) -> list[list[str]]:
+    """Return groups of paths with equal content, given with their sizes; only files of equal size are read."""
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for path, size in files:
+        by_size[size].append(path)
+    candidates = [path for paths in by_size.values() if len(paths) > 1 for path in paths]
     groups: dict[str, list[str]] = defaultdict(list)
     for path, digest in pool.map(_sha256, candidates, chunksize=64):
         if digest:
@@ -357,14 +345,9 @@ def _same_content(candidates: Iterable[str], pool: ThreadPoolExecutor) -> list[l
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _duplicates(files: dict[str, _Files], found: _Found, pool: ThreadPoolExecutor) -> None:
-    by_size: dict[int, list[str]] = defaultdict(list)
-    part_of: dict[str, str] = {}
-    for role, listed in files.items():
-        for size, paths in listed.usable().items():
-            by_size[size] += paths
-        part_of |= dict.fromkeys(listed.paths, role)
-    groups = _same_content((p for paths in by_size.values() if len(paths) > 1 for p in paths), pool)
+def _duplicates(files: dict[str, list[tuple[str, int]]], found: _Found, pool: ThreadPoolExecutor) -> None:
+    part_of = {path: role for role, listed in files.items() for path, _ in listed}
+    groups = _same_content((file for listed in files.values() for file in listed), pool)
     across = [group for group in groups if len({part_of[path] for path in group}) > 1]
     if across:
         items = [" = ".join(group) for group in across]
@@ -375,7 +358,11 @@ def _duplicates(files: dict[str, _Files], found: _Found, pool: ThreadPoolExecuto
 
 
 def _overlap(
-    sets: Sequence[ImageSet], files: Sequence[_Files], other: ImageSet, found: _Found, pool: ThreadPoolExecutor
+    sets: Sequence[ImageSet],
+    ours: Sequence[tuple[str, int]],
+    other: ImageSet,
+    found: _Found,
+    pool: ThreadPoolExecutor,
 ) -> None:
     """Report class names and files that are in the ID set and in an OOD set."""
     known = {c.wnid or fold(c.name): c.name for images in sets for c in images.classes}
@@ -383,16 +370,12 @@ def _overlap(
     shared = [c.name for c in other.classes if (c.wnid or "") in known or fold(c.name) in known]
     if shared:
         found.problem("overlap", f"{len(shared)} classes of {other.spec} are ID classes: {some_of(shared)}", shared)
-    theirs = _Files.of(other, _Found()).usable()
-    ours: dict[int, list[str]] = defaultdict(list)
-    for listed in files:
-        for size, paths in listed.usable().items():
-            ours[size] += paths
-    candidates = [path for size in ours.keys() & theirs.keys() for path in (*ours[size], *theirs[size])]
-    their_paths = {path for paths in theirs.values() for path in paths}
-    groups = _same_content(dict.fromkeys(candidates), pool)
-    both = [g for g in groups if any(p in their_paths for p in g) and not all(p in their_paths for p in g)]
-    same_file = [p for size in ours for p in ours[size] if p in their_paths]
+    theirs = dict(_sized(other, _Found()))
+    sizes = {size for _, size in ours} & set(theirs.values())
+    files = {path: size for path, size in (*ours, *theirs.items()) if size in sizes}
+    groups = _same_content(files.items(), pool)
+    both = [g for g in groups if any(p in theirs for p in g) and not all(p in theirs for p in g)]
+    same_file = [path for path, _ in ours if path in theirs]
     items = [*(" = ".join(group) for group in both), *same_file]
     if items:
         found.problem("overlap", f"{len(items)} images of {other.spec} are ID images", items)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_stream, read_text
+from negprompt_cli.data.files.textfile import content_lines, parse_json, parse_rows, read_stream, read_text
 from negprompt_cli.data.files.yamlfile import parse_yaml
 from negprompt_cli.data.sets.classnames import ClassLabel, class_label, is_wnid, synonym_texts
 from negprompt_cli.data.sets.columns import Columns
@@ -148,8 +148,7 @@ def parse_class_list(text: str, where: str, *, suffix: str = "", keys: Sequence[
             f"{where} contains control characters, so it is not a list of class names. Save it as UTF-8 text."
         )
     reader = _Reader(where, Known(keys))
-    lines = [line.strip() for line in text.split("\n")]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    lines = content_lines(text)
     if not lines:
         raise UsageError(f"{where} has no class names. Write one per line (lines that start with # are comments).")
     if keys and all(line in reader.known for line in lines):

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+from negprompt_cli.data.files.textfile import read_lines
 from negprompt_cli.data.sets.classnames import imagenet_wnids
 from negprompt_cli.data.sets.image_list import portable, read_image_list
-from negprompt_cli.data.sets.spec import read_lines
 from negprompt_cli.errors import UsageError
 
 _INDEX = re.compile(r"[0-9]{1,18}")

@@ -25,7 +25,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from negprompt_cli.data.files.textfile import parse_json, parse_rows, read_text
+from negprompt_cli.data.files.textfile import MAX_LIST_BYTES, content_lines, parse_json, parse_rows, read_text
 from negprompt_cli.data.sets.columns import LABELS, Columns, class_columns, plain
 from negprompt_cli.data.sets.filekinds import image_suffixes, is_image_name
 from negprompt_cli.data.sets.parts import Part, part_named
@@ -33,8 +33,6 @@ from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
 
-MAX_LIST_BYTES = 1 << 30
-"""Largest list; that of ImageNet-21k is half as large."""
 MAX_JSON_BYTES = 256 << 20
 """Largest JSON list; reading it needs memory for all its objects."""
 
@@ -133,8 +131,7 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
         if not names:
             raise UsageError(f"{where} lists no image. Write {FORMS}.")
         return told(ImageList(where, "paths separated by NUL", [Line(name) for name in names]))
-    # Only a line feed ends a line: other line separators of Unicode can occur in file names.
-    lines = [line for line in (line.strip() for line in text.split("\n")) if line and not line.startswith("#")]
+    lines = content_lines(text)
     if lines and re.fullmatch(r"sep=.", lines[0]):  # Only Excel uses this line.
         lines, text = lines[1:], text.partition("\n")[2]
     if not lines:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from negprompt_cli.data.sets.filekinds import LeftOut, Reason, is_folder, is_image_name, reason_for
 from negprompt_cli.data.sets.flatlabels import FLAT_LABEL_FILES, find_flat_labels
@@ -117,7 +117,18 @@ def _counted(others: Sequence[tuple[Reason, str, str]], images: Sequence[str]) -
     return left_out
 
 
-def _walk(folder: str, prefix: str, above: tuple[str, ...], left_out: LeftOut) -> Iterator[str]:
+def each_image(folder: str, left_out: LeftOut, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield all images at any depth below `folder`: those directly in it, then those of each subfolder, sorted by name.
+
+    Args:
+        folder: the folder to search.
+        left_out: counts what is not an image.
+        prefix: text added before every path, which is relative to the folder.
+        above: real paths of the folders above it.
+
+    Raises:
+        NegPromptError: a folder cannot be listed.
+    """
     images, folders, others = list_entries(folder)
     left_out.update(others)
     yield from (prefix + name for name in images)
@@ -128,21 +139,12 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...], left_out: LeftOut) -
         inner = f"{folder}/{name}"
         real = os.path.realpath(inner) + "/"
         if not any(path.startswith(real) for path in above):  # Links back to a folder above would never end.
-            yield from _walk(inner, f"{prefix}{name}/", above, left_out)
+            yield from each_image(inner, left_out, f"{prefix}{name}/", above)
 
 
 def list_images(folder: Path, left_out: LeftOut, *, prefix: str = "") -> list[str]:
-    """List all images at any depth below `folder`, as sorted POSIX texts relative to it.
-
-    Args:
-        folder: the folder to search.
-        left_out: counts what is not an image.
-        prefix: text added before every path.
-
-    Raises:
-        NegPromptError: a folder cannot be listed.
-    """
-    return sorted(_walk(str(folder), prefix, (), left_out))
+    """List all images of `each_image`, sorted as whole texts; arguments and errors as there."""
+    return sorted(each_image(str(folder), left_out, prefix))
 
 
 def found_instead(left_out: LeftOut) -> str:
@@ -154,7 +156,7 @@ def found_instead(left_out: LeftOut) -> str:
 
 def has_images(folder: Path) -> bool:
     """Whether there is an image at any depth below `folder`; the search stops at the first one."""
-    return next(_walk(str(folder), "", (), LeftOut()), None) is not None
+    return next(each_image(str(folder), LeftOut()), None) is not None
 
 
 def step_into(folder: Path) -> Path:
@@ -234,12 +236,14 @@ def open_splits(
         raise UsageError(f"{splits.root} has no {wanted}.{beside}")
     folder = step_into(chosen)
     images, folders, others = list_entries(folder)
+    more: list[Decision] = []
+    facts: dict[str, Any]
     if folders and not (images and not any(has_images(folder / name) for name in folders)):
         source = _class_folders(splits, folder, tuple(folders), tuple(keys))
         if images:
             said = f"{len(images)} images directly in {folder} are left out, because they belong to no class"
             facts = {"folder": str(folder), "files": len(images), "reason": "no class"}
-            source = replace(source, decisions=(*source.decisions, Decision("files-left-out", said, facts)))
+            more.append(Decision("files-left-out", said, facts))
     elif images:
         source = _flat(splits, folder, images, role, tuple(keys), label_folders)
     else:
@@ -247,13 +251,18 @@ def open_splits(
     if splits.unused:
         text = f"Folders beside the splits of {splits.root} are not used: {some_of(splits.unused)}."
         facts = {"folder": str(splits.root), "folders": list(splits.unused), "reason": "not a split in use"}
-        source = replace(source, decisions=(*source.decisions, Decision("files-left-out", text, facts)))
+        more.append(Decision("files-left-out", text, facts))
     text = "" if role == "ood" else _deeper_classes(folder, source.keys) or _lone_container(source.keys)
     if text:
-        found = Decision("layout", text, {"folder": str(folder), "classes": list(source.keys[:1])}, warning=True)
-        source = replace(source, decisions=(*source.decisions, found))
+        facts = {"folder": str(folder), "classes": list(source.keys[:1])}
+        more.append(Decision("layout", text, facts, warning=True))
     source.left_out[""] = others
-    return replace(source, halve=halved and bool(source.keys), layout=f"{splits.layout}{source.layout}")
+    return replace(
+        source,
+        halve=halved and bool(source.keys),
+        layout=f"{splits.layout}{source.layout}",
+        decisions=(*source.decisions, *more),
+    )
 
 
 def _class_folders(splits: Splits, folder: Path, folders: tuple[str, ...], known: tuple[str, ...]) -> Source:

@@ -32,7 +32,7 @@ from negprompt_cli.data.sets import hub_images, parquet_images
 from negprompt_cli.data.sets.filekinds import LeftOut, readable_formats, system_name, system_part
 from negprompt_cli.data.sets.hub_images import PREFIX, is_saved
 from negprompt_cli.data.sets.image_list import LIST_SUFFIXES, parse_line, portable, read_image_list
-from negprompt_cli.data.sets.layouts import found_instead, list_entries
+from negprompt_cli.data.sets.layouts import each_image, found_instead
 from negprompt_cli.data.sets.packed import expanded, images_in, images_of_dataset, is_packed_file, packed_files
 from negprompt_cli.data.sets.spec import exists
 from negprompt_cli.decisions import Decision
@@ -65,7 +65,7 @@ def check_paths(arguments: Sequence[str]) -> tuple[Decision, ...]:
             decisions += _columns(argument)
         elif Path(argument).is_dir():
             left_out = LeftOut()
-            if not _systems(argument, arguments) and next(_walk(Path(argument), (), left_out), None) is None:
+            if not _systems(argument, arguments) and next(each_image(argument, left_out), None) is None:
                 raise UsageError(f"No images in {argument}, at any depth.{found_instead(left_out)}")
         elif _is_list(Path(argument)):
             decisions += _listed(Path(argument))[1]
@@ -94,7 +94,7 @@ def list_paths(arguments: Sequence[str], lines: Iterable[str], left_out: LeftOut
         elif (images := _packed(argument, left_out)) is not None:
             yield from images
         elif path.is_dir():
-            yield from _walk(path, (), left_out)
+            yield from (path / name for name in each_image(argument, left_out))
         elif _is_list(path):
             yield from _no_systems(_listed(path)[0], left_out)
         elif path.exists():
@@ -206,14 +206,3 @@ def _no_systems(names: Iterable[str], left_out: LeftOut) -> Iterator[Path]:
 
 def _matches(pattern: str) -> Iterator[str]:
     return glob.iglob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
-
-
-def _walk(folder: Path, above: tuple[str, ...], left_out: LeftOut) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:  # Links back to a folder above would never end.
-        return
-    images, folders, others = list_entries(folder)
-    left_out.update(others)
-    yield from (folder / name for name in images)
-    for name in folders:
-        yield from _walk(folder / name, (*above, real), left_out)

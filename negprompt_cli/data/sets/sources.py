@@ -76,22 +76,26 @@ def find_source(
             f"{sets.suggestion(spec.base)}",
             remedy="list-sets",
         )
+    return _path_source(spec, found, role, data_root, sets, class_names), short_name(spec, found), found
+
+
+def _path_source(
+    spec: Spec, found: Path, role: Role, data_root: Path, sets: Catalogue, class_names: Path | None
+) -> Source:
+    """Make the source of a folder or a file."""
     if found.is_dir() and (found / "data").is_dir() and (found / _FIFTYONE).is_file():
-        source = list_source(found / _FIFTYONE, role, data_root=data_root, class_names=class_names)
-        return source, short_name(spec, found), found
+        return list_source(found / _FIFTYONE, role, data_root=data_root, class_names=class_names)
     if found.is_dir() and is_saved(found):
-        return dataset_source(f"{PREFIX}{found}", role, class_names=class_names), short_name(spec, found), found
+        return dataset_source(f"{PREFIX}{found}", role, class_names=class_names)
     if files := [found] if is_packed_file(found) else packed_files(found) if found.is_dir() else []:
-        return packed_source(spec.base, files, role, class_names=class_names), short_name(spec, found), found
+        return packed_source(spec.base, files, role, class_names=class_names)
     if found.is_dir():
-        splits = find_splits(found)
-        return open_splits(splits, role), short_name(spec, found), found
+        return open_splits(find_splits(found), role)
     if is_image_name(found.name):
         raise UsageError(f"{found} is a single image. Give its folder, or a text file that lists images.")
     sidecar = found.with_suffix(".classnames.txt")
     names = class_names or (sidecar if sidecar.is_file() else None)
-    source = list_source(found, role, data_root=data_root, prefixes=sets.list_prefixes, class_names=names)
-    return source, short_name(spec, found), found
+    return list_source(found, role, data_root=data_root, prefixes=sets.list_prefixes, class_names=names)
 
 
 def short_name(spec: Spec, found: Path | None = None) -> str:

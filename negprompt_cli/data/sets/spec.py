@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from negprompt_cli.data.files.textfile import read_text
 from negprompt_cli.data.sets.matching import Known
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.wording import some_of
-
-MAX_LIST_BYTES = 1 << 30
-"""Largest list of images; that of ImageNet-21k is half as large."""
 
 _RANGE = re.compile(r"\s*([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?\s*")
 
@@ -120,21 +116,6 @@ def parse_ranges(text: str, *, count: int, what: str) -> tuple[int, ...]:
             raise UsageError(f"Class selector {text!r}: {what} has {count} classes, indices 0 to {count - 1}.")
         indices.update(range(first, last + 1))
     return tuple(sorted(indices))
-
-
-def read_lines(path: Path, *, most: int = MAX_LIST_BYTES) -> list[str]:
-    """Return the lines of a text file that are neither blank nor comments ('#' first), stripped.
-
-    Args:
-        path: the file.
-        most: largest size, bytes.
-
-    Raises:
-        UsageError: the file cannot be read, is larger than `most`, or is not UTF-8 text.
-    """
-    # Only a line feed ends a line: other line separators of Unicode can occur in file names.
-    lines = (line.strip() for line in read_text(path, most=most, what="a list").split("\n"))
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def select_indices(spec: Spec, keys: Sequence[str], *, folders: Sequence[Path]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
@@ -66,22 +67,15 @@ def samples(shard: Path, left_out: LeftOut, *, labels: bool) -> Iterator[Sample]
     """
     try:
         with open_tar(shard) as tar:
-            group: list[_Member] = []
-            key, images, tars = "", 0, 0
-            for member in each_member(tar):
-                name = _name(member)
-                if not name:
-                    continue
-                tars += name.lower().endswith(SUFFIXES)
-                if _key(name) != key:
-                    for sample in _sample(shard, group, left_out):
-                        images += 1
-                        yield sample
-                    group, key = [], _key(name)
-                group.append(_Member(name, _label(tar, member) if labels else None))
-            for sample in _sample(shard, group, left_out):
-                images += 1
-                yield sample
+            images = tars = 0
+            named = ((name, member) for member in each_member(tar) if (name := _name(member)))
+            for _, group in groupby(named, lambda pair: _key(pair[0])):
+                # The class is read before the next header.
+                members = [_Member(name, _label(tar, member) if labels else None) for name, member in group]
+                tars += sum(member.name.lower().endswith(SUFFIXES) for member in members)
+                for sample in _sample(shard, members, left_out):
+                    images += 1
+                    yield sample
             check_end(tar)
             if tars and not images:
                 raise UsageError(
@@ -163,10 +157,8 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
 def _sample(shard: Path, group: list[_Member], left_out: LeftOut) -> Iterator[Sample]:
     """Yield the images among the members with one key, with the class from the other members."""
     images = [member.name for member in group if is_image_name(_base(member.name))]
-    if (
-        group
-        and all(member.name.endswith((".cls", ".json", ".txt")) for member in group)
-        and any(member.label is not None and member.name.endswith(".cls") for member in group)
+    if all(member.name.endswith((".cls", ".json", ".txt")) for member in group) and any(
+        member.label is not None and member.name.endswith(".cls") for member in group
     ):
         raise UsageError(
             f"{shard}: {group[0].name} has a class, but the image of that sample is not next to it. In WebDataset shards "

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from negprompt_cli.data.encoding import decoders as decoders_module
-from negprompt_cli.data.encoding import features as features_module
+from negprompt_cli.data.encoding import feature_cache
 from negprompt_cli.data.encoding.batches import FEW_IMAGES, Reading, run_batches
 from negprompt_cli.data.encoding.features import EncodedSet, EncodeOptions, encode_images
 from negprompt_cli.data.encoding.images import BrokenImage
@@ -200,7 +200,7 @@ def test_a_file_that_vanished_is_an_error(tiny_clip: Clip, make_images: MakeImag
 def test_an_interrupted_job_goes_on_where_it_stopped(
     tiny_clip: Clip, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_module, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(feature_cache, "SHARD_IMAGES", 4)
     paths = make_images(20)
     real, calls = decoders_module.open_rgb, []
 
