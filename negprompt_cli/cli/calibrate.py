@@ -49,11 +49,11 @@ def calibrate(
     """
     talk = common.talk()
     asked = common.asked()
+    source = common.artifact(asked, prompts, NEGATIVE)
     from negprompt_cli.steps.calibrate import run_calibrate
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions
     from negprompt_cli.steps.shared.workbench import Workbench
 
-    source = common.artifact(asked, prompts, NEGATIVE)
     if asked.given("data.spec") is None and not source.missing:
         asked = _with_data_of(source, asked)
         talk.say(f"The artifact was trained on {asked.spec}, so its held-out images are used. --data names other data.")

@@ -61,9 +61,10 @@ def compare(
     from negprompt_cli.data.files.atomic import atomic_write_text
     from negprompt_cli.steps.compare import compare_runs
     from negprompt_cli.steps.shared import comparison as texts
-    from negprompt_cli.steps.shared.outputs import refuse_existing
 
     if out:
+        from negprompt_cli.steps.shared.outputs import refuse_existing
+
         refuse_existing(out, overwrite=common.overwrite)
     chosen = None if scores is None else split_commas(scores)
     comparison = compare_runs(runs, scores=chosen, fpr=fpr.value, with_published=with_published)

@@ -108,9 +108,12 @@ def evaluate(
     asked = common.asked(options)
     folder = common.run_folder(asked)
     path = out or folder / EVALUATION_FILE
+    from negprompt_cli.steps.shared.artifact_file import seed_artifacts
+
+    each = seed_artifacts(folder, many or (), NEGATIVE)
+    source = each[many[0]] if many else common.artifact(asked, prompts, NEGATIVE)
     from negprompt_cli.steps.evaluate import run_evaluate
     from negprompt_cli.steps.seeds import evaluate_seeds
-    from negprompt_cli.steps.shared.artifact_file import seed_artifacts
     from negprompt_cli.steps.shared.score_file import check_score_file
     from negprompt_cli.steps.shared.score_file import save_scores as write_scores
     from negprompt_cli.steps.shared.words_file import check_words_file, save_words
@@ -118,8 +121,6 @@ def evaluate(
 
     if save_scores:
         check_score_file(save_scores, overwrite=common.overwrite)
-    each = seed_artifacts(folder, many or (), NEGATIVE)
-    source = each[many[0]] if many else common.artifact(asked, prompts, NEGATIVE)
     config = source.configure(asked, "model")
     if words_out:
         check_words_file(words_out, config.evaluate.scores, overwrite=common.overwrite)

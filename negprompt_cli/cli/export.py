@@ -48,6 +48,7 @@ def export(
     talk = common.talk()
     asked = common.asked()
     artifact = common.artifact(asked, prompts, NEGATIVE)
+    artifact.require(asked.spec)
     path = out or artifact.path.with_suffix(SUFFIX[form])
     from negprompt_cli.data.encoding.onnx_files import require_libraries
     from negprompt_cli.data.results.provenance import versions
@@ -64,7 +65,6 @@ def export(
             raise UsageError(
                 f"{next(k for k, v in given.items() if v)} cannot be used with --format coop, which has no scores."
             )
-        artifact.require(asked.config().data.spec)
         made = artifact.prompts
         write_coop(made, path)
         if made.negative is not None:

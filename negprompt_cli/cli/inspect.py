@@ -32,6 +32,9 @@ def inspect(
 
     For each context vector it shows the words of the model's vocabulary with the nearest embeddings.
     """
+    from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+
+    ArtifactFile(artifact).require_named()
     from negprompt_cli.steps.inspect import inspect_artifact
 
     def load(prompts: "Prompts") -> "Clip":

@@ -209,7 +209,7 @@ def split_commas(text: str) -> list[str]:
 
 
 PROMPTS = option("Prompt artifact (default <run>/negative.safetensors).")
-SCORE = option("ID score to use (default: the calibrated one).", name="--score", autocompletion=completion.scores)
+SCORE = option("ID score to use (default: the calibrated one).", autocompletion=completion.scores)
 THRESHOLD = option("Images with a lower score are OOD (default: the calibrated one).")
 SHOTS = option("Training images per class, 0 for all (default 16).", key="data.shots")
 MOVED_ROOT = option("Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT", metavar="DIR")

@@ -44,7 +44,16 @@ def report(
     run, RUN may be a file that `evaluate --save-scores` or `score --out` wrote.
     """
     talk = common.talk()
+    from negprompt_cli.data.results.evaluations import evaluation_path
+
+    found = [*(sources or ()), *([run] if run else ())]
+    if not found:
+        raise UsageError("There is nothing to report. Name a run folder, or a file of scores.")
+    for source in found:
+        if not source.is_file():
+            evaluation_path(source)
     from negprompt_cli.config import Config
+    from negprompt_cli.data.results.provenance import versions
     from negprompt_cli.steps.report import ReportOptions, run_report
     from negprompt_cli.steps.shared.workbench import Workbench
 
@@ -56,11 +65,6 @@ def report(
         device=common.device,
         data_root=data_root,
     )
-    from negprompt_cli.data.results.provenance import versions
-
-    found = [*(sources or ()), *([run] if run else ())]
-    if not found:
-        raise UsageError("There is nothing to report. Name a run folder, or a file of scores.")
     bench = Workbench(Config(), talk)
     first = found[0] if found[0].is_dir() else found[0].parent
     page = run_report(bench, found, out or first / "report", options, overwrite=common.overwrite)

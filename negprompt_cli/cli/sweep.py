@@ -35,8 +35,6 @@ def sweep(
     """
     talk = common.talk()
     from negprompt_cli.data.studies.grids import load_grid
-    from negprompt_cli.steps.shared.workbench import Workbench
-    from negprompt_cli.steps.sweep import plan_sweep, run_sweep
 
     found = load_grid(grid)
     varied = {key for keys in found.settings_by_variant().values() for key in keys}
@@ -49,6 +47,9 @@ def sweep(
 
     def configure(keys: Mapping[str, Any]) -> "Config":
         return asked.over(keys).config()
+
+    from negprompt_cli.steps.shared.workbench import Workbench
+    from negprompt_cli.steps.sweep import plan_sweep, run_sweep
 
     if dry_run:
         lines = [job.command() for cell in plan_sweep(found, run, configure) for job in cell.jobs]

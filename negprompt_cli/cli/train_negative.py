@@ -50,8 +50,6 @@ def train_negative(
     folder = common.run_folder(asked)
     many = parse_seeds(seeds, common, out=out)
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile, seed_artifacts
-    from negprompt_cli.steps.shared.workbench import Workbench
-    from negprompt_cli.steps.train_negative import run_train_negative
 
     each: Mapping[int, ArtifactFile | None] = seed_artifacts(folder, many or (), POSITIVE)
     named = Path(positive) if positive else None
@@ -63,6 +61,9 @@ def train_negative(
         source = each[many[0]]
     config = source.configure(asked, "model", "positive") if source else asked.config()
     start_processes(config)
+    from negprompt_cli.steps.shared.workbench import Workbench
+    from negprompt_cli.steps.train_negative import run_train_negative
+
     bench, more = Workbench(config, talk), {"overwrite": common.overwrite, "resume": resume}
     if many:
         from negprompt_cli.steps.seeds import train_negative_seeds

@@ -38,6 +38,9 @@ def verify(
     Compares digests, model, data, configuration and versions. The exit code is 1 if something differs. --retrain trains
     again; on a CPU the result has the same bytes.
     """
+    from negprompt_cli.steps.shared.artifact_file import ArtifactFile
+
+    ArtifactFile(artifact).require_named()
     from negprompt_cli.steps.verify import run_verify
 
     changes: dict[str, Any] = {

@@ -89,6 +89,28 @@ def test_help_version_and_imports_are_light():
         assert run(name, "--help").exit_code == 0
 
 
+def test_missing_files_are_found_before_torch_is_imported(tmp_path: Path):
+    (tmp_path / "image.png").touch()
+    artifact = ("inspect", "verify", "export --prompts", "calibrate --prompts", "train-negative --positive")
+    lines = [f"{line} no.safetensors" for line in artifact]
+    lines += [
+        "evaluate --prompts no.safetensors --data image.png",
+        "transfer --prompts no.safetensors --classes no.txt",
+    ]
+    lines += [f"score --{given} image.png" for given in ("run no", "prompts no.safetensors", "classes no.txt")]
+    lines += ["report no", "compare no", "cite no", "sweep no.yaml"]
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from negprompt_cli.cli import app\n"
+        f"for line in {lines!r}:\n"
+        "    done = CliRunner().invoke(app, line.split())\n"
+        "    print(line, done.exit_code, 'no' in done.output, 'torch' in sys.modules, sep='; ')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == [f"{line}; 2; True; False" for line in lines]
+
+
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_the_list_of_commands_says_what_the_commands_say(name: str):
     assert " ".join((load_subcommand(name).help or "").split()).startswith(SUBCOMMANDS[name])

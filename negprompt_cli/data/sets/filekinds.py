@@ -294,6 +294,11 @@ class LeftOut:
     def __bool__(self) -> bool:
         return bool(self.counts)
 
+    @property
+    def unreadable(self) -> int:
+        """Number of images in formats that cannot be read here."""
+        return sum(count for (reason, _), count in self.counts.items() if reason == "unreadable")
+
     def by_reason(self) -> dict[str, dict[str, int]]:
         """Return the counts by reason and by name or suffix, sorted, for JSON."""
         reasons: dict[str, dict[str, int]] = {}

@@ -1,17 +1,23 @@
-"""The artifact that a command starts from. It is opened, hashed and checked only once."""
+"""The artifact that a command starts from. It is opened, hashed and checked only once.
+
+torch is imported when an artifact is opened, so a missing one is reported before that.
+"""
 
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from negprompt_cli.config import Asked, Config
-from negprompt_cli.data.results.artifacts import Prompts, load_prompts
 from negprompt_cli.data.results.runs import seed_folder
 from negprompt_cli.data.sets.spec import user_path
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import some_of
+
+if TYPE_CHECKING:
+    from negprompt_cli.data.results.artifacts import Prompts
 
 
 @dataclass(frozen=True)
@@ -21,12 +27,14 @@ class ArtifactFile:
     path: Path
 
     @cached_property
-    def prompts(self) -> Prompts:
+    def prompts(self) -> "Prompts":
         """Its content.
 
         Raises:
             UsageError: the file is missing, or not a valid artifact.
         """
+        from negprompt_cli.data.results.artifacts import load_prompts
+
         return load_prompts(self.path)
 
     @property

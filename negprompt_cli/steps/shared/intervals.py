@@ -5,6 +5,7 @@ images, so the choice favours the baseline and never the score that is compared 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, 
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_ci
 from negprompt_cli.engine.metrics.paired import Difference, Judged, paired_differences
 from negprompt_cli.engine.scores import find_score
-from negprompt_cli.steps.shared.measure import Measured
+
+if TYPE_CHECKING:
+    from negprompt_cli.steps.shared.measure import Measured
 
 
-def with_intervals(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
+def with_intervals(document: EvaluationDocument, measured: Sequence["Measured"], config: Config) -> EvaluationDocument:
     """The document with bootstrap intervals of each row, and paired differences from the best baseline, if there is one.
 
     Args:
@@ -28,7 +31,7 @@ def with_intervals(document: EvaluationDocument, measured: Sequence[Measured], c
     return _with_differences(document.model_copy(update={"rows": tuple(rows)}), measured, config)
 
 
-def _with_interval(row: Row, measured: Sequence[Measured], config: Config) -> Row:
+def _with_interval(row: Row, measured: Sequence["Measured"], config: Config) -> Row:
     settings = config.evaluate
     samples = [
         (
@@ -44,7 +47,9 @@ def _with_interval(row: Row, measured: Sequence[Measured], config: Config) -> Ro
     return row.model_copy(update={"ci": ci, "ci_level": settings.level})
 
 
-def _with_differences(document: EvaluationDocument, measured: Sequence[Measured], config: Config) -> EvaluationDocument:
+def _with_differences(
+    document: EvaluationDocument, measured: Sequence["Measured"], config: Config
+) -> EvaluationDocument:
     baseline = best_baseline(document)
     sizes = [len(measured[0].id_set.encoded), *(len(s.encoded) for s in measured[0].ood_sets)]
     if baseline is None or len(document.scores) < 2 or min(sizes) < 2:
@@ -80,7 +85,7 @@ def best_baseline(document: EvaluationDocument) -> str | None:
     return max(means, key=lambda score: means[score], default=None)
 
 
-def _judged(measured: Sequence[Measured], score: str) -> Sequence[Judged]:
+def _judged(measured: Sequence["Measured"], score: str) -> Sequence[Judged]:
     """A score's judgements by seed; one where all seeds say the same, as zero-shot scores do."""
     return different(
         [Judged(m.id_set.table.scores[score], tuple(s.table.scores[score] for s in m.ood_sets)) for m in measured]

@@ -12,8 +12,7 @@ from typing import Any
 from negprompt_cli.data.results.tables import form_of, write_table
 from negprompt_cli.steps.shared.measure import Measured
 from negprompt_cli.steps.shared.outputs import refuse_existing
-
-COLUMNS = ("set", "role", "path", "label", "label_name", "prediction", "prediction_name", "seed")
+from negprompt_cli.steps.shared.scored_sets import COLUMNS
 
 
 def check_score_file(path: Path, *, overwrite: bool) -> None:

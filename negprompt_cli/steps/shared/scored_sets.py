@@ -6,15 +6,19 @@ They come from a measurement with a model, or from a file of scores that an eval
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from negprompt_cli.data.results.tables import FORMATS, form_of, read_table
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.measure import Measured, Scored
-from negprompt_cli.steps.shared.score_file import COLUMNS
+
+if TYPE_CHECKING:
+    from negprompt_cli.steps.shared.measure import Measured, Scored
+
+COLUMNS = ("set", "role", "path", "label", "label_name", "prediction", "prediction_name", "seed")
+"""Columns of a file of scores before the scores, which `score_file` writes."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -58,7 +62,7 @@ class ScoredSets:
         return [(f"ID {self.id_set.name}", self.id_set), *((f"OOD {s.name}", s) for s in self.ood_sets)]
 
 
-def of_measured(measured: Measured) -> ScoredSets:
+def of_measured(measured: "Measured") -> ScoredSets:
     """The sets of a measurement."""
     names = measured.prompts.names
     return ScoredSets(
@@ -69,7 +73,7 @@ def of_measured(measured: Measured) -> ScoredSets:
     )
 
 
-def _of_scored(scored: Scored, classes: Sequence[str]) -> ScoredSet:
+def _of_scored(scored: "Scored", classes: Sequence[str]) -> ScoredSet:
     images = scored.encoded.images
     return ScoredSet(
         scored.name, images.paths, scored.encoded.labels.numpy(), classes, scored.table.predictions, scored.table.scores
