@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from negprompt_cli.decisions import Decision
 from negprompt_cli.wording import some_of
@@ -43,24 +44,35 @@ class Columns:
         return next((i for i in places if i not in taken and fits(self.cells(i))), None)
 
 
-def label_column(columns: Sequence[str]) -> str | None:
-    """Return the column that has the classes, recognised by its name; None if there is none."""
-    named = {plain(name): name for name in reversed(columns)}
-    return next((named[name] for name in LABELS if name in named), None)
+@dataclass(frozen=True)
+class ImageColumns:
+    """The columns of a table that may have images, and those that may have their classes; one of each is read."""
 
+    where: str
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
 
-def column_taken(what: str, where: str, found: Sequence[str], taken: str | None) -> list[Decision]:
-    """Return a decision about the column that is read, if several are possible.
+    @property
+    def image(self) -> str | None:
+        """The column of images: the one called image or img, or else the first; None if there is none."""
+        first = next(iter(self.images), None)
+        return next((name for name in self.images if name.lower() in ("image", "img")), first)
 
-    Args:
-        what: the content of the columns, as first word of a sentence.
-        where: the table.
-        found: all columns with such content.
-        taken: the column that is read.
-    """
-    others = [name for name in found if name != taken]
-    said = f"{what} of {where} are read from the column {taken}, not from {some_of(others)}."
-    return [Decision("list-form", said, {"file": where, "column": taken, "not_read": others})] if others else []
+    @property
+    def label(self) -> str | None:
+        """The column of classes: the one with the clearest name, or else the first; None if there is none."""
+        named = {plain(name): name for name in reversed(self.labels)}
+        return next((named[name] for name in LABELS if name in named), next(iter(self.labels), None))
+
+    def told(self, *, labels: bool = True) -> list[Decision]:
+        """Return decisions about the columns of images and, with `labels`, of classes, if several are possible."""
+        made = []
+        classes = [("Classes", self.labels, self.label)] if labels else []
+        for what, found, taken in [("Images", self.images, self.image), *classes]:
+            if others := [name for name in found if name != taken]:
+                said = f"{what} of {self.where} are read from the column {taken}, not from {some_of(others)}."
+                made.append(Decision("list-form", said, {"file": self.where, "column": taken, "not_read": others}))
+        return made
 
 
 def class_columns(columns: Sequence[str]) -> list[str]:

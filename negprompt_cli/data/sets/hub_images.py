@@ -8,16 +8,14 @@ not published.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from negprompt_cli.data.sets.columns import class_columns, column_taken, label_column
-from negprompt_cli.data.sets.image_list import labelled
-from negprompt_cli.data.sets.parquet_images import NO_CLASS, content
+from negprompt_cli.data.sets.columns import ImageColumns, class_columns
+from negprompt_cli.data.sets.image_list import class_of_row
+from negprompt_cli.data.sets.parquet_images import content
 from negprompt_cli.data.sets.spec import user_path
-from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import UsageError
 
 PREFIX = "hf:"
@@ -59,7 +57,7 @@ def rows(name: str, split: str) -> int:
     Raises:
         UsageError: as `splits`, or there is no such split or no column of images.
     """
-    _images(name, split)
+    columns(name, split)
     return len(_split(name, split))
 
 
@@ -69,25 +67,32 @@ def classes(name: str, split: str) -> Iterator[tuple[int | None, str]]:
     Raises:
         UsageError: as `rows`.
     """
-    _images(name, split)
-    found, column = _split(name, split), _columns(name, split).label
+    found, column = _split(name, split), columns(name, split).label
     if column is None:
         yield from [(None, "")] * len(found)
         return
     names = getattr(found.features[column], "names", ())
     for value in found.select_columns([column])[column]:
-        number, text = labelled(value, f"{PREFIX}{name}") or (None, "")
-        if names and number == NO_CLASS:
-            number = None
-        yield number, names[number] if number is not None and 0 <= number < len(names) else text
+        yield class_of_row(value, f"{PREFIX}{name}", names)
 
 
-def columns_told(name: str, split: str, *, labels: bool = True) -> list[Decision]:
-    """Return decisions about the columns of images and, with `labels`, of classes that are read; errors as `rows`."""
-    _images(name, split)
-    found = _columns(name, split)
-    made = column_taken("Images", f"{PREFIX}{name}", found.images, found.image)
-    return made + (column_taken("Classes", f"{PREFIX}{name}", found.labels, found.label) if labels else [])
+def columns(name: str, split: str) -> ImageColumns:
+    """Return the columns that may have images and classes.
+
+    Raises:
+        UsageError: as `rows`.
+    """
+    kinds = _split(name, split).features
+    types = {column: type(kind).__name__ for column, kind in kinds.items()}
+    plain = {column: str(getattr(kind, "dtype", "")) for column, kind in kinds.items()}
+    images = [column for column, kind in types.items() if kind == "Image"]
+    images = images or [column for column, kind in plain.items() if kind in ("binary", "large_binary")]
+    labels = [column for column, kind in types.items() if kind == "ClassLabel"]
+    labels = labels or class_columns([c for c, kind in plain.items() if kind.endswith("string") or "int" in kind])
+    if not images:
+        told = ", ".join(f"{column} ({kind})" for column, kind in types.items())
+        raise UsageError(f"{PREFIX}{name} has no column of type Image. The columns of {split} are {told or 'none'}.")
+    return ImageColumns(f"{PREFIX}{name}", tuple(images), tuple(labels))
 
 
 def read(name: str, split: str, row: int) -> tuple[bytes, str]:
@@ -128,37 +133,12 @@ def _split(name: str, split: str) -> Any:
     return loaded[split]
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The columns that may have images and classes, and the ones that are read; None if there is none."""
-
-    images: list[str]
-    labels: list[str]
-    image: str | None
-    label: str | None
-
-
-def _columns(name: str, split: str) -> _Columns:
-    kinds = _split(name, split).features
-    types = {column: type(kind).__name__ for column, kind in kinds.items()}
-    plain = {column: str(getattr(kind, "dtype", "")) for column, kind in kinds.items()}
-    images = [column for column, kind in types.items() if kind == "Image"]
-    images = images or [column for column, kind in plain.items() if kind in ("binary", "large_binary")]
-    labels = [column for column, kind in types.items() if kind == "ClassLabel"]
-    labels = labels or class_columns([c for c, kind in plain.items() if kind.endswith("string") or "int" in kind])
-    image = next((column for column in images if column.lower() in ("image", "img")), next(iter(images), None))
-    return _Columns(images, labels, image, label_column(labels) or next(iter(labels), None))
-
-
 @lru_cache(maxsize=8)
 def _images(name: str, split: str) -> Any:
     """Return the image column of a split, not decoded."""
     import datasets
 
-    found, image = _split(name, split), _columns(name, split).image
-    if image is None:
-        told = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in found.features.items())
-        raise UsageError(f"{PREFIX}{name} has no column of type Image. The columns of {split} are {told or 'none'}.")
+    found, image = _split(name, split), columns(name, split).image
     return found.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
 

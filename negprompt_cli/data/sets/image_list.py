@@ -193,6 +193,24 @@ def labelled(value: Any, where: str) -> tuple[int | None, str] | None:
     return (int(whole[1]), "") if whole else (None, text)
 
 
+def class_of_row(value: Any, where: str, names: Sequence[str]) -> tuple[int | None, str]:
+    """Return number and name of the class in a cell, as far as they are known.
+
+    Args:
+        value: the value of the cell.
+        where: the table.
+        names: the names of the class numbers, if the table has them. The number -1 then means no class, as in test sets
+            whose labels are not published.
+
+    Raises:
+        UsageError: as `labelled`.
+    """
+    number, name = labelled(value, where) or (None, "")
+    if names and number == -1:
+        number = None
+    return number, names[number] if not name and number is not None and 0 <= number < len(names) else name
+
+
 def parse_line(line: str) -> Line:
     """Parse one line of an imglist or of a plain list of paths.
 

@@ -50,7 +50,7 @@ def packed_source(text: str, files: Sequence[Path], role: Role, *, class_names: 
         lines = [replace(line, name=PurePosixPath(line.path).parts[-2].partition(".")[0]) for line in lines]
     form = "Parquet" if files[0].name.lower().endswith(parquet_images.SUFFIXES) else "tar"
     many = f"{len(files)} {form} files" if len(files) > 1 else f"a {form} file"
-    columns = parquet_images.columns_told(files[0]) if form == "Parquet" else []
+    columns = parquet_images.columns(files[0]).told() if form == "Parquet" else []
     listed = _with(told(ImageList(text, many, lines)), columns)
     source = listed_source(
         listed,
@@ -84,7 +84,7 @@ def dataset_source(text: str, role: Role, *, class_names: Path | None = None) ->
     return listed_source(
         _with(
             told(ImageList(text, "a Hugging Face dataset", lines)),
-            [d for s in splits for d in hub_images.columns_told(name, s)],
+            [d for s in splits for d in hub_images.columns(name, s).told()],
         ),
         role,
         lambda chosen: (Path(f"{hub_images.PREFIX}{name}"), list(chosen), []),

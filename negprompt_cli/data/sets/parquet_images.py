@@ -14,38 +14,21 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from negprompt_cli.data.sets.columns import class_columns, column_taken, label_column
-from negprompt_cli.data.sets.image_list import labelled
-from negprompt_cli.decisions import Decision
+from negprompt_cli.data.sets.columns import ImageColumns, class_columns
+from negprompt_cli.data.sets.image_list import class_of_row
 from negprompt_cli.errors import UsageError, first_line
 
 SUFFIXES = (".parquet",)
-NO_CLASS = -1
-"""The number that has no class where numbers have names, as in test sets whose labels are not published."""
 _ROWS = 32
 """Number of rows kept in memory at once."""
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The content of a Parquet file: the number of `rows`, the image and class columns, and the names of class numbers.
-
-    `images` and `labels` list all columns that may have images or classes.
-    """
+class Columns(ImageColumns):
+    """The content of a Parquet file: also the number of `rows`, and the `names` of class numbers."""
 
     rows: int
-    image: str
-    label: str | None
     names: tuple[str, ...]
-    images: tuple[str, ...]
-    labels: tuple[str, ...]
-
-
-def columns_told(path: Path, *, labels: bool = True) -> list[Decision]:
-    """Return decisions about the columns of images and, with `labels`, of classes that are read; errors as `columns`."""
-    found = columns(path)
-    made = column_taken("Images", str(path), found.images, found.image)
-    return made + (column_taken("Classes", str(path), found.labels, found.label) if labels else [])
 
 
 def columns(path: Path) -> Columns:
@@ -73,18 +56,15 @@ def _columns(path: Path, size: int, changed: int) -> Columns:
             f"{path} has no column of images: its columns are {told or 'none'}. A column of images has the files' bytes, or "
             "structs of bytes and path as Hugging Face's datasets writes them."
         )
-    image = next((name for name in found if name.lower() in ("image", "img")), found[0])
-    labels = class_columns(
-        [name for name, kind in kinds.items() if kind in ("string", "large_string") or "int" in kind]
-    )
-    label = label_column(labels)
+    labels = [name for name, kind in kinds.items() if kind in ("string", "large_string") or "int" in kind]
+    columns = ImageColumns(str(path), tuple(found), tuple(class_columns(labels)))
     names: tuple[str, ...] = ()
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        names = tuple(map(str, features[label]["names"]))
+        names = tuple(map(str, features[columns.label]["names"]))
     except (ValueError, KeyError, TypeError):
         pass  # Another program, or another version of datasets, wrote the file.
-    return Columns(count, image, label, names, tuple(found), tuple(labels))
+    return Columns(**vars(columns), rows=count, names=names)
 
 
 def classes(path: Path) -> Iterator[tuple[int | None, str]]:
@@ -100,11 +80,7 @@ def classes(path: Path) -> Iterator[tuple[int | None, str]]:
     with _open(path) as file:
         for batch in file.iter_batches(columns=[found.label]) if found.rows else ():
             for value in batch.column(0).to_pylist():
-                number, name = labelled(value, str(path)) or (None, "")
-                if found.names and number == NO_CLASS:
-                    number = None
-                known = number is not None and 0 <= number < len(found.names) and not name
-                yield number, found.names[number] if known and number is not None else name
+                yield class_of_row(value, str(path), found.names)
 
 
 def read(path: Path, row: int) -> tuple[bytes, str]:
