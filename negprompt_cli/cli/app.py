@@ -44,7 +44,7 @@ PANELS = {
         "demo": "Run the paper's four steps on generated images, offline.",
         "data": "List, check, download and sample data sets.",
         "config": "Show presets and resolved configurations.",
-        "cache": "List or clear cached image features.",
+        "cache": "List or clear cached features.",
         "env": "Print versions, devices and settings for a bug report.",
     },
 }

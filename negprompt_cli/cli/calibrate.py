@@ -37,18 +37,19 @@ class ThresholdOptions:
 
 
 def calibrate(
-    common: Annotated[Common, Without("verbose")],
+    common: Annotated[Common, Without("data", "verbose")],
     threshold: ThresholdOptions,
     prompts: Path | None = PROMPTS,
-    out: Path | None = option("Artifact to write (default: the calibrated one)."),
+    data: str | None = option("ID data (default: the artifact's training data).", metavar="SPEC"),
+    out: Path | None = option("Artifact to write (default: the same artifact)."),
 ) -> None:
     """Choose the threshold that accepts a share of ID images.
 
-    The images are the evaluation images of --data: val/ or test/, or the half that training does not use. Without --data
-    they are those of the training data of the artifact. The threshold is stored in the artifact.
+    The images are those that training does not use: val/ or test/ of the ID data, or the other half of each class. The
+    threshold is stored in the artifact.
     """
     talk = common.talk()
-    asked = common.asked()
+    asked = common.asked({} if data is None else {"data.spec": data})
     source = common.artifact(asked, prompts, NEGATIVE)
     from negprompt_cli.steps.calibrate import run_calibrate
     from negprompt_cli.steps.shared.thresholds import CalibrateOptions

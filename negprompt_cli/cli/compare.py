@@ -55,8 +55,8 @@ def compare(
 ) -> None:
     """Merge evaluations on the same images into one table.
 
-    Evaluations on different images are refused, and so are trials with --limit. Files of evaluate --save-scores are compared
-    with the first one, image by image: DeLong's test for AUROC and the paired bootstrap for FPR95.
+    Evaluations on different images are refused, and so are trials with --limit. Files of `evaluate --save-scores` are
+    compared image by image with the first one: DeLong's test for AUROC and the paired bootstrap for FPR95.
     """
     from negprompt_cli.data.files.atomic import atomic_write_text
     from negprompt_cli.steps.compare import compare_runs

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 data_app = group("data")
 
-SPEC = argument("SPEC", "NAME or PATH, with #classes.")
+SPEC = argument("SPEC", "Name or path of a data set; #classes selects some.")
 VALUES = option(
-    "White in images of more than 8 bits: auto (default), type, range or a number.", metavar="WHITE", default="auto"
+    "White in images of more than 8 bits: auto (default), type (its largest value), range (the image's) or a number.",
+    metavar="WHITE",
+    default="auto",
 )
 
 SHOWN = 10

@@ -100,8 +100,8 @@ def evaluate(
 ) -> None:
     """Measure how well prompts separate ID and OOD images.
 
-    Prints AUROC and FPR95 for each score and OOD set. FPR95 is the share of OOD images that are accepted when 95 % of the
-    ID images are accepted.
+    This prints AUROC and FPR95 for each score and OOD set. FPR95 is the share of OOD images that are accepted when 95 % of
+    the ID images are accepted.
     """
     talk = common.talk()
     many = parse_seeds(seeds, common, prompts=prompts)

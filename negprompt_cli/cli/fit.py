@@ -41,8 +41,8 @@ class FitOptions:
 def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume: bool = RESUME) -> None:
     """Learn a detector from a folder of images sorted by class.
 
-    The folder has one subfolder of images per class. The command runs both training stages and chooses a threshold. Its last
-    line is the command that scores other images.
+    The folder has one subfolder of images per class. The command runs both training stages, chooses a threshold, and writes
+    a page about the images. At the end it prints the command that scores other images.
     """
     talk = common.talk()
     if options.folder is not None and common.data is not None:

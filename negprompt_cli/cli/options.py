@@ -105,16 +105,20 @@ class Common:
     class_names: str | None = option(
         "File of class names that replace the folders' names.", key="data.class_names", metavar="FILE"
     )
-    limit: int | None = option("Trial: at most N images per data set.", key="data.limit")
+    limit: int | None = option("For a trial: use at most N images of each data set.", key="data.limit")
     catalogue: str | None = option("YAML file that describes your own data sets.", key="data.catalogue", metavar="FILE")
     on_error: OnError | None = option("Stop at a broken image (default), or skip it.", key="data.on_error")
     decoder: Decoder | None = option("JPEG decoder (default pil; torchcodec is an extra).", key="data.decoder")
-    model: str | None = option("open_clip model, local-dir:PATH or hf-hub:ID (default ViT-B-16).", key="model.name")
+    model: str | None = option(
+        "open_clip model, local-dir:PATH or hf-hub:ID (default: the artifact's, else ViT-B-16).", key="model.name"
+    )
     pretrained: str | None = option(
-        "open_clip tag or weights file (default laion2b_s34b_b88k).", key="model.pretrained", metavar="TAG"
+        "open_clip tag or weights file (default: the artifact's, else laion2b_s34b_b88k).",
+        key="model.pretrained",
+        metavar="TAG",
     )
     device: str | None = option(
-        "auto (default), cpu, cuda, cuda:N or mps.",
+        "Where to compute: auto (default), cpu, cuda, cuda:N or mps.",
         key="compute.device",
         metavar="DEVICE",
         autocompletion=completion.devices,
@@ -123,7 +127,9 @@ class Common:
         "Run N processes, each on its own GPU; with --device cpu they share the cores.", key="compute.gpus"
     )
     precision: Precision | None = option(
-        "Image encoder in auto (default), fp32, bf16 or fp16.", key="compute.precision", metavar="TYPE"
+        "Number format of the image encoder: auto (default), fp32, bf16 or fp16.",
+        key="compute.precision",
+        metavar="TYPE",
     )
     memory: str | None = option(
         "Memory for encoding prompts: auto (default) or, for example, 4GiB.", key="compute.memory", metavar="SIZE"
@@ -131,13 +137,13 @@ class Common:
     image_batch: int | None = option("Images encoded at once; 0 is automatic (default).", key="compute.image_batch")
     workers: int | None = option("Processes that decode images; -1 is automatic (default).", key="compute.workers")
     runtime: Runtime | None = option(
-        "Runs the image encoder: torch (default), or onnx for the CPU.", key="compute.runtime"
+        "Library for the image encoder: torch (default), or onnx on the CPU.", key="compute.runtime"
     )
     cache: bool | None = option("Do not keep image features on disk.", name=" /--no-cache", key="compute.cache")
     run: Path | None = option("Run folder (default runs/<data name>).", metavar="DIR")
     seed: int | None = option("Random seed for sampling, initialisation and batch order.", key="seed")
     config: str | None = option(
-        "Configuration: a YAML file or the name of a preset.", metavar="FILE", autocompletion=completion.presets
+        "Settings: a YAML file or the name of a preset.", metavar="FILE", autocompletion=completion.presets
     )
     assignments: list[str] | None = SET
     overwrite: bool = flag("Replace files that exist.")
@@ -212,8 +218,8 @@ PROMPTS = option("Prompt artifact (default <run>/negative.safetensors).")
 SCORE = option("ID score to use (default: the calibrated one).", autocompletion=completion.scores)
 THRESHOLD = option("Images with a lower score are OOD (default: the calibrated one).")
 SHOTS = option("Training images per class, 0 for all (default 16).", key="data.shots")
-MOVED_ROOT = option("Folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT", metavar="DIR")
-MOVED_MODEL = option("Where the artifact's model is now, if it moved.")
+MOVED_ROOT = option("New folder of the named data sets, if they moved.", envvar="NEGPROMPT_DATA_ROOT", metavar="DIR")
+MOVED_MODEL = option("New place of the artifact's model, if it moved.")
 TAG = option("open_clip tag or weights file.")
 
 

@@ -32,7 +32,7 @@ def reproduce(
     experiment: str | None = argument(
         "EXPERIMENT", "Name of the experiment; without it, all are listed.", default=None
     ),
-    dry_run: bool = flag("Only print the commands, the data they need, and estimates."),
+    dry_run: bool = flag("Print only the commands, the data they need, and estimates."),
     experiments: Path | None = option("YAML file with experiments on your own data.", metavar="FILE"),
 ) -> None:
     """Repeat a published experiment and compare the figures.

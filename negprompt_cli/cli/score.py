@@ -69,11 +69,11 @@ class ScoreOptions:
     copy: bool = flag("Copy images instead of linking them.")
     fail_on_ood: bool = flag("Exit with 3 if an image is OOD, else with 4 if one could not be judged.")
     fdr: float | None = option(
-        "Choose the OOD images so that the expected share of ID images among them is at most this.", metavar="SHARE"
+        "Choose the OOD images without a threshold: at most this share of them is expected to be ID.", metavar="SHARE"
     )
-    batch_verdict: bool = flag("Test whether all images together differ from the ID images.")
-    level: float | None = option("False alarm rate of that test (default 0.05).", metavar="RATE")
-    fail_on_shift: bool = flag("Exit with 5 if that test finds a shift.")
+    batch_verdict: bool = flag("Test whether all images together differ from ID images.")
+    level: float | None = option("False alarm rate of --batch-verdict (default 0.05).", metavar="RATE")
+    fail_on_shift: bool = flag("Run the same test, and exit with 5 if it finds a difference.")
 
     @property
     def shift_level(self) -> float | None:
@@ -137,8 +137,9 @@ def score(
 ) -> None:
     """Predict each image's class and decide whether it is OOD.
 
-    Rows are written in the order of the images. The row of a broken image has its error. The rows of an interrupted run are
-    in FILE.part, and --append adds the missing ones.
+    Pass learned prompts with --prompts or --run, or class names with --classes. Each image becomes a row, in the order of
+    the images; the row of a broken image has its error. An interrupted run leaves its rows in FILE.part, and --append adds
+    the missing ones.
     """
     talk, out, sort_into = common.talk(), options.out, options.sort_into
     options.check(common)

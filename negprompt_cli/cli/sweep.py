@@ -24,14 +24,16 @@ EXAMPLES = (
 
 def sweep(
     common: Annotated[Common, Without("data", "seed")],
-    grid: Path = argument("GRID.yaml", "YAML file: problems, seeds, settings, variants, grid."),
-    dry_run: bool = flag("Only print the commands."),
+    grid: Path = argument("GRID.yaml", "YAML file with problems, and optionally seeds, settings, variants and grid."),
+    dry_run: bool = flag("Print only the commands."),
 ) -> None:
     """Run a grid of settings over ID problems and seeds.
 
-    Each cell of the grid is a run folder, which `negprompt compare` can read. Finished cells are skipped. The last table has
-    the mean over all problems and OOD sets, and the lowest AUROC. Choose settings only by the table of ID data, or by
-    problems that `negprompt data leave-out` made. Otherwise they are tuned to the OOD sets.
+    A small GRID.yaml is {problems: {mine: {id: photos, ood: ["noise"]}}, grid: {negative.count: [1, 2, 4]}}. Each cell of
+    the grid is a run folder, which `negprompt compare` can read. Finished cells are skipped.
+
+    Choose settings only by the table of ID data, or by problems that `negprompt data leave-out` made. Otherwise they are
+    tuned to the OOD sets.
     """
     talk = common.talk()
     from negprompt_cli.data.studies.grids import load_grid

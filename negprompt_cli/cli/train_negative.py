@@ -43,7 +43,8 @@ def train_negative(
 ) -> None:
     """Learn negative prompts from ID images only (stage 2).
 
-    Reads positive.safetensors from the run folder and writes negative.safetensors into it.
+    This reads positive.safetensors from the run folder, which `negprompt train-positive` wrote, and writes
+    negative.safetensors into it. The next step is `negprompt evaluate` or `negprompt score`.
     """
     talk = common.talk()
     asked = common.asked(training, options, stage="negative")

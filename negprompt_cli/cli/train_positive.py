@@ -37,7 +37,8 @@ def train_positive(
 ) -> None:
     """Learn positive prompts from a few ID images (stage 1).
 
-    Writes positive.safetensors into the run folder. The next step is `negprompt train-negative`.
+    This writes positive.safetensors into the run folder. The next step is `negprompt train-negative`. If you want a detector
+    for your own images, use `negprompt fit`, which runs both stages.
     """
     if options.context_words is not None and options.context_length is not None:
         raise UsageError(

@@ -26,18 +26,18 @@ EXAMPLES = (
 def transfer(
     common: Annotated[Common, Without("class_names", "verbose")],
     classes: str | None = option("File of class names: text, CSV, JSON or YAML; - reads stdin.", metavar="FILE"),
-    images: str | None = option("With --extend: images of new classes, and optionally of old ones.", metavar="SPECS"),
-    extend: bool = flag("Also keep the classes of the artifact."),
+    images: str | None = option("Images of new classes, for --extend; they may include old classes.", metavar="SPECS"),
+    extend: bool = flag("Keep the classes of the artifact, too."),
     prompts: Path | None = PROMPTS,
     out: Path | None = option("Artifact to write (default transfer-<stem>.safetensors in --run or next to --prompts)."),
 ) -> None:
     """Apply learned prompts to new class names without training.
 
-    The learned contexts are put in front of the new class names.
+    With --classes, the learned contexts are put in front of the new class names; no images are needed.
 
-    With --extend --images the new classes are those of the images. A folder without class folders is one class with the name
-    of the folder. The threshold is chosen again, on held-out images of the new classes and of the old ones, which are taken
-    from the artifact's training data.
+    With --extend --images, the classes of the images are added to those of the artifact. A folder without class folders is
+    one class with the name of the folder. A new threshold is chosen on held-out images of the new classes, and of the old
+    ones from the artifact's training data.
     """
     talk = common.talk()
     if (classes is None) == (images is None):

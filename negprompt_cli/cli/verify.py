@@ -25,18 +25,18 @@ DIFFERS = 1
 def verify(
     common: Annotated[Common, only("json", "quiet")],
     artifact: Path = argument("ARTIFACT", "Prompt artifact."),
-    parent: Path | None = option("Artifact it was made from, if that is in another folder."),
+    parent: Path | None = option("Artifact that it was made from, if that is in another folder."),
     retrain: bool = flag("Train again in memory and compare the bytes."),
-    data: str | None = option("Where the ID data are now, if they moved.", metavar="SPEC"),
+    data: str | None = option("New place of the ID data, if they moved.", metavar="SPEC"),
     data_root: str | None = MOVED_ROOT,
     model: str | None = MOVED_MODEL,
     pretrained: str | None = TAG,
-    device: str | None = option("auto, cpu, cuda, cuda:N or mps (default: as recorded)."),
+    device: str | None = option("Where to compute: auto, cpu, cuda, cuda:N or mps (default: as recorded)."),
 ) -> None:
     """Check whether an artifact can be reproduced.
 
-    Compares digests, model, data, configuration and versions. The exit code is 1 if something differs. --retrain trains
-    again; on a CPU the result has the same bytes.
+    It compares the file, model, data, configuration and versions with what the artifact records. The exit code is 1 if
+    something differs. --retrain trains again; on a CPU the result has the same bytes.
     """
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
