@@ -135,7 +135,7 @@ def test_a_damaged_calibration_is_refused(clip: Clip, tmp_path: Path):
     write_images(tmp_path / "photos", 1)
     result = run("score", tmp_path / "photos", "--prompts", artifact)
     assert result.exit_code == 2
-    assert "was changed later: calibration, low: " in result.stderr and "Make it again" in result.stderr
+    assert "was changed later: calibration, low must be at most 1" in result.stderr and "Make it again" in result.stderr
 
 
 def test_without_data_the_held_out_images_are_those_of_the_training_data(clip: Clip, data: Path, tmp_path: Path):
