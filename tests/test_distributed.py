@@ -176,7 +176,7 @@ def _errors(clip: Clip, folder: Path) -> list[str]:
 
 
 def _train(clip: Clip, given: dict[str, Path]) -> None:
-    """Both stages with the usual steps and rates; every class is a chunk of its own, so that it can be dealt out."""
+    """A few epochs of both stages; every class is a chunk of its own, so that it can be dealt out."""
     config = load_config(
         flags={
             "model.name": clip.identity.name,
@@ -186,6 +186,8 @@ def _train(clip: Clip, given: dict[str, Path]) -> None:
             "compute.workers": 0,
             "compute.image_batch": 4,
             "compute.memory": "256KiB",
+            "positive.schedule.epochs": 3,
+            "negative.schedule.epochs": 3,
         }
     )
     work = Workbench(config, Silent(), clip=clip)
@@ -263,13 +265,19 @@ def test_features_and_gradients_of_prompts(folder: Path, ranks: int, own: bool) 
         assert (theirs == ours).all()
 
 
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    """The run folder of one process."""
+    _train(small_clip(folder / "small"), {"pets": folder / "pets", "run": folder / "one"})
+    return folder / "one"
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_artifacts_are_those_of_one_process(folder: Path, tmp_path: Path, ranks: int) -> None:
-    _train(small_clip(folder / "small"), {"pets": folder / "pets", "run": tmp_path / "one"})
-    everywhere(ranks, folder, _train, {"pets": folder / "pets", "run": tmp_path / "many"})
-    assert {p.name for p in (tmp_path / "many").iterdir()} == {p.name for p in (tmp_path / "one").iterdir()}
+def test_artifacts_are_those_of_one_process(folder: Path, trained: Path, tmp_path: Path, ranks: int) -> None:
+    everywhere(ranks, folder, _train, {"pets": folder / "pets", "run": tmp_path})
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in trained.iterdir()}
     for name in ("positive.safetensors", "negative.safetensors"):
-        theirs, ours = (load_file(tmp_path / run / name) for run in ("many", "one"))
+        theirs, ours = (load_file(run / name) for run in (tmp_path, trained))
         assert theirs.keys() == ours.keys()
         for key in ours:
             assert torch.equal(theirs[key], ours[key]), key
