@@ -83,7 +83,8 @@ def test_the_same_score_on_the_same_images(tmp_path):
     assert [row[:2] for row in texts(rows)] == [["b/scores", "negprompt"]]
     assert any("different folders" in note for note in comparison.notes)
     latex = to_latex(comparison)
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 2
+    assert (latex.count(r"\begin{table*}"), latex.count(r"\begin{table}")) == (1, 1)
+    assert (latex.count(r"\end{table*}"), latex.count(r"\end{table}")) == (1, 1)
     assert r"\label{tab:ood-pets-differences}" in latex
 
 

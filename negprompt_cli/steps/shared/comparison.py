@@ -17,6 +17,8 @@ FprConvention = Literal["id-positive", "ood-positive"]
 ALL_RUNS = "all"
 """The name of the run in a line whose figures are the same in every run."""
 STREAMS = "Test-time scores, which learn from the test images"
+WIDE_COLUMNS = 7
+"""Number of columns above which a LaTeX table takes both columns of a two-column page; it would be too small in one."""
 FPR_KEYS = {"id-positive": "fpr95_id_positive", "ood-positive": "fpr95_ood_positive"}
 
 
@@ -324,11 +326,12 @@ def to_latex(comparison: Comparison) -> str:
 def _latex_table(
     caption: str, label: str, columns: str, head: Sequence[str], body: Sequence[str], notes: Sequence[str]
 ) -> str:
-    """A floating table: lines of LaTeX between rules."""
+    """A floating table: lines of LaTeX between rules. A wide one takes both columns of a two-column page."""
+    kind = "table*" if len(columns) > WIDE_COLUMNS else "table"
     lines = [
-        r"\begin{table}[t]",
+        rf"\begin{{{kind}}}[t]",
         r"\centering",
-        r"\setlength{\tabcolsep}{4pt}",
+        r"\setlength{\tabcolsep}{4pt}\setlength{\abovetopsep}{4pt}",
         rf"\caption{{{_latex(caption)}}}",
         rf"\label{{{label}}}",
         r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
@@ -340,7 +343,7 @@ def _latex_table(
         r"\bottomrule",
         r"\end{tabular}}",
         *notes,
-        r"\end{table}",
+        rf"\end{{{kind}}}",
     ]
     return "".join(f"{line}\n" for line in lines)
 
