@@ -309,7 +309,9 @@ def _print_summary(
     unreadable = left_out.unreadable
     if count := summary.broken + unreadable:
         named = some_of(summary.unreadable, 3)
-        message = f"{count} images could not be judged" + (f": {named}. Their rows have the reasons." if named else ".")
+        message = f"Images that could not be judged: {count}" + (
+            f" ({named}). The rows have the reasons." if named else "."
+        )
         if unreadable:
             message += f" {unreadable} of them are in formats that cannot be read here, and have no rows."
         facts = {"images": count, "broken": summary.broken, "unreadable_kinds": unreadable, "first": summary.unreadable}

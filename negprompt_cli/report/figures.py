@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from negprompt_cli.report.page import Mark
 from negprompt_cli.wording import percent
@@ -32,8 +33,8 @@ BINS = 48
 CURVE_POINTS = 1500
 """Largest number of points drawn for a ROC curve; more cannot be seen, and would add megabytes to a page."""
 SIZE = (4.6, 3.2)
-WIDE = (6.6, 3.2)
-MAP_SIZE = (7.6, 6.0)
+WIDE = (6.0, 2.9)
+MAP_SIZE = (7.0, 5.6)
 MAP_NAMES = 20
 """Largest number of classes with names on a map."""
 DPI = 180
@@ -80,7 +81,7 @@ class Cloud:
 
 
 def line_marks(names: Sequence[str]) -> list[Mark]:
-    """The legend of lines that are drawn in this order."""
+    """The legend of lines drawn in this order. Neighbours differ in colour and style, and 28 lines differ."""
     return [Mark(name, i % len(COLOURS), STYLES[i % len(STYLES)]) for i, name in enumerate(names)]
 
 
@@ -111,26 +112,14 @@ def distributions(
         everything = np.concatenate([group.values for group in groups])
         # Without this, a few extreme values would squeeze the others into one bin.
         low, high = np.quantile(everything, [0.001, 0.999])
-        edges = np.linspace(low, high if high > low else low + 1e-9, BINS + 1).tolist()
-        for i, group in enumerate(groups):
-            inside = np.clip(group.values, edges[0], edges[-1])
-            look = _look(i)
-            if i == 0:
-                # One shape instead of a bar for each bin, because seams between bars would be visible.
-                axes.hist(
-                    inside, edges, density=True, histtype="stepfilled", color=look.colour, alpha=0.35, linewidth=0,
-                    label=group.name,
-                )  # fmt: skip
-            axes.hist(
-                inside,
-                edges,
-                density=True,
-                histtype="step",
-                color=look.colour,
-                linestyle=look.style,
-                linewidth=1.8,
-                label=None if i == 0 else group.name,
-            )
+        edges = np.linspace(low, high if high > low else low + 1e-9, BINS + 1)
+        for group, mark in zip(groups, line_marks([group.name for group in groups]), strict=True):
+            heights, _ = np.histogram(np.clip(group.values, edges[0], edges[-1]), edges, density=True)
+            colour, filled = COLOURS[mark.colour], group is groups[0]
+            if filled:
+                axes.stairs(heights, edges, fill=True, color=colour, alpha=0.35, linewidth=0, label=mark.text)
+            label = None if filled else mark.text
+            axes.stairs(heights, edges, color=colour, linestyle=mark.style, linewidth=1.8, label=label)
         if threshold is not None:
             axes.axvline(threshold, color=QUIET, linewidth=1.4, label="95 % of ID accepted")
         axes.set_title(title)
@@ -154,13 +143,12 @@ def roc(title: str, curves: Sequence[Curve], *, lowest: float) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.19 * ((len(curves) + 1) // 2)), layout="constrained")
         axes = figure.subplots()
-        for i, curve in enumerate(curves):
-            look = _look(i)
-            label = f"{curve.name} {percent(curve.auroc)}"
+        marks = line_marks([f"{curve.name} {percent(curve.auroc)}" for curve in curves])
+        for curve, mark in zip(curves, marks, strict=True):
             # log(0) cannot be drawn, so the curve begins with the ID images that are accepted before any OOD image.
             begin = int(np.searchsorted(curve.ood_accepted, 0, side="right")) - 1
             x, y = _thinned(np.maximum(curve.ood_accepted[begin:], lowest), curve.id_accepted[begin:])
-            axes.plot(x, y, color=look.colour, linestyle=look.style, label=label)
+            axes.plot(x, y, color=COLOURS[mark.colour], linestyle=mark.style, label=mark.text)
         chance = np.geomspace(lowest, 1, 60)
         axes.plot(chance, chance, color=QUIET, linewidth=0.8)
         axes.axhline(0.95, color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -193,25 +181,43 @@ def feature_map(title: str, clouds: Sequence[Cloud]) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=MAP_SIZE, layout="constrained")
         axes = figure.subplots()
-        images = 0
-        for cloud in clouds:
+        for cloud, mark in zip(clouds, cloud_marks(clouds), strict=True):
             x, y = cloud.points.T
-            if cloud.kind in ("id", "ood"):
-                axes.scatter(x, y, s=14, color=_look(images).colour, alpha=0.6, linewidths=0, label=cloud.name)
-                images += 1
+            if mark.marker == "o":
+                axes.scatter(x, y, s=14, color=COLOURS[mark.colour], alpha=0.6, linewidths=0, label=cloud.name)
             else:
-                face, marker = (PAPER, "^") if cloud.kind == "positive" else (COLOURS[NEGATIVE], "v")
-                axes.scatter(x, y, s=42, marker=marker, facecolor=face, edgecolor=INK, linewidths=0.8, label=cloud.name)
-        for cloud in clouds:
-            for text, place in cloud.labels:
-                axes.annotate(
-                    text, place, xytext=(0, 12), textcoords="offset points", ha="center", va="bottom",
-                    fontsize=10.5, fontweight="bold",
-                )  # fmt: skip
+                face = PAPER if cloud.kind == "positive" else COLOURS[mark.colour]
+                axes.scatter(
+                    x, y, s=42, marker=mark.marker, facecolor=face, edgecolor=INK, linewidths=0.8, label=cloud.name
+                )
         axes.set_title(title)
         axes.set_axis_off()
         _legend(figure, len(clouds), scale=1.4)
+        _write_names(figure, clouds)
     return figure
+
+
+def _write_names(figure: Figure, clouds: Sequence[Cloud]) -> None:
+    """Write names above, below or beside their points: the first place that covers no prompt and no earlier name."""
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    prompts = [axes.transData.transform(c.points) for c in clouds if c.kind in ("positive", "negative")]
+    taken = [Bbox.from_extents(*(point - 4), *(point + 4)) for point in np.concatenate(prompts)] if prompts else []
+    places = (
+        (0, 12, "center", "bottom"),
+        (0, -12, "center", "top"),
+        (14, 0, "left", "center"),
+        (-14, 0, "right", "center"),
+    )
+    for cloud in clouds:
+        for text, point in cloud.labels:
+            note = axes.annotate(text, point, xytext=(0, 0), textcoords="offset points", fontweight="bold")
+            for x, y, across, along in (*places, places[0]):
+                note.set(position=(x, y), ha=across, va=along)
+                box = note.get_window_extent()
+                if not any(box.overlaps(other) for other in taken):
+                    break
+            taken.append(box)
 
 
 def render(figure: Figure, form: str) -> bytes:
@@ -251,17 +257,6 @@ def inline_svg(figure: Figure, key: str, alt: str) -> str:
     variables |= {QUIET: "var(--quiet)", PAPER: "var(--paper)"}
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: variables.get(found[0], found[0]), text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
-
-
-@dataclass(frozen=True)
-class _Look:
-    colour: str
-    style: str
-
-
-def _look(place: int) -> _Look:
-    """Colour and line style number `place`; both change each time, so neighbours differ in both, and 28 lines differ."""
-    return _Look(COLOURS[place % len(COLOURS)], STYLES[place % len(STYLES)])
 
 
 def _legend(figure: Figure, entries: int, *, scale: float = 1.0) -> None:

@@ -116,7 +116,6 @@ class Histogram:
 
 def draw(bins: Bins, counts: Counts, *, alt: str, held: Counts | None = None, decided: bool) -> Histogram:
     """Draw scores, and held-out ID scores if there are any. `decided`: whether there is a threshold to show."""
-    places = np.linspace(*bins.axis, 5)
     return Histogram(
         alt=alt,
         bars=outline(bins, counts),
@@ -125,5 +124,15 @@ def draw(bins: Bins, counts: Counts, *, alt: str, held: Counts | None = None, de
         cut_shown=decided,
         start=bins.start,
         stops=len(bins.edges) - 1,
-        ticks=[(25 * i, f"{value:.4g}") for i, value in enumerate(places.tolist())],
+        ticks=[(bins.place(value) / 10, f"{value:.10g}") for value in _round_values(*bins.axis)],
     )
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Two to six multiples of 1, 2 or 5 times a power of ten between two values."""
+    least = (high - low) / 6
+    power = 10.0 ** np.floor(np.log10(least))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= least)
+    # Adding zero turns -0 into 0.
+    values: Floats = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1) + 0.0
+    return list(map(float, values))

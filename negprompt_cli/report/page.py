@@ -5,7 +5,7 @@ galleries and a histogram. Every value is escaped.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import jinja2
 from negprompt_cli._version import __version__
 from negprompt_cli.data.results.tables import utf8_text
 from negprompt_cli.errors import UsageError
+from negprompt_cli.wording import Cell
 
 DASHES = {"-": "", "--": "7 3", "-.": "7 3 2 3", ":": "2 3"}
 """The line styles as SVG writes them, for the legend of a page."""
@@ -23,13 +24,13 @@ DASHES = {"-": "", "--": "7 3", "-.": "7 3 2 3", ":": "2 3"}
 
 @dataclass(frozen=True)
 class Table:
-    """A table. Its first `names` columns are text, the others are figures. A `tall` table scrolls in its own box."""
+    """A table. The columns `words` are text, the others are figures. A `tall` table scrolls in its own box."""
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
     note: str = ""
-    names: int = 1
+    words: Collection[int] = (0,)
     tall: bool = False
 
 
@@ -117,10 +118,10 @@ class PictureGroup:
 class Section:
     """One evaluated run, beginning with the answer.
 
-    `key`: begins the names of its parts. `answer`: sentences. `numbers`: three, with intervals. `scores`: the densities of
-    the main score. `galleries`: what it gets most wrong. `results`: figures of all scores. `streams`: figures of scores that
-    learn from the test images, apart from these, where there are any. `more`: pictures below. `facts`: configuration and
-    digests.
+    `key`: begins the names of its parts. `answer`: sentences. `numbers`: three, with intervals, and a note. `scores`:
+    the densities of the main score. `galleries`: what it gets most wrong. `results`: figures of all scores. `streams`:
+    figures of scores that learn from the test images, apart from these, where there are any. `more`: pictures below.
+    `facts`: configuration and digests.
     """
 
     key: str
@@ -128,6 +129,7 @@ class Section:
     limited: bool
     answer: Sequence[str]
     numbers: Sequence[Number]
+    numbers_note: str
     scores: PictureGroup
     galleries: Sequence[Gallery]
     confusions: Matrix | Table | None

@@ -9,7 +9,7 @@ from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.encoding.images import BrokenImage, opened
 from negprompt_cli.data.encoding.pixels import to_rgb
 
-SIDE = 112
+SIDE = 144
 """Pixels of the longer side."""
 QUALITY = 78
 THREADS = 4

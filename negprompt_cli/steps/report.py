@@ -30,6 +30,7 @@ from negprompt_cli.steps.shared.measure import measure
 from negprompt_cli.steps.shared.outputs import refuse_existing
 from negprompt_cli.steps.shared.report_parts import (
     FPR95_NOTE,
+    INTERVALS_NOTE,
     Lines,
     answer,
     galleries,
@@ -51,7 +52,7 @@ from negprompt_cli.steps.shared.report_pictures import (
 from negprompt_cli.steps.shared.score_page import Judged, PageRows, write_score_page
 from negprompt_cli.steps.shared.scored_sets import ScoredSets, is_score_file, is_table, of_measured, read_score_file
 from negprompt_cli.steps.shared.workbench import Workbench
-from negprompt_cli.wording import Cell, percent, texts
+from negprompt_cli.wording import Cell, percent
 
 FORMATS = ("png", "svg", "pdf")
 PAGE = "index.html"
@@ -184,17 +185,17 @@ def _joint(runs: Sequence[Path]) -> list[Table]:
     header, rows, _ = figures_table(comparison)
     said = " ".join([caption(comparison), *remarks(comparison)])
     return [
-        Table("All runs", header, texts(rows), note=said, names=2),
-        *_streams(streams_table(comparison), names=2),
+        Table("All runs", header, rows, note=said, words=(0, 1)),
+        *_streams(streams_table(comparison), words=(0, 1)),
     ]
 
 
-def _streams(found: tuple[str, list[str], list[list[Cell]]] | None, *, names: int = 1) -> list[Table]:
+def _streams(found: tuple[str, list[str], list[list[Cell]]] | None, *, words: tuple[int, ...] = (0,)) -> list[Table]:
     """The table of test-time scores, where there are any, marked as what it is."""
     if found is None:
         return []
     note, header, rows = found
-    return [Table(STREAMS_TITLE, header, texts(rows), note=f"{note}.", names=names)]
+    return [Table(STREAMS_TITLE, header, rows, note=f"{note}.", words=words)]
 
 
 def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, drawer: Drawer) -> Section:
@@ -216,7 +217,7 @@ def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, 
     results = Table(
         f"All scores: AUROC / FPR95{document.spread}",
         header,
-        texts(rows),
+        rows,
         note=str(below_chance(document.rows) or FPR95_NOTE),
     )
     more = [
@@ -234,6 +235,7 @@ def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, 
         numbers=recorded_numbers(document, sets.scores[0])
         if document.seeds
         else measured_numbers(sets, bench.config.seed),
+        numbers_note="" if document.seeds else INTERVALS_NOTE,
         results=results,
         streams=next(iter(_streams(document.test_time_table())), None),
         more=more,
@@ -256,10 +258,11 @@ def _table_section(path: Path, label: str, key: str, options: ReportOptions, dra
         key,
         drawer,
         rules=PixelsConfig(),
-        lines=lambda scored, image: [f"predicted: {sets.names[int(scored.predictions[image])]}"],
+        lines=lambda scored, image: [f"predicted {sets.names[int(scored.predictions[image])]}"],
         title=f"{label} on {sets.id_set.name}",
         limited=False,
         numbers=measured_numbers(sets, seed),
+        numbers_note=INTERVALS_NOTE,
         results=scores_table(sets),
         streams=None,
         more=[],

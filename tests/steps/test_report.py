@@ -166,28 +166,26 @@ def test_tables_by_class_against_loops(measured):
     labels, predictions = sets.id_set.labels.tolist(), sets.id_set.predictions.tolist()
     values = sets.id_set.scores["negprompt"].tolist()
     assert {row[0] for row in table.rows} == {"cat", "dog", "red fox"}
-    for name, _, count, accuracy, rejected in table.rows:
+    for name, count, accuracy, _, accepted, _ in table.rows:
         mine = [i for i, label in enumerate(labels) if sets.names[label] == name]
         assert int(count) == len(mine)
         assert float(accuracy) == pytest.approx(100 * sum(predictions[i] == labels[i] for i in mine) / len(mine))
-        assert float(rejected) == pytest.approx(100 * sum(values[i] < threshold for i in mine) / len(mine))
-    assert [float(row[4]) for row in table.rows] == sorted((float(row[4]) for row in table.rows), reverse=True)
+        assert float(accepted) == pytest.approx(100 * sum(values[i] >= threshold for i in mine) / len(mine))
+    assert [float(row[2]) for row in table.rows] == sorted(float(row[2]) for row in table.rows)
 
 
 def test_thumbnails_are_the_images_that_the_score_gets_most_wrong(measured):
     sets = of_measured(measured)
     like_id, like_ood = galleries(sets, PixelsConfig(), nearest_lines(measured, sets))
     values = sets.id_set.scores["negprompt"]
-    assert like_id.thumbnails[0].lines[0] == f"score {max(sets.ood_sets[0].scores['negprompt']):.4g}"
-    assert like_ood.thumbnails[0].lines[0] == f"score {min(values):.4g}"
+    assert like_id.thumbnails[0].lines[-1] == f"score {max(sets.ood_sets[0].scores['negprompt']):.4g}"
+    assert like_ood.thumbnails[0].lines[-1] == f"score {min(values):.4g}"
     feature = measured.id_set.encoded.features[int(np.argmin(values))]
     cosines = torch.stack([feature @ p for p in measured.bank.positives])
-    assert (
-        like_ood.thumbnails[0].lines[1]
-        == f"predicted: {sets.names[int(cosines.argmax())]} ({float(cosines.max()):.3f})"
-    )
-    best = max(float(feature @ n) for n in measured.bank.negatives.flatten(0, 1))
-    assert f"({best:.3f})" in like_ood.thumbnails[0].lines[2]
+    assert like_ood.thumbnails[0].lines[0] == f"predicted {sets.names[int(cosines.argmax())]}"
+    own = {(c, n): float(feature @ measured.bank.negatives[c, n]) for c in range(3) for n in range(2)}
+    owner, number = max(own, key=own.get)
+    assert like_ood.thumbnails[0].lines[1] == f"negative {sets.names[owner]} #{number + 1}"
     assert like_ood.thumbnails[0].jpeg.startswith(b"\xff\xd8")
 
 
@@ -202,7 +200,7 @@ def test_what_each_negative_catches_against_loops(measured):
             own = {(c, n): float(feature @ measured.bank.negatives[c, n]) for c in range(3) for n in range(2)}
             counts[max(own, key=own.get)] += 1
     expected = {f"{sets.names[c]} #{n + 1}": count for (c, n), count in counts.items()}
-    shown = {card.title: int(card.lines[0].split()[0]) for card in gallery.thumbnails}
+    shown = {card.title: int(card.lines[0].split()[-1]) for card in gallery.thumbnails}
     assert shown == expected
 
 
@@ -261,9 +259,9 @@ def test_names_from_data_cannot_break_the_page():
     table = Table(evil, [evil], [[evil]], note=evil)
     group = PictureGroup(evil, evil, [Picture(evil, "<svg></svg>", [f"{evil}.png"])], [Mark(evil, 0)])
     section = Section(
-        key="run1", title=evil, limited=True, answer=[evil], numbers=[Number(evil, evil, evil)], scores=group,
-        galleries=[gallery], confusions=Matrix(evil, [evil], [[1]], [[1.0]]), tables=[table], results=table, streams=table,
-        more=[group], folded=group, caught=gallery, facts=[(evil, evil)],
+        key="run1", title=evil, limited=True, answer=[evil], numbers=[Number(evil, evil, evil)], numbers_note=evil,
+        scores=group, galleries=[gallery], confusions=Matrix(evil, [evil], [[1]], [[1.0]]), tables=[table],
+        results=table, streams=table, more=[group], folded=group, caught=gallery, facts=[(evil, evil)],
     )  # fmt: skip
     text = render_page([table], [section])
     assert "<script" not in text

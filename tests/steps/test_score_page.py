@@ -49,7 +49,7 @@ def test_the_most_suspicious_and_a_sample_are_kept_and_all_are_counted(small_bou
             below = pairs[pairs[:, 0] < stop, 1].sum()
             assert below == sum(s < data["edges"][stop] for i, s in enumerate(scores) if "ab"[i % 2] == name[0])
     assert sum(data["judged"].values()) == sum(s < 0.3 for s in scores)
-    assert "5 images could not be judged" in values["broken"].title
+    assert "could not be judged: 5" in values["broken"].title
     assert "2 more are not shown" in values["broken"].note
     assert [len(gallery.thumbnails) for gallery in values["galleries"]] == [5, len(page.others)]
 
@@ -112,7 +112,7 @@ def test_score_writes_a_page_beside_its_rows(clip: Clip, tmp_path: Path):
     assert data["edges"][data["start"]] == 0.1
     assert sum(data["judged"].values()) == sum(r["is_ood"] for r in judged)
     words = " ".join(parsed.text)
-    assert "1 images could not be judged" in words
+    assert "could not be judged: 1" in words
     assert "of 100 held-out ID images accepted" in words
     # It is not replaced unasked; rows that are added are on the page with those that were there.
     assert run("score", images[0], *common[:-2], "--report", page).exit_code == 2

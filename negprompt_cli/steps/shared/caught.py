@@ -10,7 +10,7 @@ from negprompt_cli.steps.shared.report_parts import threshold_of
 from negprompt_cli.steps.shared.report_pictures import nearest
 from negprompt_cli.steps.shared.scored_sets import ScoredSets
 
-SHOWN = 16
+SHOWN = 12
 """Number of negative prompts shown: those that catch most."""
 
 
@@ -42,14 +42,15 @@ def caught_gallery(measured: Measured, sets: ScoredSets, rules: PixelsConfig) ->
     for n, b, path, jpeg in zip(shown, best, chosen, thumbnails(chosen, rules), strict=True):
         owner, number = divmod(n, per_class)
         lines = [
-            f"{counts['ood'][n]} of {totals['ood']} rejected OOD images",
-            f"{counts['id'][n]} of {totals['id']} rejected ID images",
-            f"nearest: {path.name} ({near[b]:.3f})",
+            f"OOD images: {counts['ood'][n]:,}",
+            f"ID images: {counts['id'][n]:,}",
+            f"nearest cosine: {near[b]:.3f}",
         ]
         cards.append(Thumbnail(jpeg, f"{sets.names[owner]} #{number + 1}", lines, path=str(path)))
     used = int((counts["ood"] > 0).sum())
     note = (
-        f"{used} of {len(flat)} negative prompts are the nearest one to a rejected OOD image. Shown are those with the most "
-        "images, each with its nearest OOD image."
+        f"The counts say to how many of the {totals['ood']:,} rejected OOD and {totals['id']:,} rejected ID images a "
+        f"negative prompt is the nearest one. The picture is its nearest OOD image. {used} of {len(flat)} negative prompts "
+        "have one."
     )
     return Gallery("What the negative prompts catch", note, cards)

@@ -20,9 +20,9 @@ from negprompt_cli.data.results.rowfile import Row
 from negprompt_cli.data.sets.imagesets import match_classes
 from negprompt_cli.engine.label_doubts import Doubt, label_doubts
 from negprompt_cli.engine.metrics.conformal import thresholds_of
-from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail, render
+from negprompt_cli.report.page import Gallery, Number, Thumbnail, render
 from negprompt_cli.report.thumbnails import thumbnails
-from negprompt_cli.steps.shared.class_tables import TALL_ROWS, confusions, interval
+from negprompt_cli.steps.shared.class_tables import class_table, confusions, interval
 from negprompt_cli.steps.shared.score_page import Judged, PageRows, page_values
 from negprompt_cli.steps.shared.scorer import Scorer, make_scorer
 from negprompt_cli.steps.shared.thresholds import held_out_images
@@ -33,6 +33,8 @@ from negprompt_cli.wording import percent
 DOUBTS = 48
 """Number of doubtful labels shown."""
 HEADINGS = ("Held-out images, most suspicious first", "Other held-out images")
+HELD_OUT = 48
+"""Number of held-out images shown, those with the lowest scores, beside a sample of the others."""
 FOREIGN = 24
 """Number of training images shown, those with the lowest scores."""
 
@@ -66,7 +68,7 @@ def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
         ("prompts", f"sha256 {prompts.sha256}"),
     ]
     judged = Judged(scorer.choice.name, scorer.threshold, facts=facts, limited=bench.config.data.limit is not None)
-    values = page_values(collected, judged, rules, own=own)
+    values = page_values(collected, judged, rules, own=own, shown=HELD_OUT)
     values |= {
         "title": f"Detector fitted to {held.images.name}",
         "galleries": [
@@ -74,7 +76,7 @@ def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
         ],
         "answer": _answer(correct, accepted, len(doubts)),
         "summary": _summary(correct, accepted, prompts),
-        "classes": _class_table(labels, predictions, accepted, names),
+        "classes": class_table("Classes of held-out images", labels, predictions, names, accepted),
         "confusions": confusions(labels, predictions, names),
         "doubts": _doubt_gallery(doubts, [held, trained], names, bench),
         "foreign": _foreign_gallery(scorer, trained, names, bench),
@@ -126,26 +128,6 @@ def _summary(correct: np.ndarray, accepted: np.ndarray | None, prompts: Prompts)
     return numbers
 
 
-def _class_table(
-    labels: np.ndarray, predictions: np.ndarray, accepted: np.ndarray | None, names: Sequence[str]
-) -> Table:
-    """A row per class, those with the lowest accuracy first."""
-    rows = []
-    for label in np.unique(labels).tolist():
-        mine = labels == label
-        share = float((predictions[mine] == label).mean())
-        wrong = np.bincount(predictions[mine & (predictions != label)], minlength=len(names))
-        taken = f"{names[int(wrong.argmax())]} ({wrong.max()})" if wrong.any() else "-"
-        kept = [] if accepted is None else [percent(float(accepted[mine].mean()))]
-        size = int(mine.sum())
-        rows.append((share, [names[label], taken, str(size), percent(share), interval(share, size), *kept]))
-    header = ["class", "most often taken for", "images", "recognised", "95 % interval"]
-    cells = [row for _, row in sorted(rows, key=lambda row: row[0])]
-    note = "Held-out images. Shares in per cent."
-    header += [] if accepted is None else ["accepted"]
-    return Table("Classes", header, cells, note, names=2, tall=len(cells) > TALL_ROWS)
-
-
 def _doubt_gallery(doubts: list[Doubt], sets: Sequence[EncodedSet], names: Sequence[str], bench: Workbench) -> Gallery:
     """Images whose labels are doubtful."""
     held = len(sets[0])
@@ -157,11 +139,11 @@ def _doubt_gallery(doubts: list[Doubt], sets: Sequence[EncodedSet], names: Seque
         found, paths, thumbnails(paths, bench.config.model.pixels), strict=True
     ):
         lines = [
-            f"looks like: {names[doubt.suggested]}",
+            f"labelled {names[int(encoded.labels[place])]}",
+            f"looks like {names[doubt.suggested]}",
             "held-out image" if encoded is sets[0] else "training image",
-            path.name,
         ]
-        cards.append(Thumbnail(jpeg, f"labelled {names[int(encoded.labels[place])]}", lines, path=str(path)))
+        cards.append(Thumbnail(jpeg, path.name, lines, path=str(path)))
     left = len(doubts) - len(cards)
     note = (
         "The prompts and the other images agree on another class than the label. The prompts were trained on the labels of "
@@ -183,8 +165,12 @@ def _foreign_gallery(scorer: Scorer, trained: EncodedSet, names: Sequence[str], 
     cards = [
         Thumbnail(
             jpeg,
-            f"labelled {names[int(trained.labels[i])]}",
-            [f"looks like: {names[int(judged.predictions[i])]}", f"score {judged.scores[i]:.4g}", path.name],
+            path.name,
+            [
+                f"labelled {names[int(trained.labels[i])]}",
+                f"predicted {names[int(judged.predictions[i])]}",
+                f"score {judged.scores[i]:.4g}",
+            ],
             badge="" if scorer.threshold is None else "OOD" if ood[i] else "ID",
             path=str(path),
         )

@@ -4,7 +4,6 @@ The threshold here accepts 95 % of the ID test images, as in the definition of F
 detector's threshold, which is chosen on other images.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,21 +13,29 @@ from negprompt_cli.config import PixelsConfig
 from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_average_ci
 from negprompt_cli.engine.metrics.calibration import accepting_threshold
-from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc, fpr_at_recall
+from negprompt_cli.engine.metrics.detection import (
+    AcceptanceCurve,
+    acceptance_curve,
+    area_under_roc,
+    fpr_at_recall,
+)
 from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail
 from negprompt_cli.report.thumbnails import thumbnails
-from negprompt_cli.steps.shared.class_tables import TALL_ROWS, interval
+from negprompt_cli.steps.shared.class_tables import TAKEN, TALL_ROWS, class_table, interval, most_common
 from negprompt_cli.steps.shared.scored_sets import ScoredSet, ScoredSets
 from negprompt_cli.wording import percent
 
 RECALL = 0.95
-THUMBNAILS = 16
+UNTRAINED = "mcm-zero-shot"
+THUMBNAILS = 12
 """Number of images of one set in a gallery."""
 RESAMPLED = 20_000_000
 """Largest number of images in all resamples together, so that intervals of large sets take only seconds."""
 
 FPR95_NOTE = "In per cent. FPR95: share of OOD images that are accepted when 95 % of the ID images are accepted."
 """The note below tables of AUROC and FPR95."""
+INTERVALS_NOTE = "95 % intervals over images: bootstrap, and Clopper and Pearson for the accuracy."
+"""The note below measured numbers."""
 Lines = Callable[[ScoredSet, int], Sequence[str]]
 """Returns the lines about one image of a set: its predicted class, and more if known."""
 
@@ -53,8 +60,7 @@ def measured_numbers(sets: ScoredSets, seed: int) -> list[Number]:
     labelled = sets.id_set.labels >= 0
     if labelled.any():
         right = float((sets.id_set.predictions == sets.id_set.labels)[labelled].mean())
-        among = interval(right, int(labelled.sum())).removesuffix(" %")
-        numbers.append(Number("ID accuracy", f"{percent(right)} %", among))
+        numbers.append(Number("ID accuracy", f"{percent(right)} %", interval(right, int(labelled.sum()))))
     return numbers
 
 
@@ -79,40 +85,41 @@ def recorded_numbers(document: EvaluationDocument, score: str) -> list[Number]:
 
 def answer(sets: ScoredSets) -> list[str]:
     """The answer in sentences, for the main score."""
-    main = sets.scores[0]
-    curves = [acceptance_curve(sets.id_set.scores[main], ood.scores[main]) for ood in sets.ood_sets]
-    fprs = [fpr_at_recall(curve, RECALL) for curve in curves]
-    many = len(fprs) > 1
-    share = percent(float(np.mean(fprs)))
+    main, *others = sets.scores
+    fprs = {score: [fpr_at_recall(_curve(sets, score, ood), RECALL) for ood in sets.ood_sets] for score in sets.scores}
+    means = {score: float(np.mean(values)) for score, values in fprs.items()}
+    count, share = len(sets.ood_sets), percent(means[main])
     whose = (
-        f"On average over {len(fprs)} OOD sets, {share} % of the images"
-        if many
+        f"On average over {count} OOD sets, {share} % of the images"
+        if count > 1
         else f"{share} % of the OOD images ({sets.ood_sets[0].name})"
     )
     sentences = [f"{whose} are accepted when 95 % of the ID images are accepted (score {main})."]
-    if many:
-        worst, best = int(np.argmax(fprs)), int(np.argmin(fprs))
+    if count > 1:
+        worst, best = int(np.argmax(fprs[main])), int(np.argmin(fprs[main]))
         sentences.append(
-            f"The hardest set is {sets.ood_sets[worst].name} ({percent(fprs[worst])} % accepted), the easiest is "
-            f"{sets.ood_sets[best].name} ({percent(fprs[best])} %)."
+            f"The hardest set is {sets.ood_sets[worst].name} ({percent(fprs[main][worst])} % accepted), the easiest is "
+            f"{sets.ood_sets[best].name} ({percent(fprs[main][best])} %)."
         )
-    if "mcm-zero-shot" in sets.scores[1:]:
-        plain = [
-            fpr_at_recall(acceptance_curve(sets.id_set.scores["mcm-zero-shot"], ood.scores["mcm-zero-shot"]), RECALL)
-            for ood in sets.ood_sets
-        ]
-        sentences.append(f"Untrained prompts (score mcm-zero-shot) accept {percent(float(np.mean(plain)))} %.")
+    if others:
+        best_other = min(others, key=means.__getitem__)
+        said = f"The best other score is {best_other} ({percent(means[best_other])} % accepted)."
+        if UNTRAINED in others and best_other != UNTRAINED:
+            said += f" Untrained prompts ({UNTRAINED}) accept {percent(means[UNTRAINED])} %."
+        sentences.append(said)
     return sentences
+
+
+def _curve(sets: ScoredSets, score: str, ood: ScoredSet) -> AcceptanceCurve:
+    return acceptance_curve(sets.id_set.scores[score], ood.scores[score])
 
 
 def scores_table(sets: ScoredSets) -> Table:
     """AUROC / FPR95 (ID positive) of each score on each OOD set and on average, without intervals."""
     rows = []
     for score in sets.scores:
-        pairs = []
-        for ood in sets.ood_sets:
-            curve = acceptance_curve(sets.id_set.scores[score], ood.scores[score])
-            pairs.append((area_under_roc(curve), fpr_at_recall(curve, RECALL)))
+        curves = [_curve(sets, score, ood) for ood in sets.ood_sets]
+        pairs = [(area_under_roc(curve), fpr_at_recall(curve, RECALL)) for curve in curves]
         pairs.append(tuple(np.mean(pairs, axis=0).tolist()))
         rows.append([score, *(f"{percent(auroc)} / {percent(fpr)}" for auroc, fpr in pairs)])
     return Table(
@@ -121,53 +128,30 @@ def scores_table(sets: ScoredSets) -> Table:
 
 
 def id_class_table(sets: ScoredSets) -> Table:
-    """A row per ID class, those with the most rejected images first."""
-    score, names = sets.scores[0], sets.names
-    labels, predictions, values = sets.id_set.labels, sets.id_set.predictions, sets.id_set.scores[score]
-    threshold = threshold_of(sets, score)
-    rows = []
-    for label in np.unique(labels[labels >= 0]).tolist():
-        mine = labels == label
-        wrong = Counter(predictions[mine & (predictions != label)].tolist())
-        accuracy, rejected = float((predictions[mine] == label).mean()), float((values[mine] < threshold).mean())
-        rows.append((names[label], _most_common(wrong, names), int(mine.sum()), accuracy, rejected))
-    note = "Rejected: share of the class's images below the threshold, in per cent."
-    return _by_class(f"ID classes (score {score})", ("accuracy", "rejected"), rows, note)
+    """A row per ID class, those with the lowest accuracy first."""
+    found, score = sets.id_set, sets.scores[0]
+    accepted = found.scores[score] >= threshold_of(sets, score)
+    return class_table(f"ID classes (score {score})", found.labels, found.predictions, sets.names, accepted)
 
 
 def ood_class_tables(sets: ScoredSets) -> Iterator[Table]:
     """A table for each OOD set with classes, with a row per class, those with the most accepted images first."""
-    score, names = sets.scores[0], sets.names
-    id_values, threshold = sets.id_set.scores[score], threshold_of(sets, score)
+    score = sets.scores[0]
+    threshold = threshold_of(sets, score)
     for ood in sets.ood_sets:
         rows = []
         for label in np.unique(ood.labels[ood.labels >= 0]).tolist():
             mine = ood.labels == label
-            values = ood.scores[score][mine]
-            taken = _most_common(Counter(ood.predictions[mine].tolist()), names)
-            area = area_under_roc(acceptance_curve(id_values, values))
+            values, name = ood.scores[score][mine], ood.classes[label]
+            area = area_under_roc(acceptance_curve(sets.id_set.scores[score], values))
             accepted = float((values >= threshold).mean())
-            rows.append((ood.classes[label], taken, int(mine.sum()), area, accepted))
+            taken = most_common(ood.predictions[mine], sets.names)
+            rows.append((-accepted, [name, str(len(values)), percent(area), percent(accepted), taken]))
         if rows:
-            note = "Accepted: share of the class's images at or above the threshold, in per cent."
-            yield _by_class(f"Classes of {ood.name} (score {score})", ("AUROC", "accepted"), rows, note)
-
-
-def _by_class(
-    title: str, figures: tuple[str, str], rows: Sequence[tuple[str, str, int, float, float]], note: str
-) -> Table:
-    """A table of classes: name, most frequent other prediction, images and two fractions, sorted by the last fraction."""
-    cells = [
-        [name, taken, str(images), percent(first), percent(last)]
-        for name, taken, images, first, last in sorted(rows, key=lambda row: (-row[-1], row[0]))
-    ]
-    header = ["class", "most often taken for", "images", *figures]
-    return Table(title, header, cells, note=note, names=2, tall=len(rows) > TALL_ROWS)
-
-
-def _most_common(counts: Counter[int], names: Sequence[str]) -> str:
-    """The class with the highest count, with the count; a dash for none."""
-    return next((f"{names[label]} ({count})" for label, count in counts.most_common(1)), "-")
+            title, header = f"Classes of {ood.name} (score {score})", ["class", "images", "AUROC", "accepted", TAKEN]
+            cells = [row for _, row in sorted(rows)]
+            note = "In per cent. Accepted: share of the images at or above the threshold."
+            yield Table(title, header, cells, note, words=(0, 4), tall=len(cells) > TALL_ROWS)
 
 
 def galleries(sets: ScoredSets, rules: PixelsConfig, more: Lines) -> list[Gallery]:
@@ -199,11 +183,11 @@ def _gallery(
         Thumbnail(
             jpeg,
             scored.own(i),
-            [f"score {scored.scores[score][i]:.4g}", *more(scored, i)],
+            [*more(scored, i), f"score {scored.scores[score][i]:.4g}"],
             badge="OOD" if scored.scores[score][i] < threshold else "ID",
             path=str(path),
         )
         for i, path, jpeg in zip(chosen, paths, thumbnails(paths, rules), strict=True)
     ]
     kind = "ID images with the lowest" if scored is sets.id_set else "OOD images with the highest"
-    return Gallery(title, f"The {len(cards)} {kind} scores.", cards)
+    return Gallery(title, f"The {len(cards)} {kind} scores. The badge is the verdict at the threshold.", cards)

@@ -84,7 +84,7 @@ def roc_pictures(sets: ScoredSets, drawer: Drawer) -> PictureGroup:
     note = (
         "ID is positive. At the dotted line 95 % of ID images are accepted. The thin curve is chance. AUROC is the mean "
         "over the OOD sets."
-    ) + (f" Shown are the {CURVES} best of {len(sets.scores)} scores." if len(shown) < len(sets.scores) else "")
+    ) + (f" Shown are {main} and the {CURVES - 1} best of {len(others)} other scores." if len(others) >= CURVES else "")
     marks = figures.line_marks([f"{score} (AUROC {percent(areas[score])})" for score in shown])
     return PictureGroup("ROC curves", note, pictures, marks)
 
@@ -142,18 +142,18 @@ def nearest(scored: Scored, prompts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_lines(measured: Measured, sets: ScoredSets) -> Lines:
-    """Lines about an image's nearest prompts, with their cosines in brackets."""
+    """Lines about an image's predicted class and its nearest negative prompt."""
     by_set = {id(plain): scored for plain, scored in zip(
         (sets.id_set, *sets.ood_sets), (measured.id_set, *measured.ood_sets), strict=True)}  # fmt: skip
-    positives, negatives = measured.bank.positives.cpu().float(), measured.bank.negatives
+    negatives = measured.bank.negatives
 
     def lines(scored: ScoredSet, image: int) -> list[str]:
-        feature = by_set[id(scored)].encoded.features[image]
-        found = [f"predicted: {sets.names[int(scored.predictions[image])]} ({float((positives @ feature).max()):.3f})"]
+        found = [f"predicted {sets.names[int(scored.predictions[image])]}"]
         if negatives is not None:
-            best = (negatives.flatten(0, 1).cpu().float() @ feature).max(dim=0)
-            owner, number = divmod(int(best.indices), negatives.shape[1])
-            found.append(f"negative: {sets.names[owner]} #{number + 1} ({float(best.values):.3f})")
+            feature = by_set[id(scored)].encoded.features[image]
+            best = int((negatives.flatten(0, 1).cpu().float() @ feature).argmax())
+            owner, number = divmod(best, negatives.shape[1])
+            found.append(f"negative {sets.names[owner]} #{number + 1}")
         return found
 
     return lines

@@ -158,9 +158,17 @@ def write_score_page(path: Path, rows: PageRows, judged: Judged, *, title: str, 
 
 
 def page_values(
-    rows: PageRows, judged: Judged, rules: PixelsConfig, *, own: Mapping[str, str] | None = None
+    rows: PageRows,
+    judged: Judged,
+    rules: PixelsConfig,
+    *,
+    own: Mapping[str, str] | None = None,
+    shown: int | None = None,
 ) -> dict[str, Any]:
-    """The values of the template `score`, except the title; `own`: names of the images' own classes by path, if known."""
+    """The values of the template `score`, except the title.
+
+    `own`: names of the images' own classes by path, if known. `shown`: number of suspicious images with thumbnails.
+    """
     scores, labels, verdicts = np.array(rows.scores), np.array(rows.labels), np.array(rows.verdicts)
     threshold, single = _threshold(scores, verdicts, judged.threshold)
     decided = bool((verdicts != UNDECIDED).any())
@@ -190,7 +198,7 @@ def page_values(
         "histogram": draw(bins, counts, alt=alt, held=held, decided=decided),
         "numbers": _numbers(len(scores), ood, decided, named, held_out, threshold),
         "choices": _choices(rows, labels),
-        "galleries": _galleries(rows, kept, others, rules, own or {}),
+        "galleries": _galleries(rows, kept, others, rules, own or {}, SHOWN if shown is None else shown),
         "note": _note(len(scores), len(kept), len(others), single),
         "data": {
             "edges": bins.edges.tolist(),
@@ -299,13 +307,13 @@ def _choices(rows: PageRows, labels: npt.NDArray[np.int32]) -> list[tuple[int, s
 
 
 def _galleries(
-    rows: PageRows, kept: list[Row], others: list[Row], rules: PixelsConfig, own: Mapping[str, str]
+    rows: PageRows, kept: list[Row], others: list[Row], rules: PixelsConfig, own: Mapping[str, str], most: int
 ) -> list[Gallery]:
     """The most suspicious images, and a sample of the others if there are more."""
-    shown = list(enumerate(kept[:SHOWN]))
+    shown = list(enumerate(kept[:most]))
     more = [(len(kept) + i, row) for i, row in enumerate(others)]
-    if not more and len(kept) > SHOWN:
-        rest = range(SHOWN, len(kept))
+    if not more and len(kept) > most:
+        rest = range(most, len(kept))
         more = [(i, kept[i]) for i in sorted(Random(0).sample(rest, min(SAMPLE, len(rest))))]
     jpegs = thumbnails([Path(row.path) for _, row in [*shown, *more]], rules)
     cards = [
@@ -320,17 +328,18 @@ def _galleries(
 
 
 def _card(index: int, row: Row, jpeg: bytes | None, own: str | None) -> Thumbnail:
-    """A thumbnail with its verdict, predicted class, own class if that differs, score, p-value and nearest negative."""
-    lines = [] if own in (None, row.prediction_name) else [f"labelled {own}"]
-    lines.append(f"score {row.score:.4g}")
-    if row.p_value is not None:
-        lines.append(f"p-value {row.p_value:.2g}")
-    if row.nearest_negative is not None and row.negative_similarity is not None:
-        lines.append(f"negative: {row.nearest_negative} ({row.negative_similarity:.2f})")
-    lines.append(Path(row.path).name)
+    """A thumbnail with file name, verdict, predicted class, score, p-value, and own class or nearest negative."""
+    lines = [
+        f"predicted {row.prediction_name}",
+        f"score {row.score:.4g}" + (f", p-value {row.p_value:.2g}" if row.p_value is not None else ""),
+    ]
+    if own is not None:
+        lines.insert(0, f"labelled {own}")
+    elif row.nearest_negative is not None:
+        lines.append(f"negative {row.nearest_negative}")
     return Thumbnail(
         jpeg,
-        row.prediction_name or "",
+        Path(row.path).name,
         lines,
         badge="" if row.is_ood is None else "OOD" if row.is_ood else "ID",
         data={"row": str(index)},
@@ -376,4 +385,5 @@ def _broken(rows: PageRows) -> Table:
     cells = [[row.path, row.error or ""] for row in rows.broken]
     left = rows.broken_count - len(cells)
     note = f"{left:,} more are not shown." if left else ""
-    return Table(f"{rows.broken_count:,} images could not be judged", ["image", "why"], cells, note, 2, len(cells) > 12)
+    title = f"Images that could not be judged: {rows.broken_count:,}"
+    return Table(title, ["image", "why"], cells, note, words=(0, 1), tall=len(cells) > 12)
