@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from negprompt_cli.data.sets.class_list import ClassEntry, ClassList, read_class_list
+from negprompt_cli.data.sets.class_forms import ClassEntry
+from negprompt_cli.data.sets.class_list import ClassList, read_class_list
 from negprompt_cli.data.sets.classnames import is_wnid, words
 from negprompt_cli.data.sets.matching import Known, fold
 from negprompt_cli.decisions import Decision
