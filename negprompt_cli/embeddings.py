@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -40,6 +41,9 @@ from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.embedding_learning import learn_embeddings
 from negprompt_cli.steps.shared.self_check import self_check
 from negprompt_cli.wording import some_of
+
+Numbers = Tensor | npt.ArrayLike
+"""A tensor, an array, a data frame, a column of arrays, or rows in a list; of any numeric type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +75,16 @@ class EmbeddingDetector:
             raise ValueError("there are no negatives")
         return self.inputs.negatives
 
-    def score(self, images: Tensor) -> Tensor:
+    def score(self, images: Numbers) -> Tensor:
         """ID scores (N,) float64 of image features (N, D), higher = more ID; features of any length are normalised."""
         found = compute_scores(self._unit(images), self.inputs, ["negprompt"]).scores["negprompt"]
         return torch.from_numpy(found)
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Numbers) -> Tensor:
         """Classes (N,) int64 of image features (N, D): those of the nearest positives. Negatives are not used."""
         return (self._unit(images) @ self.positives.T).argmax(1)
 
-    def is_ood(self, images: Tensor) -> Tensor:
+    def is_ood(self, images: Numbers) -> Tensor:
         """Whether the score of each of the image features (N, D) is below the threshold, (N,) bool.
 
         Raises:
@@ -90,7 +94,7 @@ class EmbeddingDetector:
             raise UsageError("The detector has no threshold: call calibrate with held-out ID images first.")
         return self.score(images) < self.threshold
 
-    def calibrate(self, images: Tensor, acceptance: float = 0.95) -> Self:
+    def calibrate(self, images: Numbers, acceptance: float = 0.95) -> Self:
         """The same detector with the highest threshold that accepts this share, in (0, 1), of held-out ID images (n, D).
 
         Raises:
@@ -99,7 +103,7 @@ class EmbeddingDetector:
         chosen = choose_threshold(np.asarray(self.score(images)), acceptance=acceptance)
         return replace(self, threshold=chosen.value)
 
-    def self_check(self, images: Tensor, labels: Tensor) -> Decision:
+    def self_check(self, images: Numbers, labels: Numbers) -> Decision:
         """Compare the score with mcm and max-logit by a criterion of ID data alone (`engine.criterion`); takes seconds.
 
         Args:
@@ -115,7 +119,7 @@ class EmbeddingDetector:
         statistics = self.inputs.id_statistics
         return self_check(self.config, data, self.positives, statistics, scale=self.inputs.logit_scale)[1]
 
-    def transfer(self, class_embeddings: Tensor) -> Self:
+    def transfer(self, class_embeddings: Numbers) -> Self:
         """A detector for other class embeddings (K', D), with the same offsets and statistics and no threshold.
 
         Raises:
@@ -129,14 +133,14 @@ class EmbeddingDetector:
         inputs = replace(self.inputs, positives=positives, negatives=negatives, id_statistics=statistics)
         return replace(self, inputs=inputs, threshold=None)
 
-    def _unit(self, images: Tensor) -> Tensor:
+    def _unit(self, images: Numbers) -> Tensor:
         return _embeddings(images, self.positives.shape[1])
 
 
 def fit_embeddings(
-    class_embeddings: Tensor,
-    images: Tensor,
-    labels: Tensor,
+    class_embeddings: Numbers,
+    images: Numbers,
+    labels: Numbers,
     *,
     logit_scale: float = 100.0,
     negatives: int = 2,
@@ -175,37 +179,56 @@ def fit_embeddings(
     return EmbeddingDetector(inputs, offsets, config=config)
 
 
-def _labels(values: Tensor, images: int, classes: int) -> Tensor:
+def _labels(values: Numbers, images: int, classes: int) -> Tensor:
     """(N,) int64 labels of `images` images.
 
     Raises:
         UsageError: they are not whole numbers from 0 to `classes` - 1, one for each image.
     """
-    try:
-        given = torch.as_tensor(values).detach()
+    given = _numbers(values, np.float64)
+    if given is not None and given.shape == (images,):
         labels = given.long()
-    except (TypeError, ValueError, RuntimeError):  # texts, for example
-        labels, given = torch.empty(0, dtype=torch.int64), torch.empty(0)
-    sound = labels.shape == (images,) and bool((labels == given).all())
-    if not sound or int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise UsageError(f"Labels must be {images} whole numbers from 0 to {classes - 1}, one for each image.")
-    return labels
+        if bool(((labels == given) & (labels >= 0) & (labels < classes)).all()):
+            return labels
+    raise UsageError(f"Labels must be {images} whole numbers from 0 to {classes - 1}, one for each image.")
 
 
-def _embeddings(values: Tensor, dimension: int | None = None) -> Tensor:
+def _embeddings(values: Numbers, dimension: int | None = None) -> Tensor:
     """(n, D) float32 embeddings of length 1.
 
     Raises:
         UsageError: the shape is wrong, a row is all zeros, or a number is not finite.
     """
-    try:
-        # Without a graph: features may come from a model that is being trained.
-        rows = torch.as_tensor(values).detach().float()
-    except (TypeError, ValueError, RuntimeError):
-        raise UsageError("Embeddings must be a tensor, an array, or lists of numbers of the same length.") from None
+    rows = _numbers(values, np.float32)
+    if rows is None:
+        raise UsageError("Embeddings must be a tensor, an array, a data frame, or rows of numbers of the same length.")
+    rows = rows.float()
     if rows.ndim != 2 or not len(rows) or (dimension is not None and rows.shape[1] != dimension):
         wanted = f"(n, {dimension})" if dimension is not None else "(n, D)"
         raise UsageError(f"Embeddings must be of shape {wanted} and not empty, not {tuple(rows.shape)}.")
-    if not bool(torch.isfinite(rows).all()) or bool((rows.norm(dim=1) == 0).any()):
-        raise UsageError("Embeddings must be finite, and none may be all zeros.")
-    return normalize(rows, dim=1)
+    lengths = rows.norm(dim=1)
+    if len(bad := ((lengths > 0) & lengths.isfinite()).logical_not().nonzero().flatten()):
+        raise UsageError(
+            "Embeddings must be finite, and none may be all zeros. "
+            f"Rows that are not, counted from 0: {some_of(bad.tolist())}."
+        )
+    return normalize(rows, dim=1, eps=0)
+
+
+def _numbers(values: Numbers, kind: type[np.floating]) -> Tensor | None:
+    """Numbers in whatever holds them: a tensor, or what numpy reads, such as a data frame or a column of arrays.
+
+    None is returned for texts, missing values and rows of different lengths. Tensors keep their type and device.
+    """
+    try:
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
+            values = torch.stack(list(values))
+        if isinstance(values, Tensor):
+            return values.detach()  # Without a graph: features may come from a model that is being trained.
+        array = np.asarray(values)
+        if array.dtype == object and array.ndim == 1 and len(array) and np.ndim(array[0]):
+            array = np.stack([np.asarray(row, kind) for row in array])
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(array.astype(kind))
+    except (TypeError, ValueError, RuntimeError):
+        return None

@@ -1,8 +1,10 @@
 """The criterion of ID data alone: who plays what, its figures against scikit-learn, and the self-check made of it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -156,9 +158,11 @@ def test_the_self_check_warns_only_of_what_is_more_than_noise(learned: float, si
     ("change", "says"),
     [
         ({"labels": lambda labels: labels + 0.5}, "whole numbers"),
-        ({"labels": lambda labels: [str(one) for one in labels.tolist()]}, "whole numbers"),
+        ({"labels": lambda labels: [f"class {one}" for one in labels.tolist()]}, "whole numbers"),
         ({"labels": lambda labels: labels[:-1]}, "one for each image"),
-        ({"images": lambda images: [["a"]]}, "lists of numbers"),
+        ({"images": lambda images: [["a"]]}, "rows of numbers"),
+        ({"images": lambda images: [[1.0], [1.0, 2.0]]}, "rows of numbers"),
+        ({"images": lambda images: images.index_fill(0, torch.tensor([2, 7]), math.nan)}, "from 0: 2, 7"),
         ({"logit_scale": lambda _: float("nan")}, "positive number"),
         ({"settings": lambda _: {"negative": {"count": 3}}}, "argument `negatives`"),
         ({"settings": lambda _: {"negative.count": 3}}, "argument `negatives`"),
@@ -170,6 +174,22 @@ def test_what_would_be_cut_or_not_used_is_refused(change: dict[str, Callable[[An
     given |= {name: make(given.get(name)) for name, make in change.items()}
     with pytest.raises(UsageError, match=says):
         fit_embeddings(**given)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda rows: list(rows),
+        lambda rows: rows.numpy().astype(">f8"),
+        lambda rows: np.flip(np.flip(rows.numpy(), 0).copy(), 0),
+        lambda rows: np.array([*rows.numpy(), None], dtype=object)[:-1],
+    ],
+    ids=["list of tensors", "big-endian", "reversed view", "column of arrays"],
+)
+def test_embeddings_come_in_whatever_holds_numbers(form: Callable[[Tensor], Any]):
+    positives, images, labels = world()
+    found = fit_embeddings(form(positives), form(images), labels.numpy().astype(np.uint16), logit_scale=20)
+    assert found.score(form(images)).equal(fit_embeddings(positives, images, labels, logit_scale=20).score(images))
 
 
 def test_features_of_a_model_in_training_are_taken_as_numbers():
