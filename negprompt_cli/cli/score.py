@@ -160,7 +160,7 @@ def score(
     )
     from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths, stdin_names
-    from negprompt_cli.steps.score import Sorting, check_same_run, check_sorting, run_score
+    from negprompt_cli.steps.score import Sorting, check_same_run, check_same_sorting, check_sorting, run_score
 
     form = row_form(out, options.form.value if options.form else None)
     if out:
@@ -184,7 +184,9 @@ def score(
     sorting = None
     if sort_into:
         file = None if options.classes else options.prompts or artifact.path
-        sorting = Sorting(sort_into, options.copy, (file, verdicts.prompts_sha256) if file else None)
+        detector = (file, verdicts.prompts_sha256) if file else None
+        sorting = Sorting(sort_into, options.copy, detector, verdicts.threshold if options.fdr is None else None)
+        check_same_sorting(sorting)
     left_out = LeftOut()
     started = time.monotonic()
     rows_to = (

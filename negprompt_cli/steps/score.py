@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from negprompt_cli.data.encoding.images import BrokenImage
+from negprompt_cli.data.results.corrections import read_sorted
 from negprompt_cli.data.results.rowfile import KnownPaths, Row, Sink, Totals
 from negprompt_cli.data.results.sorting import sort_rows
 from negprompt_cli.engine.metrics.conformal import BatchVerdict, batch_verdict, p_values
@@ -32,12 +33,13 @@ NAMED = 20
 class Sorting:
     """The folder into which images are sorted, as links or copies in `into`/id/<class> and `into`/ood.
 
-    `detector`: path and sha256 of the detector, for the record; None if it has no file.
+    `detector`: path and sha256 of the detector, for the record; None if it has no file. `threshold`: the one that decides.
     """
 
     into: Path
     copy: bool
-    detector: tuple[Path, str] | None = None
+    detector: tuple[Path, str] | None
+    threshold: float | None
 
 
 @dataclass
@@ -116,7 +118,7 @@ def run_score(
         judged = _judged(stream, task, stop_on_error=stop_on_error)
         for rows in judged if fdr is None else selected(judged, fdr):
             if sorting:
-                sort_rows(rows, sorting.into, copy=sorting.copy, detector=sorting.detector)
+                sort_rows(rows, sorting.into, copy=sorting.copy, detector=sorting.detector, threshold=sorting.threshold)
             sink.write(rows)
             for row in rows:
                 _count(row, summary)
@@ -187,6 +189,24 @@ def check_sorting(into: Path, paths: Sequence[str], *, append: bool) -> None:
         raise UsageError(
             f"{into} is not empty, and images of two runs would be mixed in it. Choose an empty folder.",
             remedy="sort-again",
+        )
+
+
+def check_same_sorting(sorting: Sorting) -> None:
+    """Refuse to sort into a folder that another detector or threshold sorted.
+
+    It would put some images where a user has moved them, and these corrections would then look like predictions.
+
+    Raises:
+        UsageError: the folder's record differs, or the folder has images and no record.
+    """
+    if not (sorting.into.is_dir() and any(sorting.into.iterdir())):
+        return
+    this = (sorting.detector[1] if sorting.detector else "", sorting.threshold)
+    if any((image.detector_sha256, image.threshold) != this for image in read_sorted(sorting.into)):
+        raise UsageError(
+            f"{sorting.into} was sorted with another detector or threshold. Corrections in it would be lost. Choose an "
+            "empty folder."
         )
 
 

@@ -345,6 +345,12 @@ def test_sorting_links_and_copies(score: Scoring, images: Path, tmp_path: Path):
     goes_on = score(images, "--sort-into", tmp_path / "links", "--out", tmp_path / "rows.csv", "--append")
     assert goes_on.exit_code == 0, goes_on.output
     assert sorted_files(tmp_path / "links") == links
+    # Another threshold would put images where a user may have moved them.
+    other = score(
+        images, "--sort-into", tmp_path / "links", "--append", "--threshold", 0.3, "--out", tmp_path / "b.csv"
+    )
+    assert other.exit_code == 2 and "another detector or threshold" in other.stderr
+    assert sorted_files(tmp_path / "links") == links
     score(images, "--sort-into", tmp_path / "copies", "--copy")
     assert sorted_files(tmp_path / "copies") == links
     assert not any(p.is_symlink() for p in (tmp_path / "copies").rglob("*.png"))

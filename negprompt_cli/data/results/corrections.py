@@ -31,7 +31,8 @@ RECORD = "sorted.jsonl"
 class SortedImage(BaseModel):
     """A line of the record: an image that a detector put into `folder` ("ood" or "id/<class>").
 
-    `detector`: path of the detector's file; `detector_sha256`: its digest; both are empty if there was no file.
+    `detector`: path of the detector's file; `detector_sha256`: its digest; both are empty if there was no file. `threshold`:
+    the one that decided; None if a false discovery rate did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,7 @@ class SortedImage(BaseModel):
     path: str
     detector: str = ""
     detector_sha256: str = ""
+    threshold: float | None = None
 
 
 def record_sorted(into: Path, images: Iterable[SortedImage]) -> None:

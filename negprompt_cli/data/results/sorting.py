@@ -25,7 +25,9 @@ from negprompt_cli.data.sets.packed import item_content
 from negprompt_cli.errors import NegPromptError
 
 
-def sort_rows(rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Path, str] | None) -> None:
+def sort_rows(
+    rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Path, str] | None, threshold: float | None
+) -> None:
     """Sort the images of rows that have a prediction, and record it.
 
     Args:
@@ -33,6 +35,7 @@ def sort_rows(rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Pa
         into: folder with id/, ood/ and the record.
         copy: as for `sort_image`.
         detector: path and sha256 of the detector, or None if it has no file.
+        threshold: the threshold that decided, for the record.
 
     Raises:
         NegPromptError: an image cannot be read or written.
@@ -54,6 +57,7 @@ def sort_rows(rows: Sequence[Row], into: Path, *, copy: bool, detector: tuple[Pa
                 path=str(image.absolute()),
                 detector=str(Path(path).absolute()) if path else "",
                 detector_sha256=digest,
+                threshold=threshold,
             )
         )
     record_sorted(into, record)
