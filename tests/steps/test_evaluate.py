@@ -1,6 +1,7 @@
 """Evaluation: what the scores are fed with, against slow references, and the document."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from evaluation_world import OOD, World, images, make_world, workbench
 from recorder import Recorder
 from torch import nn
 
+from negprompt_cli.config import load_config
+from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.local_features import encode_local, why_no_local_features
 from negprompt_cli.engine.scores import score_names
@@ -39,6 +42,21 @@ def test_knn_compares_with_the_very_images_the_artifact_was_trained_with(world):
     for i, feature in enumerate(measured.ood_sets[0].encoded.features.double().numpy()):
         distances = sorted(float(np.sqrt(((feature - t) ** 2).sum())) for t in train)
         assert measured.ood_sets[0].table.scores["knn"][i] == pytest.approx(-distances[1], abs=1e-6)
+
+
+def test_broken_images_are_reported_once_and_remembered_features_keep_their_images(tiny_clip, tmp_path):
+    images(tmp_path / "photos", 4, seed=0)
+    (tmp_path / "photos/1.png").write_bytes(b"")
+    progress = Recorder()
+    settings = {"data.on_error": "skip", "data.spec": str(tmp_path / "photos"), "compute.workers": 0}
+    bench = workbench(load_config(flags=settings), tiny_clip, progress)
+    found = bench.image_set(parse_spec(str(tmp_path / "photos")), "ood")
+    first, again = bench.encode(found), bench.encode(replace(found, labels=np.arange(4)))
+    assert again.labels.tolist() == [0, 2, 3]
+    assert again.features.equal(first.features)
+    assert [path.name for path in again.images.paths] == ["0.png", "2.png", "3.png"]
+    (told,) = progress.warned
+    assert "1 broken images" in told and "photos/1.png: the file is empty" in told
 
 
 def test_cached_texts_give_the_very_scores_of_texts_encoded_anew(world, tmp_path):

@@ -30,13 +30,14 @@ class EncodedSet:
     """The features of an image set.
 
     `features`: (N, F) float32 on the CPU, L2-normalised. `labels`: (N,) int64, -1 for unlabelled images. `images`: the set
-    without skipped files. `skipped`: the broken files that were left out.
+    without skipped files. `skipped`: the broken files that were left out. `reasons`: a sentence about each of them.
     """
 
     images: ImageSet
     features: Tensor
     labels: Tensor
     skipped: tuple[str, ...]
+    reasons: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,8 +100,6 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
             store.tidy()
     whole = np.ones(len(keys), dtype=bool)
     whole[[todo[place] for place, _ in broken]] = False
-    for _, message in broken:
-        progress.warn(f"skipped: {message}")
     if not whole.any():
         raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read.")
     if features is None:
@@ -111,7 +110,9 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
     kept = images.take(np.flatnonzero(whole)) if skipped else images
     if skipped:
         features = features[torch.from_numpy(whole)]
-    return EncodedSet(kept, features, torch.from_numpy(kept.labels.copy()), skipped)
+    return EncodedSet(
+        kept, features, torch.from_numpy(kept.labels.copy()), skipped, tuple(message for _, message in broken)
+    )
 
 
 def feature_store(clip: Clip, decoder: Decoder, progress: Progress, *, partial: bool = False) -> FeatureStore:

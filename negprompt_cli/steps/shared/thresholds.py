@@ -85,6 +85,7 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
     names = {c.key: c.name for c in prompts.classes}
     weak = {key: one for key, one in classes.items() if one.images >= WEAK_IMAGES and one.correct < WEAK * one.images}
     if weak:
+        judged = sum(one.images >= WEAK_IMAGES for one in classes.values())
         lowest = sorted(weak, key=lambda key: weak[key].correct / weak[key].images)
         told = [
             f"{names[key]} ({percent(weak[key].correct / weak[key].images, decimals=0)} %, mostly taken for "
@@ -92,8 +93,8 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
             for key in lowest
         ]
         said = (
-            f"{len(weak)} of {len(prompts.classes)} classes are recognised in less than half of their held-out images: "
-            f"{some_of(told)}. Check their images and names, or add images."
+            f"{len(weak)} of {judged} classes with at least {WEAK_IMAGES} held-out images are recognised in less than half "
+            f"of them: {some_of(told)}. Check their images and names, or add images."
         )
         bench.decide(Decision("weak-classes", said, {"classes": {k: asdict(v) for k, v in weak.items()}}, warning=True))
     return found

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -217,7 +218,8 @@ class Workbench:
             self._encoded[key] = images, self._encode(images)
         _, encoded = self._encoded[key]
         if encoded.skipped:
-            return self._encode(images)
+            broken = set(encoded.skipped)
+            images = images.take(np.flatnonzero([str(path) not in broken for path in images.paths]))
         return replace(encoded, images=images, labels=torch.from_numpy(images.labels.copy()))
 
     def encode_texts(self, names: Sequence[str], template: str) -> Tensor:
@@ -255,6 +257,8 @@ class Workbench:
         )
         encoded = encode_images(self.clip, images, options, self.progress)
         if encoded.skipped:
-            said = f"{len(encoded.skipped)} broken images of {images.name} were skipped."
+            said = (
+                f"{len(encoded.skipped)} broken images of {images.name} were skipped. {' '.join(encoded.reasons[:3])}"
+            )
             self.decide(Decision("images-skipped", said, {"set": images.name, "files": list(encoded.skipped)}, True))
         return encoded
