@@ -101,7 +101,7 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
     whole = np.ones(len(keys), dtype=bool)
     whole[[todo[place] for place, _ in broken]] = False
     if not whole.any():
-        raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read.")
+        raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read. {broken[0][1]}")
     if features is None:
         features = torch.zeros(len(keys), fresh[0].shape[1])
     if fresh:
