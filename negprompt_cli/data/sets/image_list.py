@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from negprompt_cli.data.files.textfile import MAX_LIST_BYTES, content_lines, parse_json, parse_rows, read_text
@@ -367,8 +367,8 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
     part = table.pick(_PARTS, lambda cells: any(part_named(cell) for cell in cells), {path})
     if part is not None and (odd := next((row[part] for row in rows if not part_named(row[part])), None)) is not None:
         raise _refuse(where, f"Its column {header[part]} has the value {odd[:100]!r}, which is not train, val or test.")
-    flag = _part_flag(table.places, rows) if part is None else None
-    used = {i for i in (path, part, flag and flag.column) if i is not None}
+    part, parts = _parts(table, rows, part)
+    used = {i for i in (path, part) if i is not None}
     label = table.pick(LABELS, numbers, used)
     name = table.pick(LABELS, lambda cells: any(cells) and not numbers(cells), used)
     unclear = ""
@@ -386,40 +386,24 @@ def _records(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -
         else:
             label, name = (others[0], None) if numbers(cells) else (None, others[0])
     made = []
-    for row in rows:
+    for row, own in zip(rows, parts, strict=True):
         found = _LABEL.fullmatch(row[label]) if label is not None else None
-        made.append(
-            Line(
-                row[path],
-                int(found[1]) if found else None,
-                row[name] if name is not None else "",
-                part_named(row[part]) if part is not None else None if flag is None else flag.part(row),
-            )
-        )
+        made.append(Line(row[path], int(found[1]) if found else None, row[name] if name is not None else "", own))
     classes = {i for i in (label, name) if i is not None}
     more = set(map(header.index, class_columns(header))) - used - classes
     taken = f", classes from {some_of([repr(header[i]) for i in sorted(classes)])}" if more and classes else ""
     return made, unclear, taken
 
 
-class _Flag(NamedTuple):
-    """A column of truth values: images with true are of part `yes`, the others of part `no`."""
-
-    column: int
-    yes: Part
-    no: Part
-
-    def part(self, row: Sequence[str]) -> Part:
-        return self.yes if _TRUTH[row[self.column].casefold()] else self.no
-
-
-def _part_flag(columns: Mapping[str, int], rows: Sequence[Sequence[str]]) -> _Flag | None:
-    """Return the column whose truth values distinguish parts, such as `is_valid` in fastai's tables; None without one."""
+def _parts(table: Columns, rows: Sequence[Sequence[str]], part: int | None) -> tuple[int | None, list[Part | None]]:
+    """Return the column that names the parts of images, or a column of truth values that does; and the part of each row."""
+    if part is not None:
+        return part, [part_named(row[part]) for row in rows]
     for name, (yes, no) in _FLAGS.items():
-        i = columns.get(name)
+        i = table.places.get(name)
         if i is not None and all(row[i].casefold() in _TRUTH for row in rows):
-            return _Flag(i, yes, no)
-    return None
+            return i, [yes if _TRUTH[row[i].casefold()] else no for row in rows]
+    return None, [None] * len(rows)
 
 
 def _no_names(cells: Sequence[str]) -> str:
@@ -507,10 +491,11 @@ class _Json:
         high = next((line for line in lines if line.label is not None and line.label >= len(classes)), None)
         if high is not None:
             raise _refuse(self.where, f"{high.path[:100]!r} has class {high.label}, but there are {len(classes)}.")
-        known = [line.label is not None and line.label >= 0 and not line.name for line in lines]
         return [
-            replace(line, name=classes[line.label or 0]) if named else line
-            for line, named in zip(lines, known, strict=True)
+            replace(line, name=classes[line.label])
+            if line.label is not None and line.label >= 0 and not line.name
+            else line
+            for line in lines
         ]
 
     def _items(self, items: Any, part: Part | None) -> Iterator[Line]:

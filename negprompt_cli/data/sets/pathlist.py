@@ -148,7 +148,7 @@ def _is_list(path: Path) -> bool:
 def _listed(path: Path) -> tuple[list[str], tuple[Decision, ...]]:
     """Return the images that a list names, and decisions."""
     # Only lists need it, and importing it takes a while.
-    from negprompt_cli.data.sets.imglist import place_images
+    from negprompt_cli.data.sets.list_places import place_images
 
     listed = read_image_list(path)
     folder, lines, decisions = place_images(listed, listed.lines, data_root=Path())
