@@ -164,7 +164,7 @@ def fit_embeddings(
     """
     asked = ask_config(flags=settings or {})
     if others := sorted(set(asked.values) - {"negative"}):
-        raise UsageError(f"Settings of the section negative are used only, not {some_of(others)}.")
+        raise UsageError(f"Only settings of the section negative are used here, not {some_of(others)}.")
     if asked.given("negative.count") is not None:
         raise UsageError(
             "The number of negatives is the argument `negatives`. Remove negative.count from the settings."

@@ -81,9 +81,9 @@ def _with_data_of(source: "ArtifactFile", asked: "Asked") -> "Asked":
 def print_calibration(tell: Callable[[str], None], made: "Calibration") -> None:
     """Print a threshold and the interval of its acceptance."""
     tell(
-        f"An image is ID where {made.score} is at least {made.threshold:.6g}: {made.accepted} of {made.images} held-out ID "
-        f"images ({percent(made.accepted / made.images)} %). At {100 * made.confidence:g} % confidence it accepts "
-        f"{percent(made.low)} to {percent(made.high)} % of new ID images."
+        f"An image is ID if its score {made.score} is at least {made.threshold:.6g}. This accepts {made.accepted} of "
+        f"{made.images} held-out ID images ({percent(made.accepted / made.images)} %), and {percent(made.low)} to "
+        f"{percent(made.high)} % of new ID images ({100 * made.confidence:g} % confidence)."
     )
     if made.by_class:
         tell(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")

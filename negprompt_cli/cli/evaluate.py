@@ -136,10 +136,10 @@ def evaluate(
         result, measured = single, (single.measured,)
     if save_scores:
         write_scores(save_scores, measured)
-        talk.say(f"Scores of every image: {save_scores}")
+        talk.say(f"Wrote the scores of every image to {save_scores}")
     if words_out:
         save_words(words_out, measured)
-        talk.say(f"Chosen negative words: {words_out}")
+        talk.say(f"Wrote the chosen negative words to {words_out}")
     print_evaluation(talk, result)
     talk.result(result.path, result.document.document())
 

@@ -92,8 +92,8 @@ def export(
         talk.decide(Decision("threshold", said, {"threshold": None, "score": scorer.choice.name}, warning=True))
     result = run_export(scorer, path, form=form.value, half=half)
     talk.say(
-        f"Agrees with PyTorch to {result.difference:.2g} of the outputs' range; {path.stat().st_size / 1e6:.1f} MB, score "
-        f"{scorer.choice.name}."
+        f"The score is {scorer.choice.name}. The outputs agree with PyTorch's to {result.difference:.2g} of their range. "
+        f"The file has {path.stat().st_size / 1e6:.1f} MB."
     )
     talk.result(
         path,

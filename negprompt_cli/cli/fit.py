@@ -72,7 +72,7 @@ def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume
         _tell_corrected(talk, result.corrected)
     if made.calibration:
         print_calibration(talk.say, made.calibration)
-    talk.say(f"A page with the classes, images that look mislabelled, and images that are rejected: {result.page}")
+    talk.say(f"Wrote a page with the classes, images that look mislabelled, and rejected images to {result.page}")
     # The artifact names its model, so the command needs no --model.
     talk.say(f"Score other images with:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
     talk.result(

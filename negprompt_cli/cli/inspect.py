@@ -85,7 +85,7 @@ def _print(document: dict[str, Any]) -> None:
     facts["threshold"] = "none: `negprompt calibrate` chooses one"
     if (made := document["calibration"]) is not None:
         facts["threshold"] = (
-            f"ID where {made['score']} is at least {made['threshold']:.6g}; chosen on {made['images']} held-out images of "
+            f"ID if {made['score']} is at least {made['threshold']:.6g}; chosen on {made['images']} held-out images of "
             f"{made['data']}, of which {made['accepted']} are accepted ({percent(made['low'])} to {percent(made['high'])} % "
             f"of new ones, at {100 * made['confidence']:g} % confidence)"
         )

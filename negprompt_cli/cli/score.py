@@ -224,9 +224,11 @@ def score(
     if before.images:
         found = "" if total["ood"] is None else f", {total['ood']} of them OOD"
         talk.say(f"{out} now has rows of {total['images']} images{found}, {total['broken']} of them broken.")
+    if sort_into:
+        talk.say(f"{'Copied' if options.copy else 'Linked'} the images into {sort_into}/id/<class> and {sort_into}/ood")
     if options.report and page:
         _write_page(options, page, verdicts, summary, config, paths, add=out if before.images else None)
-        talk.say(f"A page with the images, on which you can try other thresholds: {options.report}")
+        talk.say(f"Wrote a page with the images, where you can try other thresholds, to {options.report}")
     if out:
         document = _document(options, verdicts, summary, limited=config.data.limit is not None)
         talk.result(out, {**document, "not_judged": (total["broken"] or 0) + unreadable, "total": total})
@@ -332,14 +334,15 @@ def _print_summary(
         )
     elif verdicts.threshold is None:
         message = (
-            f"There is no threshold for {verdicts.score}, so no image is called OOD. Choose one with `negprompt calibrate`, "
+            f"There is no threshold for {verdicts.score}, so is_ood is empty. Choose one with `negprompt calibrate`, "
             "or pass --threshold."
         )
         talk.decide(Decision("threshold", message, {"threshold": None, "score": verdicts.score}))
         talk.say("Images with the lowest scores:")
     else:
         talk.say(
-            f"{summary.ood} are OOD, {readable - summary.ood} are ID ({verdicts.score} at least {verdicts.threshold:.6g}). "
+            f"{summary.ood} images are OOD, {readable - summary.ood} are ID ({verdicts.score} at least "
+            f"{verdicts.threshold:.6g}). "
             "Images with the lowest scores:"
         )
     for value, path in summary.lowest:

@@ -89,6 +89,7 @@ def print_criterion(talk: Talk, rows: "Sequence[CriterionRow]") -> None:
     """Print the table of the criterion that uses ID data alone, if the ID data suffice for it."""
     if not rows:
         return
+    talk.line("")
     columns = ["problem", "variant", "score", *rows[0].sides, "mean"]
     cells = [
         [
@@ -111,6 +112,7 @@ def print_overall(talk: Talk, overall: "Sequence[Overall]") -> None:
     """Print a table over all problems and OOD sets if there are several."""
     if not overall:
         return
+    talk.line("")
     talk.table(
         f"Mean over {overall[0].cells} pairs of problem and OOD set: AUROC / FPR95 (ID positive), per cent",
         ["variant", "score", "mean", "lowest AUROC", "of"],

@@ -117,7 +117,7 @@ def _tell_extension(talk: Talk, result: "Extended") -> None:
         print_calibration(talk.say, result.calibration)
     talk.say(
         f"Old classes, {found.old_after.images} held-out images: {found.old_before.shares()} before; "
-        f"{found.old_after.shares()} now. {found.taken_for_new} of them are now taken for a new class."
+        f"{found.old_after.shares()} now. {found.taken_for_new} of them are now recognised as a new class."
     )
     talk.say(
         f"New classes ({some_of(new)}), {found.new_after.images} held-out images: {found.new_before.accepted_share()} "

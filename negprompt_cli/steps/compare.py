@@ -105,13 +105,15 @@ def _of_files(
 ) -> Comparison:
     if len(files) < len(runs):
         other = next(run for run in runs if run not in files)
-        raise UsageError(
-            f"{files[0]} is a file of scores and {other} is an evaluation. Compare the one or the other kind."
-        )
+        raise UsageError(f"{files[0]} is a file of scores and {other} is an evaluation. Compare files of one kind.")
     if wrong := [path for path in files if not is_score_file(path)]:
-        raise UsageError(f"{wrong[0]} does not hold the scores of an evaluation, with a row for each ID and OOD image.")
+        raise UsageError(
+            f"{wrong[0]} is not a file of an evaluation's scores, which has a row for each ID and OOD image."
+        )
     if with_published:
-        raise UsageError("Published figures are put beside evaluations only, because files of scores name no model.")
+        raise UsageError(
+            "Published figures can be added to evaluations only, because files of scores do not name their model."
+        )
     labels = run_labels(files)
     if len(set(labels)) < len(files):
         labels = list(map(str, files))  # they differ in the suffix
@@ -232,8 +234,8 @@ def _refuse_other_images(labels: Sequence[str], documents: Sequence[EvaluationDo
                 one, two = document.ood[name], earlier.ood[name]
                 if one.images != two.images or _differ(one.files_sha256, two.files_sha256):
                     raise UsageError(
-                        f"OOD set {name} is not the same images in {earlier_label} ({two.images}) and {label} "
-                        f"({one.images}). Evaluate both on the same files."
+                        f"OOD set {name} has other images in {label} ({one.images}) than in {earlier_label} "
+                        f"({two.images}). Evaluate both on the same images."
                     )
 
 

@@ -116,7 +116,10 @@ def evaluate_seeds(
         result = run_evaluate(bench, own, artifact=artifact, overwrite=overwrite)
         found = result.document.prompts.seed
         if found != seed:
-            raise UsageError(f"{artifact.path} was trained with seed {found}, but is in the folder of seed {seed}.")
+            raise UsageError(
+                f"{artifact.path} was trained with seed {found}, but is in the folder of seed {seed}. Move it, or train "
+                "again."
+            )
         made.append(result)
     config, document = bench.config, average_over_seeds([e.document for e in made])
     if config.evaluate.ci:

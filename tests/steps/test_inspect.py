@@ -94,7 +94,7 @@ def test_the_threshold_is_shown(world, tmp_path):
     assert document["calibration"]["threshold"] == 0.25
     shown = run("inspect", path, "--no-words")
     text = " ".join(shown.stdout.split())
-    assert "ID where negprompt is at least 0.25" in text and "100 held-out images of nothing" in text
+    assert "ID if negprompt is at least 0.25" in text and "100 held-out images of nothing" in text
     assert max(len(line) for line in shown.stdout.splitlines() if str(tmp_path) not in line) <= 80
     assert "none: `negprompt calibrate`" in run("inspect", world.prompts, "--no-words").stdout
 

@@ -120,7 +120,7 @@ def test_rows_say_what_the_formulas_say(
         assert row["is_ood"] == ("true" if value < threshold else "false")
         assert row["nearest_negative"] == nearest
         assert row["error"] == ""
-    assert "3 are OOD, 5 are ID" in result.stderr
+    assert "3 images are OOD, 5 are ID" in result.stderr
 
 
 def test_the_three_formats_hold_the_same(score: Scoring, images: Path, tmp_path: Path):

@@ -117,7 +117,7 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> None:
     unfinished = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with _clear_errors(archive), progress.task(f"unpacking {archive.name}", len(members), "files") as task:
+        with _clear_errors(archive), progress.task(f"Unpacking {archive.name}", len(members), "files") as task:
             unfinished.mkdir(parents=True)
             for member, content in each(archive):
                 if _is_systems(member.name, folder=member.folder):

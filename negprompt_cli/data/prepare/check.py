@@ -264,7 +264,7 @@ def _decode(
     chosen = images.limited(limit, seed=0)
     faults: dict[str, list[tuple[str, str]]] = defaultdict(list)
     remarks: dict[str, list[str]] = defaultdict(list)
-    with progress.task(f"decoding {images.name}", len(chosen), "images") as task:
+    with progress.task(f"Decoding images of {images.name}", len(chosen), "images") as task:
         for seen in pool.map(partial(_look, pixels=pixels), chosen.paths, chunksize=64):
             if seen.fault:
                 faults[seen.fault].append((str(seen.path), seen.reason))

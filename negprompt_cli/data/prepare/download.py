@@ -170,7 +170,7 @@ def _fetch_once(wanted: Download, part: Path, *, progress: Progress, timeout: fl
             check_space(part.parent, total - have, what=f"Downloading {wanted.url}")
         with (
             part.open("ab" if resumed else "wb") as file,
-            progress.task(f"downloading {part.name.removesuffix('.part')}", (total or 0) // _MEBI, "MiB") as task,
+            progress.task(f"Downloading {part.name.removesuffix('.part')}", (total or 0) // _MEBI, "MiB") as task,
         ):
             task.advance(have // _MEBI)
             while block := answer.read(_BLOCK):

@@ -215,7 +215,7 @@ def leave_out(
     try:
         with (
             atomic_folder(into, replacing=overwrite) as folder,
-            progress.task("leave-out", sum(counts.values()), "images") as task,
+            progress.task("Making images", sum(counts.values()), "images") as task,
         ):
             _write_id(folder / "id", images, division, copy=copy, task=task)
             for kind in kinds:

@@ -111,14 +111,18 @@ def open_exported(path: Path, opening: "Future[Any] | None" = None) -> ExportedD
         metadata = ExportMetadata.model_validate(found)
     except ValidationError as error:
         raise UsageError(
-            f"{path} does not have the metadata of an exported detector of this version ({first_fault(error)}).",
+            f"{path} was exported by another version of negprompt, or was changed later: {first_fault(error)}.",
             remedy="export",
         ) from None
     except (ValueError, AttributeError):
-        raise UsageError(f"This version did not export {path}.", remedy="export") from None
+        raise UsageError(
+            f"{path} is not a detector that this version of negprompt exported.", remedy="export"
+        ) from None
     names = [output.name for output in session.get_outputs()]
     if missing := {*OUTPUTS, *(NEGATIVE_OUTPUTS if metadata.negatives else ())} - set(names):
-        raise UsageError(f"{path} has no output {sorted(missing)[0]}.", remedy="export")
+        raise UsageError(
+            f"{path} was changed after its export: it has no output {sorted(missing)[0]}.", remedy="export"
+        )
     return ExportedDetector(path, metadata, partial(_run, session, names))
 
 

@@ -111,7 +111,9 @@ def parse_ranges(text: str, *, count: int, what: str) -> tuple[int, ...]:
             raise UsageError(f"Class selector {text!r}: {part!r} is not an index or a range such as 0-99.")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UsageError(f"Class selector {text!r}: the range {part.strip()} runs backwards.")
+            raise UsageError(
+                f"Class selector {text!r}: the range {part.strip()} is empty. Write the lower number first."
+            )
         if last >= count:
             raise UsageError(f"Class selector {text!r}: {what} has {count} classes, indices 0 to {count - 1}.")
         indices.update(range(first, last + 1))

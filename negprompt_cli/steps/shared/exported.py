@@ -127,14 +127,18 @@ def _check(detector: ExportedDetector, config: Config, score: str | None) -> Non
     path, metadata, compute = detector.path, detector.metadata, config.compute
     named, own = (config.model.name, config.model.pretrained), (metadata.model.name, metadata.model.pretrained)
     if named != own:
-        raise UsageError(f"{path} has the image encoder of {metadata.model}, and no other.", remedy="exported-model")
+        raise UsageError(
+            f"{path} contains the model {metadata.model} and cannot use another one.", remedy="exported-model"
+        )
     if score not in (None, metadata.score):
-        raise UsageError(f"{path} computes the score {metadata.score}, and no other.", remedy="exported-score")
+        raise UsageError(f"{path} can only compute the score {metadata.score}.", remedy="exported-score")
     if compute.device not in ("auto", "cpu"):
-        raise UsageError(f"{path} is run by onnxruntime on the CPU, not on {compute.device}.", remedy="exported-device")
+        raise UsageError(
+            f"{path} runs on the CPU only (onnxruntime), not on {compute.device}.", remedy="exported-device"
+        )
     if compute.precision not in ("auto", "fp32"):
-        raise UsageError(f"{path} computes in fp32, not in {compute.precision}.", remedy="exported-precision")
+        raise UsageError(f"{path} computes in fp32 only, not in {compute.precision}.", remedy="exported-precision")
     if config.data.decoder != "pil":
-        raise UsageError(f"With {path} images are decoded by PIL, not by {config.data.decoder}.", remedy="decoder-pil")
+        raise UsageError(f"{path} works with images that PIL decodes, not {config.data.decoder}.", remedy="decoder-pil")
     if (compute.gpus or 1) > 1 or ranks_from_environment().several:
-        raise UsageError(f"{path} is run in one process, which uses all its cores.", remedy="one-process")
+        raise UsageError(f"{path} runs in one process, which uses all cores.", remedy="one-process")

@@ -86,7 +86,7 @@ def choose_words(
             found = pool.nouns.chosen(image_distances(pool.nouns.features, classes, *images), count)
         words, distances, features = found
         if not words:
-            raise UsageError(f"None of {of} negative words is left ({choice}).", remedy="negative-words")
+            raise UsageError(f"None of the {of} negative words is suitable ({choice}).", remedy="negative-words")
         bench.progress.say(f"Negative words: {len(words)} of {of} ({choice})")
         order = list(range(len(words)))
         if settings.word_groups > 1:
@@ -153,7 +153,9 @@ class _Pool:
         known = {fold(label.name) for label in self._classes}
         words = [word for word in _listed(self._settings.words, wordnet.nouns) if fold(word) not in known]
         if not words:
-            raise UsageError("All negative words are ID class names.", remedy="negative-words")
+            raise UsageError(
+                "All negative words are names of ID classes, so none can be used.", remedy="negative-words"
+            )
         return self._encoded(words)
 
     def filtered(self) -> _Texts:

@@ -122,7 +122,7 @@ def read_score_seeds(path: Path, main: str | None = None) -> dict[int, ScoredSet
         for record in read_table(path, form_of(path)):
             by_seed.setdefault(int(record["seed"]), []).append(record)
         if not by_seed:
-            raise UsageError(f"{path} holds no images.")
+            raise UsageError(f"{path} has no rows of images.")
         return {seed: _sets(records, path, main) for seed, records in by_seed.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged, or has no scores of single images ({error}).") from error
