@@ -186,7 +186,7 @@ def test_groups_are_drawn_from_the_same_words(world, tmp_path):
 
 def test_words_that_cannot_be_used_are_refused(world, tmp_path):
     (tmp_path / "own.txt").write_text("cat\ndog\n")
-    with pytest.raises(UsageError, match="ID class names"):
+    with pytest.raises(UsageError, match="names of ID classes"):
         measure(world.bench(scores=("neglabel",), words=str(tmp_path / "own.txt")), world.artifact)
     with pytest.raises(UsageError, match=r"none\.txt"):
         measure(world.bench(scores=("neglabel",), words=str(tmp_path / "none.txt")), world.artifact)

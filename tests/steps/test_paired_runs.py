@@ -100,7 +100,7 @@ def test_other_images_and_other_kinds_of_files_are_refused(tmp_path):
     with pytest.raises(UsageError, match="is an evaluation"):
         compare_runs([a, tmp_path / "run.json"])
     (tmp_path / "rows.csv").write_text("path,score\nx,1\n")
-    with pytest.raises(UsageError, match="does not hold the scores of an evaluation"):
+    with pytest.raises(UsageError, match="is not a file of an evaluation's scores"):
         compare_runs([a, tmp_path / "rows.csv"])
     with pytest.raises(UsageError, match="'mcm'"):
         compare_runs([a, a], scores=["mcn"])

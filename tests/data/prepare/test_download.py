@@ -403,9 +403,9 @@ def test_progress_reaches_the_end(server: Server, tmp_path: Path, monkeypatch: p
     server.cut = [2_500_000]
     get(tmp_path, catalogue(tmp_path, server.url, server.content), progress=Listener())
     assert [(title.split()[0], total) for title, total, _ in tasks] == [
-        ("downloading", 6),
-        ("downloading", 6),
-        ("unpacking", 2),
+        ("Downloading", 6),
+        ("Downloading", 6),
+        ("Unpacking", 2),
     ]
     assert sum(tasks[1][2]) == 6
     assert sum(tasks[2][2]) == 2
