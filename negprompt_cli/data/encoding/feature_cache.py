@@ -261,12 +261,21 @@ class FeatureStore:
 
 
 class Pending:
-    """New features, which are written shard by shard. `write` is a method of a store, and its errors are passed on."""
+    """New features, which are written shard by shard, the last ones when the context ends, even after an error.
+
+    `write` is a method of a store; its errors are passed on.
+    """
 
     def __init__(self, write: Callable[[list[bytes], Tensor], object]) -> None:
         self._write = write
         self._keys: list[bytes] = []
         self._features: list[Tensor] = []
+
+    def __enter__(self) -> "Pending":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Add features (n, F) of n images."""

@@ -4,9 +4,8 @@ Each image is preprocessed by the model's own transform and encoded once. Broken
 counted, depending on the options. There is no augmentation, because the frozen encoder processes each image only once.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.choices import Decoder
-from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Reading
+from negprompt_cli.data.encoding.batches import IMAGES_PER_BATCH, Batch, Reading
 from negprompt_cli.data.encoding.decoders import pixel_reader
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, Pending, StoreKey, image_keys
 from negprompt_cli.data.encoding.images import BrokenImage
@@ -22,7 +21,7 @@ from negprompt_cli.data.encoding.sharding import FEATURES, run_everywhere
 from negprompt_cli.data.sets.imagesets import ImageSet
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import NegPromptError, UsageError
-from negprompt_cli.progress import Progress, Task
+from negprompt_cli.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -76,43 +75,39 @@ def encode_images(clip: Clip, images: ImageSet, options: EncodeOptions, progress
     store = feature_store(clip, options.decoder, progress) if options.cache else None
     features, known = store.get(keys) if store else (None, np.zeros(len(keys), dtype=bool))
     todo = np.flatnonzero(~known)
-    pending = Pending(store.add) if store else None
     done: list[int] = []
     fresh: list[Tensor] = []
-
-    def keep(places: list[int], encoded: Tensor) -> None:
-        rows = todo[places].tolist()
-        done.extend(rows)
-        fresh.append(encoded)
-        if pending:
-            pending.add([keys[row] for row in rows], encoded)
-
-    broken: list[tuple[int, str]] = []
+    broken: dict[int, str] = {}
     if len(todo):
-        try:
-            with progress.task(f"Encoding {images.name}", len(todo), "images") as task:
-                broken = _encode(clip, [images.paths[i] for i in todo.tolist()], options, task, keep)
-        finally:
-            # Features encoded so far are saved even after Ctrl-C, a broken file or a full disk.
-            if pending:
-                pending.flush()
+        # Features encoded so far are saved even after Ctrl-C, a broken file or a full disk.
+        with (
+            Pending(store.add if store else lambda keys, features: None) as pending,
+            progress.task(f"Encoding {images.name}", len(todo), "images") as task,
+        ):
+            for rows, batch in _encoded(clip, images, todo.tolist(), options):
+                errors = {row: error for row, error in zip(rows, batch.errors, strict=True) if error is not None}
+                if errors and options.on_error == "stop":
+                    raise BrokenImage(next(iter(errors.values())))
+                broken |= errors
+                if batch.features is not None:
+                    read = [row for row in rows if row not in errors]
+                    done += read
+                    fresh.append(batch.features)
+                    pending.add([keys[row] for row in read], batch.features)
+                task.advance(len(rows))
         if store:
             store.tidy()
-    whole = np.ones(len(keys), dtype=bool)
-    whole[[todo[place] for place, _ in broken]] = False
-    if not whole.any():
-        raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read. {broken[0][1]}")
+    if len(broken) == len(keys):
+        raise UsageError(f"{images.spec}: none of its {len(keys)} images can be read. {next(iter(broken.values()))}")
     if features is None:
         features = torch.zeros(len(keys), fresh[0].shape[1])
     if fresh:
         features[done] = torch.cat(fresh)
-    skipped = tuple(str(images.paths[todo[place]]) for place, _ in broken)
-    kept = images.take(np.flatnonzero(whole)) if skipped else images
-    if skipped:
-        features = features[torch.from_numpy(whole)]
-    return EncodedSet(
-        kept, features, torch.from_numpy(kept.labels.copy()), skipped, tuple(message for _, message in broken)
-    )
+    skipped = tuple(str(images.paths[row]) for row in broken)
+    if broken:
+        whole = np.setdiff1d(np.arange(len(keys)), list(broken))
+        images, features = images.take(whole), features[torch.from_numpy(whole)]
+    return EncodedSet(images, features, torch.from_numpy(images.labels.copy()), skipped, tuple(broken.values()))
 
 
 def feature_store(clip: Clip, decoder: Decoder, progress: Progress, *, partial: bool = False) -> FeatureStore:
@@ -130,22 +125,15 @@ def feature_store(clip: Clip, decoder: Decoder, progress: Progress, *, partial: 
     return FeatureStore(key, progress=progress, partial=partial)
 
 
-def _encode(
-    clip: Clip, paths: list[Path], options: EncodeOptions, task: Task, keep: Callable[[list[int], Tensor], None]
-) -> list[tuple[int, str]]:
-    """Encode files, pass the places and features of each batch to `keep`, and return place and message of broken files."""
+def _encoded(
+    clip: Clip, images: ImageSet, rows: list[int], options: EncodeOptions
+) -> Iterator[tuple[list[int], Batch]]:
+    """Encode some rows of an image set, and yield the rows of each batch with its results.
+
+    All batches have one size, because cached features must not depend on the other images.
+    """
     size = options.batch_size or IMAGES_PER_BATCH["features"][clip.device.type]
-    batches = (paths[start : start + size] for start in range(0, len(paths), size))
-    place = 0
-    broken: list[tuple[int, str]] = []
-    # All batches have one size, because cached features must not depend on the other images.
-    for batch in run_everywhere(clip, batches, FEATURES, Reading(options.workers, options.decoder, size)):
-        errors = [(place + i, error) for i, error in enumerate(batch.errors) if error is not None]
-        if errors and options.on_error == "stop":
-            raise BrokenImage(errors[0][1])
-        broken += errors
-        if batch.features is not None:
-            keep([place + i for i, error in enumerate(batch.errors) if error is None], batch.features)
-        place += len(batch.paths)
-        task.advance(len(batch.paths))
-    return broken
+    shares = [rows[start : start + size] for start in range(0, len(rows), size)]
+    batches = ([images.paths[row] for row in share] for share in shares)
+    reading = Reading(options.workers, options.decoder, size)
+    yield from zip(shares, run_everywhere(clip, batches, FEATURES, reading), strict=True)

@@ -72,7 +72,11 @@ class ClassEntry:
         return self.key or ("" if self.index is None else str(self.index))
 
 
-def read_entries(text: str, where: str, *, suffix: str, keys: Sequence[str]) -> tuple[str, list[ClassEntry]]:
+_Found = tuple[str, list[ClassEntry]]
+"""The form of a list, and its entries as written."""
+
+
+def read_entries(text: str, where: str, *, suffix: str, keys: Sequence[str]) -> _Found:
     """Return the form of a class list, and its entries as written; arguments and errors as for `parse_class_list`."""
     reader = _Reader(where, Known(keys))
     lines = content_lines(text)
@@ -103,7 +107,7 @@ class _Reader:
     def refuse(self, problem: str) -> UsageError:
         return refused(self.where, problem)
 
-    def json(self, text: str, lines: Sequence[str]) -> tuple[str, list[ClassEntry]]:
+    def json(self, text: str, lines: Sequence[str]) -> _Found:
         """Read JSON, JSON lines, or the literal of a Python dict or list (as YAML)."""
         try:
             value = parse_json(text, self.where)
@@ -229,34 +233,19 @@ class _Reader:
             for row in rows
         ]
 
-    def lines(self, text: str, lines: Sequence[str], *, table: bool) -> tuple[str, list[ClassEntry]]:
+    def lines(self, text: str, lines: Sequence[str], *, table: bool) -> _Found:
         """Read text that is neither JSON nor YAML; return its form and its entries."""
-        tables = self._tables(text, lines, table=table)
-        for kind, rows in tables:
-            cells = [cell for cell in rows[0] if cell]
-            header = len(set(cells)) == len(cells) and not any(_INDEX.fullmatch(c) or c in self.known for c in cells)
-            entries = self.table(rows[0], rows[1:]) if len(rows) > 1 and header else None
-            if entries is not None:
-                return f"{kind}, columns {', '.join(rows[0])[:100]}", entries
-        if all(line.count("\t") == 1 for line in lines):
-            rows = [[part.strip() for part in line.split("\t")] for line in lines]
-            return "key name", self.assigned(rows) or [ClassEntry(name, key=key) for key, name in rows]
-        if found := self._wnids_first(lines):
+        kind, rows = self._table(text, lines, table=table)
+        found = (
+            self._with_header(kind, rows)
+            or self._tabbed(lines)
+            or self._wnids_first(lines)
+            or self._keyed(lines)
+            or self._numbered(lines)
+            or self._without_header(kind, rows)
+        )
+        if found:
             return found
-        if self.known.names and (entries := self._keyed(lines)):
-            return "key name", entries
-        if found := self._numbered(lines):
-            return found
-        for kind, rows in tables:
-            if (count := len(rows[0])) == 1:
-                return kind, [ClassEntry(row[0]) for row in rows]
-            if len(rows) == 1:
-                raise self.refuse(f"It is one line with {count} cells. Write one name per line.")
-            if count < 4 and (entries := self.assigned(rows)):
-                return f"{kind} without a header", entries
-            raise self.refuse(
-                f"Its rows have {count} cells, such as {rows[0]!r}, without a header, a wnid or a class number."
-            )
         if lines[0][0] in "\"'" and all(unquoted := [_unquoted(line) for line in lines]):
             return "quoted names", [ClassEntry(name) for name in unquoted if name]
         odd = next((line for line in lines if _STRUCTURE.fullmatch(line) or "\t" in line), None)
@@ -269,15 +258,44 @@ class _Reader:
             ClassEntry(b, key=a) if is_wnid(a) and b.strip() else ClassEntry(line) for (a, _, b), line in led
         ]
 
-    def _tables(self, text: str, lines: Sequence[str], *, table: bool) -> list[tuple[str, list[list[str]]]]:
+    def _with_header(self, kind: str, rows: Sequence[Sequence[str]]) -> _Found | None:
+        """Read a table whose first row names its columns."""
+        cells = [cell for cell in rows[0] if cell] if len(rows) > 1 else []
+        header = len(set(cells)) == len(cells) and not any(_INDEX.fullmatch(c) or c in self.known for c in cells)
+        entries = self.table(rows[0], rows[1:]) if cells and header else None
+        return None if entries is None else (f"{kind}, columns {', '.join(rows[0])[:100]}", entries)
+
+    def _without_header(self, kind: str, rows: Sequence[Sequence[str]]) -> _Found | None:
+        """Read a table by the content of its columns."""
+        if not rows:
+            return None
+        if (count := len(rows[0])) == 1:
+            return kind, [ClassEntry(row[0]) for row in rows]
+        if len(rows) == 1:
+            raise self.refuse(f"It is one line with {count} cells. Write one name per line.")
+        if count < 4 and (entries := self.assigned(rows)):
+            return f"{kind} without a header", entries
+        raise self.refuse(
+            f"Its rows have {count} cells, such as {rows[0]!r}, without a header, a wnid or a class number."
+        )
+
+    def _tabbed(self, lines: Sequence[str]) -> _Found | None:
+        """Read lines of two cells with a TAB between them; if nothing shows which cell is the key, it is the first."""
+        if not all(line.count("\t") == 1 for line in lines):
+            return None
+        rows = [[part.strip() for part in line.split("\t")] for line in lines]
+        return "key name", self.assigned(rows) or [ClassEntry(name, key=key) for key, name in rows]
+
+    def _table(self, text: str, lines: Sequence[str], *, table: bool) -> tuple[str, list[list[str]]]:
         """Read the text as a table with the first separator that gives all rows the same number of cells, at least two.
 
-        A table may have a single column if the file's suffix or its first line says that it is a table.
+        A table may have a single column if the file's suffix or its first line says that it is a table. No rows if the text
+        is not a table.
         """
         if hint := re.match(r"sep=(.)\n", text):  # the first line that Excel reads
             text, lines, table = text[hint.end() :], lines[1:], True
         if not lines:
-            return []
+            return "", []
         separators = [separator for separator in (hint[1] if hint else _SEPARATORS) if separator in lines[0]]
         if table or lines[0].strip("\"'").casefold() in _HEADERS:
             separators.append(_NONE)
@@ -292,16 +310,16 @@ class _Reader:
                 rows = [row[:-1] for row in rows]  # lines that end with the separator
             width = len(rows[0]) if rows else 0
             if width > 1 and all(len(row) == width for row in rows):
-                return [(f"table with {'TAB' if separator == chr(9) else repr(separator)} between cells", rows)]
+                return f"table with {'TAB' if separator == chr(9) else repr(separator)} between cells", rows
             if width == 1 and separator == _NONE and not problem:
-                return [("column", rows)]
+                return "column", rows
             if width > 1:
                 problem = f"Its rows have different numbers of cells ({rows[0]!r} has {width})."
         if table and problem:
             raise self.refuse(problem)
-        return []
+        return "", []
 
-    def _wnids_first(self, lines: Sequence[str]) -> tuple[str, list[ClassEntry]] | None:
+    def _wnids_first(self, lines: Sequence[str]) -> _Found | None:
         """Read lines that all begin with a wnid."""
         if all(is_wnid(line) for line in lines):
             return "wnids", [ClassEntry(line) for line in lines]
@@ -315,7 +333,7 @@ class _Reader:
         entries = [ClassEntry(name, key=key) for key, name in (line.split(None, 1) for line in lines)]
         return ("synset words" if any("," in entry.name for entry in entries) else "key name"), entries
 
-    def _numbered(self, lines: Sequence[str]) -> tuple[str, list[ClassEntry]] | None:
+    def _numbered(self, lines: Sequence[str]) -> _Found | None:
         """Read lines that all begin or all end with a class number."""
         if NUMBERED.fullmatch(lines[0]):
             numbered = [match for line in lines if (match := NUMBERED.fullmatch(line))]
@@ -333,24 +351,20 @@ class _Reader:
                 return form, [ClassEntry(name, index=n) for name, n in zip(names, numbers, strict=True)]
         return None
 
-    def _keyed(self, lines: Sequence[str]) -> list[ClassEntry]:
-        """Read lines `folder name`. Folders may contain spaces, so the longest known one counts. Empty if no line fits."""
-        longest = max(name.count(" ") for name in self.known.names)
-        split = [self._key_and_name(line, longest) if " " in line or "\t" in line else None for line in lines]
+    def _keyed(self, lines: Sequence[str]) -> _Found | None:
+        """Read lines `folder name`. Folders may contain spaces, so the longest known one counts. None if no line fits."""
+        longest = max((name.count(" ") for name in self.known.names), default=0)
+        split = [self._key_and_name(line, longest) for line in lines]
         found = [entry for entry in split if entry is not None]
-        if found and _all_indices([entry.name for entry in found]) is not None:
-            return []  # `folder number` lines have no names.
-        if (
-            not found
-            or len(found) == len(lines)
-            or {fold(entry.key) for entry in found} >= set(map(fold, self.known.names))
-        ):
-            return found
-        other = next(line for line, entry in zip(lines, split, strict=True) if entry is None)
-        raise self.refuse(
-            f"{len(found)} of {len(lines)} lines begin with a folder name, but {other[:100]!r} does not. Write the folder's "
-            "name, a TAB and the class name on every line."
-        )
+        if not found or _all_indices([entry.name for entry in found]) is not None:
+            return None  # `folder number` lines have no names.
+        if len(found) < len(lines) and not {fold(entry.key) for entry in found} >= set(map(fold, self.known.names)):
+            other = next(line for line, entry in zip(lines, split, strict=True) if entry is None)
+            raise self.refuse(
+                f"{len(found)} of {len(lines)} lines begin with a folder name, but {other[:100]!r} does not. Write the "
+                "folder's name, a TAB and the class name on every line."
+            )
+        return "key name", found
 
     def _key_and_name(self, line: str, longest: int) -> ClassEntry | None:
         if "\t" in line:
