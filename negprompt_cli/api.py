@@ -121,7 +121,9 @@ class Detector:
         self.model, self._score = model, score
         base = prompts.config if isinstance(prompts, Prompts) else None
         self._bench = _bench(model, settings, base)
-        self.prompts = prompts if isinstance(prompts, Prompts) else _zero_shot_prompts(self._bench, prompts)
+        self.prompts = (
+            prompts if isinstance(prompts, Prompts) else zero_shot_positive(self._bench, _names(prompts).classes)
+        )
         check_model(self.prompts, model.identity, model.plan.width, Path("these prompts"))
         _ = self.scorer
         _register(type(self))
@@ -168,9 +170,8 @@ class Detector:
             UsageError: the shapes differ, or a label has no class name.
         """
         data = TrainingData.of(x, y, self.prompts.classes, self.model.device)
-        config, budget = self._bench.config, self._bench.budget
-        positive = learn_positive(self.model, data, config, budget=budget).prompts
-        self.prompts = learn_negative(self.model, data, config, positive, budget=budget).prompts
+        positive = learn_positive(self._bench, data).prompts
+        self.prompts = learn_negative(self._bench, data, positive).prompts
         self.__dict__.pop("scorer", None)
         return self
 
@@ -296,9 +297,7 @@ def transfer(detector: Detector, class_names: Sequence[str] | Path, *, extend: b
     """
     source = detector.prompts if detector.prompts.sha256 else sealed(detector.prompts)
     check_transferable(source, Path("the detector"))
-    prompts, _ = transfer_prompts(
-        detector.model, source, _names(class_names), extend=extend, budget=detector._bench.budget, progress=Silent()
-    )
+    prompts, _ = transfer_prompts(detector._bench, source, _names(class_names), extend=extend)
     return Detector(detector.model, prompts)
 
 
@@ -394,10 +393,6 @@ def _bench(model: Clip, settings: Mapping[str, Any] | None, base: Config | None 
     named = model.identity
     identity = ModelConfig(name=named.name, pretrained=named.pretrained, pixels=pixel_rules(model))
     return Workbench(config.model_copy(update={"model": identity}), Silent(), clip=model)
-
-
-def _zero_shot_prompts(bench: Workbench, class_names: Sequence[str] | Path) -> Prompts:
-    return zero_shot_positive(bench.clip, bench.config, _names(class_names).classes)
 
 
 def _names(class_names: Sequence[str] | Path) -> NovelNames:

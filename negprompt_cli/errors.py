@@ -86,7 +86,8 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
     "literal_error": "{expected}",
-    "string_": "a text, in quotes if it looks like a number, a date or a truth value",
+    "string_pattern_mismatch": "a text that matches the pattern {pattern}",
+    "string_type": "a text, in quotes if it looks like a number, a date or a truth value",
     "tuple_": "a list, such as [a, b]",
     "list_": "a list, such as [a, b]",
     "model_": "keys below this one, each with its value",
@@ -108,14 +109,12 @@ def wrong_value(name: str, problems: "Sequence[ErrorDetails]") -> str:
     value, allowed = problems[0]["input"], []
     for problem in (problem for problem in problems if problem["input"] is value):
         kind, facts = problem["type"], problem.get("ctx", {})
-        if kind == "missing":
-            return f"{name} is missing."
-        if kind == "value_error":
-            return f"{name}: {str(facts['error']).rstrip('.')}."
+        if kind in ("missing", "extra_forbidden"):
+            return f"{name} is {'missing' if kind == 'missing' else 'unknown'}."
         text = next((words for start, words in _EXPECTED.items() if kind.startswith(start)), None)
-        allowed.append(
-            problem["msg"].removeprefix("Input should be ") if text is None else text.format(**facts).removesuffix(".0")
-        )
+        if text is None:
+            return f"{name}: {str(facts.get('error', problem['msg'])).rstrip('.')}."
+        allowed.append(text.format(**facts).removesuffix(".0"))
     return f"{name} must be {' or '.join(dict.fromkeys(allowed))}, not {_shown(value)}."
 
 

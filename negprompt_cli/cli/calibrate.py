@@ -15,7 +15,6 @@ from negprompt_cli.wording import percent
 if TYPE_CHECKING:
     from negprompt_cli.config import Asked
     from negprompt_cli.data.results.artifacts import Calibration
-    from negprompt_cli.steps.calibrate import Calibrated
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 
 EXAMPLES = (
@@ -68,7 +67,16 @@ def calibrate(
         overwrite=common.overwrite,
     )
     print_calibration(talk.line, result.calibration)
-    talk.result(result.path, calibration_document(result))
+    talk.result(
+        result.path,
+        {
+            "schema": schemas.CALIBRATION,
+            "path": str(result.path),
+            "sha256": result.prompts.sha256,
+            "versions": dict(result.prompts.written_with),
+            **result.calibration.model_dump(),
+        },
+    )
 
 
 def _with_data_of(source: "ArtifactFile", asked: "Asked") -> "Asked":
@@ -87,14 +95,3 @@ def print_calibration(tell: Callable[[str], None], made: "Calibration") -> None:
     )
     if made.by_class:
         tell(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")
-
-
-def calibration_document(result: "Calibrated") -> dict[str, object]:
-    """The calibration as a JSON document."""
-    return {
-        "schema": schemas.CALIBRATION,
-        "path": str(result.path),
-        "sha256": result.prompts.sha256,
-        "versions": dict(result.prompts.written_with),
-        **result.calibration.model_dump(),
-    }

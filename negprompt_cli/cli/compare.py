@@ -1,12 +1,12 @@
 """`negprompt compare`: several evaluations in one table."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from negprompt_cli.choices import FprConvention
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.console import hanging, table_text
 from negprompt_cli.cli.options import Common, argument, flag, only, option, split_commas
@@ -18,35 +18,19 @@ EXAMPLES = (
 )
 
 
-class Format(StrEnum):
-    """Format of the comparison."""
-
-    TABLE = "table"
-    CSV = "csv"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-
-
-class Convention(StrEnum):
-    """Which class is the positive one in FPR95."""
-
-    ID = "id-positive"
-    OOD = "ood-positive"
-
-
 def compare(
     common: Annotated[Common, only("overwrite", "json", "quiet")],
     runs: list[Path] = argument(
         "RUN...", "Run folders or evaluation JSON files; or files of evaluate --save-scores, to compare image by image."
     ),
-    form: Format = option(
-        "table (default), csv, markdown or latex.", name="--format", metavar="FORMAT", default=Format.TABLE
+    form: Literal["table", "csv", "markdown", "latex"] = option(
+        "table (default), csv, markdown or latex.", name="--format", metavar="FORMAT", default="table"
     ),
     scores: str | None = option(
         "Show only these scores, separated by commas.", metavar="NAMES", autocompletion=completion.scores
     ),
-    fpr: Convention = option(
-        "Convention of FPR95: id-positive (default) or ood-positive.", metavar="NAME", default=Convention.ID
+    fpr: FprConvention = option(
+        "Convention of FPR95: id-positive (default) or ood-positive.", metavar="NAME", default="id-positive"
     ),
     with_published: bool = flag(
         "Add published figures, with their sources and how they were verified.", name="--published"
@@ -67,14 +51,14 @@ def compare(
 
         refuse_existing(out, overwrite=common.overwrite)
     chosen = None if scores is None else split_commas(scores)
-    comparison = compare_runs(runs, scores=chosen, fpr=fpr.value, with_published=with_published)
+    comparison = compare_runs(runs, scores=chosen, fpr=fpr, with_published=with_published)
     if common.json:
         text = json.dumps(texts.to_document(comparison), indent=1) + "\n"
-    elif form is Format.CSV:
+    elif form == "csv":
         text = texts.to_csv(comparison)
-    elif form is Format.MARKDOWN:
+    elif form == "markdown":
         text = texts.to_markdown(comparison)
-    elif form is Format.LATEX:
+    elif form == "latex":
         text = texts.to_latex(comparison)
     else:
         columns, rows, names = texts.figures_table(comparison, facts=False)

@@ -1,8 +1,7 @@
 """`negprompt export`: the detector or its context in a format for other programs."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from negprompt_cli import schemas
 from negprompt_cli.cli.launch import start_processes
@@ -18,22 +17,14 @@ EXAMPLES = (
 )
 
 
-class Format(StrEnum):
-    """Format of the file."""
-
-    ONNX = "onnx"
-    PT2 = "pt2"
-    COOP = "coop"
-
-
-SUFFIX = {Format.ONNX: ".onnx", Format.PT2: ".pt2", Format.COOP: ".pth.tar"}
+SUFFIX = {"onnx": ".onnx", "pt2": ".pt2", "coop": ".pth.tar"}
 
 
 def export(
     common: Annotated[Common, Without(*IMAGES, "verbose")],
     prompts: Path | None = PROMPTS,
-    form: Format = option(
-        "onnx (default), pt2 (torch.export), or coop (context only).", name="--format", default=Format.ONNX
+    form: Literal["onnx", "pt2", "coop"] = option(
+        "onnx (default), pt2 (torch.export), or coop (context only).", name="--format", default="onnx"
     ),
     half: bool = flag("Store ONNX weights in float16, which halves the file.", name="--fp16"),
     score: str | None = SCORE,
@@ -59,7 +50,7 @@ def export(
     from negprompt_cli.steps.shared.workbench import Workbench
 
     refuse_existing(path, overwrite=common.overwrite)
-    if form is Format.COOP:
+    if form == "coop":
         given = {"--fp16": half, "--score": score, "--threshold": threshold is not None}
         if any(given.values()):
             raise UsageError(
@@ -81,7 +72,7 @@ def export(
             },
         )
         return
-    if form is Format.ONNX:
+    if form == "onnx":
         require_libraries(remedy="format-pt2")
     config = artifact.configure(asked, "model")
     start_processes(config)
@@ -90,7 +81,7 @@ def export(
     if scorer.threshold is None:
         said = "There is no threshold, so is_ood is never true. Run `negprompt calibrate` first, or pass --threshold."
         talk.decide(Decision("threshold", said, {"threshold": None, "score": scorer.choice.name}, warning=True))
-    result = run_export(scorer, path, form=form.value, half=half)
+    result = run_export(scorer, path, form=form, half=half)
     talk.say(
         f"The score is {scorer.choice.name}. The outputs agree with PyTorch's to {result.difference:.2g} of their range. "
         f"The file has {path.stat().st_size / 1e6:.1f} MB."
@@ -100,7 +91,7 @@ def export(
         {
             "schema": schemas.EXPORT,
             "path": str(path),
-            "format": form.value,
+            "format": form,
             "difference": result.difference,
             **result.metadata.model_dump(mode="json", exclude={"classes", "calibration_scores"}),
         },

@@ -1,7 +1,7 @@
 """`negprompt fit`: a detector from a folder of images sorted by class."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from negprompt_cli import schemas
@@ -87,9 +87,9 @@ def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume
             "classes": made.names,
             "limited": made.config.data.limit is not None,
             "training": last.model_dump(),
-            "held_out": held.document(),
+            "held_out": asdict(held),
             "calibration": made.calibration.model_dump() if made.calibration else None,
-            "corrections": result.corrected.document() if result.corrected else None,
+            "corrections": asdict(result.corrected) if result.corrected else None,
         },
     )
 

@@ -1,10 +1,10 @@
 """`negprompt report`: an HTML page and pictures of evaluated runs, or of files of scores."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from negprompt_cli import schemas
+from negprompt_cli.choices import MapKind
 from negprompt_cli.cli import completion
 from negprompt_cli.cli.options import MOVED_ROOT, Common, argument, only, option, split_commas
 from negprompt_cli.errors import UsageError
@@ -14,13 +14,6 @@ EXAMPLES = (
     "negprompt report rows.csv --out page",
     "negprompt report runs/a runs/b --out page --formats png --map pca",
 )
-
-
-class Map(StrEnum):
-    """Method of the map of images and prompts."""
-
-    TSNE = "tsne"
-    PCA = "pca"
 
 
 def report(
@@ -35,7 +28,7 @@ def report(
         "Scores for the pictures, separated by commas (default all).", metavar="NAMES", autocompletion=completion.scores
     ),
     formats: str = option("Formats of picture files (default png,svg,pdf).", metavar="NAMES", default="png,svg,pdf"),
-    layout: Map = option("Method of the map of images and prompts (default tsne).", name="--map", default=Map.TSNE),
+    layout: MapKind = option("Method of the map of images and prompts (default tsne).", name="--map", default="tsne"),
     data_root: str | None = MOVED_ROOT,
 ) -> None:
     """Write an HTML page with pictures about evaluated runs.
@@ -61,7 +54,7 @@ def report(
         score=score,
         scores=None if scores is None else tuple(split_commas(scores)),
         formats=tuple(split_commas(formats)),
-        map_kind=layout.value,
+        map_kind=layout,
         device=common.device,
         data_root=data_root,
     )

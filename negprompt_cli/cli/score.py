@@ -4,9 +4,8 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,8 +20,10 @@ from negprompt_cli.wording import some_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from negprompt_cli.config import Asked, Config
+    from negprompt_cli.data.results.rowfile import RowFile
     from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.steps.score import ScoreSummary
     from negprompt_cli.steps.shared.artifact_file import ArtifactFile
@@ -45,14 +46,6 @@ SHIFTED = 5
 """Exit code of --fail-on-shift if the images have shifted."""
 
 
-class Format(StrEnum):
-    """Format of the rows."""
-
-    CSV = "csv"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-
-
 @dataclass(frozen=True)
 class ScoreOptions:
     """Options of `score`."""
@@ -61,7 +54,9 @@ class ScoreOptions:
     classes: Path | None = option("Class names to use without an artifact: text, CSV, JSON or YAML.")
     score: str | None = SCORE
     threshold: float | None = THRESHOLD
-    form: Format | None = option("Format of the rows (default: by the suffix of --out, else csv).", name="--format")
+    form: Literal["csv", "jsonl", "parquet"] | None = option(
+        "Format of the rows (default: by the suffix of --out, else csv).", name="--format"
+    )
     out: Path | None = option("File to write the rows to instead of stdout.")
     report: Path | None = option("Also write an HTML page with the images.", metavar="PAGE.html")
     append: bool = flag("Add rows to --out for images that have no row yet.")
@@ -149,29 +144,13 @@ def score(
 
         # It takes about as long as importing what follows, and both can be done at once.
         opening = begin_opening(options.prompts)
-    from negprompt_cli.data.results.rowfile import (
-        KnownPaths,
-        RowFile,
-        TextSink,
-        Totals,
-        check_row_file,
-        row_file,
-        row_form,
-    )
+    from negprompt_cli.data.results.rowfile import row_form
     from negprompt_cli.data.sets.filekinds import LeftOut
     from negprompt_cli.data.sets.pathlist import check_paths, list_paths, stdin_names
-    from negprompt_cli.steps.score import Sorting, check_same_run, check_same_sorting, check_sorting, run_score
+    from negprompt_cli.steps.score import Sorting, check_same_run, check_same_sorting, run_score
 
-    form = row_form(out, options.form.value if options.form else None)
-    if out:
-        check_row_file(out, form, append=options.append, overwrite=common.overwrite)
-    if options.report:
-        from negprompt_cli.report.page import check_page
-        from negprompt_cli.steps.shared.score_page import PageRows
-
-        check_page(options.report, overwrite=common.overwrite or options.append)
-    if sort_into:
-        check_sorting(sort_into, paths, append=options.append)
+    form = row_form(out, options.form)
+    _check_outputs(options, common, form, paths)
     asked = common.asked()
     artifact = common.artifact(asked, None if opening else options.prompts, NEGATIVE)
     if not opening and not options.classes:
@@ -185,22 +164,22 @@ def score(
     if sort_into:
         file = None if options.classes else options.prompts or artifact.path
         detector = (file, verdicts.prompts_sha256) if file else None
-        sorting = Sorting(sort_into, options.copy, detector, verdicts.threshold if options.fdr is None else None)
+        threshold = verdicts.threshold if options.fdr is None else None
+        sorting = Sorting(sort_into, options.copy, detector, threshold)
         check_same_sorting(sorting)
     left_out = LeftOut()
     started = time.monotonic()
-    rows_to = (
-        row_file(out, form, append=options.append)
-        if out
-        else nullcontext(RowFile(TextSink(sys.stdout.buffer, form), KnownPaths(), Totals()))
-    )
-    with rows_to as rows:
+    with _open_rows(options, form) as rows:
         if out and rows.before.images:
             check_same_run(rows.before, verdicts, out)
         if rows.cut:
             message = f"The last row of {out} was incomplete and was removed."
             talk.decide(Decision("files-left-out", message, {"file": str(out), "rows": 1}))
-        page = PageRows(rows.sink) if options.report else None
+        page = None
+        if options.report:
+            from negprompt_cli.steps.shared.score_page import PageRows
+
+            page = PageRows(rows.sink)
         summary = run_score(
             judge,
             list_paths(paths, stdin_names(sys.stdin.buffer), left_out),
@@ -216,7 +195,7 @@ def score(
         )
     _print_summary(talk, options, verdicts, summary, left_out, time.monotonic() - started)
     before, unreadable = rows.before, left_out.unreadable
-    total = {
+    total: dict[str, Any] = {
         "images": summary.images + before.images,
         "broken": summary.broken + before.broken,
         "ood": None if verdicts.threshold is None and options.fdr is None else summary.ood + before.ood,
@@ -231,13 +210,45 @@ def score(
         talk.say(f"Wrote a page with the images, where you can try other thresholds, to {options.report}")
     if out:
         document = _document(options, verdicts, summary, limited=config.data.limit is not None)
-        talk.result(out, {**document, "not_judged": (total["broken"] or 0) + unreadable, "total": total})
-    if options.fail_on_ood and total["ood"]:
-        raise typer.Exit(OOD_FOUND)
-    if options.fail_on_ood and (total["broken"] or unreadable):
-        raise typer.Exit(NOT_JUDGED)
-    if options.fail_on_shift and summary.delivery and summary.delivery.shifted:
-        raise typer.Exit(SHIFTED)
+        talk.result(out, {**document, "not_judged": total["broken"] + unreadable, "total": total})
+    shifted = summary.delivery is not None and summary.delivery.shifted
+    if code := _exit_code(options, total["ood"] or 0, summary.broken + before.broken + unreadable, shifted=shifted):
+        raise typer.Exit(code)
+
+
+def _check_outputs(options: ScoreOptions, common: Common, form: str, paths: list[str]) -> None:
+    """Check, before any work, that the rows, the page and the sorted images can be written.
+
+    Raises:
+        UsageError: something exists and may not be replaced, or cannot be written.
+    """
+    if options.out:
+        from negprompt_cli.data.results.rowfile import check_row_file
+
+        check_row_file(options.out, form, append=options.append, overwrite=common.overwrite)
+    if options.report:
+        from negprompt_cli.report.page import check_page
+
+        check_page(options.report, overwrite=common.overwrite or options.append)
+    if options.sort_into:
+        from negprompt_cli.steps.score import check_sorting
+
+        check_sorting(options.sort_into, paths, append=options.append)
+
+
+def _open_rows(options: ScoreOptions, form: str) -> "AbstractContextManager[RowFile]":
+    """The file of rows, or standard output."""
+    from negprompt_cli.data.results.rowfile import KnownPaths, RowFile, TextSink, Totals, row_file
+
+    if options.out:
+        return row_file(options.out, form, append=options.append)
+    return nullcontext(RowFile(TextSink(sys.stdout.buffer, form), KnownPaths(), Totals()))
+
+
+def _exit_code(options: ScoreOptions, ood: int, not_judged: int, *, shifted: bool) -> int:
+    if options.fail_on_ood and (ood or not_judged):
+        return OOD_FOUND if ood else NOT_JUDGED
+    return SHIFTED if options.fail_on_shift and shifted else 0
 
 
 def _detector(

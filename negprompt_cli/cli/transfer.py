@@ -1,6 +1,7 @@
 """`negprompt transfer`: learned contexts for new class names, or for the classes of new images."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,8 @@ def transfer(
     asked = common.asked()
     source = common.artifact(asked, prompts, NEGATIVE)
     folder = source.path.parent if prompts and common.run is None else common.run_folder(asked)
+    config = source.configure(asked, "model", *(("data", "seed") if images is not None else ()))
+    start_processes(config)
     from negprompt_cli.data.sets.class_list import ClassList, novel_names, read_class_list
     from negprompt_cli.data.sets.sources import path_name
     from negprompt_cli.data.sets.spec import split_specs, user_path
@@ -54,54 +57,43 @@ def transfer(
     from negprompt_cli.steps.shared.workbench import Workbench
     from negprompt_cli.steps.transfer import run_extend, run_transfer
 
+    bench = Workbench(config, talk)
     if images is not None:
-        config = source.configure(asked, "model", "data", "seed")
-        start_processes(config)
         specs = split_specs(images)
         stem = file_name("+".join(path_name(user_path(spec.base)) + spec.label for spec in specs))
-        extended = run_extend(
-            Workbench(config, talk),
-            out or folder / transfer_name(stem),
-            artifact=source,
-            images=specs,
-            overwrite=common.overwrite,
-        )
-        _tell(talk, extended.transfer)
-        _tell_extension(talk, extended)
-        talk.result(extended.transfer.path, _document(extended.transfer) | _extension_document(extended))
+        path = out or folder / transfer_name(stem)
+        extended = run_extend(bench, path, artifact=source, images=specs, overwrite=common.overwrite)
+        _print_transfer(talk, extended.transfer)
+        _print_extension(talk, extended)
+        calibration = extended.calibration.model_dump() if extended.calibration else None
+        effect = {"extension": asdict(extended.extension), "calibration": calibration}
+        talk.result(path, _document(extended.transfer) | effect)
         return
     stem = "stdin" if classes == "-" else Path(classes or "").stem
-    config = source.configure(asked, "model")
-    start_processes(config)
+    path = out or folder / transfer_name(stem)
     listed: list[ClassList] = []
-    together(
-        lambda: listed.append(
-            read_class_list(sys.stdin.buffer, "standard input")
-            if classes == "-"
-            else read_class_list(Path(classes or ""))
-        ),
-        lambda: source.require(config.data.spec),
-    )
-    result = run_transfer(
-        Workbench(config, talk),
-        out or folder / transfer_name(stem),
-        artifact=source,
-        names=novel_names(listed[0]),
-        extend=extend,
-        overwrite=common.overwrite,
-    )
-    _tell(talk, result)
-    talk.result(result.path, _document(result))
+
+    def read() -> None:
+        if classes == "-":
+            listed.append(read_class_list(sys.stdin.buffer, "standard input"))
+        else:
+            listed.append(read_class_list(Path(classes or "")))
+
+    together(read, lambda: source.require(config.data.spec))
+    names = novel_names(listed[0])
+    result = run_transfer(bench, path, artifact=source, names=names, extend=extend, overwrite=common.overwrite)
+    _print_transfer(talk, result)
+    talk.result(path, _document(result))
 
 
-def _tell(talk: Talk, result: "TransferResult") -> None:
-    made = result.prompts
+def _print_transfer(talk: Talk, result: "TransferResult") -> None:
+    made, new = result.prompts, result.new
     talk.facts(
         "Transferred prompts",
         [
             ("classes", str(len(made.classes))),
             ("of them learned" if result.learned else "of them in the source", str(len(result.known))),
-            ("new", _some(result.new)),
+            ("new", f"{len(new)}: {some_of(new)}" if new else "0"),
             ("contexts learned on", f"{made.learned_on} classes"),
             ("negatives per class", str(made.negatives_per_class)),
             ("sha256", made.sha256),
@@ -109,7 +101,7 @@ def _tell(talk: Talk, result: "TransferResult") -> None:
     )
 
 
-def _tell_extension(talk: Talk, result: "Extended") -> None:
+def _print_extension(talk: Talk, result: "Extended") -> None:
     """Print what an extension changed."""
     found, new = result.extension, result.transfer.new
     names = {c.key: c.name for c in result.transfer.prompts.classes}
@@ -143,12 +135,3 @@ def _document(result: "TransferResult") -> dict[str, Any]:
         "learned_on_classes": made.learned_on,
         "parents": [p.model_dump() for p in made.parents],
     }
-
-
-def _extension_document(result: "Extended") -> dict[str, Any]:
-    calibration = result.calibration.model_dump() if result.calibration else None
-    return {"extension": result.extension.document(), "calibration": calibration}
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return f"{len(names)}: {some_of(names)}" if names else "0"

@@ -40,22 +40,16 @@ def run_calibrate(
         NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with making(out, overwrite=overwrite or out == artifact.path):
-        return _calibrate(bench, out, artifact, options, overwrite=overwrite)
-
-
-def _calibrate(
-    bench: Workbench, out: Path, artifact: ArtifactFile, options: CalibrateOptions, *, overwrite: bool
-) -> Calibrated:
-    together(
-        lambda: artifact.require(bench.config.data.spec),
-        lambda: bench.id_images("eval"),
-    )
-    prompts = open_prompts(bench, artifact)
-    if prompts.calibration is not None and not overwrite:
-        raise UsageError(
-            f"{artifact.path} is already calibrated (score {prompts.calibration.score}, acceptance "
-            f"{prompts.calibration.acceptance:g}).",
-            remedy="overwrite",
+        together(
+            lambda: artifact.require(bench.config.data.spec),
+            lambda: bench.id_images("eval"),
         )
-    made = calibrate_prompts(bench, prompts, options)
-    return Calibrated(out, save_prompts(replace(prompts, calibration=made), out), made)
+        prompts = open_prompts(bench, artifact)
+        if prompts.calibration is not None and not overwrite:
+            raise UsageError(
+                f"{artifact.path} is already calibrated (score {prompts.calibration.score}, acceptance "
+                f"{prompts.calibration.acceptance:g}).",
+                remedy="overwrite",
+            )
+        made = calibrate_prompts(bench, prompts, options)
+        return Calibrated(out, save_prompts(replace(prompts, calibration=made), out), made)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from negprompt_cli.choices import FprConvention
 from negprompt_cli.data.results.evaluations import (
     AVERAGE,
     EvaluationDocument,
@@ -21,7 +22,7 @@ from negprompt_cli.data.results.runs import EVALUATION
 from negprompt_cli.data.studies.published import MARKS, Figure, published
 from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.errors import UsageError, did_you_mean
-from negprompt_cli.steps.shared.comparison import ALL_RUNS, Comparison, FprConvention, Line
+from negprompt_cli.steps.shared.comparison import ALL_RUNS, Comparison, Line
 from negprompt_cli.steps.shared.paired_runs import compare_score_files
 from negprompt_cli.steps.shared.scored_sets import is_score_file, is_table
 

@@ -6,7 +6,6 @@ has them, else each class in half. So the threshold is chosen on images that no 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from negprompt_cli.data.files.claims import claimed
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
@@ -95,9 +94,7 @@ def fit_prompts(bench: Workbench, options: CalibrateOptions) -> Prompts:
     """
     calibrated = enough_held_out(bench, options)
     data = positive_data(bench)
-    more: dict[str, Any] = {"budget": bench.budget, "progress": bench.progress}
-    positive = learn_positive(bench.clip, data, bench.config, **more).prompts
-    prompts = learn_negative(bench.clip, data, bench.config, positive, **more).prompts
+    prompts = learn_negative(bench, data, learn_positive(bench, data).prompts).prompts
     if calibrated:
         prompts = replace(prompts, calibration=calibrate_prompts(bench, prompts, options), sha256="")
     return prompts

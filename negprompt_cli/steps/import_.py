@@ -30,49 +30,47 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
         UsageError: `out` exists, or the checkpoint is refused or does not fit the model or the class names.
     """
     with making(out, overwrite=overwrite):
-        return _import(bench, out, checkpoint, classes, overwrite=overwrite)
-
-
-def _import(bench: Workbench, out: Path, checkpoint: Path, classes: Path, *, overwrite: bool) -> Prompts:
-    foreign = read_checkpoint(checkpoint)
-    listed = read_class_list(classes)
-    for decision in listed.decisions:
-        bench.decide(decision)
-    labels = ordered_classes(listed)
-    check_foreign(foreign, len(labels), bench.clip.width, str(checkpoint))
-    clip = bench.clip
-    if foreign.ignored:
-        bench.decide(
-            Decision(
-                "checkpoint-part-ignored",
-                f"{len(foreign.ignored)} other tensors of {checkpoint} are not read ({some_of(foreign.ignored, 4)}): "
-                "the named model's own encoders are used. If the training changed the encoders, scores differ here.",
-                {"file": str(checkpoint), "tensors": list(foreign.ignored)},
-                warning=True,
+        foreign = read_checkpoint(checkpoint)
+        listed = read_class_list(classes)
+        for decision in listed.decisions:
+            bench.decide(decision)
+        labels = ordered_classes(listed)
+        check_foreign(foreign, len(labels), bench.clip.width, str(checkpoint))
+        clip = bench.clip
+        if foreign.ignored:
+            bench.decide(
+                Decision(
+                    "checkpoint-part-ignored",
+                    f"{len(foreign.ignored)} other tensors of {checkpoint} are not read ({some_of(foreign.ignored, 4)}): "
+                    "the named model's own encoders are used. If the training changed the encoders, scores differ here.",
+                    {"file": str(checkpoint), "tensors": list(foreign.ignored)},
+                    warning=True,
+                )
             )
+        tokens = tokenize_prompts(
+            [c.name for c in labels], clip.tokenizer, clip.plan, context=foreign.positive.shape[-2]
         )
-    tokens = tokenize_prompts([c.name for c in labels], clip.tokenizer, clip.plan, context=foreign.positive.shape[-2])
-    check_tokens(bench, foreign, tokens, str(checkpoint))
-    if foreign.origin == "official":
-        bench.decide(
-            Decision(
-                "other",
-                "Prompts end with the class name in the official code, and with a full stop here, so scores differ slightly "
-                "from the official code's.",
-                warning=True,
+        check_tokens(bench, foreign, tokens, str(checkpoint))
+        if foreign.origin == "official":
+            bench.decide(
+                Decision(
+                    "other",
+                    "Prompts end with the class name in the official code, and with a full stop here, so scores differ "
+                    "slightly from the official code's.",
+                    warning=True,
+                )
             )
+        prompts = Prompts(
+            kind="positive" if foreign.negative is None else "negative",
+            positive=foreign.positive,
+            negative=foreign.negative,
+            classes=labels,
+            model=clip.identity,
+            config=bench.config,
+            learned_on=len(labels),
+            parents=(Parent(kind=foreign.origin, sha256=file_sha256(checkpoint)),),
         )
-    prompts = Prompts(
-        kind="positive" if foreign.negative is None else "negative",
-        positive=foreign.positive,
-        negative=foreign.negative,
-        classes=labels,
-        model=clip.identity,
-        config=bench.config,
-        learned_on=len(labels),
-        parents=(Parent(kind=foreign.origin, sha256=file_sha256(checkpoint)),),
-    )
-    return save_prompts(prompts, out, overwrite=overwrite)
+        return save_prompts(prompts, out, overwrite=overwrite)
 
 
 def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negprompt_cli.choices import MapKind
 from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.evaluations import EvaluationDocument, below_chance, evaluation_path, load_evaluation
@@ -42,7 +43,6 @@ from negprompt_cli.steps.shared.report_parts import (
 )
 from negprompt_cli.steps.shared.report_pictures import (
     Drawer,
-    MapKind,
     map_pictures,
     nearest_lines,
     roc_pictures,

@@ -44,9 +44,7 @@ def run_train_negative(
         )
         data, positives = negative_data(bench, positive)
         with resumable:
-            learned = learn_negative(
-                bench.clip, data, config, positives, budget=bench.budget, progress=progress, keeper=resumable
-            )
+            learned = learn_negative(bench, data, positives, keeper=resumable)
         result = write_training(learned, out, overwrite=overwrite or resume)
         resumable.remove()
         return result

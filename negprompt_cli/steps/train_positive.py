@@ -24,15 +24,14 @@ def run_train_positive(bench: Workbench, out: Path, *, overwrite: bool, resume: 
             has another configuration or other data.
         NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
-    config, progress = bench.config, bench.progress
     with claimed(out):
-        resumable = Resumable("positive", config, out, progress=progress)
+        resumable = Resumable("positive", bench.config, out, progress=bench.progress)
         if made := resumable.find(resume=resume, overwrite=overwrite):
             return TrainingResult(out, made, ())
         _ = bench.compute
         data = positive_data(bench)
         with resumable:
-            learned = learn_positive(bench.clip, data, config, budget=bench.budget, progress=progress, keeper=resumable)
+            learned = learn_positive(bench, data, keeper=resumable)
         result = write_training(learned, out, overwrite=overwrite or resume)
         resumable.remove()
         return result

@@ -8,9 +8,8 @@ This is the paper's open-vocabulary setting (section 3.4): context vectors that 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +18,8 @@ from negprompt_cli.data.sets.class_list import NovelNames
 from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.spec import Spec
 from negprompt_cli.decisions import Decision
-from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts
 from negprompt_cli.errors import UsageError
-from negprompt_cli.progress import Progress
 from negprompt_cli.steps.shared.added_classes import AddedClasses
 from negprompt_cli.steps.shared.artifact_file import ArtifactFile
 from negprompt_cli.steps.shared.extension import extend_prompts
@@ -67,9 +64,7 @@ def run_transfer(
     """
     with making(out, overwrite=overwrite):
         source = _source(bench, artifact)
-        prompts, known = transfer_prompts(
-            bench.clip, source, names, extend=extend, budget=bench.budget, progress=bench.progress
-        )
+        prompts, known = transfer_prompts(bench, source, names, extend=extend)
         made = save_prompts(prompts, out, overwrite=overwrite)
         write_config(made.config, out)
     new = tuple(name for name in made.names if name not in set(known))
@@ -100,34 +95,32 @@ def check_transferable(prompts: Prompts, path: Path) -> None:
 
 
 def transfer_prompts(
-    clip: Clip, source: Prompts, names: NovelNames, *, extend: bool, budget: int, progress: Progress
+    bench: Workbench, source: Prompts, names: NovelNames, *, extend: bool
 ) -> tuple[Prompts, tuple[str, ...]]:
     """The prompts for new class names, not yet on disk, and the names that `source` already had.
 
     Args:
-        clip: the model of `source`.
+        bench: the model of `source`; it receives messages about repeated and known names.
         source: prompts that `check_transferable` accepts, with the digest of their file.
         names: the new classes.
         extend: keep the classes of `source`, before the new ones.
-        budget: bytes for text activations.
-        progress: receives messages about repeated and known names.
 
     Raises:
         UsageError: a name is too long for the text tower.
     """
     for decision in names.decisions:
-        progress.decide(decision)
+        bench.progress.decide(decision)
     old = {fold(c.name): c for c in source.classes}
     known = [c.name for c in names.classes if fold(c.name) in old]
     if known:
         how = "are kept once" if extend else "are transferred too"
         said = f"{len(known)} names are already classes of the artifact and {how}: {some_of(known)}."
-        progress.decide(Decision("prompts-changed", said, {"names": known}, warning=True))
+        bench.progress.decide(Decision("prompts-changed", said, {"names": known}, warning=True))
     # A known name keeps its key and wnid, so that images still match it by wnid.
     given = tuple(old.get(fold(c.name), c) for c in names.classes)
     if extend:
         given = (*source.classes, *(c for c in given if fold(c.name) not in old))
-    tokenize_prompts([c.name for c in given], clip.tokenizer, clip.plan, context=source.positive.shape[-2])
+    tokenize_prompts([c.name for c in given], bench.clip.tokenizer, bench.clip.plan, context=source.positive.shape[-2])
     if source.calibration is not None:
         lost = source.calibration
         said = (
@@ -135,9 +128,9 @@ def transfer_prompts(
             "for other classes. Calibrate the new artifact before you use it to find OOD images."
         )
         facts = {"score": lost.score, "threshold": lost.threshold, "data": lost.data}
-        progress.decide(Decision("threshold-dropped", said, facts, warning=True))
+        bench.progress.decide(Decision("threshold-dropped", said, facts, warning=True))
     kept = [c.name for c in given if fold(c.name) in old]
-    return carry_over(clip, source, given, budget=budget), tuple(kept)
+    return carry_over(bench, source, given), tuple(kept)
 
 
 @dataclass(frozen=True)
@@ -155,10 +148,6 @@ class Extension:
     new_after: Outcome
     taken_for_new: int
     classes: dict[str, ClassAccuracy]
-
-    def document(self) -> dict[str, Any]:
-        """The record in a JSON document."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Only the digests of an artifact's parents are checked; each parent can be verifi
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,17 +127,23 @@ def run_verify(
     """
     case = _Case(path, load_prompts(path), parent, changes, progress)
     case.require_changes()
-    checks = [case.file(), case.configuration(), case.made_with(), case.model()]
-    checks += case.parents()
-    if case.prompts.kind == "transferred":
-        checks.append(case.transferred())
-    else:
-        checks += case.training()
-    checks += case.calibration()
-    retrains = retrain and case.prompts.kind != "transferred"
-    if retrains:
+    checks = list(case.records())
+    trained = case.prompts.kind != "transferred"
+    if trained and retrain:
         checks += case.retrained()
-    return Verification(path, case.prompts, tuple(checks), retrains)
+    return Verification(path, case.prompts, tuple(checks), trained and retrain)
+
+
+_Result = tuple[Status, str]
+"""The result of a check, and the reason."""
+
+
+def _check(what: str, find: Callable[[], _Result], remedy: str = "") -> Check:
+    """One line; something that a check needs and that is missing here makes it unknown, with advice."""
+    try:
+        return Check(what, *find())
+    except NegPromptError as error:
+        return Check(what, "unknown", first_line(error), remedy)
 
 
 @dataclass(frozen=True)
@@ -171,62 +177,74 @@ class _Case:
         """The artifact's record of its own training."""
         return self.prompts.training[-1] if self.prompts.training else None
 
-    def file(self) -> Check:
+    def records(self) -> Iterator[Check]:
+        """Check everything that can be compared without a training."""
+        yield _check("file", self._file)
+        yield _check("configuration", self._configuration)
+        yield _check("versions", self._versions)
+        yield _check("model", self._model, "moved-artifact-model")
+        yield from map(self._parent, self.prompts.parents)
+        if self.prompts.kind == "transferred":
+            yield _check("contexts", self._transferred, "moved-images" if self.added else "moved-artifact-model")
+        elif self.summary is None:
+            yield Check("training", "unknown", "it was not trained, but imported or made from words")
+        else:
+            summary = self.summary
+            if self.prompts.kind == "negative" and self.source is not None:
+                yield _check("positives", self._positives)
+            yield _check("processor", partial(self._processor, summary))
+            yield _check("images", partial(self._images, summary), "moved-images")
+        known = self.prompts.calibration
+        if known is not None and not (self.added and self.source is None):
+            yield _check("held-out images", partial(self._held_out, known), "moved-images")
+
+    def _file(self) -> _Result:
         """Whether the file has no other content than what is read from it."""
         prompts = self.prompts
         shape = f"{len(prompts.classes)} classes, {prompts.negatives_per_class} negatives each"
         if artifact_bytes(prompts) == self.path.read_bytes():
-            return Check("file", "ok", f"sha256 {prompts.sha256}; {shape}; writing it again gives the same bytes")
+            return "ok", f"sha256 {prompts.sha256}; {shape}; writing it again gives the same bytes"
         how = f"sha256 {prompts.sha256}; {shape}; writing it again gives other bytes"
         if prompts.written_with == versions():
-            return Check("file", "differs", f"{how}: it was changed after it was written")
-        return Check("file", "unknown", f"{how}, as other versions may have written it")
+            return "differs", f"{how}: it was changed after it was written"
+        return "unknown", f"{how}, as other versions may have written it"
 
-    def configuration(self) -> Check:
+    def _configuration(self) -> _Result:
         """Whether the configuration is still valid, and the same as in the file next to the artifact."""
         beside = self.path.with_name(f"{self.path.stem}.config.yaml")
         try:
             load_config(base=self.prompts.config.model_dump(mode="json"))
             if not beside.is_file():
-                return Check("configuration", "ok", f"valid; there is no {beside.name} to compare it with")
+                return "ok", f"valid; there is no {beside.name} to compare it with"
             if load_config(str(beside)) != self.prompts.config:
-                return Check("configuration", "differs", f"{beside} was changed: it differs from the artifact's")
+                return "differs", f"{beside} was changed: it differs from the artifact's"
         except UsageError as error:
-            return Check("configuration", "differs", str(error))
-        return Check("configuration", "ok", f"valid, and the same as in {beside.name}")
+            return "differs", str(error)
+        return "ok", f"valid, and the same as in {beside.name}"
 
-    def made_with(self) -> Check:
+    def _versions(self) -> _Result:
         """Whether the versions are those of the training."""
-        recorded = self.summary.versions if self.summary else dict(self.prompts.written_with)
+        recorded, now = self.summary.versions if self.summary else dict(self.prompts.written_with), versions()
         if not recorded:
-            return Check("versions", "unknown", "not recorded")
-        now = versions()
+            return "unknown", "not recorded"
         other = [
             f"{name} {value}, here {now.get(name, 'none')}"
             for name, value in recorded.items()
             if now.get(name) != value
         ]
-        if other:
-            return Check("versions", "differs", "; ".join(other))
-        return Check("versions", "ok", ", ".join(f"{name} {value}" for name, value in now.items()))
+        return ("differs", "; ".join(other)) if other else ("ok", ", ".join(f"{k} {v}" for k, v in now.items()))
 
-    def model(self) -> Check:
+    def _model(self) -> _Result:
         """Whether the model's weights are the recorded ones."""
-        try:
-            clip = self.bench.clip
-        except NegPromptError as error:
-            return Check("model", "unknown", first_line(error), remedy="moved-artifact-model")
+        clip = self.bench.clip
         try:
             check_model(self.prompts, clip.identity, clip.width, self.path)
         except UsageError as error:
-            return Check("model", "differs", str(error))
-        return Check("model", "ok", f"{clip.identity.name}: weights have sha256 {clip.identity.weights_sha256}")
-
-    def parents(self) -> list[Check]:
-        """Whether the artifacts that it was made from are here."""
-        return [self._parent(parent) for parent in self.prompts.parents]
+            return "differs", str(error)
+        return "ok", f"{clip.identity.name}: weights have sha256 {clip.identity.weights_sha256}"
 
     def _parent(self, parent: Parent) -> Check:
+        """Whether an artifact that it was made from is here."""
         name = f"parent ({parent.kind})"
         found = self.find_parent(parent)
         if found is not None:
@@ -241,23 +259,11 @@ class _Case:
         candidates = [self.given_parent] if self.given_parent else beside
         return next((p for p in candidates if _sha256(p) == parent.sha256), None)
 
-    def transferred(self) -> Check:
-        """Whether transferring or extending the parent again gives this artifact."""
-        if self.source is None:
-            return Check("contexts", "unknown", "the parent is not here")
-        if self.added:
-            try:
-                made, _ = extend_prompts(self.bench, self.source.prompts, self.added)
-            except NegPromptError as error:
-                return Check("contexts", "unknown", first_line(error), remedy="moved-images")
-            if artifact_bytes(replace(made, written_with=self.prompts.written_with)) == artifact_bytes(self.prompts):
-                return Check("contexts", "ok", "extending the parent again gives the same bytes")
-            return Check("contexts", "differs", "extending the parent again gives other bytes")
-        made = carry_over(self.bench.clip, self.source.prompts, self.prompts.classes, budget=self.bench.budget)
-        again = replace(made, written_with=self.prompts.written_with)
-        if artifact_bytes(again) == artifact_bytes(replace(self.prompts, calibration=None)):
-            return Check("contexts", "ok", "transferring the parent again gives the same bytes")
-        return Check("contexts", "differs", "transferring the parent again gives other bytes")
+    @cached_property
+    def source(self) -> ArtifactFile | None:
+        """The artifact it was made from, or None if that is missing."""
+        path = self.find_parent(self.prompts.parents[0]) if self.prompts.parents else None
+        return ArtifactFile(path) if path else None
 
     @property
     def added(self) -> tuple[Spec, ...]:
@@ -265,91 +271,56 @@ class _Case:
         before = self.source.prompts.config.data.added if self.source else ()
         return tuple(parse_spec(text) for text in self.prompts.config.data.added if text not in before)
 
-    @cached_property
-    def source(self) -> ArtifactFile | None:
-        """The artifact it was made from, or None if that is missing."""
-        path = self.find_parent(self.prompts.parents[0]) if self.prompts.parents else None
-        return ArtifactFile(path) if path else None
+    def _transferred(self) -> _Result:
+        """Whether transferring or extending the parent again gives this artifact."""
+        if self.source is None:
+            return "unknown", "the parent is not here"
+        if self.added:
+            how, expected = "extending", self.prompts
+            again, _ = extend_prompts(self.bench, self.source.prompts, self.added)
+        else:
+            how, expected = "transferring", replace(self.prompts, calibration=None)
+            again = carry_over(self.bench, self.source.prompts, self.prompts.classes)
+        same = artifact_bytes(replace(again, written_with=expected.written_with)) == artifact_bytes(expected)
+        given = "the same" if same else "other"
+        return "ok" if same else "differs", f"{how} the parent again gives {given} bytes"
 
-    def training(self) -> Iterator[Check]:
-        """Check that positives, images and processor are those of the training."""
-        if self.summary is None:
-            yield Check("training", "unknown", "it was not trained, but imported or made from words")
-            return
-        if self.prompts.kind == "negative" and self.source is not None:
-            same = torch.equal(self.source.prompts.positive, self.prompts.positive)
-            how = "are the parent's" if same else "are not the parent's, though they were frozen"
-            yield Check("positives", "ok" if same else "differs", f"the positive contexts {how}")
-        yield self._processor(self.summary)
-        yield self._images(self.summary)
+    def _positives(self) -> _Result:
+        """Whether the positive contexts are those of the parent."""
+        assert self.source is not None
+        if torch.equal(self.source.prompts.positive, self.prompts.positive):
+            return "ok", "the positive contexts are the parent's"
+        return "differs", "the positive contexts are not the parent's, though they were frozen"
 
-    def _processor(self, summary: TrainingSummary) -> Check:
-        try:
-            now = device_name(self.bench.compute.device)
-        except UsageError as error:
-            return Check("processor", "unknown", str(error))
+    def _processor(self, summary: TrainingSummary) -> _Result:
+        now = device_name(self.bench.compute.device)
         if not summary.device:
-            return Check("processor", "unknown", "not recorded")
-        if summary.device == now:
-            return Check("processor", "ok", now)
-        return Check("processor", "differs", f"trained on {summary.device}, here {now}")
+            return "unknown", "not recorded"
+        return ("ok", now) if summary.device == now else ("differs", f"trained on {summary.device}, here {now}")
 
-    def _images(self, summary: TrainingSummary) -> Check:
+    def _images(self, summary: TrainingSummary) -> _Result:
         if not summary.files_sha256:
-            return Check("images", "unknown", "it was trained on given features, not on image files")
-        return self._listed("images", summary.images, summary.files_sha256, self._training_images)
-
-    def _training_images(self) -> ImageSet:
+            return "unknown", "it was trained on given features, not on image files"
         stage2 = self.prompts.kind == "negative" and self.prompts.parents
-        return find_training_images(self.bench, self.prompts.classes if stage2 else None)
+        images = find_training_images(self.bench, self.prompts.classes if stage2 else None)
+        return _compared(images, summary.images, summary.files_sha256)
 
-    def _listed(self, what: str, count: int, recorded: str, find: Callable[[], ImageSet]) -> Check:
-        try:
-            images = find()
-            found = files_digest(images.paths, images.root)
-        except NegPromptError as error:
-            return Check(what, "unknown", first_line(error), remedy="moved-images")
-        if found == recorded:
-            return Check(what, "ok", f"{count} images with the recorded names and sizes (sha256 {recorded})")
-        return Check(
-            what,
-            "differs",
-            f"{len(images)} images are found now, and {count} were used; names or sizes differ (sha256 {found}, recorded "
-            f"{recorded})",
-        )
-
-    def calibration(self) -> Iterator[Check]:
-        """Check that the held-out images of the threshold are the recorded ones."""
-        known = self.prompts.calibration
-        if known is None:
-            return
+    def _held_out(self, known: Calibration) -> _Result:
+        """Whether the held-out images of the threshold are the recorded ones."""
         if not known.files_sha256:
-            yield Check("held-out images", "unknown", "it was calibrated on given features, not on image files")
-        elif known.data.endswith(LIMITED):
-            yield Check(
-                "held-out images", "unknown", f"it was calibrated on only some of {known.data.removesuffix(LIMITED)}"
-            )
-        elif self.added:
-            if self.source is not None:
-                source = self.source.prompts
-                yield self._listed(
-                    "held-out images",
-                    known.images,
-                    known.files_sha256,
-                    lambda: find_added_classes(self.bench, source, self.added).held_out,
-                )
+            return "unknown", "it was calibrated on given features, not on image files"
+        if known.data.endswith(LIMITED):
+            return "unknown", f"it was calibrated on only some of {known.data.removesuffix(LIMITED)}"
+        if self.added and self.source is not None:
+            images = find_added_classes(self.bench, self.source.prompts, self.added).held_out
         else:
             spec = self.bench.config.data.spec if known.data == self.prompts.config.data.spec else known.data
-            yield self._listed(
-                "held-out images",
-                known.images,
-                known.files_sha256,
-                lambda: self.bench.image_set(parse_spec(spec), "eval"),
-            )
+            images = self.bench.image_set(parse_spec(spec), "eval")
+        return _compared(images, known.images, known.files_sha256)
 
     def retrained(self) -> Iterator[Check]:
         """Train again and, if it is calibrated, calibrate again."""
-        summary = self.summary
+        summary, known = self.summary, self.prompts.calibration
         if summary is None or not summary.files_sha256:
             yield Check("trained again", "unknown", "it has no training on images that could be repeated")
             return
@@ -357,64 +328,35 @@ class _Case:
             yield Check("trained again", "unknown", "the parent is not here")
             return
         try:
-            again = self._learned()
-            yield self._features(summary, again.training[-1])
-            yield self._contexts(summary, again)
-            if self.prompts.calibration is not None and not self.prompts.calibration.data.endswith(LIMITED):
-                yield self._threshold(self.prompts.calibration, again)
+            if self.prompts.kind == "positive":
+                again = learn_positive(self.bench, positive_data(self.bench)).prompts
+            else:
+                again = learn_negative(self.bench, *negative_data(self.bench, self.source)).prompts
         except NegPromptError as error:
             yield Check("trained again", "unknown", first_line(error))
+            return
+        yield _check("features", partial(_features, summary, again.training[-1]))
+        yield _check("trained again", partial(self._contexts, summary, again))
+        if known is not None and not known.data.endswith(LIMITED):
+            yield _check("calibrated again", partial(self._threshold, known, again))
 
-    def _learned(self) -> Prompts:
-        """Train again with the recorded configuration."""
-        bench = self.bench
-        if self.prompts.kind == "positive":
-            data = positive_data(bench)
-            learned = learn_positive(bench.clip, data, bench.config, budget=bench.budget, progress=self.progress)
-        else:
-            data, frozen = negative_data(bench, self.source)
-            learned = learn_negative(
-                bench.clip, data, bench.config, frozen, budget=bench.budget, progress=self.progress
-            )
-        return learned.prompts
-
-    def _features(self, recorded: TrainingSummary, again: TrainingSummary) -> Check:
-        if not recorded.features_sha256:
-            return Check("features", "unknown", "not recorded")
-        if recorded.features_sha256 == again.features_sha256:
-            return Check("features", "ok", f"the images' features have sha256 {again.features_sha256}")
-        return Check(
-            "features",
-            "differs",
-            "the images' features differ: an image was changed, or they were encoded in other batches or on another "
-            f"processor (sha256 {again.features_sha256}, recorded {recorded.features_sha256})",
-        )
-
-    def _contexts(self, summary: TrainingSummary, again: Prompts) -> Check:
+    def _contexts(self, summary: TrainingSummary, again: Prompts) -> _Result:
         recorded = replace(self.prompts, calibration=None)
         # Ignore the path, because the parent may have been moved.
         model = recorded.model if again.model.weights_sha256 == recorded.model.weights_sha256 else again.model
         again = replace(again, config=recorded.config, model=model, written_with=recorded.written_with)
         data = artifact_bytes(again)
         if data == artifact_bytes(recorded):
-            return Check("trained again", "ok", f"the same {len(data)} bytes")
+            return "ok", f"the same {len(data)} bytes"
         pairs = [(getattr(recorded, name), getattr(again, name)) for name in ("positive", "negative")]
         difference = max(_difference(a, b) for a, b in pairs)
         if difference == 0:
-            return Check(
-                "trained again",
-                "differs",
-                "the contexts are the same bit for bit, but the record of the training differs",
-            )
+            return "differs", "the contexts are the same bit for bit, but the record of the training differs"
         largest = f"the largest difference of a number in the contexts is {difference:.3g}"
         on_cpu = summary.device.startswith("cpu") and self.bench.compute.device.type == "cpu"
-        return Check(
-            "trained again",
-            "differs" if on_cpu else "unknown",
-            largest if on_cpu else f"{largest}; only a CPU gives the same bits",
-        )
+        return ("differs", largest) if on_cpu else ("unknown", f"{largest}; only a CPU gives the same bits")
 
-    def _threshold(self, known: Calibration, again: Prompts) -> Check:
+    def _threshold(self, known: Calibration, again: Prompts) -> _Result:
         bench = self.bench
         data, evaluate = bench.config.data, bench.config.evaluate
         same = known.data == self.prompts.config.data.spec
@@ -427,8 +369,30 @@ class _Case:
         options = CalibrateOptions(known.acceptance, known.confidence, known.score, bool(known.by_class))
         found = calibrate_prompts(bench.with_config(config), again, options)
         if found.threshold == known.threshold:
-            return Check("calibrated again", "ok", f"the same threshold, {known.threshold!r}")
-        return Check("calibrated again", "differs", f"threshold {found.threshold!r}, recorded {known.threshold!r}")
+            return "ok", f"the same threshold, {known.threshold!r}"
+        return "differs", f"threshold {found.threshold!r}, recorded {known.threshold!r}"
+
+
+def _compared(images: ImageSet, count: int, recorded: str) -> _Result:
+    """Whether images have the recorded names and sizes."""
+    found = files_digest(images.paths, images.root)
+    if found == recorded:
+        return "ok", f"{count} images with the recorded names and sizes (sha256 {recorded})"
+    return "differs", (
+        f"{len(images)} images are found now, and {count} were used; names or sizes differ (sha256 {found}, recorded "
+        f"{recorded})"
+    )
+
+
+def _features(recorded: TrainingSummary, again: TrainingSummary) -> _Result:
+    if not recorded.features_sha256:
+        return "unknown", "not recorded"
+    if recorded.features_sha256 == again.features_sha256:
+        return "ok", f"the images' features have sha256 {again.features_sha256}"
+    return "differs", (
+        "the images' features differ: an image was changed, or they were encoded in other batches or on another processor "
+        f"(sha256 {again.features_sha256}, recorded {recorded.features_sha256})"
+    )
 
 
 def _difference(a: Tensor | None, b: Tensor | None) -> float:

@@ -15,7 +15,9 @@ from negprompt_cli.data.results.artifacts import load_prompts
 from negprompt_cli.data.sets.imagesets import load_image_set
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.errors import UsageError
+from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
+from negprompt_cli.steps.shared.workbench import Workbench
 
 FAST = ["--set", "positive.schedule.epochs=3", "--set", "negative.schedule.epochs=3"]
 
@@ -151,8 +153,8 @@ def test_features_in_memory_give_the_same_contexts(clip: Clip, photos: Path, tmp
     images = load_image_set(str(photos), role="train", data_root=photos)
     features = torch.cat([clip.encode_images(clip.preprocess(open_rgb(p))[None]) for p in images.paths]).clone()
     data = TrainingData.of(features, torch.from_numpy(images.labels), made.classes, clip.device)
-    positive = learn_positive(clip, data, made.config, budget=2**28).prompts
-    again = learn_negative(clip, data, made.config, positive, budget=2**28).prompts
+    bench = Workbench(made.config, Silent(), clip=clip)
+    again = learn_negative(bench, data, learn_positive(bench, data).prompts).prompts
     assert torch.allclose(again.positive, made.positive, atol=1e-4)
     assert again.negative is not None and made.negative is not None
     assert torch.allclose(again.negative, made.negative, atol=1e-3)

@@ -48,4 +48,4 @@ def test_features_without_images_have_no_patches(world):
     data = positive_data(workbench(world.config, world.clip))
     bare = TrainingData.of(data.features.images, data.features.labels, data.classes, world.clip.device)
     with pytest.raises(UsageError, match=r"positive\.patches"):
-        learn_positive(world.clip, bare, config, budget=1 << 28)
+        learn_positive(workbench(config, world.clip), bare)

@@ -280,9 +280,8 @@ def test_features_that_were_handed_over_are_unknown(clip: Clip, tmp_path: Path):
     features = torch.nn.functional.normalize(torch.randn(12, 128, generator=torch.Generator().manual_seed(0)), dim=-1)
     width = clip.encode_template(["cat"], template="{}.", budget=2**28).shape[-1]
     data = TrainingData.of(features[:, :width], torch.arange(12) % 3, make_prompts(clip).classes, clip.device)
-    config = bench_of(clip).config
-    positive = learn_positive(clip, data, config, budget=2**28).prompts
-    prompts = learn_negative(clip, data, config, positive, budget=2**28).prompts
+    bench = bench_of(clip)
+    prompts = learn_negative(bench, data, learn_positive(bench, data).prompts).prompts
     assert prompts.training[0].features_sha256 == features_digest(features[:, :width], torch.arange(12) % 3)
     path = tmp_path / "made.safetensors"
     save_prompts(prompts, path)

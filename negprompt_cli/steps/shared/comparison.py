@@ -5,15 +5,15 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from negprompt_cli import schemas
+from negprompt_cli.choices import FprConvention
 from negprompt_cli.data.results.evaluations import AVERAGE, Row, StreamRow, figure_cells
 from negprompt_cli.data.studies.published import Figure
 from negprompt_cli.engine.metrics.detection import METRICS
 from negprompt_cli.wording import Cell, Span, cell, percent
 
-FprConvention = Literal["id-positive", "ood-positive"]
 ALL_RUNS = "all"
 """The name of the run in a line whose figures are the same in every run."""
 STREAMS = "Test-time scores, which learn from the test images"

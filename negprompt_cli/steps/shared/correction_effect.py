@@ -1,8 +1,7 @@
 """The effect of a person's corrections: the old and the new detector on the same images."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +27,6 @@ class Corrected:
     held_out_after: Outcome
     corrected_before: Outcome | None
     corrected_after: Outcome | None
-
-    def document(self) -> dict[str, Any]:
-        """The record in a JSON document."""
-        return asdict(self)
 
 
 def corrected_images(bench: Workbench, images: ImageSet) -> ImageSet:

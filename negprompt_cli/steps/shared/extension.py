@@ -40,7 +40,7 @@ def extend_prompts(bench: Workbench, source: Prompts, images: Sequence[Spec]) ->
     found = find_added_classes(bench, source, images)
     names = [c.name for c in found.classes]
     tokenize_prompts(names, bench.clip.tokenizer, bench.clip.plan, context=source.positive.shape[-2])
-    prompts = carry_over(bench.clip, source, found.classes, budget=bench.budget)
+    prompts = carry_over(bench, source, found.classes)
     added = tuple(dict.fromkeys((*source.config.data.added, *(spec.text for spec in images))))
     data = source.config.data.model_copy(update={"added": added})
     prompts = replace(

@@ -1,15 +1,15 @@
 """The training core: from ID image features to prompts, with one function for each stage.
 
-    learn_positive(clip, data, config, budget=...)             stage 1
-    learn_negative(clip, data, config, positive, budget=...)   stage 2, against frozen positives
+    learn_positive(bench, data)             stage 1
+    learn_negative(bench, data, positive)   stage 2, against frozen positives
 
-It reads and writes no files and knows no commands. Commands add files, resuming and progress. The Python interface and a
+It reads and writes no files and knows no commands. Commands add files and resuming. The Python interface and a
 verification that trains again call it directly, so all of them learn the same prompts from the same features.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from negprompt_cli.data.results.artifacts import Prompts, TrainingSummary, seale
 from negprompt_cli.data.results.provenance import device_name, features_digest, versions
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.decisions import Decision
-from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.prompt_learners.contexts import negative_contexts
 from negprompt_cli.engine.prompt_learners.neutral_names import neutral_names
@@ -38,9 +37,8 @@ from negprompt_cli.engine.prompt_learners.training import (
     train,
 )
 from negprompt_cli.errors import UsageError
-from negprompt_cli.progress import Progress, Silent
 from negprompt_cli.steps.shared.embedding_learning import score_statistics
-from negprompt_cli.steps.shared.schedules import epochs_of, method_of, tell_outcome
+from negprompt_cli.steps.shared.schedules import epochs_of, method_of, report_outcome
 from negprompt_cli.steps.shared.self_check import self_check
 from negprompt_cli.steps.shared.starts import (
     NEGATIVE_STREAM,
@@ -50,6 +48,7 @@ from negprompt_cli.steps.shared.starts import (
     stream_seed,
     word_anchors,
 )
+from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import percent
 
 NEUTRAL_NAMES = 32
@@ -142,89 +141,66 @@ class Keeper(Protocol):
         """Keep the state after an epoch."""
 
 
-def learn_positive(
-    clip: Clip,
-    data: TrainingData,
-    config: Config,
-    *,
-    budget: int,
-    progress: Progress | None = None,
-    keeper: Keeper | None = None,
-) -> Learned:
+def learn_positive(bench: Workbench, data: TrainingData, *, keeper: Keeper | None = None) -> Learned:
     """Stage 1: learn the positive context.
 
     Args:
-        clip: the model of the features in `data`.
+        bench: the model of the features in `data`, and the configuration, all of which is recorded.
         data: ID training images.
-        config: its sections seed and positive are used; all of it is recorded.
-        budget: bytes for text activations.
-        progress: receives messages.
         keeper: keeps the states, and has the state to resume from; None for no checkpoints.
 
     Raises:
         UsageError: a name is too long for the text tower, or the data do not suffice for the configuration.
     """
-    progress = progress or Silent()
-    settings = config.positive
+    clip, settings, progress = bench.clip, bench.config.positive, bench.progress
     if len(data.classes) == 1:
         said = "There is only one class, so stage 1 cannot learn to separate classes, and ID accuracy is always 100 %."
         progress.decide(Decision("few-classes", said, {"classes": 1}))
-    start = start_context(clip, config, len(data.classes))
-    encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=budget, notice=progress.warn)
-    anchors = word_anchors(clip, config, data.names, budget=budget)
+    start = start_context(bench, len(data.classes))
+    encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=bench.budget, notice=progress.warn)
     if settings.patches and data.features.patches is None:
         raise UsageError(
             "The loss of stage 1 uses patches (positive.patches), which need images and cannot be computed from features."
         )
     objective = positive_objective(
         scale=clip.logit_scale,
-        anchors=anchors,
+        anchors=word_anchors(bench, data.names),
         anchor_weight=settings.anchor,
         forced=settings.forced,
         patch_weight=settings.patches,
     )
-    stage = _Stage("positive", settings.schedule, start, encoder, objective)
-    trained = _train(stage, clip, data, config.seed, progress, keeper)
+    trained = _train("positive", bench, data, keeper, start=start, encoder=encoder, objective=objective)
     prompts = Prompts(
         kind="positive",
         positive=trained.contexts.detach().cpu(),
         negative=None,
         classes=data.classes,
         model=clip.identity,
-        config=config,
+        config=bench.config,
         learned_on=len(data.classes),
         training=(data.summary("positive", trained),),
     )
     return Learned(sealed(prompts), trained.history)
 
 
-def learn_negative(
-    clip: Clip,
-    data: TrainingData,
-    config: Config,
-    positive: Prompts,
-    *,
-    budget: int,
-    progress: Progress | None = None,
-    keeper: Keeper | None = None,
-) -> Learned:
+def learn_negative(bench: Workbench, data: TrainingData, positive: Prompts, *, keeper: Keeper | None = None) -> Learned:
     """Stage 2: learn negative contexts with a frozen positive context.
 
     Args:
         positive: learned or zero-shot positives of the same model, for the classes of the data.
 
-    The other arguments are those of `learn_positive`; the sections seed and negative are used.
+    The other arguments are those of `learn_positive`.
 
     Raises:
         UsageError: as `learn_positive`.
     """
-    progress = progress or Silent()
+    clip, config, progress = bench.clip, bench.config, bench.progress
     settings = config.negative
     frozen = positive.positive.to(clip.device)
     classes = len(positive.names)
     others = () if positive.class_specific else _others(config)
     encoder = clip.prompt_encoder(
-        [*positive.names, *others], context=frozen.shape[-2], budget=budget, notice=progress.warn
+        [*positive.names, *others], context=frozen.shape[-2], budget=bench.budget, notice=progress.warn
     )
     with torch.no_grad():
         every = encoder(frozen)[0]
@@ -234,8 +210,9 @@ def learn_negative(
     )
     loss = NegativeLoss(**settings.loss.model_dump())
     objective = negative_objective(loss, positives=every, scale=clip.logit_scale, others=len(others))
-    stage = _Stage("negative", settings.schedule, start, encoder, objective, judges=positives)
-    trained = _train(stage, clip, data, config.seed, progress, keeper)
+    trained = _train(
+        "negative", bench, data, keeper, start=start, encoder=encoder, objective=objective, judges=positives
+    )
     with torch.no_grad():
         negatives = encoder(trained.contexts.to(clip.device)).transpose(0, 1)[:classes]
     statistics = score_statistics(config, data.features, positives, negatives, scale=clip.logit_scale)
@@ -269,24 +246,23 @@ def _others(config: Config) -> tuple[str, ...]:
     return neutral_names(NEUTRAL_NAMES) if settings.loss.contrast and not settings.schedule.classes_per_step else ()
 
 
-def carry_over(clip: Clip, source: Prompts, classes: tuple[ClassLabel, ...], *, budget: int) -> Prompts:
+def carry_over(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ...]) -> Prompts:
     """The contexts of an artifact for other class names, with the ID statistics adapted to these names.
 
     Args:
-        clip: the model of `source`.
+        bench: the model of `source`.
         source: prompts with negatives and shared contexts.
         classes: the other classes.
-        budget: bytes for text activations.
 
     Raises:
         UsageError: a name is too long for the text tower.
     """
     statistics = source.id_statistics
     if statistics is not None and source.negative is not None:
-        contexts = torch.cat([source.positive, source.negative]).to(clip.device)
+        contexts = torch.cat([source.positive, source.negative]).to(bench.clip.device)
 
         def encoded(names: list[str]) -> tuple[Tensor, Tensor]:
-            encoder = clip.prompt_encoder(names, context=contexts.shape[-2], budget=budget)
+            encoder = bench.clip.prompt_encoder(names, context=contexts.shape[-2], budget=bench.budget)
             with torch.no_grad():
                 features = encoder(contexts).cpu()
             return features[0], features[1:].transpose(0, 1)
@@ -302,44 +278,41 @@ def describe(report: EpochReport) -> str:
     return f"{terms}, ID accuracy {percent(report.accuracy)} %{held}"
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """The parts of a training that differ between the stages; the fields are as in `Job`."""
-
-    name: str
-    schedule: ScheduleConfig
-    start: Tensor
-    encoder: Encoder
-    objective: Objective
-    judges: Tensor | None = None
-
-
 def _train(
-    stage: _Stage, clip: Clip, data: TrainingData, seed: int, progress: Progress, keeper: Keeper | None
+    stage: Literal["positive", "negative"],
+    bench: Workbench,
+    data: TrainingData,
+    keeper: Keeper | None,
+    *,
+    start: Tensor,
+    encoder: Encoder,
+    objective: Objective,
+    judges: Tensor | None = None,
 ) -> Trained:
-    """Train with the stage's schedule, from the start or from the keeper's state, and report the outcome."""
-    images, held_out = data.split(stage.schedule, seed=seed)
+    """Train with the stage's schedule, from the start or from the keeper's state, and report the outcome; see `Job`."""
+    config, schedule = bench.config, getattr(bench.config, stage).schedule
+    images, held_out = data.split(schedule, seed=config.seed)
     job = Job(
-        start=stage.start,
-        encoder=stage.encoder,
+        start=start,
+        encoder=encoder,
         data=images,
-        objective=stage.objective,
-        method=method_of(stage.schedule),
-        epochs=epochs_of(stage.schedule, images=len(images), classes=len(data.classes)),
-        judges=stage.judges,
-        keep=stage.schedule.keep,
+        objective=objective,
+        method=method_of(schedule),
+        epochs=epochs_of(schedule, images=len(images), classes=len(data.classes)),
+        judges=judges,
+        keep=schedule.keep,
         held_out=held_out,
-        seed=stream_seed(seed, ORDER_STREAM),
+        seed=stream_seed(config.seed, ORDER_STREAM),
     )
-    state = keeper.restore(data, clip.identity.weights_sha256, stage.start) if keeper else None
+    state = keeper.restore(data, bench.clip.identity.weights_sha256, start) if keeper else None
     left = job.epochs - (len(state.history) if state else 0)
     stops_early = isinstance(job.method, FullBatch) and job.method.tolerance > 0
-    with progress.task(f"Training {stage.name} prompts", left, "epochs", at_most=stops_early) as task:
+    with bench.progress.task(f"Training {stage} prompts", left, "epochs", at_most=stops_early) as task:
         trained = train(
             job,
             state=state,
             on_state=keeper.keep if keeper else None,
             on_epoch=lambda report: task.advance(1, describe(report)),
         )
-    tell_outcome(progress, stage.name, job, trained)
+    report_outcome(bench.progress, stage, job, trained)
     return trained

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from negprompt_cli.choices import FprConvention
 from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.results.evaluations import AVERAGE, Row, average_over_sets, below_chance, row_over_seeds
 from negprompt_cli.engine.metrics.detection import acceptance_curve, metrics_of
 from negprompt_cli.engine.metrics.paired import Judged, paired_differences
 from negprompt_cli.errors import UsageError, did_you_mean
-from negprompt_cli.steps.shared.comparison import ALL_RUNS, Comparison, FprConvention, Line
+from negprompt_cli.steps.shared.comparison import ALL_RUNS, Comparison, Line
 from negprompt_cli.steps.shared.intervals import different, versus_of
 from negprompt_cli.steps.shared.scored_sets import ScoredSet, ScoredSets, read_score_seeds
 from negprompt_cli.wording import some_of

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from negprompt_cli.choices import MapKind
 from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
 from negprompt_cli.report import figures
@@ -20,7 +20,6 @@ from negprompt_cli.steps.shared.report_parts import Lines, threshold_of
 from negprompt_cli.steps.shared.scored_sets import ScoredSet, ScoredSets
 from negprompt_cli.wording import file_name, percent
 
-MapKind = Literal["tsne", "pca"]
 MAP_IMAGES = 600
 """Largest number of images of one set, or prompts of one kind, on the map; more would hide each other."""
 CURVES = 8

@@ -30,7 +30,7 @@ def epochs_of(config: ScheduleConfig, *, images: int, classes: int) -> int:
     return max(config.epochs, math.ceil(config.sgd.min_steps / per_epoch))
 
 
-def tell_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> None:
+def report_outcome(progress: Progress, stage: str, job: Job, trained: Trained) -> None:
     """Warn if a training ended with a higher loss than at its start, or before its loss settled."""
     last = min(SETTLED_OVER, job.epochs)
     facts = {"stage": stage, "start_loss": trained.start_loss, "end_loss": trained.end_loss, "epochs": job.epochs}

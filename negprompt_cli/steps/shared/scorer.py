@@ -209,4 +209,4 @@ def named_prompts(bench: Workbench, names: NovelNames) -> Prompts:
     """Prompts from class names alone, without learning: "a photo of a <name>." (`positive.context.words`)."""
     for decision in names.decisions:
         bench.decide(decision)
-    return zero_shot_positive(bench.clip, bench.config, names.classes)
+    return zero_shot_positive(bench, names.classes)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -53,10 +52,6 @@ class HeldOut:
     images: int
     accuracy: float
     classes: Mapping[str, ClassAccuracy]
-
-    def document(self) -> dict[str, Any]:
-        """The record in a JSON document."""
-        return asdict(self)
 
 
 def held_out_images(bench: Workbench) -> ImageSet:

@@ -62,7 +62,7 @@ def positive_data(bench: Workbench) -> TrainingData:
         NegPromptError: an image is broken, or the model cannot be loaded.
     """
     images = find_training_images(bench)
-    context = start_context(bench.clip, bench.config, len(images.classes)).shape[-2]
+    context = start_context(bench, len(images.classes)).shape[-2]
     return encode_training_images(bench, images, context=context, patches=bench.config.positive.patches > 0)
 
 
@@ -80,7 +80,7 @@ def negative_data(bench: Workbench, source: ArtifactFile | None) -> tuple[Traini
     images = find_training_images(bench, source.prompts.classes if source else None)
     clip = bench.clip
     if source is None:
-        positive = zero_shot_positive(clip, bench.config, images.classes)
+        positive = zero_shot_positive(bench, images.classes)
     else:
         positive = source.prompts
         check_model(positive, clip.identity, clip.width, source.path)
