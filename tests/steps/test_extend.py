@@ -108,6 +108,23 @@ def test_a_folder_of_old_and_new_classes_needs_no_other_data(world: Path, tmp_pa
     assert left["facts"]["images"] == 1
 
 
+def test_images_that_were_skipped_did_not_change(clip: Clip, world: Path, tmp_path: Path):
+    photos = shutil.copytree(world / "photos", tmp_path / "photos")
+    for role in ("train", "eval"):
+        load_image_set(str(photos), role=role, data_root=world).paths[0].write_bytes(b"")  # type: ignore[arg-type]
+    skip = [*ON, "--on-error", "skip"]
+    source = tmp_path / "run/negative.safetensors"
+    done = run("fit", photos, "--model", clip.identity.name, *skip, *FAST, "--run", source.parent)
+    assert done.exit_code == 0, done.output
+    done = run("transfer", "--extend", "--images", world / "yellow_star", "--prompts", source, *skip, "--json")
+    document = json.loads(done.stdout)
+    assert [d["facts"]["set"] for d in document["decisions"] if d["kind"] == "images-skipped"]
+    assert not [d for d in document["decisions"] if d["kind"] == "training-data-changed"]
+    for path in (source, Path(document["path"])):
+        checked = run("verify", path)
+        assert checked.exit_code == 0, checked.output
+
+
 def test_without_the_old_images_the_way_out_is_named(world: Path, tmp_path: Path):
     source = shutil.copy(world / "run/negative.safetensors", tmp_path)
     hidden = (world / "photos").rename(tmp_path / "elsewhere")

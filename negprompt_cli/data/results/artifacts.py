@@ -59,8 +59,9 @@ class Parent(BaseModel):
 class TrainingSummary(BaseModel):
     """The results of a training, and everything they depend on.
 
-    `images`: number of training images. `files_sha256`: digest of their relative paths and sizes; empty for features without
-    files. `epoch`: the epoch that was kept, with its `terms` of the loss and the ID `accuracy` in training.
+    `images`: number of training images. `files_sha256`: digest of their relative paths and sizes, and of those of skipped
+    images; empty for features without files. `epoch`: the epoch that was kept, with its `terms` of the loss and the ID
+    `accuracy` in training.
     `features_sha256`: digest of the training features; `device`: the processor; `versions`: versions of the libraries; these
     three are empty if they were not recorded. `start_loss`, `end_loss`: loss over all training images and classes;
     `outcome`: why the training stopped; these are null if they were not recorded. `self_check`: AUROC and FPR95 by side and

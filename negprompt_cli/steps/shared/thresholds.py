@@ -146,7 +146,7 @@ def calibrate_on(
         scorer.judge(encoded.features),
         options,
         data=data,
-        files_sha256=files_digest(encoded.images.paths, encoded.images.root),
+        files_sha256=files_digest(images.paths, images.root),
     )
     if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
         precise = images_for_precision(options.acceptance, confidence=options.confidence)

@@ -122,7 +122,7 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, 
             patch_features(bench, encoded.images).to(clip.device) if patches else None,
         ),
         images.classes,
-        files_digest(encoded.images.paths, encoded.images.root),
+        files_digest(images.paths, images.root),
     )
 
 

@@ -53,7 +53,7 @@ def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str])
     recorded = prompts.config
     other, images = training_images(bench, prompts, scores)
     encoded = other.encode(images)
-    digest = files_digest(encoded.images.paths, encoded.images.root)
+    digest = files_digest(images.paths, images.root)
     if prompts.training and prompts.training[-1].files_sha256 != digest:
         said = (
             f"The training images of {recorded.data.spec} have changed since the artifact was trained: the {len(encoded)} "
