@@ -37,12 +37,11 @@ def test_the_most_suspicious_and_a_sample_are_kept_and_all_are_counted(small_bou
         page.write(rows[start : start + 16])
     page.write([Row(f"broken{i}", error="why") for i in range(5)])
     expected = sorted(range(300), key=lambda i: (scores[i], i))[:20]
-    assert [row.path for row in page.suspicious] == [f"{i}.png" for i in expected]
-    assert not {row.path for row in page.others} & {row.path for row in page.suspicious}
-    assert len(page.others) <= 7
+    assert [row.path for row in page.suspicious.values()] == [f"{i}.png" for i in expected]
+    assert len(page.sample) == 7
     values = page_values(page, Judged(threshold=0.3), PixelsConfig())
     data = values["data"]
-    assert len(data["rows"]) == 20 + len(page.others)
+    assert len(data["rows"]) == len(page.suspicious | page.sample)
     for stop in (0, data["start"], len(data["edges"]) - 1):
         for label, name in enumerate(data["classes"]):
             pairs = np.array(data["counts"][label]).reshape(-1, 2)
@@ -51,7 +50,9 @@ def test_the_most_suspicious_and_a_sample_are_kept_and_all_are_counted(small_bou
     assert sum(data["judged"].values()) == sum(s < 0.3 for s in scores)
     assert "could not be judged: 5" in values["broken"].title
     assert "2 more are not shown" in values["broken"].note
-    assert [len(gallery.thumbnails) for gallery in values["galleries"]] == [5, len(page.others)]
+    first, others = ([card.path for card in gallery.thumbnails] for gallery in values["galleries"])
+    assert first == [f"{i}.png" for i in expected[:5]]
+    assert set(others) == {row.path for row in page.sample.values()} - set(first)
 
 
 def test_a_sample_is_uniform(small_bounds: None):
@@ -59,12 +60,11 @@ def test_a_sample_is_uniform(small_bounds: None):
     for seed in range(400):
         page = PageRows(seed=seed)
         page.write(rows_of([float(-i) for i in range(60)]))
-        for row in page.others:
-            hits[int(row.path.removesuffix(".png"))] += 1
-    # The twenty lowest are the last ones; each of the others is in a sample of 7 of 60 with probability 7/60.
-    assert hits[40:].sum() == 0
-    assert hits[:40].mean() / 400 == pytest.approx(7 / 60, rel=0.1)
-    assert hits[:40].min() > 15
+        hits[list(page.sample)] += 1
+    # Each image is in a sample of 7 of 60 with probability 7/60.
+    assert hits.sum() == 400 * 7
+    assert hits.min() > 20
+    assert hits.max() < 80
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_verdicts_by_class_are_shown_as_judged():
     page = PageRows()
     page.write([Row("x", "a", "a", 0.5, 1.0, None, True), Row("y", "b", "b", 0.5, 0.5, None, False)])
     values = page_values(page, Judged(threshold=0.7), PixelsConfig())
-    assert values["data"]["threshold"] == "by class"
+    assert [number.value for number in values["numbers"]] == ["2", "1", "50.0 %", "by class"]
     assert "a threshold for each class" in values["note"]
 
 

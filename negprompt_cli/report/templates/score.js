@@ -8,11 +8,13 @@
   const columns = ["path", "prediction", "prediction_name", "probability", "score", "p_value", "is_ood", "nearest_negative",
     "negative_similarity"];
   const VERDICT = 7, SCORE = 3, CLASS = 1;
+  const given = ["n-threshold", "n-held"].map((id) => find(id)?.textContent);
   let stop = null; // null: the original verdicts, which thresholds by class or a false discovery rate may have decided
 
   const x = (edge) => 1000 * Math.min(1, Math.max(0, (edge - data.axis[0]) / (data.axis[1] - data.axis[0])));
   const chosen = () => (classes.value === "" ? null : Number(classes.value));
   const count = (value) => value.toLocaleString("en-US");
+  const percent = (share) => (100 * share).toFixed(1) + " %";
   const text = (value) => String(Number(value.toPrecision(4)));
   const isOod = (row) => (stop === null ? row[VERDICT] : row[SCORE] < data.edges[stop]);
   const among = (row) => chosen() === null || row[CLASS] === chosen();
@@ -50,13 +52,9 @@
     const decided = stop !== null || data.decided;
     find("n-images").textContent = count(images);
     find("n-ood").textContent = decided ? count(below) : "-";
-    find("n-id").textContent = decided ? count(images - below) : "-";
-    find("n-share").textContent = decided && images ? (100 * (images - below) / images).toFixed(1) + " %" : "-";
-    find("n-threshold").textContent = stop === null ? data.threshold : text(data.edges[stop]);
-    if (find("n-held")) {
-      const place = stop === null ? data.start : stop;
-      find("n-held").textContent = data.decided || stop !== null ? (100 * data.held[place]).toFixed(1) + " %" : "-";
-    }
+    find("n-share").textContent = decided && images ? percent((images - below) / images) : "-";
+    find("n-threshold").textContent = stop === null ? given[0] : text(data.edges[stop]);
+    if (data.held) find("n-held").textContent = stop === null ? given[1] : percent(data.held[stop]);
     document.querySelector(".histogram").classList.toggle("undecided", !decided);
     for (const id of ["bars-below", "bars-above"]) find(id).setAttribute("d", outline(counts));
     const cut = x(data.edges[stop === null ? data.start : stop]);

@@ -130,15 +130,14 @@ class PageRows:
             self._sample[place] = (number, row)
 
     @property
-    def suspicious(self) -> list[Row]:
-        """The images with the lowest scores, lowest first."""
-        return [row for _, _, row in sorted(self._lowest, key=lambda item: (-item[0], -item[1]))]
+    def suspicious(self) -> dict[int, Row]:
+        """The images with the lowest scores by their numbers, lowest first."""
+        return {-number: row for _, number, row in sorted(self._lowest, key=lambda item: (-item[0], -item[1]))}
 
     @property
-    def others(self) -> list[Row]:
-        """A random sample of the images, without those in `suspicious`, in the order of the input."""
-        kept = {-number for _, number, _ in self._lowest}
-        return [row for number, row in sorted(self._sample, key=lambda item: item[0]) if number not in kept]
+    def sample(self) -> dict[int, Row]:
+        """A random sample of all images by their numbers, in the order of the input."""
+        return dict(sorted(self._sample, key=lambda item: item[0]))
 
 
 def write_score_page(path: Path, rows: PageRows, judged: Judged, *, title: str, rules: PixelsConfig) -> None:
@@ -171,13 +170,15 @@ def page_values(
     """
     scores, labels, verdicts = np.array(rows.scores), np.array(rows.labels), np.array(rows.verdicts)
     threshold, single = _threshold(scores, verdicts, judged.threshold)
-    decided = bool((verdicts != UNDECIDED).any())
-    ood = int((verdicts == 1).sum())
+    decided, ood, held_out = bool((verdicts != UNDECIDED).any()), int((verdicts == 1).sum()), judged.held_out
     # With a false discovery rate the images themselves decide the threshold, so no number of rejections is expected.
     designed = judged.threshold if decided and single and threshold == judged.threshold else None
-    expected = _expected(len(scores), ood, judged.held_out, designed)
     values: dict[str, Any] = {
-        "answer": [_verdict(rows, scores, ood, decided), *expected, *judged.remarks],
+        "answer": [
+            _verdict(rows, ood, decided=decided),
+            *_expected(len(scores), ood, held_out, designed),
+            *judged.remarks,
+        ],
         "limited": judged.limited,
         "broken": _broken(rows),
         "facts": [("score", judged.score), *judged.facts],
@@ -186,32 +187,28 @@ def page_values(
     }
     if not len(scores):
         return values
-    held_out = judged.held_out
     bins = make_bins(scores, threshold, held_out=held_out)
-    counts = bins.count(scores)
-    held = None if held_out is None else bins.count(held_out)
     kept = rows.suspicious
-    others = rows.others
+    listed = kept | rows.sample
     alt = f"Histogram of the {judged.score} scores of {len(scores)} images"
-    named = "by class" if decided and not single else "none" if threshold is None else f"{threshold:.4g}"
+    held = None if held_out is None else bins.count(held_out)
     return values | {
-        "histogram": draw(bins, counts, alt=alt, held=held, decided=decided),
-        "numbers": _numbers(len(scores), ood, decided, named, held_out, threshold),
+        "histogram": draw(bins, bins.count(scores), alt=alt, held=held, decided=decided),
+        "numbers": _numbers(len(scores), ood, held_out, threshold, decided=decided, single=single),
         "choices": _choices(rows, labels),
-        "galleries": _galleries(rows, kept, others, rules, own or {}, SHOWN if shown is None else shown),
-        "note": _note(len(scores), len(kept), len(others), single),
+        "galleries": _galleries(rows, listed, rules, own or {}, min(len(kept), SHOWN if shown is None else shown)),
+        "note": _note(len(scores), len(kept), len(listed) - len(kept), single=single),
         "data": {
             "edges": bins.edges.tolist(),
             "axis": bins.axis,
             "step": bins.step,
             "start": bins.start,
             "decided": decided,
-            "threshold": named,
             "counts": _sparse(bins, scores, labels, len(rows.classes)),
             "judged": dict(enumerate(np.bincount(labels[verdicts == 1], minlength=len(rows.classes)).tolist())),
             "held": None if held_out is None else _accepted(held_out, bins),
             "classes": [list(map(utf8_text, key)) for key in rows.classes],
-            "rows": [_compact(row, rows.classes) for row in [*kept, *others]],
+            "rows": [_compact(row, rows.classes) for row in listed.values()],
             "file": "scores.csv",
         },
     }
@@ -236,22 +233,23 @@ def _threshold(
     return known, False
 
 
-def _verdict(rows: PageRows, scores: npt.NDArray[np.float64], ood: int, decided: bool) -> str:
+def _verdict(rows: PageRows, ood: int, *, decided: bool) -> str:
     """The answer in a sentence."""
-    if not len(scores):
+    count = len(rows.scores)
+    if not count:
         return (
             f"None of the {rows.images:,} images could be judged." if rows.images else "There were no images to judge."
         )
     broken = f" {rows.broken_count:,} more could not be judged." if rows.broken_count else ""
     if not decided:
         return (
-            f"{len(scores):,} images were scored. There is no threshold, so no image is called OOD. Images with the lowest "
+            f"{count:,} images were scored. There is no threshold, so no image is called OOD. Images with the lowest "
             f"scores come first.{broken}"
         )
     if not ood:
-        return f"All {len(scores):,} images are accepted as ID.{broken}"
-    share = percent(ood / len(scores))
-    return f"{ood:,} of {len(scores):,} images ({share} %) are OOD: they do not look like any of the classes.{broken}"
+        return f"All {count:,} images are accepted as ID.{broken}"
+    share = percent(ood / count)
+    return f"{ood:,} of {count:,} images ({share} %) are OOD: they do not look like any of the classes.{broken}"
 
 
 def _expected(images: int, ood: int, held_out: npt.NDArray[np.float64] | None, threshold: float | None) -> list[str]:
@@ -268,34 +266,36 @@ def _expected(images: int, ood: int, held_out: npt.NDArray[np.float64] | None, t
 def _numbers(
     images: int,
     ood: int,
-    decided: bool,
-    threshold: str,
     held_out: npt.NDArray[np.float64] | None,
-    value: float | None,
+    threshold: float | None,
+    *,
+    decided: bool,
+    single: bool,
 ) -> list[Number]:
+    named = "by class" if not single else "none" if threshold is None else f"{threshold:.4g}"
     numbers = [
         Number("images", f"{images:,}", key="n-images"),
         Number("OOD", f"{ood:,}" if decided else "-", key="n-ood"),
-        Number("accepted as ID", f"{images - ood:,}" if decided else "-", key="n-id"),
-        Number("share accepted", f"{percent(1 - ood / images)} %" if decided else "-", key="n-share"),
-        Number("threshold", threshold, key="n-threshold"),
+        Number("accepted as ID", f"{percent(1 - ood / images)} %" if decided else "-", key="n-share"),
+        Number("threshold", named, key="n-threshold"),
     ]
     if held_out is not None:
-        share = f"{percent(float((held_out >= value).mean()))} %" if value is not None else "-"
+        accepted = None if threshold is None or not single else float((held_out >= threshold).mean())
+        share = "-" if accepted is None else f"{percent(accepted)} %"
         numbers.append(Number(f"of {len(held_out):,} held-out ID images accepted", share, key="n-held"))
     return numbers
 
 
-def _note(images: int, kept: int, others: int, single: bool) -> str:
+def _note(images: int, kept: int, others: int, *, single: bool) -> str:
     """The note about the slider and the CSV file."""
     texts = [
         "Move the slider to try another threshold. The counts of all images, the badges and the CSV file change with it. To "
-        "use a threshold, pass it to the next run."
+        "use a threshold, pass it to the next run with --threshold."
     ]
     if not single:
         texts.append("The verdicts use a threshold for each class; the slider uses one threshold for all classes.")
     if kept < images:
-        texts.append(f"The CSV file has the {kept:,} most suspicious images and a random sample of {others} others.")
+        texts.append(f"The CSV file has the {kept:,} most suspicious images and {others} others, chosen at random.")
     return " ".join(texts)
 
 
@@ -307,24 +307,20 @@ def _choices(rows: PageRows, labels: npt.NDArray[np.int32]) -> list[tuple[int, s
 
 
 def _galleries(
-    rows: PageRows, kept: list[Row], others: list[Row], rules: PixelsConfig, own: Mapping[str, str], most: int
+    rows: PageRows, listed: Mapping[int, Row], rules: PixelsConfig, own: Mapping[str, str], shown: int
 ) -> list[Gallery]:
-    """The most suspicious images, and a sample of the others if there are more."""
-    shown = list(enumerate(kept[:most]))
-    more = [(len(kept) + i, row) for i, row in enumerate(others)]
-    if not more and len(kept) > most:
-        rest = range(most, len(kept))
-        more = [(i, kept[i]) for i in sorted(Random(0).sample(rest, min(SAMPLE, len(rest))))]
-    jpegs = thumbnails([Path(row.path) for _, row in [*shown, *more]], rules)
-    cards = [
-        _card(index, row, jpeg, own.get(row.path)) for (index, row), jpeg in zip([*shown, *more], jpegs, strict=True)
+    """The `shown` most suspicious images, and a sample of the others if there are more."""
+    places, sample = list(listed.items()), rows.sample
+    chosen = [(i, row) for i, (number, row) in enumerate(places) if i < shown or number in sample]
+    jpegs = thumbnails([Path(row.path) for _, row in chosen], rules)
+    cards = [_card(i, row, jpeg, own.get(row.path)) for (i, row), jpeg in zip(chosen, jpegs, strict=True)]
+    first, others = cards[:shown], cards[shown:]
+    if not others:
+        return [Gallery("Most suspicious images", "", first)]
+    return [
+        Gallery("Most suspicious images", f"The {shown} of {len(rows.scores):,} images with the lowest scores.", first),
+        Gallery("Other images", f"{len(others)} of the other images, chosen at random.", others),
     ]
-    first = f"The {len(shown)} of {len(rows.scores):,} images with the lowest scores." if more else ""
-    made = [Gallery("Most suspicious images", first, cards[: len(shown)])]
-    if more:
-        note = f"A random sample of {len(more)} of the other images, to show what is accepted."
-        made.append(Gallery("Other images", note, cards[len(shown) :]))
-    return made
 
 
 def _card(index: int, row: Row, jpeg: bytes | None, own: str | None) -> Thumbnail:
@@ -376,8 +372,8 @@ def _sparse(
 
 def _accepted(held_out: npt.NDArray[np.float64], bins: Bins) -> list[float]:
     """The share of held-out ID images that a threshold at each edge accepts."""
-    below = np.searchsorted(np.sort(held_out), bins.edges, side="left")
-    return [round(1 - float(count) / len(held_out), 5) for count in below]
+    below = np.searchsorted(np.sort(held_out), bins.edges)
+    return [round(share, 5) for share in (1 - below / len(held_out)).tolist()]
 
 
 def _broken(rows: PageRows) -> Table:
