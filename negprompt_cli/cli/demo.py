@@ -33,17 +33,6 @@ def demo(
     print_evaluation(talk, made.evaluation)
     talk.line("\nNew class names, without training:")
     print_evaluation(talk, made.transferred)
-    talk.say(
-        "\nThis demo used generated shapes and a very small CLIP. Its figures are no evidence about real images."
-        f"\nScore histograms: {picture}\n\nTry next:"
-    )
-    model, folder = shlex.quote(made.model), shlex.quote(str(run))
-    shapes, near = shlex.quote(str(made.world.shapes)), shlex.quote(str(made.world.near))
-    talk.say(f"  negprompt train-negative --model {model} --data {shapes} --run {folder} --negatives 4 --overwrite")
-    talk.say(
-        f"  negprompt evaluate --data {shapes} --run {folder} --ood {near} --scores negprompt,mcm,energy --overwrite"
-    )
-    talk.say("  negprompt train-positive --data PATH/TO/YOUR/CLASS_FOLDERS --run runs/mine")
     talk.result(
         run,
         {
@@ -54,3 +43,14 @@ def demo(
             "transferred": made.transferred.document.document(),
         },
     )
+    talk.say(
+        "\nThis demo used generated shapes and a very small CLIP. Its figures are no evidence about real images."
+        f"\nScore histograms: {picture}\n\nTry next:"
+    )
+    model, folder = shlex.quote(made.model), shlex.quote(str(run))
+    shapes, near = shlex.quote(str(made.world.shapes)), shlex.quote(str(made.world.near))
+    talk.say(f"  negprompt train-negative --model {model} --data {shapes} --run {folder} --negatives 4 --overwrite")
+    talk.say(
+        f"  negprompt evaluate --data {shapes} --run {folder} --ood {near} --scores negprompt,mcm,energy --overwrite"
+    )
+    talk.say("  negprompt fit PATH/TO/YOUR/CLASS_FOLDERS --run runs/mine")

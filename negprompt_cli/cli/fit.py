@@ -73,8 +73,6 @@ def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume
     if made.calibration:
         print_calibration(talk.say, made.calibration)
     talk.say(f"Wrote a page with the classes, images that look mislabelled, and rejected images to {result.page}")
-    # The artifact names its model, so the command needs no --model.
-    talk.say(f"Score other images with:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
     talk.result(
         result.path,
         {
@@ -92,6 +90,8 @@ def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume
             "corrections": asdict(result.corrected) if result.corrected else None,
         },
     )
+    # The artifact names its model, so the command needs no --model.
+    talk.say(f"Score other images with:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
 
 
 def _tell_corrected(talk: Talk, found: "Corrected") -> None:
