@@ -8,8 +8,8 @@
 >>> labels = torch.arange(80) % 5
 >>> images = normalize(classes[labels] + 0.1 * torch.randn(80, 64, generator=draw), dim=1)
 >>> detector = fit_embeddings(classes, images, labels)
->>> foreign = normalize(torch.randn(9, 64, generator=draw), dim=1)
->>> bool(detector.score(images).min() > detector.score(foreign).max())
+>>> ood = normalize(torch.randn(9, 64, generator=draw), dim=1)
+>>> bool(detector.score(images).min() > detector.score(ood).max())
 True
 >>> detector.calibrate(images, 0.95).threshold is not None
 True

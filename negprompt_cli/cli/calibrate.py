@@ -86,12 +86,12 @@ def _with_data_of(source: "ArtifactFile", asked: "Asked") -> "Asked":
     return asked.over({key: value for key, value in keys.items() if asked.given(key) is None})
 
 
-def print_calibration(tell: Callable[[str], None], made: "Calibration") -> None:
+def print_calibration(write: Callable[[str], None], made: "Calibration") -> None:
     """Print a threshold and the interval of its acceptance."""
-    tell(
+    write(
         f"An image is ID if its score {made.score} is at least {made.threshold:.6g}. This accepts {made.accepted} of "
         f"{made.images} held-out ID images ({percent(made.accepted / made.images)} %), and {percent(made.low)} to "
         f"{percent(made.high)} % of new ID images ({100 * made.confidence:g} % confidence)."
     )
     if made.by_class:
-        tell(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")
+        write(f"{len(made.by_class)} classes have enough held-out images for a threshold of their own.")

@@ -107,13 +107,13 @@ def check(
     from negprompt_cli.data.sets.imagesets import split_specs
 
     talk = common.talk()
-    # Broken images are told by the check of files.
+    # The check of files reports broken images.
     config = common.asked({"data.on_error": "skip", "model.pixels.values": values}).config()
-    places, foreign = _places(config), split_specs(ood) if ood else []
+    places, ood_specs = _places(config), split_specs(ood) if ood else []
     report = check_data(
         spec,
         **places,
-        ood=foreign,
+        ood=ood_specs,
         limit=limit,
         decode=not no_decode,
         workers=workers,
@@ -126,7 +126,7 @@ def check(
             config,
             talk,
             spec,
-            foreign,
+            ood_specs,
             places,
             limit=limit,
             similarity=similarity if near_duplicates else None,

@@ -59,8 +59,8 @@ def export(
         made = artifact.prompts
         write_coop(made, path)
         if made.negative is not None:
-            said = "CoOp has no negative prompts, so only the positive context was written."
-            talk.decide(Decision("prompts-changed", said, {"negatives": made.negatives_per_class}, warning=True))
+            message = "CoOp has no negative prompts, so only the positive context was written."
+            talk.decide(Decision("prompts-changed", message, {"negatives": made.negatives_per_class}, warning=True))
         talk.result(
             path,
             {
@@ -79,8 +79,10 @@ def export(
     bench = Workbench(config, talk)
     scorer = make_scorer(bench, open_prompts(bench, artifact), score=score, threshold=threshold)
     if scorer.threshold is None:
-        said = "There is no threshold, so is_ood is never true. Run `negprompt calibrate` first, or pass --threshold."
-        talk.decide(Decision("threshold", said, {"threshold": None, "score": scorer.choice.name}, warning=True))
+        message = (
+            "There is no threshold, so is_ood is never true. Run `negprompt calibrate` first, or pass --threshold."
+        )
+        talk.decide(Decision("threshold", message, {"threshold": None, "score": scorer.choice.name}, warning=True))
     result = run_export(scorer, path, form=form, half=half)
     talk.say(
         f"The score is {scorer.choice.name}. The outputs agree with PyTorch's to {result.difference:.2g} of their range. "

@@ -69,7 +69,7 @@ def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume
         named = [f"{key} {percent(one.correct / one.images, decimals=0)} %" for key, one in lowest]
         talk.say(f"Lowest held-out accuracy by class: {some_of(named)}.")
     if result.corrected:
-        _tell_corrected(talk, result.corrected)
+        _print_corrected(talk, result.corrected)
     if made.calibration:
         print_calibration(talk.say, made.calibration)
     talk.say(f"Wrote a page with the classes, images that look mislabelled, and rejected images to {result.page}")
@@ -94,7 +94,7 @@ def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume
     talk.say(f"Score other images with:\n  negprompt score --prompts {shlex.quote(str(result.path))} PATHS")
 
 
-def _tell_corrected(talk: Talk, found: "Corrected") -> None:
+def _print_corrected(talk: Talk, found: "Corrected") -> None:
     """Print what the corrections changed."""
     before = f"{found.held_out_before.shares()} before; " if found.held_out_before else ""
     talk.say(f"The same {found.held_out_after.images} held-out images: {before}{found.held_out_after.shares()} now.")

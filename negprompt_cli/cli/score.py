@@ -317,7 +317,7 @@ def _print_summary(
     seconds: float,
 ) -> None:
     """Print how many images were judged, how many were not and why, how many are OOD, and those with the lowest scores."""
-    if text := left_out.told():
+    if text := left_out.text():
         talk.decide(Decision("files-left-out", f"Left out: {text}", {"reasons": left_out.by_reason()}))
     if not summary.images + summary.known:
         talk.decide(Decision("other", "There are no images, so nothing was judged.", {"images": 0}, warning=True))

@@ -108,9 +108,9 @@ def measure_criterion(
         inputs = learn(problem.positives, problem.images, problem.labels)
         judged = compute_scores(problem.judged, inputs, scores).scores
         for side, features in problem.ood.items():
-            foreign = compute_scores(features, inputs, scores).scores
+            ood_scores = compute_scores(features, inputs, scores).scores
             for score in scores:
-                made = evaluate_scores(judged[score], foreign[score])
+                made = evaluate_scores(judged[score], ood_scores[score])
                 found[side][score].append(Figures(made.auroc, made.fpr95_id_positive))
     sides = {side: {score: mean_of(each) for score, each in rows.items()} for side, rows in found.items()}
     return Criterion(sides, sum(len(rows[scores[0]]) for rows in found.values()))

@@ -78,12 +78,12 @@ def compare_runs(
         for score in _streams(document)
         if score in chosen
     )
-    if (told := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
-        notes.append(told.message)
+    if (warning := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
+        notes.append(warning.message)
     figures: tuple[Figure, ...] = ()
     if with_published:
-        figures, said = _published(documents, same_sets, fpr)
-        notes += said
+        figures, remarks = _published(documents, same_sets, fpr)
+        notes += remarks
     first = documents[0].id
     return Comparison(
         id_name=first.name,
@@ -262,7 +262,7 @@ def _published(
             f"Published figures are not shown, because they are of {theirs} and these runs of {', '.join(sorted(models))}."
         ]
     figures = tuple(facts.of(name))
-    marks = "; ".join(f"{mark}: {said}" for mark, said in MARKS.items() if mark in {f.mark for f in figures})
+    marks = "; ".join(f"{mark}: {meaning}" for mark, meaning in MARKS.items() if mark in {f.mark for f in figures})
     notes = [
         f"Published figures are means over the OOD sets, with weights that differ between papers. Evidence: {marks}."
     ]

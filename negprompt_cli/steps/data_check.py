@@ -89,8 +89,8 @@ def check_features(
     encoded = {role: bench.encode(images) for role, images in parts.items()}
     pairs = None
     if similarity is not None:
-        foreign = [bench.encode(images) for images in ood]
-        pairs = tuple(_pairs(encoded, foreign, similarity))
+        ood_sets = [bench.encode(images) for images in ood]
+        pairs = tuple(_pairs(encoded, ood_sets, similarity))
     doubts = tuple(_doubts(bench, list(encoded.values()))) if labels else None
     return FeatureReport(pairs, doubts, tuple(_findings(pairs, doubts)))
 
@@ -114,7 +114,7 @@ def write_listing(report: FeatureReport, path: Path) -> None:
     atomic_write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _pairs(parts: Mapping[str, EncodedSet], foreign: Sequence[EncodedSet], similarity: float) -> Iterator[Pair]:
+def _pairs(parts: Mapping[str, EncodedSet], ood_sets: Sequence[EncodedSet], similarity: float) -> Iterator[Pair]:
     every = torch.cat([part.features for part in parts.values()])
     mean = every.mean(dim=0)
 
@@ -131,7 +131,7 @@ def _pairs(parts: Mapping[str, EncodedSet], foreign: Sequence[EncodedSet], simil
         yield from found("near-duplicate", part, None)
     if "train" in parts and "eval" in parts:
         yield from found("near-leak", parts["eval"], parts["train"])
-    for images in foreign:
+    for images in ood_sets:
         for part in parts.values():
             yield from found("near-overlap", images, part)
 
@@ -150,12 +150,12 @@ def _doubts(bench: Workbench, parts: Sequence[EncodedSet]) -> Iterator[DoubtfulL
 
 
 def _findings(pairs: Iterable[Pair] | None, labels: Sequence[DoubtfulLabel] | None) -> Iterator[Finding]:
-    said = {
+    kinds = {
         "near-duplicate": "pairs of images in one part are almost equal",
         "near-leak": "evaluation images are almost equal to a training image",
         "near-overlap": "OOD images are almost equal to an ID image",
     }
-    for kind, text in said.items():
+    for kind, text in kinds.items():
         own = [pair for pair in pairs or () if pair.kind == kind]
         if own:
             items = tuple(f"{pair.path} ~ {pair.other} ({pair.similarity:.3f})" for pair in own)

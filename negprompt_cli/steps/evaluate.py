@@ -83,8 +83,8 @@ def evaluation_document(bench: Workbench, measured: Measured, path: Path) -> Eva
     for name in measured.scores:
         own = [_row(config, measured, name, ood) for ood in measured.ood_sets]
         rows += [*own, average_over_sets(own)]
-    if (told := below_chance(rows)) is not None:
-        bench.decide(told)
+    if (warning := below_chance(rows)) is not None:
+        bench.decide(warning)
     document = EvaluationDocument(
         schema=schemas.EVALUATION,
         limited=config.data.limit is not None or prompts.config.data.limit is not None,

@@ -10,7 +10,7 @@ from negprompt_cli.data.sets.class_list import ordered_classes, read_class_list
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.prompt_learners.tokens import PromptTokens, tokenize_prompts
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.coop import ForeignPrompts, read_checkpoint
+from negprompt_cli.steps.shared.coop import ImportedPrompts, read_checkpoint
 from negprompt_cli.steps.shared.outputs import making
 from negprompt_cli.steps.shared.workbench import Workbench
 from negprompt_cli.wording import some_of
@@ -30,28 +30,28 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
         UsageError: `out` exists, or the checkpoint is refused or does not fit the model or the class names.
     """
     with making(out, overwrite=overwrite):
-        foreign = read_checkpoint(checkpoint)
+        imported = read_checkpoint(checkpoint)
         listed = read_class_list(classes)
         for decision in listed.decisions:
             bench.decide(decision)
         labels = ordered_classes(listed)
-        check_foreign(foreign, len(labels), bench.clip.width, str(checkpoint))
+        check_shapes(imported, len(labels), bench.clip.width, str(checkpoint))
         clip = bench.clip
-        if foreign.ignored:
+        if imported.ignored:
             bench.decide(
                 Decision(
                     "checkpoint-part-ignored",
-                    f"{len(foreign.ignored)} other tensors of {checkpoint} are not read ({some_of(foreign.ignored, 4)}): "
+                    f"{len(imported.ignored)} other tensors of {checkpoint} are not read ({some_of(imported.ignored, 4)}): "
                     "the named model's own encoders are used. If the training changed the encoders, scores differ here.",
-                    {"file": str(checkpoint), "tensors": list(foreign.ignored)},
+                    {"file": str(checkpoint), "tensors": list(imported.ignored)},
                     warning=True,
                 )
             )
         tokens = tokenize_prompts(
-            [c.name for c in labels], clip.tokenizer, clip.plan, context=foreign.positive.shape[-2]
+            [c.name for c in labels], clip.tokenizer, clip.plan, context=imported.positive.shape[-2]
         )
-        check_tokens(bench, foreign, tokens, str(checkpoint))
-        if foreign.origin == "official":
+        check_tokens(bench, imported, tokens, str(checkpoint))
+        if imported.origin == "official":
             bench.decide(
                 Decision(
                     "other",
@@ -61,25 +61,25 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
                 )
             )
         prompts = Prompts(
-            kind="positive" if foreign.negative is None else "negative",
-            positive=foreign.positive,
-            negative=foreign.negative,
+            kind="positive" if imported.negative is None else "negative",
+            positive=imported.positive,
+            negative=imported.negative,
             classes=labels,
             model=clip.identity,
             config=bench.config,
             learned_on=len(labels),
-            parents=(Parent(kind=foreign.origin, sha256=file_sha256(checkpoint)),),
+            parents=(Parent(kind=imported.origin, sha256=file_sha256(checkpoint)),),
         )
         return save_prompts(prompts, out, overwrite=overwrite)
 
 
-def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str) -> None:
+def check_shapes(imported: ImportedPrompts, classes: int, width: int, where: str) -> None:
     """Refuse contexts of another width or for another number of classes.
 
     Raises:
         UsageError: they do not fit; the message says what would fit.
     """
-    for name, tensor in (("positive", foreign.positive), ("negative", foreign.negative)):
+    for name, tensor in (("positive", imported.positive), ("negative", imported.negative)):
         if tensor is None:
             continue
         if tensor.shape[-1] != width:
@@ -94,7 +94,7 @@ def check_foreign(foreign: ForeignPrompts, classes: int, width: int, where: str)
             )
 
 
-def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens, where: str) -> None:
+def check_tokens(bench: Workbench, imported: ImportedPrompts, tokens: PromptTokens, where: str) -> None:
     """Compare the model and the classes of a checkpoint with the given ones, as far as the checkpoint has them.
 
     CoOp saves the embeddings of the start token, and of each class name and the tokens after it. Half precision rounds them
@@ -104,29 +104,29 @@ def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens
         UsageError: the model differs, or each class has its own context and class names differ.
     """
     clip, count = bench.clip, len(tokens)
-    if foreign.logit_scale is not None and abs(foreign.logit_scale / clip.logit_scale - 1) > 0.01:
+    if imported.logit_scale is not None and abs(imported.logit_scale / clip.logit_scale - 1) > 0.01:
         raise UsageError(
-            f"{where} was trained with a model of logit scale {foreign.logit_scale:.4g}, but that of the named model is "
+            f"{where} was trained with a model of logit scale {imported.logit_scale:.4g}, but that of the named model is "
             f"{clip.logit_scale:.4g}: its contexts belong to other weights.",
             remedy="backbone",
         )
     embedding: Tensor = clip.plan.embedding.weight.detach().float().cpu()  # type: ignore[operator]
-    trained = next((part for part in (foreign.prefix, foreign.suffix) if part is not None), None)
+    trained = next((part for part in (imported.prefix, imported.suffix) if part is not None), None)
     if trained is None:
         return
-    if foreign.prefix is not None and not _close(foreign.prefix[0, :1], embedding[list(tokens.start[-1:])]):
+    if imported.prefix is not None and not _close(imported.prefix[0, :1], embedding[list(tokens.start[-1:])]):
         raise UsageError(
             f"{where} was trained with another model: its start token is not that of {clip.identity}.",
             remedy="backbone",
         )
     if len(trained) != count:
-        said = f"{where} was trained on {len(trained)} classes. Its context is used for the {count} named classes."
+        message = f"{where} was trained on {len(trained)} classes. Its context is used for the {count} named classes."
         facts = {"file": where, "trained_on": len(trained), "named": count}
-        bench.decide(Decision("prompts-changed", said, facts, warning=True))
+        bench.decide(Decision("prompts-changed", message, facts, warning=True))
         return
-    if foreign.suffix is None:
+    if imported.suffix is None:
         return
-    suffix = foreign.suffix
+    suffix = imported.suffix
     other = [
         name
         for i, (name, ids) in enumerate(zip(tokens.names, tokens.rest, strict=True))
@@ -134,13 +134,13 @@ def check_tokens(bench: Workbench, foreign: ForeignPrompts, tokens: PromptTokens
     ]
     if not other:
         return
-    said = f"{len(other)} of {count} classes had other names in the training of {where}: {some_of(other, 5)}."
-    if foreign.positive.dim() == 4:
+    message = f"{len(other)} of {count} classes had other names in the training of {where}: {some_of(other, 5)}."
+    if imported.positive.dim() == 4:
         raise UsageError(
-            f"{said} Each class has its own context, so the names and their order must be those of the training."
+            f"{message} Each class has its own context, so the names and their order must be those of the training."
         )
     bench.decide(
-        Decision("class-names", f"{said} The names given are used.", {"file": where, "differing": other}, True)
+        Decision("class-names", f"{message} The names given are used.", {"file": where, "differing": other}, True)
     )
 
 

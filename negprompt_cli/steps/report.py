@@ -183,9 +183,9 @@ def _joint(runs: Sequence[Path]) -> list[Table]:
     except UsageError as error:
         return [Table("All runs", [], [], note=f"No joint table: {error}")]
     header, rows, _ = figures_table(comparison)
-    said = " ".join([caption(comparison), *remarks(comparison)])
+    message = " ".join([caption(comparison), *remarks(comparison)])
     return [
-        Table("All runs", header, rows, note=said, words=(0, 1)),
+        Table("All runs", header, rows, note=message, words=(0, 1)),
         *_streams(streams_table(comparison), words=(0, 1)),
     ]
 

@@ -138,9 +138,9 @@ def check_same_run(before: Totals, verdicts: Verdicts, path: Path) -> None:
         UsageError: the existing rows differ, as far as they show.
     """
     keys = {c.key for c in verdicts.classes}
-    if foreign := sorted(before.predictions - keys):
+    if unknown := sorted(before.predictions - keys):
         raise UsageError(
-            f"{path} has rows of other prompts: they predict {some_of(foreign)}, which are no classes of these prompts.",
+            f"{path} has rows of other prompts: they predict {some_of(unknown)}, which are no classes of these prompts.",
             remedy="other-out",
         )
     if before.p_values and not _same_calibration(before.p_values, verdicts):

@@ -197,8 +197,8 @@ def run_sweep(bench: Workbench, grid: Grid, run: Path, *, configure: Configure, 
             place = {"problem": problem, "variant": variant, "prompts_sha256": means.artifacts}
             documents += [{**place, **row.document()} for row in means.rows]
     totals = overall(rows)
-    told = [] if (found := below_chance(row.row for row in rows)) is None else [found]
-    for decision in told:
+    warnings = [] if (found := below_chance(row.row for row in rows)) is None else [found]
+    for decision in warnings:
         progress.decide(decision)
     document = {
         "schema": schemas.SWEEP,
@@ -207,7 +207,7 @@ def run_sweep(bench: Workbench, grid: Grid, run: Path, *, configure: Configure, 
         "versions": versions(),
         "grid": grid.model_dump(mode="json"),
         "evaluations": [str(c.evaluation) for c in cells],
-        "decisions": records(told),
+        "decisions": records(warnings),
         "rows": documents,
         "criterion": [row.document() for row in criterion],
         "overall": [total.document() for total in totals],

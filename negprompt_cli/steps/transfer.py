@@ -114,8 +114,8 @@ def transfer_prompts(
     known = [c.name for c in names.classes if fold(c.name) in old]
     if known:
         how = "are kept once" if extend else "are transferred too"
-        said = f"{len(known)} names are already classes of the artifact and {how}: {some_of(known)}."
-        bench.progress.decide(Decision("prompts-changed", said, {"names": known}, warning=True))
+        message = f"{len(known)} names are already classes of the artifact and {how}: {some_of(known)}."
+        bench.progress.decide(Decision("prompts-changed", message, {"names": known}, warning=True))
     # A known name keeps its key and wnid, so that images still match it by wnid.
     given = tuple(old.get(fold(c.name), c) for c in names.classes)
     if extend:
@@ -123,12 +123,12 @@ def transfer_prompts(
     tokenize_prompts([c.name for c in given], bench.clip.tokenizer, bench.clip.plan, context=source.positive.shape[-2])
     if source.calibration is not None:
         lost = source.calibration
-        said = (
+        message = (
             f"The threshold of the artifact ({lost.score} at least {lost.threshold:.6g}) was removed, because it was chosen "
             "for other classes. Calibrate the new artifact before you use it to find OOD images."
         )
         facts = {"score": lost.score, "threshold": lost.threshold, "data": lost.data}
-        bench.progress.decide(Decision("threshold-dropped", said, facts, warning=True))
+        bench.progress.decide(Decision("threshold-dropped", message, facts, warning=True))
     kept = [c.name for c in given if fold(c.name) in old]
     return carry_over(bench, source, given), tuple(kept)
 

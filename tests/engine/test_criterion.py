@@ -15,7 +15,7 @@ from negprompt_cli import fit_embeddings
 from negprompt_cli.engine.criterion import MOST_IMAGES, SIDES, Criterion, Figures, measure_criterion, problems
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import UsageError
-from negprompt_cli.steps.shared.self_check import told as self_check_line
+from negprompt_cli.steps.shared.self_check import describe as self_check_line
 
 WIDTH = 16
 

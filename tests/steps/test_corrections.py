@@ -42,7 +42,7 @@ def move(path: Path, into: Path) -> Path:
 def test_moved_images_are_told_from_those_that_stayed(world: Path, tmp_path: Path):
     folder = shutil.copytree(world / "sorted", tmp_path / "sorted", symlinks=True)
     found = find_corrections(folder)
-    assert (found.corrected, found.foreign, found.untouched) == ({}, [], 12)
+    assert (found.corrected, found.moved_to_ood, found.untouched) == ({}, [], 12)
     first, second, *_ = sorted((folder / "ood").iterdir())
     accepted = sorted(folder.glob("id/*/*"))[0]
     moved = move(first, folder / "id/red_circle")
@@ -55,7 +55,7 @@ def test_moved_images_are_told_from_those_that_stayed(world: Path, tmp_path: Pat
     added = added.rename(added.with_name("added.png"))
     found = find_corrections(folder)
     assert found.corrected == {"blue_triangle": [added], "green_square": [copy], "red_circle": [moved]}
-    assert (found.foreign, found.untouched) == ([rejected], 9)
+    assert (found.moved_to_ood, found.untouched) == ([rejected], 9)
     assert found.detector is not None and found.detector[0] == world / "run/negative.safetensors"
 
 
@@ -76,7 +76,7 @@ def test_corrected_images_and_no_others_are_trained_on(world: Path, clip: Clip, 
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     (told,) = [d["facts"] for d in document["decisions"] if d["kind"] == "corrected"]
-    assert (told["images"], told["replaced"], told["held_out"], told["foreign"]) == (4, 1, 1, 1)
+    assert (told["images"], told["replaced"], told["held_out"], told["moved_to_ood"]) == (4, 1, 1, 1)
     assert told["untouched"] == 12 - 3 - (foreign.name not in {path.name for path in corrected})
     assert document["training"]["images"] == 21 - 1 + 4
     # The same contexts as from the same images in a folder of their own.

@@ -4,9 +4,9 @@
 folder, the sha256 of its bytes, its path, and the detector that decided. The bytes identify an image, so names and links do
 not matter:
 
-    untouched   it is still in a folder where a detector put it: this is only an unchecked prediction
-    corrected   a user moved it to a folder id/<class>, or added it there
-    foreign     a user moved it to ood/
+    untouched      it is still in a folder where a detector put it: this is only an unchecked prediction
+    corrected      a user moved it to a folder id/<class>, or added it there
+    moved_to_ood   a user moved it to ood/
 
 Only corrected images are reliable ID images.
 """
@@ -90,14 +90,14 @@ def read_sorted(folder: Path) -> list[SortedImage]:
 class Corrections:
     """The images of `folder`, a folder of sorted images, by what a user did; paths are sorted by folder and name.
 
-    `corrected`: images that a user put into id/, by class folder. `foreign`: images that a user moved to ood/. `untouched`:
-    number of images that were not moved. `unsorted`: images directly in id/, which belong to no class. `detector`: path and
-    sha256 of the detector that sorted last.
+    `corrected`: images that a user put into id/, by class folder. `moved_to_ood`: images that a user moved to ood/.
+    `untouched`: number of images that were not moved. `unsorted`: images directly in id/, which belong to no class.
+    `detector`: path and sha256 of the detector that sorted last.
     """
 
     folder: Path
     corrected: dict[str, list[Path]]
-    foreign: list[Path]
+    moved_to_ood: list[Path]
     untouched: int
     unsorted: list[Path]
     detector: tuple[Path, str] | None
@@ -134,12 +134,12 @@ def find_corrections(folder: Path) -> Corrections:
     for name in top.folders if top else []:
         if images := list(moved(f"id/{name}")):
             corrected[name] = images
-    foreign = list(moved("ood"))
+    moved_to_ood = list(moved("ood"))
     last = record[-1] if record and record[-1].detector else None
     return Corrections(
         folder,
         corrected,
-        foreign,
+        moved_to_ood,
         untouched,
         [folder / "id" / name for name in top.images] if top else [],
         (Path(last.detector), last.detector_sha256) if last else None,

@@ -64,7 +64,7 @@ class ImageColumns:
         named = {plain(name): name for name in reversed(self.labels)}
         return next((named[name] for name in LABELS if name in named), next(iter(self.labels), None))
 
-    def told(self, *, labels: bool = True) -> list[Decision]:
+    def decisions(self, *, labels: bool = True) -> list[Decision]:
         """Return decisions about the columns of images and, with `labels`, of classes, if several are possible."""
         made = []
         classes = [("Classes", self.labels, self.label)] if labels else []

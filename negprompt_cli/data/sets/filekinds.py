@@ -306,7 +306,7 @@ class LeftOut:
             reasons.setdefault(reason, {})[what] = count
         return reasons
 
-    def told(self, *, beside: bool = False) -> str:
+    def text(self, *, beside: bool = False) -> str:
         """Return the counts as text for a message. The reason `beside` is included only if the argument is true."""
         parts = []
         for reason, said in _SAID.items():
@@ -314,7 +314,7 @@ class LeftOut:
                 continue
             whats = {what: count for (r, what), count in self.counts.items() if r == reason}
             if whats and reason in ("unreadable", "container"):
-                parts += _unreadable_told(whats)
+                parts += _unreadable_text(whats)
             elif whats:
                 total = sum(whats.values())
                 names = _most(whats)
@@ -362,7 +362,7 @@ def merged(all_of: Iterable[LeftOut]) -> LeftOut:
     return whole
 
 
-def _unreadable_told(suffixes: Mapping[str, int]) -> list[str]:
+def _unreadable_text(suffixes: Mapping[str, int]) -> list[str]:
     """Return a text such as '7 HEIC (.heic): install pillow-heif, or ...' for each kind."""
     by_kind: dict[str, dict[str, int]] = {}
     helps: dict[str, str] = {}

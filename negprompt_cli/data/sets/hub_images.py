@@ -90,8 +90,8 @@ def columns(name: str, split: str) -> ImageColumns:
     labels = [column for column, kind in types.items() if kind == "ClassLabel"]
     labels = labels or class_columns([c for c, kind in plain.items() if kind.endswith("string") or "int" in kind])
     if not images:
-        told = ", ".join(f"{column} ({kind})" for column, kind in types.items())
-        raise UsageError(f"{PREFIX}{name} has no column of type Image. The columns of {split} are {told or 'none'}.")
+        listed = ", ".join(f"{column} ({kind})" for column, kind in types.items())
+        raise UsageError(f"{PREFIX}{name} has no column of type Image. The columns of {split} are {listed or 'none'}.")
     return ImageColumns(f"{PREFIX}{name}", tuple(images), tuple(labels))
 
 

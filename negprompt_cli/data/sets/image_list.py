@@ -130,17 +130,17 @@ def parse_image_list(text: str, where: str, *, suffix: str = "") -> ImageList:
         names = [name for part in text.split("\0") if (name := part.strip("\n"))]
         if not names:
             raise UsageError(f"{where} lists no image. Write {FORMS}.")
-        return told(ImageList(where, "paths separated by NUL", [Line(name) for name in names]))
+        return with_decisions(ImageList(where, "paths separated by NUL", [Line(name) for name in names]))
     lines = content_lines(text)
     if lines and re.fullmatch(r"sep=.", lines[0]):  # Only Excel uses this line.
         lines, text = lines[1:], text.partition("\n")[2]
     if not lines:
         raise UsageError(f"{where} lists no image. Write {FORMS}.")
     if suffix in (".json", ".jsonl", ".ndjson") or (lines[0][0] in "{[" and not is_image_name(lines[0])):
-        return told(_Json(where).read(text, lines))
+        return with_decisions(_Json(where).read(text, lines))
     if suffix in (".yaml", ".yml", ".xml", ".html") or lines[0][0] == "<":
         raise _refuse(where, "It is not a list of lines, a table or JSON.")
-    return told(_table(text, where, lines) or _lines(lines, where, table=suffix in (".csv", ".tsv")))
+    return with_decisions(_table(text, where, lines) or _lines(lines, where, table=suffix in (".csv", ".tsv")))
 
 
 @cache
@@ -548,7 +548,7 @@ class _Json:
         return value.strip() if isinstance(value, str) else str(value)
 
 
-def told(listed: ImageList) -> ImageList:
+def with_decisions(listed: ImageList) -> ImageList:
     """Add decisions that tell the user how the list was read.
 
     Raises:

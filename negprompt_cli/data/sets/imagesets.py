@@ -150,9 +150,9 @@ def load_image_set(
     if not len(paths):
         raise UsageError(f"No images for {parsed.text!r} ({source.layout}).{found_instead(left_out)}")
     decisions = list(source.decisions)
-    if told := left_out.told():
+    if left := left_out.text():
         facts: dict[str, Any] = {"spec": parsed.text, "role": role, "reasons": left_out.by_reason()}
-        decisions.append(Decision("files-left-out", f"left out: {told}", facts))
+        decisions.append(Decision("files-left-out", f"left out: {left}", facts))
     if source.halve:
         part = "training" if role == "train" else "evaluation"
         said = (
@@ -210,7 +210,7 @@ def _missing_images(
     empty = [key for key, count in zip(keys, counts, strict=True) if count == 0]
     if not empty:
         return []
-    has = {key: left_out[key].told(beside=True) for key in empty if key in left_out}
+    has = {key: left_out[key].text(beside=True) for key in empty if key in left_out}
     named = [f"{key} (has {has[key]})" if has.get(key) else key for key in empty]
     said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no images for {role}: {some_of(named)}"
     if role == "train":

@@ -206,8 +206,8 @@ def _key_labels(
         names = dict(zip(keys, (entries[label].name for label in numbered), strict=True))
         ends = [f"{label} is {entries[label].name!r}" for label in sorted({min(numbered), max(numbered)})]
         text = f"Labels of {file} are named by {class_names}: {', '.join(ends)}."
-        told = Decision("class-names", text, {"file": str(class_names), "labels": [min(numbered), max(numbered)]})
-        return _Keyed(keys, f"the names in {class_names}", names, class_names, (*listed.decisions, told))
+        decision = Decision("class-names", text, {"file": str(class_names), "labels": [min(numbered), max(numbered)]})
+        return _Keyed(keys, f"the names in {class_names}", names, class_names, (*listed.decisions, decision))
     wnids = imagenet_wnids()
     if all("ILSVRC2012_val_" in line.path for line in lines) and max(numbered) < len(wnids):
         return _Keyed([wnids[label] for label in numbered], "ImageNet-1k index", {})
@@ -343,8 +343,8 @@ def _part_of_role(
         return lines, True, []
     if part is None or not counts[part]:
         raise UsageError(f"{file} has no images for {role}: its parts are {some_of(sorted(counts))}.")
-    told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    text = f"{file} names the parts of its images ({told}); {role} uses {part}."
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    text = f"{file} names the parts of its images ({counted}); {role} uses {part}."
     facts = {"file": str(file), "parts": dict(counts), "role": role, "part": part}
     return [line for line in lines if line.part == part], True, [Decision("split", text, facts)]
 

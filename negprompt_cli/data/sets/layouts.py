@@ -149,8 +149,8 @@ def list_images(folder: Path, left_out: LeftOut, *, prefix: str = "") -> list[st
 
 def found_instead(left_out: LeftOut) -> str:
     """Return sentences, with a space before them, about the files that were found instead of images."""
-    told = left_out.told(beside=True)
-    found = [f"Found instead: {told}."] if told else []
+    left = left_out.text(beside=True)
+    found = [f"Found instead: {left}."] if left else []
     return " ".join(["", *found, *left_out.misnamed(), "Images are recognised by their suffix, such as .jpg or .png."])
 
 

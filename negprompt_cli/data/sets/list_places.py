@@ -59,18 +59,18 @@ def place_images(
             if found is None:
                 continue
             missing = [path for path in look if not _there(folder / way(folder, path))]
-            told = []
+            missed = []
             if missing:
                 text = (
                     f"{len(missing)} of the first {len(look)} images of {file} are not below {folder}; the first is "
                     f"{missing[0][:200]!r}."
                 )
-                told = [Decision("list-form", text, {"file": str(file), "missing": missing}, warning=True)]
+                missed = [Decision("list-form", text, {"file": str(file), "missing": missing}, warning=True)]
             if way is ways[0]:
-                return folder, lines, told
+                return folder, lines, missed
             changed = [replace(line, path=way(folder, line.path)) for line in lines]
             text = f"Paths of {file} such as {found!r} were read as {way(folder, found)!r}."
-            return folder, changed, [Decision("list-form", text, {"file": str(file), "example": found}), *told]
+            return folder, changed, [Decision("list-form", text, {"file": str(file), "example": found}), *missed]
     for folder in folders:
         if (prefix := _moved(folder, [portable(line.path) for line in lines])) is not None:
             changed = [replace(line, path=portable(line.path)[len(prefix) :]) for line in lines]

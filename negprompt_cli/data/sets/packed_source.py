@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from negprompt_cli.data.sets import hub_images, packed, parquet_images, tar_images
 from negprompt_cli.data.sets.classnames import is_wnid
 from negprompt_cli.data.sets.filekinds import LeftOut
-from negprompt_cli.data.sets.image_list import ImageList, Line, told
+from negprompt_cli.data.sets.image_list import ImageList, Line, with_decisions
 from negprompt_cli.data.sets.imglist import listed_source
 from negprompt_cli.data.sets.layouts import Role, Source, found_instead
 from negprompt_cli.data.sets.parts import Part, part_named
@@ -50,8 +50,8 @@ def packed_source(text: str, files: Sequence[Path], role: Role, *, class_names: 
         lines = [replace(line, name=PurePosixPath(line.path).parts[-2].partition(".")[0]) for line in lines]
     form = "Parquet" if files[0].name.lower().endswith(parquet_images.SUFFIXES) else "tar"
     many = f"{len(files)} {form} files" if len(files) > 1 else f"a {form} file"
-    columns = parquet_images.columns(files[0]).told() if form == "Parquet" else []
-    listed = _with(told(ImageList(text, many, lines)), columns)
+    columns = parquet_images.columns(files[0]).decisions() if form == "Parquet" else []
+    listed = _with(with_decisions(ImageList(text, many, lines)), columns)
     source = listed_source(
         listed,
         role,
@@ -83,8 +83,8 @@ def dataset_source(text: str, role: Role, *, class_names: Path | None = None) ->
         raise UsageError(f"No images in {text}.")
     return listed_source(
         _with(
-            told(ImageList(text, "a Hugging Face dataset", lines)),
-            [d for s in splits for d in hub_images.columns(name, s).told()],
+            with_decisions(ImageList(text, "a Hugging Face dataset", lines)),
+            [d for s in splits for d in hub_images.columns(name, s).decisions()],
         ),
         role,
         lambda chosen: (Path(f"{hub_images.PREFIX}{name}"), list(chosen), []),

@@ -51,10 +51,10 @@ def _columns(path: Path, size: int, changed: int) -> Columns:
     kinds = {field.name: str(field.type) for field in schema}
     found = [name for name, kind in kinds.items() if _holds_images(kind)]
     if not found:
-        told = ", ".join(f"{name} {kind}" for name, kind in list(kinds.items())[:8])
+        listed = ", ".join(f"{name} {kind}" for name, kind in list(kinds.items())[:8])
         raise UsageError(
-            f"{path} has no column of images: its columns are {told or 'none'}. A column of images has the files' bytes, or "
-            "structs of bytes and path as Hugging Face's datasets writes them."
+            f"{path} has no column of images: its columns are {listed or 'none'}. A column of images has the files' bytes, "
+            "or structs of bytes and path as Hugging Face's datasets writes them."
         )
     labels = [name for name, kind in kinds.items() if kind in ("string", "large_string") or "int" in kind]
     columns = ImageColumns(str(path), tuple(found), tuple(class_columns(labels)))

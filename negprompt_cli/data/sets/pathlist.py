@@ -189,9 +189,11 @@ def _columns(argument: str) -> list[Decision]:
     """Return decisions about the image column of a dataset or of Parquet files, if there are several."""
     if dataset := _dataset(argument):
         name, split = hub_images.taken_apart(dataset)
-        return hub_images.columns(name, split or hub_images.splits(name)[0]).told(labels=False)
+        return hub_images.columns(name, split or hub_images.splits(name)[0]).decisions(labels=False)
     file = _files(argument)[0]
-    return parquet_images.columns(file).told(labels=False) if file.suffix.lower() in parquet_images.SUFFIXES else []
+    return (
+        parquet_images.columns(file).decisions(labels=False) if file.suffix.lower() in parquet_images.SUFFIXES else []
+    )
 
 
 def _no_systems(names: Iterable[str], left_out: LeftOut) -> Iterator[Path]:

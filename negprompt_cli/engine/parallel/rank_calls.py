@@ -163,7 +163,7 @@ class Team:
 
     # Methods for the other ranks.
 
-    def heard(self) -> Message:
+    def receive_call(self) -> Message:
         """Wait for the next call of rank 0 and return it.
 
         Raises:

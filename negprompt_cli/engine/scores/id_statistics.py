@@ -253,8 +253,8 @@ class IdStatistics:
         k = len(positives)
         order = torch.randperm(k, generator=generator) if k > _DRAWS else torch.arange(_DRAWS) * k // _DRAWS
         classes = order[:_DRAWS].to(positives.device)
-        told = self.covariance - self.shifts.T @ self.shifts / len(self.shifts)
-        noise = torch.where(shifts.any(1)[classes, None], z @ _root(told), z @ _root(self.covariance))
+        residual = self.covariance - self.shifts.T @ self.shifts / len(self.shifts)
+        noise = torch.where(shifts.any(1)[classes, None], z @ _root(residual), z @ _root(self.covariance))
         mean = self._usual(positives)
         images = normalize(mean + (a * (positives - positives.mean(0))[classes] + shifts[classes] + noise), dim=-1)
         return _raw(images, positives, negatives, mean, _directions(positives, self.follow_mean, shifts))

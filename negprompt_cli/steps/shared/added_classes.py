@@ -80,9 +80,9 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
     training = new if old is None else joined([old, new], "training images")
     repeated = same_content(held_out.paths, training.paths)
     if repeated.any():
-        said = f"{repeated.sum()} held-out images have the same content as training images and are left out."
+        message = f"{repeated.sum()} held-out images have the same content as training images and are left out."
         facts = {"images": int(repeated.sum()), "role": "eval"}
-        bench.decide(Decision("duplicates-left-out", said, facts, warning=True))
+        bench.decide(Decision("duplicates-left-out", message, facts, warning=True))
         held_out = held_out.take(np.flatnonzero(~repeated))
     if absent := [c.name for i, c in enumerate(classes) if not (held_out.labels == i).any()]:
         raise UsageError(
@@ -167,19 +167,19 @@ def _trained_on(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ..
     try:
         images = match_classes(find_training_images(bench), classes)
     except UsageError as error:
-        said = (
+        message = (
             "The artifact's training images cannot be found, so the score's statistics of ID images are adapted to the new "
             f"classes by class names alone. ({first_line(error)})"
         )
-        bench.decide(Decision("training-data-changed", said, {"spec": spec, "found": False}))
+        bench.decide(Decision("training-data-changed", message, {"spec": spec, "found": False}))
         return None
     if source.training and source.training[-1].files_sha256 != files_digest(images.paths, images.root):
-        said = (
+        message = (
             f"The training images of {spec} have changed since the artifact was trained: files were added, removed or "
             "changed. Held-out images may have been training images, so the threshold may accept fewer new images than it "
             "should. The score's statistics of ID images are adapted to the new classes by class names alone."
         )
-        bench.decide(Decision("training-data-changed", said, {"spec": spec, "found": True}, warning=True))
+        bench.decide(Decision("training-data-changed", message, {"spec": spec, "found": True}, warning=True))
         return None
     return images
 

@@ -308,8 +308,8 @@ def to_latex(comparison: Comparison) -> str:
             for f in comparison.published
         ]
         body += [r"\midrule", *map(line, theirs)]
-    said = _latex(" ".join(remarks(comparison)))
-    notes = [rf"\par\smallskip{{\footnotesize\raggedright {said}\par}}"] if said else []
+    below_table = _latex(" ".join(remarks(comparison)))
+    notes = [rf"\par\smallskip{{\footnotesize\raggedright {below_table}\par}}"] if below_table else []
     head = [" & ".join(above) + r" \\", rules, " & ".join(below) + r" \\"]
     label = f"tab:ood-{_label(comparison.id_name)}"
     columns = "l" * len(names) + "r" * (labels - len(names)) + "rr" * len(sets)
@@ -380,8 +380,8 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
 
 def remarks(comparison: Comparison) -> list[str]:
     """The text below the table: notes, also about published figures."""
-    said = dict.fromkeys(f"{f.method}: {f.note}." for f in comparison.published if f.note)
-    return [*comparison.notes, *([f"Published: {' '.join(said)}"] if said else [])]
+    published = dict.fromkeys(f"{f.method}: {f.note}." for f in comparison.published if f.note)
+    return [*comparison.notes, *([f"Published: {' '.join(published)}"] if published else [])]
 
 
 def _joined(spans: Cell, escape: Callable[[str], str], strong: str) -> str:

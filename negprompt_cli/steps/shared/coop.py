@@ -61,7 +61,7 @@ _SUPPORTED = "Contexts of CoOp, LoCoOp, KgCoOp and ProGrad can be imported."
 
 
 @dataclass(frozen=True)
-class ForeignPrompts:
+class ImportedPrompts:
     """Contexts of a checkpoint in this package's shapes: `positive` (1, [K,] M, D), `negative` (p, [K,] M, D) or None.
 
     `origin`: "coop" or "official". `prefix` (K, 1, D) and `suffix` (K, L, D): CoOp's token vectors before and after the
@@ -78,7 +78,7 @@ class ForeignPrompts:
     ignored: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path) -> ForeignPrompts:
+def read_checkpoint(path: Path) -> ImportedPrompts:
     """Read a checkpoint without running any code in it.
 
     Raises:
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> ForeignPrompts:
     return read_state(read_tensors(path), str(path))
 
 
-def read_state(file: TensorFile, where: str) -> ForeignPrompts:
+def read_state(file: TensorFile, where: str) -> ImportedPrompts:
     """Find the contexts in a checkpoint.
 
     Raises:
@@ -139,7 +139,7 @@ def write_coop(prompts: Prompts, path: Path) -> None:
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def _coop(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
+def _coop(state: Mapping[str, StoredTensor], where: str) -> ImportedPrompts:
     name = _only("ctx", state, where)
     learner = name.removesuffix("ctx")
     beside = {key.removeprefix(learner): key for key in state if key.startswith(learner) and key != name}
@@ -169,7 +169,7 @@ def _coop(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
             raise UsageError(f"{where}: {key} has shape {tuple(part.shape)}, which does not fit the context.")
     scale = next((key for key in state if _leaf(key) == "logit_scale"), None)
     kept = {name, *(beside[key] for key in _TOKENS & beside.keys()), scale}
-    return ForeignPrompts(
+    return ImportedPrompts(
         context[None].float(),
         None,
         "coop",
@@ -180,11 +180,11 @@ def _coop(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
     )
 
 
-def _official(state: Mapping[str, StoredTensor], where: str) -> ForeignPrompts:
+def _official(state: Mapping[str, StoredTensor], where: str) -> ImportedPrompts:
     name = _only("ctx_positive", state, where)
     other = f"{name.removesuffix('ctx_positive')}ctx_negative"
     given = state[other].load() if other in state else None
-    return ForeignPrompts(
+    return ImportedPrompts(
         _stacked(state[name].load(), f"{where}: ctx_positive").float(),
         _stacked(given, f"{where}: ctx_negative").float() if given is not None and given.numel() else None,
         "official",

@@ -47,28 +47,28 @@ def with_corrections(bench: Workbench, images: ImageSet) -> ImageSet:
         "replaced": int(replaced.sum()),
         "held_out": int(held_out.sum()),
         "untouched": found.untouched,
-        "foreign": len(found.foreign),
+        "moved_to_ood": len(found.moved_to_ood),
     }
-    said = (
+    message = (
         f"{len(used)} images that were moved by hand in {folder} are training images now. {found.untouched} that were not "
-        f"moved and {len(found.foreign)} that were moved to ood/ are not used."
+        f"moved and {len(found.moved_to_ood)} that were moved to ood/ are not used."
     )
     if replaced.any():
-        said += f" They replace {replaced.sum()} training images with the same content."
+        message += f" They replace {replaced.sum()} training images with the same content."
     if held_out.any():
-        said += f" {held_out.sum()} more have the same content as held-out images and are left out."
+        message += f" {held_out.sum()} more have the same content as held-out images and are left out."
     if found.unsorted:
-        said += f" {len(found.unsorted)} images directly in id/ have no class and are not used."
-    bench.decide(Decision("corrected", said, facts, warning=not len(used)))
+        message += f" {len(found.unsorted)} images directly in id/ have no class and are not used."
+    bench.decide(Decision("corrected", message, facts, warning=not len(used)))
     kept = images.take(np.flatnonzero(~replaced))
-    foreign = same_content(kept.paths, found.foreign)
-    if foreign.any():
-        paths = [str(kept.paths[i]) for i in np.flatnonzero(foreign).tolist()]
-        said = (
+    as_ood = same_content(kept.paths, found.moved_to_ood)
+    if as_ood.any():
+        paths = [str(kept.paths[i]) for i in np.flatnonzero(as_ood).tolist()]
+        message = (
             f"{len(paths)} training images have the same content as images that were moved to ood/: {some_of(paths, 3)}. "
             "They are used for training, because they are ID images in the data. Remove them from the data if they are OOD."
         )
-        bench.decide(Decision("id-images-in-ood", said, {"files": paths}, warning=True))
+        bench.decide(Decision("id-images-in-ood", message, {"files": paths}, warning=True))
     return joined([kept, used], images.name) if len(used) else kept
 
 

@@ -47,10 +47,10 @@ def earlier_detector(bench: Workbench, out: Path) -> tuple[Path, Prompts] | None
             continue
         if digest in ("", prompts.sha256):
             return path, prompts
-    said = (
+    message = (
         "The detector whose predictions were corrected is missing, so there are no figures from before the corrections."
     )
-    bench.decide(Decision("other", said, {"detector": str(sorted_by[0]) if sorted_by else None}))
+    bench.decide(Decision("other", message, {"detector": str(sorted_by[0]) if sorted_by else None}))
     return None
 
 

@@ -35,7 +35,7 @@ DOUBTS = 48
 HEADINGS = ("Held-out images, most suspicious first", "Other held-out images")
 HELD_OUT = 48
 """Number of held-out images shown, those with the lowest scores, beside a sample of the others."""
-FOREIGN = 24
+LOWEST = 24
 """Number of training images shown, those with the lowest scores."""
 
 
@@ -79,7 +79,7 @@ def write_fit_page(bench: Workbench, prompts: Prompts, path: Path) -> None:
         "classes": class_table("Classes of held-out images", labels, predictions, names, accepted),
         "confusions": confusions(labels, predictions, names),
         "doubts": _doubt_gallery(doubts, [held, trained], names, bench),
-        "foreign": _foreign_gallery(scorer, trained, names, bench),
+        "lowest": _lowest_gallery(scorer, trained, names, bench),
     }
     atomic_write_text(path, render("fit", **values))
 
@@ -152,10 +152,10 @@ def _doubt_gallery(doubts: list[Doubt], sets: Sequence[EncodedSet], names: Seque
     return Gallery("Images that look mislabelled", note if doubts else "There are none.", cards)
 
 
-def _foreign_gallery(scorer: Scorer, trained: EncodedSet, names: Sequence[str], bench: Workbench) -> Gallery:
+def _lowest_gallery(scorer: Scorer, trained: EncodedSet, names: Sequence[str], bench: Workbench) -> Gallery:
     """Training images with the lowest scores; there may be a million, so only those that are shown become rows."""
     judged = scorer.judge(trained.features)
-    order = np.argsort(judged.scores, kind="stable")[:FOREIGN].tolist()
+    order = np.argsort(judged.scores, kind="stable")[:LOWEST].tolist()
     paths = [trained.images.paths[i] for i in order]
     title, note = "Training images with the lowest scores", ""
     ood = np.zeros(len(trained), dtype=bool)

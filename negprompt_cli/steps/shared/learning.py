@@ -154,8 +154,10 @@ def learn_positive(bench: Workbench, data: TrainingData, *, keeper: Keeper | Non
     """
     clip, settings, progress = bench.clip, bench.config.positive, bench.progress
     if len(data.classes) == 1:
-        said = "There is only one class, so stage 1 cannot learn to separate classes, and ID accuracy is always 100 %."
-        progress.decide(Decision("few-classes", said, {"classes": 1}))
+        message = (
+            "There is only one class, so stage 1 cannot learn to separate classes, and ID accuracy is always 100 %."
+        )
+        progress.decide(Decision("few-classes", message, {"classes": 1}))
     start = start_context(bench, len(data.classes))
     encoder = clip.prompt_encoder(data.names, context=start.shape[-2], budget=bench.budget, notice=progress.warn)
     if settings.patches and data.features.patches is None:
@@ -216,8 +218,8 @@ def learn_negative(bench: Workbench, data: TrainingData, positive: Prompts, *, k
     with torch.no_grad():
         negatives = encoder(trained.contexts.to(clip.device)).transpose(0, 1)[:classes]
     statistics = score_statistics(config, data.features, positives, negatives, scale=clip.logit_scale)
-    checked, told = self_check(config, data.features, positives, statistics, scale=clip.logit_scale)
-    progress.decide(told)
+    checked, decision = self_check(config, data.features, positives, statistics, scale=clip.logit_scale)
+    progress.decide(decision)
     summary = data.summary("negative", trained).model_copy(
         update={"self_check": checked.document() if checked else None}
     )

@@ -135,15 +135,15 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     found = bench.id_images("eval")
     id_images = match_classes(found, prompts.classes)
     if absent := [c.name for c in classes_without_data(found, prompts.classes)]:
-        said = (
+        message = (
             f"{len(absent)} of the {len(prompts.classes)} classes of the prompts have no images in {config.data.spec}: "
             f"{some_of(absent)}. The figures do not cover these classes."
         )
         facts = {"spec": config.data.spec, "classes": absent, "reason": "not in the data"}
-        bench.decide(Decision("classes-left-out", said, facts, warning=True))
+        bench.decide(Decision("classes-left-out", message, facts, warning=True))
     ood_images = [bench.image_set(spec, "ood") for spec in specs]
     _refuse_same_names([id_images, *ood_images])
-    _tell_overlap(bench, id_images, ood_images)
+    _report_overlap(bench, id_images, ood_images)
     clip = bench.clip
     check_model(prompts, clip.identity, clip.width, artifact.path)
     local = [name for name in names if "local_features" in find_score(name).requires]
@@ -168,16 +168,16 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     return Measured(prompts, bank, id_set, tuple(ood_sets), names, left_out, tuple(words), tuple(streams))
 
 
-def _tell_overlap(bench: Workbench, id_images: ImageSet, ood_images: Sequence[ImageSet]) -> None:
+def _report_overlap(bench: Workbench, id_images: ImageSet, ood_images: Sequence[ImageSet]) -> None:
     """Warn about ID images that are also OOD images, by their paths; copies and links are not detected."""
     # Strings, because Path objects would take most of the time with a million images.
     own = {os.path.abspath(path) for path in id_images.paths}  # noqa: PTH100
     for images in ood_images:
         both = sum(os.path.abspath(path) in own for path in images.paths)  # noqa: PTH100
         if both:
-            said = f"{both} of the {len(images)} OOD images of {images.name} are also ID images of this evaluation."
+            message = f"{both} of the {len(images)} OOD images of {images.name} are also ID images of this evaluation."
             facts = {"ood": images.name, "images": both, "of": len(images)}
-            bench.decide(Decision("id-images-in-ood", said, facts, warning=True))
+            bench.decide(Decision("id-images-in-ood", message, facts, warning=True))
 
 
 def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[str, ...]:
@@ -189,13 +189,15 @@ def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[st
     constant = constant_scores(names, classes)
     if not constant:
         return names
-    said = (
+    message = (
         f"{', '.join(constant)}: with {classes} class these scores are the same for every image (a softmax over one class "
         "is always 1, and a single class has no background), so they cannot detect OOD images"
     )
     if len(constant) == len(names):
-        raise UsageError(f"{said}. Use negprompt, max-logit or energy.", remedy="scores")
-    bench.decide(Decision("few-classes", f"{said} and are left out.", {"classes": classes, "scores": constant}, True))
+        raise UsageError(f"{message}. Use negprompt, max-logit or energy.", remedy="scores")
+    bench.decide(
+        Decision("few-classes", f"{message} and are left out.", {"classes": classes, "scores": constant}, True)
+    )
     return tuple(name for name in names if name not in constant)
 
 

@@ -110,8 +110,8 @@ def compare_score_files(
                 line.cells[name] = line.cells[name].model_copy(update={"versus": versus})
             lines.append(line)
     lines = shared + lines
-    if (told := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
-        notes.append(told.message)
+    if (warning := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
+        notes.append(warning.message)
     if len(runs) > 1:
         notes.append("The intervals speak of the choice of test images, and not of training seeds.")
     return Comparison(
@@ -187,8 +187,8 @@ def _same_images(one: _Run, other: _Run) -> list[str]:
     fix = "Evaluate both on the same images, and save the scores again."
     mine, theirs = ([run.first.id_set, *run.first.ood_sets] for run in (one, other))
     if (mine[0].name, {s.name for s in mine[1:]}) != (theirs[0].name, {s.name for s in theirs[1:]}):
-        told = [f"{s[0].name} against {', '.join(o.name for o in s[1:])}" for s in (mine, theirs)]
-        raise UsageError(f"The data sets differ: {one.path} has {told[0]}, {other.path} has {told[1]}. {fix}")
+        described = [f"{s[0].name} against {', '.join(o.name for o in s[1:])}" for s in (mine, theirs)]
+        raise UsageError(f"The data sets differ: {one.path} has {described[0]}, {other.path} has {described[1]}. {fix}")
     moved = []
     by_name = {scored.name: scored for scored in theirs[1:]}
     for place, first in enumerate(mine):

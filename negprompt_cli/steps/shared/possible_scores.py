@@ -38,8 +38,8 @@ def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...]
         for name, reason in left_out.items():
             by_reason.setdefault(reason, []).append(name)
         lines = [f"  {', '.join(names)}: {reason.rstrip('.')}." for reason, names in by_reason.items()]
-        said = "\n".join([f"{len(left_out)} of {len(score_names())} scores are left out:", *lines])
-        bench.decide(Decision("scores-left-out", said, left_out))
+        message = "\n".join([f"{len(left_out)} of {len(score_names())} scores are left out:", *lines])
+        bench.decide(Decision("scores-left-out", message, left_out))
     return tuple(name for name in score_names() if name not in left_out), left_out
 
 

@@ -24,7 +24,7 @@ def serve(team: Team) -> None:
     """
     things: dict[int, Any] = {}
     while True:
-        call = team.heard()
+        call = team.receive_call()
         for number in call.document["drop"]:
             things.pop(number, None)
         if call.document["call"] == "leave":

@@ -103,10 +103,10 @@ def answer(sets: ScoredSets) -> list[str]:
         )
     if others:
         best_other = min(others, key=means.__getitem__)
-        said = f"The best other score is {best_other} ({percent(means[best_other])} % accepted)."
+        message = f"The best other score is {best_other} ({percent(means[best_other])} % accepted)."
         if UNTRAINED in others and best_other != UNTRAINED:
-            said += f" Untrained prompts ({UNTRAINED}) accept {percent(means[UNTRAINED])} %."
-        sentences.append(said)
+            message += f" Untrained prompts ({UNTRAINED}) accept {percent(means[UNTRAINED])} %."
+        sentences.append(message)
     return sentences
 
 

@@ -66,10 +66,10 @@ def make_score_inputs(
             if on_words:
                 on_words(chosen)
             if chosen.choice == "words_filtered" and "pair_features" in needs:
-                said = (
+                message = (
                     f"Pairs of class and word: up to {STRONGEST**2} texts are encoded for each image, each text once."
                 )
-                bench.progress.say(said)
+                bench.progress.say(message)
                 pairs = WordPairs(bench, prompts.names, chosen.words, template or bench.config.evaluate.template)
                 bank = replace(bank, pair_features=pairs)
     return bank

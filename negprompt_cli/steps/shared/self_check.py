@@ -52,7 +52,7 @@ def self_check(
         )
     except UsageError as error:
         return None, Decision("self-check", f"There is no self-check of the score: {error}", {"sides": None})
-    return found, told(found)
+    return found, describe(found)
 
 
 def learner_of_parts(config: Config, known: IdStatistics | None, *, scale: float) -> Learn:
@@ -74,7 +74,7 @@ def learner_of_parts(config: Config, known: IdStatistics | None, *, scale: float
     return learn
 
 
-def told(found: Criterion) -> Decision:
+def describe(found: Criterion) -> Decision:
     """The message of a self-check."""
     means = {score: found.overall(score) for score in (LEARNED, *SIMPLE)}
     figures = ", ".join(
@@ -83,12 +83,12 @@ def told(found: Criterion) -> Decision:
     above = [score for score in SIMPLE if means[LEARNED].auroc > means[score].auroc]
     best = max(SIMPLE, key=lambda score: means[score].auroc)
     behind = means[best].auroc - means[LEARNED].auroc > NOISE
-    said = f"Self-check without OOD images (some ID classes are used as OOD), AUROC / FPR95: {figures}."
+    message = f"Self-check without OOD images (some ID classes are used as OOD), AUROC / FPR95: {figures}."
     if behind:
-        said += (
+        message += (
             f" The learned score is worse than {best} on these data. Compare both on your own OOD images before you rely on "
             f"it, or calibrate and score with {best}."
         )
-    said += f" AUROC differences below {percent(NOISE)} are noise."
+    message += f" AUROC differences below {percent(NOISE)} are noise."
     facts = {"sides": found.document(), "better_than": above, "problems": found.problems}
-    return Decision("self-check", said, facts, warning=behind)
+    return Decision("self-check", message, facts, warning=behind)

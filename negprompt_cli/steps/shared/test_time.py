@@ -32,26 +32,26 @@ class StreamScores:
     ood_scores: npt.NDArray[np.float64]
 
 
-def stream_scores(bench: Workbench, bank: ScoreInputs, known: EncodedSet, foreign: EncodedSet) -> list[StreamScores]:
+def stream_scores(bench: Workbench, bank: ScoreInputs, id_set: EncodedSet, ood: EncodedSet) -> list[StreamScores]:
     """Score a stream of ID and OOD images in every configured order; empty if no test-time score is configured.
 
     Args:
         bench: model and configuration.
         bank: the inputs of scores, with zero-shot features and words.
-        known: ID images.
-        foreign: OOD images.
+        id_set: ID images.
+        ood: OOD images.
     """
     settings = bench.config.evaluate
     if not settings.test_time:
         return []
     if bank.zero_shot is None or bank.words is None:
         raise ValueError("test-time scores need zero-shot features and words")
-    said = (
+    message = (
         f"{', '.join(settings.test_time)}: these scores learn from the test images, including OOD images. Do not compare "
         "them with scores of single images. Their figures depend on the order of the images."
     )
-    bench.decide(Decision("test-time", said, {"scores": list(settings.test_time)}, warning=True))
-    features = torch.cat([known.features, foreign.features]).float()
+    bench.decide(Decision("test-time", message, {"scores": list(settings.test_time)}, warning=True))
+    features = torch.cat([id_set.features, ood.features]).float()
     made = []
     for seed in dict.fromkeys(settings.stream_orders):
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
@@ -61,7 +61,7 @@ def stream_scores(bench: Workbench, bank: ScoreInputs, known: EncodedSet, foreig
             scores = torch.empty(len(features), dtype=torch.float64)
             with torch.no_grad():
                 scores[order] = TEST_TIME_SCORES[name].load()(stream)
-            split = len(known)
-            made.append(StreamScores(name, foreign.images.name, seed, scores[:split].numpy(), scores[split:].numpy()))
-            bench.progress.say(f"{name} on the images of {foreign.images.name}, order {seed}")
+            split = len(id_set)
+            made.append(StreamScores(name, ood.images.name, seed, scores[:split].numpy(), scores[split:].numpy()))
+            bench.progress.say(f"{name} on the images of {ood.images.name}, order {seed}")
     return made

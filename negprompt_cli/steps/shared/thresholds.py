@@ -82,16 +82,18 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
     if weak:
         judged = sum(one.images >= WEAK_IMAGES for one in classes.values())
         lowest = sorted(weak, key=lambda key: weak[key].correct / weak[key].images)
-        told = [
+        described = [
             f"{names[key]} ({percent(weak[key].correct / weak[key].images, decimals=0)} %, mostly taken for "
             f"{names[weak[key].taken_for or key]})"
             for key in lowest
         ]
-        said = (
+        message = (
             f"{len(weak)} of {judged} classes with at least {WEAK_IMAGES} held-out images are recognised in less than half "
-            f"of them: {some_of(told)}. Check their images and names, or add images."
+            f"of them: {some_of(described)}. Check their images and names, or add images."
         )
-        bench.decide(Decision("weak-classes", said, {"classes": {k: asdict(v) for k, v in weak.items()}}, warning=True))
+        bench.decide(
+            Decision("weak-classes", message, {"classes": {k: asdict(v) for k, v in weak.items()}}, warning=True)
+        )
     return found
 
 
@@ -150,12 +152,12 @@ def calibrate_on(
     )
     if calibration.low < (floor := max(0.0, 2 * options.acceptance - 1)):
         precise = images_for_precision(options.acceptance, confidence=options.confidence)
-        said = (
+        message = (
             f"With only {calibration.images} images the acceptance is uncertain: between {percent(calibration.low)} and "
             f"{percent(calibration.high)} %. About {precise} images would keep it above {100 * floor:g} %."
         )
         facts = {"images": calibration.images, "low": calibration.low, "high": calibration.high, "precise": precise}
-        bench.decide(Decision("threshold", said, facts, warning=True))
+        bench.decide(Decision("threshold", message, facts, warning=True))
     return calibration
 
 
@@ -225,11 +227,11 @@ def enough_for_threshold(bench: Workbench, held_out: int, options: CalibrateOpti
     """Whether this number of held-out images is enough for a threshold; warns if not."""
     needed = images_needed(options.acceptance)
     if held_out < needed:
-        said = (
+        message = (
             f"There is no threshold, because {held_out} held-out ID images are too few for an acceptance of "
             f"{100 * options.acceptance:g} %: at least {needed} are needed. Scores and classes work without a threshold. "
             f"Calibrate the artifact when you have more images, or with a smaller acceptance.{_enough_for(held_out)}"
         )
         facts = {"threshold": None, "held_out": held_out, "needed": needed, "acceptance": options.acceptance}
-        bench.decide(Decision("threshold", said, facts, warning=True))
+        bench.decide(Decision("threshold", message, facts, warning=True))
     return held_out >= needed

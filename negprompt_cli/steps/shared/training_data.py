@@ -46,8 +46,8 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
         sample = images.few_shot(data.shots, seed=bench.config.seed)
         if sample.short and data.limit is None:
             shown = some_of([f"{key} ({count})" for key, count in sample.short.items()])
-            said = f"These classes have fewer than {data.shots} training images, and all are used: {shown}."
-            bench.decide(Decision("sampled", said, {"shots": data.shots, "short": dict(sample.short)}, warning=True))
+            message = f"These classes have fewer than {data.shots} training images, and all are used: {shown}."
+            bench.decide(Decision("sampled", message, {"shots": data.shots, "short": dict(sample.short)}, warning=True))
         if len(sample.indices) < len(images):
             bench.progress.say(f"Training uses {len(sample.indices)} of these images, at most {data.shots} per class.")
         images = images.take(sample.indices)
@@ -112,9 +112,9 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, 
     labels = encoded.labels.to(clip.device)
     missing = [c.name for i, c in enumerate(images.classes) if not (encoded.labels == i).any()]
     if missing:
-        said = f"{len(missing)} classes have no training images left: {some_of(missing)}."
+        message = f"{len(missing)} classes have no training images left: {some_of(missing)}."
         facts = {"spec": bench.config.data.spec, "role": "train", "classes": missing, "reason": "no images"}
-        bench.decide(Decision("classes-left-out", said, facts, warning=True))
+        bench.decide(Decision("classes-left-out", message, facts, warning=True))
     return TrainingData(
         Features(
             encoded.features.to(clip.device),

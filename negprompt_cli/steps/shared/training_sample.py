@@ -55,12 +55,12 @@ def training_features(bench: Workbench, prompts: Prompts, scores: Sequence[str])
     encoded = other.encode(images)
     digest = files_digest(images.paths, images.root)
     if prompts.training and prompts.training[-1].files_sha256 != digest:
-        said = (
+        message = (
             f"The training images of {recorded.data.spec} have changed since the artifact was trained: the {len(encoded)} "
             "images that are drawn now have other names or sizes."
         )
         bench.decide(
-            Decision("training-data-changed", said, {"spec": recorded.data.spec, "images": len(encoded)}, True)
+            Decision("training-data-changed", message, {"spec": recorded.data.spec, "images": len(encoded)}, True)
         )
     for decision in other.decisions:
         bench.decide(decision)

@@ -101,8 +101,11 @@ def one_class_decisions(classes: Sequence[ClassLabel]) -> tuple[Decision, ...]:
     """The message about predictions with a single class."""
     if len(classes) > 1:
         return ()
-    said = "There is only one class, so it is predicted for every image with probability 1. Use the score to compare images."
-    return (Decision("few-classes", said, {"classes": 1}),)
+    message = (
+        "There is only one class, so it is predicted for every image with probability 1. Use the score to compare "
+        "images."
+    )
+    return (Decision("few-classes", message, {"classes": 1}),)
 
 
 class Judge(Protocol):

@@ -257,8 +257,8 @@ class Workbench:
         )
         encoded = encode_images(self.clip, images, options, self.progress)
         if encoded.skipped:
-            said = (
+            message = (
                 f"{len(encoded.skipped)} broken images of {images.name} were skipped. {' '.join(encoded.reasons[:3])}"
             )
-            self.decide(Decision("images-skipped", said, {"set": images.name, "files": list(encoded.skipped)}, True))
+            self.decide(Decision("images-skipped", message, {"set": images.name, "files": list(encoded.skipped)}, True))
         return encoded
