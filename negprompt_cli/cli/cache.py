@@ -26,13 +26,12 @@ def ls(common: Annotated[Common, only("json")]) -> None:
         }
         typer.echo(json.dumps(document, indent=1))
         return
-    typer.echo(f"{cache_folder()}", err=True)
-    for store in stores:
-        typer.echo(f"{store.size / 2**20:10.1f} MiB  {store.files:4d} files  {store.model}  {store.precision}")
-    if towers:
-        typer.echo(f"{towers / 2**20:10.1f} MiB  image encoders for onnxruntime")
-    if not stores and not towers:
-        typer.echo("The cache is empty.", err=True)
+    rows = [[one.model, one.precision, str(one.files), f"{one.size / 2**20:.1f}"] for one in stores]
+    rows += [["image encoders for onnxruntime", "", "", f"{towers / 2**20:.1f}"]] * bool(towers)
+    if rows:
+        common.talk().table(f"Cache in {cache_folder()}", ["model", "features", "files", "MiB"], rows)
+    else:
+        typer.echo(f"The cache in {cache_folder()} is empty.", err=True)
 
 
 @command(cache_app, "clear", shown=("negprompt cache clear",))

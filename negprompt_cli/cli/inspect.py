@@ -95,16 +95,18 @@ def _print(document: dict[str, Any]) -> None:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in stage["terms"].items())
         facts[f"{stage['stage']} stage"] = f"{stage['images']} images, epoch {stage['epoch']}, {terms}"
     if (bond := document["class_bond"]) is not None:
-        facts["own class"] = f"found for {percent(bond['own_class_share'])} % of the classes' negatives"
         between = bond["cosine_between_classes"]
-        facts["between classes"] = "-" if between is None else f"mean cosine of negatives {between:.3f}"
+        facts["negatives"] = f"{percent(bond['own_class_share'])} % are closest to the positive of their own class" + (
+            "" if between is None else f"; the mean cosine between those of different classes is {between:.3f}"
+        )
     width = max(map(len, facts))
     for name, value in facts.items():
         typer.echo(hanging(f"{name:<{width}}  ", str(value)))
     if document["word_spacing"] is not None:
         note = (
-            "Nearest words of the vocabulary, with Euclidean distances of token embeddings. Two neighbouring words are "
-            f"{document['word_spacing']:.3f} apart (median). A vector farther than that from every word resembles no word."
+            "Each context vector with its norm, and the nearest words of the vocabulary with their distances. Negative "
+            "vectors also have the distance from the same vector of the positive context. Neighbouring words are "
+            f"{document['word_spacing']:.3f} apart (median); a vector farther from every word resembles no word."
         )
         typer.echo("\n" + hanging("", note))
     for context in document["contexts"]:
