@@ -36,8 +36,8 @@ NEVER = {
     "data/files": ("data/sets", "data/prepare", "data/encoding", "data/results", "data/studies"),
     "data/sets": ("data/prepare", "data/encoding", "data/results", "data/studies"),
     "data/encoding": ("data/prepare", "data/results", "data/studies"),
-    # The training core touches no file but through what it is given.
-    "steps/shared/learning": ("data/files", "steps/shared/workbench", "steps/shared/outputs", "steps/shared/resuming"),
+    # The training core touches no file but through the workbench and the data that it is given.
+    "steps/shared/learning": ("data/files", "steps/shared/outputs", "steps/shared/resuming"),
 }
 """Rooms of one layer that must not know each other."""
 
