@@ -12,6 +12,7 @@ from typing import Any
 
 from negprompt_cli import schemas
 from negprompt_cli.config import Config, EvaluateConfig
+from negprompt_cli.data.results.evaluation_means import average_over_sets, over_orders
 from negprompt_cli.data.results.evaluations import (
     AVERAGE,
     EvaluationDocument,
@@ -22,9 +23,7 @@ from negprompt_cli.data.results.evaluations import (
     PromptFacts,
     Row,
     StreamRow,
-    average_over_sets,
     below_chance,
-    over_orders,
     save_evaluation,
 )
 from negprompt_cli.data.results.provenance import device_name, versions

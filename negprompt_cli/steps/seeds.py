@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from negprompt_cli.data.results.evaluations import EvaluationDocument, average_over_seeds, save_evaluation
+from negprompt_cli.data.results.evaluation_means import average_over_seeds
+from negprompt_cli.data.results.evaluations import EvaluationDocument, save_evaluation
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE, seed_folder
 from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.evaluate import Evaluation, run_evaluate

@@ -26,14 +26,8 @@ from negprompt_cli import schemas
 from negprompt_cli.config import Config
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.artifacts import load_prompts
-from negprompt_cli.data.results.evaluations import (
-    AVERAGE,
-    Row,
-    average_over_seeds,
-    below_chance,
-    load_evaluation,
-    save_evaluation,
-)
+from negprompt_cli.data.results.evaluation_means import average_over_seeds
+from negprompt_cli.data.results.evaluations import AVERAGE, Row, below_chance, load_evaluation, save_evaluation
 from negprompt_cli.data.results.provenance import versions
 from negprompt_cli.data.results.runs import EVALUATION, NEGATIVE, POSITIVE, seed_folder
 from negprompt_cli.data.studies.experiments import ExperimentTask

@@ -11,7 +11,8 @@ from evaluation_world import World, make_world
 from recorder import Recorder
 from sklearn.metrics import roc_auc_score
 
-from negprompt_cli.data.results.evaluations import average_over_seeds, load_evaluation, save_evaluation
+from negprompt_cli.data.results.evaluation_means import average_over_seeds
+from negprompt_cli.data.results.evaluations import load_evaluation, save_evaluation
 from negprompt_cli.data.sets import wordnet
 from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.scores.csp import SUPERCLASSES

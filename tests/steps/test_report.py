@@ -14,12 +14,8 @@ from pages import Page, data_of
 from recorder import Recorder
 
 from negprompt_cli.config import Config, PixelsConfig
-from negprompt_cli.data.results.evaluations import (
-    StreamRow,
-    average_over_seeds,
-    load_evaluation,
-    save_evaluation,
-)
+from negprompt_cli.data.results.evaluation_means import average_over_seeds
+from negprompt_cli.data.results.evaluations import StreamRow, load_evaluation, save_evaluation
 from negprompt_cli.data.results.rowfile import Row, TextSink
 from negprompt_cli.engine.metrics.calibration import accepting_threshold
 from negprompt_cli.engine.metrics.detection import acceptance_curve

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from negprompt_cli.choices import FprConvention
 from negprompt_cli.config import EvaluateConfig
 from negprompt_cli.data.files.digest import file_sha256
-from negprompt_cli.data.results.evaluations import AVERAGE, Row, average_over_sets, below_chance, row_over_seeds
+from negprompt_cli.data.results.evaluation_means import average_over_sets, row_over_seeds
+from negprompt_cli.data.results.evaluations import AVERAGE, Row, below_chance
 from negprompt_cli.engine.metrics.detection import acceptance_curve, metrics_of
 from negprompt_cli.engine.metrics.paired import Judged, paired_differences
 from negprompt_cli.errors import UsageError, did_you_mean

@@ -6,12 +6,8 @@ from pathlib import Path
 import pytest
 from evaluation_documents import evaluation, evaluation_row
 
-from negprompt_cli.data.results.evaluations import (
-    average_over_seeds,
-    average_over_sets,
-    load_evaluation,
-    save_evaluation,
-)
+from negprompt_cli.data.results.evaluation_means import average_over_seeds, average_over_sets
+from negprompt_cli.data.results.evaluations import load_evaluation, save_evaluation
 from negprompt_cli.errors import UsageError
 from negprompt_cli.wording import plain
 
