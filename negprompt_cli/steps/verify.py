@@ -182,10 +182,10 @@ class _Case:
         yield _check("file", self._file)
         yield _check("configuration", self._configuration)
         yield _check("versions", self._versions)
-        yield _check("model", self._model, "moved-artifact-model")
+        yield _check("model", self._model, remedy="moved-artifact-model")
         yield from map(self._parent, self.prompts.parents)
         if self.prompts.kind == "transferred":
-            yield _check("contexts", self._transferred, "moved-images" if self.added else "moved-artifact-model")
+            yield _check("contexts", self._transferred, remedy="moved-images" if self.added else "moved-artifact-model")
         elif self.summary is None:
             yield Check("training", "unknown", "it was not trained, but imported or made from words")
         else:
@@ -193,10 +193,10 @@ class _Case:
             if self.prompts.kind == "negative" and self.source is not None:
                 yield _check("positives", self._positives)
             yield _check("processor", partial(self._processor, summary))
-            yield _check("images", partial(self._images, summary), "moved-images")
+            yield _check("images", partial(self._images, summary), remedy="moved-images")
         known = self.prompts.calibration
         if known is not None and not (self.added and self.source is None):
-            yield _check("held-out images", partial(self._held_out, known), "moved-images")
+            yield _check("held-out images", partial(self._held_out, known), remedy="moved-images")
 
     def _file(self) -> _Result:
         """Whether the file has no other content than what is read from it."""

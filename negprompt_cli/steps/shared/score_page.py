@@ -290,7 +290,7 @@ def _note(images: int, kept: int, others: int, *, single: bool) -> str:
     """The note about the slider and the CSV file."""
     texts = [
         "Move the slider to try another threshold. The counts of all images, the badges and the CSV file change with it. To "
-        "use a threshold, pass it to the next run with --threshold."
+        "use a threshold, pass it to the next run."
     ]
     if not single:
         texts.append("The verdicts use a threshold for each class; the slider uses one threshold for all classes.")
