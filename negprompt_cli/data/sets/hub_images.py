@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from negprompt_cli.data.sets.columns import ImageColumns, class_columns
-from negprompt_cli.data.sets.image_list import class_of_row
+from negprompt_cli.data.sets.image_records import class_of_row
 from negprompt_cli.data.sets.parquet_images import content
 from negprompt_cli.data.sets.spec import user_path
 from negprompt_cli.errors import UsageError

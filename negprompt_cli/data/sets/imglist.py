@@ -14,7 +14,8 @@ from typing import Literal
 from negprompt_cli.data.sets.class_list import read_class_list
 from negprompt_cli.data.sets.classnames import class_label, imagenet_wnids, is_wnid
 from negprompt_cli.data.sets.filekinds import LeftOut, system_part
-from negprompt_cli.data.sets.image_list import ImageList, Line, read_image_list
+from negprompt_cli.data.sets.image_list import read_image_list
+from negprompt_cli.data.sets.image_records import ImageList, Line
 from negprompt_cli.data.sets.layouts import Role, Source
 from negprompt_cli.data.sets.list_places import one_path, place_images
 from negprompt_cli.data.sets.matching import Known, clean, fold

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from negprompt_cli.data.sets.filekinds import is_folder, is_image_name
-from negprompt_cli.data.sets.image_list import FORMS, ImageList, Line, portable
+from negprompt_cli.data.sets.image_list import portable
+from negprompt_cli.data.sets.image_records import FORMS, ImageList, Line
 from negprompt_cli.data.sets.packed import item_exists
 from negprompt_cli.data.sets.spec import exists
 from negprompt_cli.decisions import Decision

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from negprompt_cli.data.sets import hub_images, packed, parquet_images, tar_images
 from negprompt_cli.data.sets.classnames import is_wnid
 from negprompt_cli.data.sets.filekinds import LeftOut
-from negprompt_cli.data.sets.image_list import ImageList, Line, with_decisions
+from negprompt_cli.data.sets.image_list import with_decisions
+from negprompt_cli.data.sets.image_records import ImageList, Line
 from negprompt_cli.data.sets.imglist import listed_source
 from negprompt_cli.data.sets.layouts import Role, Source, found_instead
 from negprompt_cli.data.sets.parts import Part, part_named

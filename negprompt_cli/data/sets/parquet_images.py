@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 from negprompt_cli.data.sets.columns import ImageColumns, class_columns
-from negprompt_cli.data.sets.image_list import class_of_row
+from negprompt_cli.data.sets.image_records import class_of_row
 from negprompt_cli.errors import UsageError, first_line
 
 SUFFIXES = (".parquet",)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from negprompt_cli.data.files.tars import DAMAGED, check_end, decompressor, each_member, open_tar
 from negprompt_cli.data.sets.filekinds import LeftOut, is_image_name, reason_for, system_part
-from negprompt_cli.data.sets.image_list import labelled
+from negprompt_cli.data.sets.image_records import labelled
 from negprompt_cli.errors import UsageError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")

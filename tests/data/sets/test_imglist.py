@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negprompt_cli.data.sets.classnames import imagenet_wnids
-from negprompt_cli.data.sets.image_list import Line, format_list, parse_line, read_image_list
+from negprompt_cli.data.sets.image_list import format_list, parse_line, read_image_list
+from negprompt_cli.data.sets.image_records import Line
 from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set
 from negprompt_cli.errors import UsageError
 
