@@ -96,11 +96,10 @@ def fit(common: Common, threshold: ThresholdOptions, options: FitOptions, resume
 
 def _print_corrected(talk: Talk, found: "Corrected") -> None:
     """Print what the corrections changed."""
-    before = f"{found.held_out_before.shares()} before; " if found.held_out_before else ""
-    talk.say(f"The same {found.held_out_after.images} held-out images: {before}{found.held_out_after.shares()} now.")
+    before = f" (before: {found.held_out_before.shares()})" if found.held_out_before else ""
+    talk.say(f"The same {found.held_out_after.images} held-out images: {found.held_out_after.shares()}{before}.")
     if found.corrected_after:
-        before = f"{found.corrected_before.shares()} before; " if found.corrected_before else ""
+        before = f" (before: {found.corrected_before.shares()})" if found.corrected_before else ""
         talk.say(
-            f"The {found.images} corrected images, which are training images now: {before}{found.corrected_after.shares()} "
-            "now."
+            f"The {found.images} corrected images, which are training images now: {found.corrected_after.shares()}{before}."
         )

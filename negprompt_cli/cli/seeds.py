@@ -8,7 +8,6 @@ from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import Common, option, split_commas
 from negprompt_cli.cli.training import training_facts
 from negprompt_cli.errors import UsageError
-from negprompt_cli.wording import percent
 
 if TYPE_CHECKING:
     from negprompt_cli.steps.shared.outputs import TrainingResult
@@ -44,12 +43,7 @@ def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int,
 
 
 def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> None:
-    """Print the seeds' artifacts on stderr; on stdout one JSON document with --json, or the paths with -q."""
-    if not talk.quiet:
-        for result in results:
-            last = result.prompts.training[-1]
-            terms = ", ".join(f"{name} {value:.4f}" for name, value in last.terms.items())
-            talk.say(f"Seed {result.prompts.config.seed}: ID accuracy in training {percent(last.accuracy)} %, {terms}")
+    """Print where the seeds' artifacts are, or one JSON document with --json."""
     if talk.as_json:
         talk.document({"schema": schemas.TRAINING_SEEDS, "seeds": [training_facts(result) for result in results]})
     else:

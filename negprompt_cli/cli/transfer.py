@@ -108,16 +108,16 @@ def _print_extension(talk: Talk, result: "Extended") -> None:
     if result.calibration:
         print_calibration(talk.say, result.calibration)
     talk.say(
-        f"Old classes, {found.old_after.images} held-out images: {found.old_before.shares()} before; "
-        f"{found.old_after.shares()} now. {found.taken_for_new} of them are now recognised as a new class."
+        f"Old classes, {found.old_after.images} held-out images: {found.old_after.shares()} (before: "
+        f"{found.old_before.shares()}). {found.taken_for_new} of them are now recognised as a new class."
     )
     talk.say(
-        f"New classes ({some_of(new)}), {found.new_after.images} held-out images: {found.new_before.accepted_share()} "
-        f"before; {found.new_after.shares()} now."
+        f"New classes ({some_of(new)}), {found.new_after.images} held-out images: {found.new_after.shares()} (before: "
+        f"{found.new_before.accepted_share()})."
     )
     for key in [c.key for c in result.transfer.prompts.classes if c.name in new]:
         one = found.classes[key]
-        taken = f", mostly taken for {names[one.taken_for]} otherwise" if one.taken_for else ""
+        taken = f"; most of the others are recognised as {names[one.taken_for]}" if one.taken_for else ""
         talk.say(f"  {names[key]}: {percent(one.correct / one.images)} % of {one.images} recognised{taken}")
 
 

@@ -114,7 +114,7 @@ def compare_score_files(
     if (warning := below_chance(cell for line in lines for cell in line.cells.values())) is not None:
         notes.append(warning.message)
     if len(runs) > 1:
-        notes.append("The intervals speak of the choice of test images, and not of training seeds.")
+        notes.append("The intervals cover the choice of test images, not training seeds.")
     return Comparison(
         id_name=first.first.id_set.name,
         id_images=len(first.first.id_set),
