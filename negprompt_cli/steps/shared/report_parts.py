@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from negprompt_cli.config import PixelsConfig
-from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument
+from negprompt_cli.data.results.evaluations import (
+    AVERAGE,
+    EvaluationDocument,
+    Row,
+    average_over_sets,
+    figure_cells,
+)
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_average_ci
 from negprompt_cli.engine.metrics.calibration import accepting_threshold
 from negprompt_cli.engine.metrics.detection import (
@@ -18,12 +24,13 @@ from negprompt_cli.engine.metrics.detection import (
     acceptance_curve,
     area_under_roc,
     fpr_at_recall,
+    metrics_of,
 )
 from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail
 from negprompt_cli.report.thumbnails import thumbnails
 from negprompt_cli.steps.shared.class_tables import TAKEN, TALL_ROWS, class_table, interval, most_common
 from negprompt_cli.steps.shared.scored_sets import ScoredSet, ScoredSets
-from negprompt_cli.wording import percent
+from negprompt_cli.wording import cell, percent
 
 RECALL = 0.95
 UNTRAINED = "mcm-zero-shot"
@@ -116,15 +123,16 @@ def _curve(sets: ScoredSets, score: str, ood: ScoredSet) -> AcceptanceCurve:
 
 def scores_table(sets: ScoredSets) -> Table:
     """AUROC / FPR95 (ID positive) of each score on each OOD set and on average, without intervals."""
-    rows = []
+    correct, lines = sets.id_set.predictions == sets.id_set.labels, []
     for score in sets.scores:
-        curves = [_curve(sets, score, ood) for ood in sets.ood_sets]
-        pairs = [(area_under_roc(curve), fpr_at_recall(curve, RECALL)) for curve in curves]
-        pairs.append(tuple(np.mean(pairs, axis=0).tolist()))
-        rows.append([score, *(f"{percent(auroc)} / {percent(fpr)}" for auroc, fpr in pairs)])
-    return Table(
-        "All scores: AUROC / FPR95", ["score", *(ood.name for ood in sets.ood_sets), AVERAGE], rows, FPR95_NOTE
-    )
+        own = []
+        for ood in sets.ood_sets:
+            found = metrics_of(acceptance_curve(sets.id_set.scores[score], ood.scores[score], correct))
+            own.append(Row.model_validate(found.model_dump() | {"ood": ood.name, "images": len(ood), "score": score}))
+        lines.append([*own, average_over_sets(own)])
+    cells = [[cell(score), *figures] for score, figures in zip(sets.scores, figure_cells(lines), strict=True)]
+    header = ["score", *(ood.name for ood in sets.ood_sets), AVERAGE]
+    return Table("All scores: AUROC / FPR95", header, cells, FPR95_NOTE)
 
 
 def id_class_table(sets: ScoredSets) -> Table:
