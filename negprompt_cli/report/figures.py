@@ -9,7 +9,7 @@ their own legend and a white background. On a page, the pictures of a group shar
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,13 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from negprompt_cli.engine.metrics.detection import AcceptanceCurve, area_under_roc
 from negprompt_cli.report.page import Mark
 from negprompt_cli.wording import percent
 
 FloatArray = npt.NDArray[np.float64]
+Groups = Sequence[tuple[str, FloatArray]]
+"""Named sets of values (n,); the first is ID."""
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 NEGATIVE = 4
@@ -50,24 +53,6 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "negprompt",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """A named set of values (n,); the first group of a picture is ID."""
-
-    name: str
-    values: FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A ROC curve: share of OOD accepted against share of ID accepted, both (m,) and rising."""
-
-    name: str
-    ood_accepted: FloatArray
-    id_accepted: FloatArray
-    auroc: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +85,7 @@ def cloud_marks(clouds: Sequence[Cloud]) -> list[Mark]:
 def distributions(
     title: str,
     axis: str,
-    groups: Sequence[Group],
+    groups: Groups,
     *,
     threshold: float | None = None,
     size: tuple[float, float] = SIZE,
@@ -109,13 +94,13 @@ def distributions(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
-        everything = np.concatenate([group.values for group in groups])
+        everything = np.concatenate([values for _, values in groups])
         # Without this, a few extreme values would squeeze the others into one bin.
         low, high = np.quantile(everything, [0.001, 0.999])
         edges = np.linspace(low, high if high > low else low + 1e-9, BINS + 1)
-        for group, mark in zip(groups, line_marks([group.name for group in groups]), strict=True):
-            heights, _ = np.histogram(np.clip(group.values, edges[0], edges[-1]), edges, density=True)
-            colour, filled = COLOURS[mark.colour], group is groups[0]
+        for i, mark in enumerate(line_marks([name for name, _ in groups])):
+            heights, _ = np.histogram(np.clip(groups[i][1], edges[0], edges[-1]), edges, density=True)
+            colour, filled = COLOURS[mark.colour], i == 0
             if filled:
                 axes.stairs(heights, edges, fill=True, color=colour, alpha=0.35, linewidth=0, label=mark.text)
             label = None if filled else mark.text
@@ -132,22 +117,22 @@ def distributions(
     return figure
 
 
-def roc(title: str, curves: Sequence[Curve], *, lowest: float) -> Figure:
+def roc(title: str, curves: Mapping[str, AcceptanceCurve], *, lowest: float) -> Figure:
     """ROC curves, ID positive, with the AUROC of each in the legend; the share of OOD accepted on a logarithmic axis.
 
     Args:
         title: the title above the picture.
-        curves: the curves.
+        curves: the curves by name.
         lowest: left end of the axis, in (0, 1): the smallest share above 0 that this number of OOD images allows.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.19 * ((len(curves) + 1) // 2)), layout="constrained")
         axes = figure.subplots()
-        marks = line_marks([f"{curve.name} {percent(curve.auroc)}" for curve in curves])
-        for curve, mark in zip(curves, marks, strict=True):
+        marks = line_marks([f"{name} {percent(area_under_roc(curve))}" for name, curve in curves.items()])
+        for curve, mark in zip(curves.values(), marks, strict=True):
             # log(0) cannot be drawn, so the curve begins with the ID images that are accepted before any OOD image.
-            begin = int(np.searchsorted(curve.ood_accepted, 0, side="right")) - 1
-            x, y = _thinned(np.maximum(curve.ood_accepted[begin:], lowest), curve.id_accepted[begin:])
+            begin = int(np.searchsorted(curve.fallout, 0, side="right")) - 1
+            x, y = _thinned(np.maximum(curve.fallout[begin:], lowest), curve.recall[begin:])
             axes.plot(x, y, color=COLOURS[mark.colour], linestyle=mark.style, label=mark.text)
         chance = np.geomspace(lowest, 1, 60)
         axes.plot(chance, chance, color=QUIET, linewidth=0.8)

@@ -267,20 +267,16 @@ def test_names_from_data_cannot_break_the_page():
 
 def test_pictures_of_degenerate_values_can_be_drawn_and_are_the_same_each_time():
     def draw():
-        same = figures.distributions(
-            "all equal", "x", [figures.Group("ID", np.ones(3)), figures.Group("OOD", np.ones(2))]
-        )
+        same = figures.distributions("all equal", "x", [("ID", np.ones(3)), ("OOD", np.ones(2))])
         return figures.render(same, "svg")
 
     assert draw() == draw()
-    ends = np.array([0.0, 1.0])
-    many = [figures.Curve(f"score {i}", ends, ends, 0.5) for i in range(30)]
+    many = {f"score {i}": acceptance_curve([1.0], [0.0]) for i in range(30)}
     assert figures.render(figures.roc("many", many, lowest=0.01), "png").startswith(b"\x89PNG")
 
 
 def test_lines_differ_in_colour_and_style_far_beyond_one_palette():
-    ends = np.array([0.0, 1.0])
-    drawn = figures.roc("many", [figures.Curve(f"score {i}", ends, ends, 0.5) for i in range(28)], lowest=0.01)
+    drawn = figures.roc("many", {f"score {i}": acceptance_curve([1.0], [0.0]) for i in range(28)}, lowest=0.01)
     looks = [(line.get_color(), line.get_linestyle()) for line in drawn.axes[0].get_lines()[:28]]
     assert len(set(looks)) == 28
     assert all(a[0] != b[0] and a[1] != b[1] for a, b in itertools.pairwise(looks))
@@ -288,7 +284,7 @@ def test_lines_differ_in_colour_and_style_far_beyond_one_palette():
 
 def test_a_picture_in_a_page_takes_its_colours_and_keeps_its_names_to_itself():
     def draw(key):
-        groups = [figures.Group("ID", np.arange(9.0)), figures.Group('"<OOD>', np.arange(5.0))]
+        groups = [("ID", np.arange(9.0)), ('"<OOD>', np.arange(5.0))]
         return figures.inline_svg(figures.distributions("x", "x", groups), key, '"<OOD>')
 
     one, other = draw("one"), draw("other")
@@ -305,8 +301,7 @@ def test_a_picture_in_a_page_takes_its_colours_and_keeps_its_names_to_itself():
 def test_thinned_curves_keep_their_shape():
     generator = np.random.default_rng(0)
     curve = acceptance_curve(generator.normal(1, 1, 30_000), generator.normal(0, 1, 30_000))
-    whole = figures.Curve("x", curve.fallout, curve.recall, 0.76)
-    (line, *_) = figures.roc("x", [whole], lowest=1e-4).axes[0].get_lines()
+    (line, *_) = figures.roc("x", {"x": curve}, lowest=1e-4).axes[0].get_lines()
     x, y = line.get_data()
     assert len(x) < 2000
     shares = np.geomspace(1e-3, 1, 50)

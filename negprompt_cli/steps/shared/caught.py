@@ -6,7 +6,6 @@ from negprompt_cli.config import PixelsConfig
 from negprompt_cli.report.page import Gallery, Thumbnail
 from negprompt_cli.report.thumbnails import thumbnails
 from negprompt_cli.steps.shared.measure import Measured
-from negprompt_cli.steps.shared.report_parts import threshold_of
 from negprompt_cli.steps.shared.report_pictures import nearest
 from negprompt_cli.steps.shared.scored_sets import ScoredSets
 
@@ -19,7 +18,7 @@ def caught_gallery(measured: Measured, sets: ScoredSets, rules: PixelsConfig) ->
     if measured.bank.negatives is None:
         return None
     score, flat = sets.scores[0], measured.bank.negatives.flatten(0, 1)
-    threshold, per_class = threshold_of(sets, score), measured.bank.negatives.shape[1]
+    threshold, per_class = sets.threshold(score), measured.bank.negatives.shape[1]
     counts = {"ood": np.zeros(len(flat), dtype=np.int64), "id": np.zeros(len(flat), dtype=np.int64)}
     cosines, places, paths, totals = [], [], [], {"ood": 0, "id": 0}
     for i, (scored, plain) in enumerate(

@@ -18,9 +18,7 @@ from negprompt_cli.data.results.evaluations import (
     figure_cells,
 )
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_average_ci
-from negprompt_cli.engine.metrics.calibration import accepting_threshold
 from negprompt_cli.engine.metrics.detection import (
-    AcceptanceCurve,
     acceptance_curve,
     area_under_roc,
     fpr_at_recall,
@@ -29,10 +27,9 @@ from negprompt_cli.engine.metrics.detection import (
 from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail
 from negprompt_cli.report.thumbnails import thumbnails
 from negprompt_cli.steps.shared.class_tables import TAKEN, TALL_ROWS, class_table, interval, most_common
-from negprompt_cli.steps.shared.scored_sets import ScoredSet, ScoredSets
+from negprompt_cli.steps.shared.scored_sets import RECALL, ScoredSet, ScoredSets
 from negprompt_cli.wording import cell, percent
 
-RECALL = 0.95
 UNTRAINED = "mcm-zero-shot"
 THUMBNAILS = 12
 """Number of images of one set in a gallery."""
@@ -45,11 +42,6 @@ INTERVALS_NOTE = "95 % intervals over images: bootstrap, and Clopper and Pearson
 """The note below measured numbers."""
 Lines = Callable[[ScoredSet, int], Sequence[str]]
 """Returns the lines about one image of a set: its predicted class, and more if known."""
-
-
-def threshold_of(sets: ScoredSets, score: str) -> float:
-    """The threshold that accepts 95 % of the ID images."""
-    return accepting_threshold(sets.id_set.scores[score], RECALL)
 
 
 def measured_numbers(sets: ScoredSets, seed: int) -> list[Number]:
@@ -93,7 +85,7 @@ def recorded_numbers(document: EvaluationDocument, score: str) -> list[Number]:
 def answer(sets: ScoredSets) -> list[str]:
     """The answer in sentences, for the main score."""
     main, *others = sets.scores
-    fprs = {score: [fpr_at_recall(_curve(sets, score, ood), RECALL) for ood in sets.ood_sets] for score in sets.scores}
+    fprs = {score: [fpr_at_recall(sets.curve(score, ood), RECALL) for ood in sets.ood_sets] for score in sets.scores}
     means = {score: float(np.mean(values)) for score, values in fprs.items()}
     count, share = len(sets.ood_sets), percent(means[main])
     whose = (
@@ -117,10 +109,6 @@ def answer(sets: ScoredSets) -> list[str]:
     return sentences
 
 
-def _curve(sets: ScoredSets, score: str, ood: ScoredSet) -> AcceptanceCurve:
-    return acceptance_curve(sets.id_set.scores[score], ood.scores[score])
-
-
 def scores_table(sets: ScoredSets) -> Table:
     """AUROC / FPR95 (ID positive) of each score on each OOD set and on average, without intervals."""
     correct, lines = sets.id_set.predictions == sets.id_set.labels, []
@@ -138,14 +126,14 @@ def scores_table(sets: ScoredSets) -> Table:
 def id_class_table(sets: ScoredSets) -> Table:
     """A row per ID class, those with the lowest accuracy first."""
     found, score = sets.id_set, sets.scores[0]
-    accepted = found.scores[score] >= threshold_of(sets, score)
+    accepted = found.scores[score] >= sets.threshold(score)
     return class_table(f"ID classes (score {score})", found.labels, found.predictions, sets.names, accepted)
 
 
 def ood_class_tables(sets: ScoredSets) -> Iterator[Table]:
     """A table for each OOD set with classes, with a row per class, those with the most accepted images first."""
     score = sets.scores[0]
-    threshold = threshold_of(sets, score)
+    threshold = sets.threshold(score)
     for ood in sets.ood_sets:
         rows = []
         for label in np.unique(ood.labels[ood.labels >= 0]).tolist():
@@ -185,7 +173,7 @@ def _gallery(
     sets: ScoredSets, scored: ScoredSet, order: npt.NDArray[np.intp], title: str, rules: PixelsConfig, more: Lines
 ) -> Gallery:
     score, chosen = sets.scores[0], order[:THUMBNAILS].tolist()
-    threshold = threshold_of(sets, score)
+    threshold = sets.threshold(score)
     paths = [scored.paths[i] for i in chosen]
     cards = [
         Thumbnail(

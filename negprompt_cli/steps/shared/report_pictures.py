@@ -12,11 +12,11 @@ from torch import Tensor
 
 from negprompt_cli.choices import MapKind
 from negprompt_cli.data.files.atomic import atomic_write_bytes
-from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc
+from negprompt_cli.engine.metrics.detection import area_under_roc
 from negprompt_cli.report import figures
 from negprompt_cli.report.page import Mark, Picture, PictureGroup
 from negprompt_cli.steps.shared.measure import Measured, Scored
-from negprompt_cli.steps.shared.report_parts import Lines, threshold_of
+from negprompt_cli.steps.shared.report_parts import Lines
 from negprompt_cli.steps.shared.scored_sets import ScoredSet, ScoredSets
 from negprompt_cli.wording import file_name, percent
 
@@ -53,8 +53,8 @@ def score_pictures(sets: ScoredSets, drawer: Drawer) -> tuple[PictureGroup, Pict
         figure = figures.distributions(
             score,
             f"{score} (higher = more ID)",
-            [figures.Group(label, scored.scores[score]) for label, scored in sets.labelled],
-            threshold=threshold_of(sets, score),
+            [(label, scored.scores[score]) for label, scored in sets.labelled],
+            threshold=sets.threshold(score),
             size=size,
         )
         return drawer.keep(f"scores-{score}", score, f"Distributions of {score} on ID and OOD images", figure)
@@ -70,15 +70,15 @@ def score_pictures(sets: ScoredSets, drawer: Drawer) -> tuple[PictureGroup, Pict
 def roc_pictures(sets: ScoredSets, drawer: Drawer) -> PictureGroup:
     """ROC curves on each OOD set, of the main score and of those with the highest mean AUROC."""
     areas = {
-        score: float(np.mean([_curve(sets, score, i).auroc for i in range(len(sets.ood_sets))]))
+        score: float(np.mean([area_under_roc(sets.curve(score, ood)) for ood in sets.ood_sets]))
         for score in sets.scores
     }
     main, *others = sets.scores
     shown = [main, *sorted(others, key=lambda score: -areas[score])[: CURVES - 1]]
     pictures = []
-    for i, ood in enumerate(sets.ood_sets):
+    for ood in sets.ood_sets:
         lowest = max(1e-4, min(0.1, 1 / len(ood)))
-        figure = figures.roc(ood.name, [_curve(sets, score, i) for score in shown], lowest=lowest)
+        figure = figures.roc(ood.name, {score: sets.curve(score, ood) for score in shown}, lowest=lowest)
         pictures.append(drawer.keep(f"roc-{file_name(ood.name)}", ood.name, f"ROC curves on {ood.name}", figure))
     note = (
         "ID is positive. At the dotted line 95 % of ID images are accepted. The thin curve is chance. AUROC is the mean "
@@ -88,32 +88,24 @@ def roc_pictures(sets: ScoredSets, drawer: Drawer) -> PictureGroup:
     return PictureGroup("ROC curves", note, pictures, marks)
 
 
-def _curve(sets: ScoredSets, score: str, ood: int) -> figures.Curve:
-    curve = acceptance_curve(sets.id_set.scores[score], sets.ood_sets[ood].scores[score])
-    return figures.Curve(score, curve.fallout, curve.recall, area_under_roc(curve))
-
-
 def similarity_pictures(measured: Measured, sets: ScoredSets, drawer: Drawer) -> PictureGroup:
     """Cosines with the prompts (the paper's Figure 3)."""
+    labels = [label for label, _ in sets.labelled]
     pictures = [
         drawer.keep(name, title, f"Cosines with the {title}", figures.distributions(title, "cosine", groups))
-        for name, title, groups in _similarities(measured, [label for label, _ in sets.labelled])
+        for name, title, groups in _similarities(measured, labels)
     ]
     note = "Cosines of images with prompts (the paper's Figure 3)."
-    return PictureGroup(
-        "Similarity to prompts", note, pictures, figures.line_marks([label for label, _ in sets.labelled])
-    )
+    return PictureGroup("Similarity to prompts", note, pictures, figures.line_marks(labels))
 
 
-def _similarities(measured: Measured, labels: Sequence[str]) -> Iterator[tuple[str, str, list[figures.Group]]]:
+def _similarities(measured: Measured, labels: Sequence[str]) -> Iterator[tuple[str, str, figures.Groups]]:
     """File name, title and groups of each distribution of similarities."""
     bank, everything = measured.bank, (measured.id_set, *measured.ood_sets)
 
-    def groups(values: Callable[[Scored], Tensor]) -> list[figures.Group]:
-        return [
-            figures.Group(label, values(scored).double().numpy())
-            for label, scored in zip(labels, everything, strict=True)
-        ]
+    def groups(values: Callable[[Scored], Tensor]) -> figures.Groups:
+        found = [values(scored).double().numpy() for scored in everything]
+        return list(zip(labels, found, strict=True))
 
     yield "similarity-positive", "nearest positive prompt", groups(lambda s: nearest(s, bank.positives)[0])
     if bank.negatives is not None:

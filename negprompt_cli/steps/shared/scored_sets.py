@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from negprompt_cli.data.results.tables import FORMATS, form_of, read_table
+from negprompt_cli.engine.metrics.calibration import accepting_threshold
+from negprompt_cli.engine.metrics.detection import AcceptanceCurve, acceptance_curve
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("set", "role", "path", "label", "label_name", "prediction", "prediction_name", "seed")
 """Columns of a file of scores before the scores, which `score_file` writes."""
+
+RECALL = 0.95
+"""Share of the ID images that thresholds of a report accept."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -60,6 +65,14 @@ class ScoredSets:
     def labelled(self) -> list[tuple[str, ScoredSet]]:
         """All sets with the names that pictures show."""
         return [(f"ID {self.id_set.name}", self.id_set), *((f"OOD {s.name}", s) for s in self.ood_sets)]
+
+    def threshold(self, score: str) -> float:
+        """The threshold that accepts 95 % of the ID images."""
+        return accepting_threshold(self.id_set.scores[score], RECALL)
+
+    def curve(self, score: str, ood: ScoredSet) -> AcceptanceCurve:
+        """How many images of one OOD set and of the ID set each threshold accepts."""
+        return acceptance_curve(self.id_set.scores[score], ood.scores[score])
 
 
 def of_measured(measured: "Measured") -> ScoredSets:
