@@ -10,20 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from negprompt_cli.config import PixelsConfig
-from negprompt_cli.data.results.evaluations import (
-    AVERAGE,
-    EvaluationDocument,
-    Row,
-    average_over_sets,
-    figure_cells,
-)
+from negprompt_cli.data.results.evaluation_means import average_over_sets
+from negprompt_cli.data.results.evaluations import AVERAGE, EvaluationDocument, Row, figure_cells
 from negprompt_cli.engine.metrics.bootstrap import bootstrap_average_ci
-from negprompt_cli.engine.metrics.detection import (
-    acceptance_curve,
-    area_under_roc,
-    fpr_at_recall,
-    metrics_of,
-)
+from negprompt_cli.engine.metrics.detection import acceptance_curve, area_under_roc, fpr_at_recall, metrics_of
 from negprompt_cli.report.page import Gallery, Number, Table, Thumbnail
 from negprompt_cli.report.thumbnails import thumbnails
 from negprompt_cli.steps.shared.class_tables import TAKEN, TALL_ROWS, class_table, interval, most_common
