@@ -37,7 +37,6 @@ def run_calibrate(
     Raises:
         UsageError: there are too few images; classes do not match; the artifact is missing, is already calibrated or belongs
             to another model; or the score cannot be computed.
-        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with making(out, overwrite=overwrite or out == artifact.path):
         together(

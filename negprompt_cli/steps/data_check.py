@@ -80,7 +80,6 @@ def check_features(
 
     Raises:
         UsageError: `similarity` is out of range, or `labels` is true and the images have no labels.
-        NegPromptError: the model cannot be loaded.
     """
     if similarity is not None and not 0 < similarity <= 1:
         raise UsageError(f"The similarity {similarity:g} is not between 0 and 1. Use 0.9, for example.")
@@ -99,7 +98,6 @@ def write_listing(report: FeatureReport, path: Path) -> None:
     """Write every pair and every doubtful label as a row of a CSV file.
 
     Raises:
-        NegPromptError: the file cannot be written.
         UsageError: the file exists.
     """
     if path.exists():

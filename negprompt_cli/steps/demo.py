@@ -49,11 +49,9 @@ def run_demo(folder: Path, *, seed: int, overwrite: bool, progress: Progress) ->
         folder: the folder for all files.
         seed: random seed of sampling, initialisation and batch order.
         overwrite: whether files of an earlier demo may be replaced.
-        progress: receives messages.
 
     Raises:
         UsageError: `folder` has files and `overwrite` is false.
-        NegPromptError: the disk is full.
     """
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise UsageError(f"{folder} is not empty.", remedy="overwrite")

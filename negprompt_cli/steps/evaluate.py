@@ -53,15 +53,11 @@ def run_evaluate(bench: Workbench, out: Path, *, artifact: ArtifactFile, overwri
     """Score ID and OOD images and write the evaluation document to `out`.
 
     Args:
-        bench: the configuration, with its model and data.
-        out: the JSON file to write.
         artifact: any prompt artifact.
-        overwrite: whether `out` may be replaced.
 
     Raises:
         UsageError: `out` exists, the artifact is missing or belongs to another model, data are missing, classes do not
             match, or a score is unknown or cannot be computed.
-        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with making(out, overwrite=overwrite):
         measured = measure(bench, artifact, keep_features=False)

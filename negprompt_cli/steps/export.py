@@ -122,7 +122,6 @@ def run_export(scorer: Scorer, out: Path, *, form: str, half: bool = False) -> E
 
     Args:
         scorer: model, prompts, score and threshold.
-        out: the file to write.
         form: "onnx" or "pt2".
         half: store weights in float16, only for ONNX. The file is half as large and still computes in float32.
 

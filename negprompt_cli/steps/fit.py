@@ -61,7 +61,6 @@ def run_fit(
 
     Raises:
         UsageError: outputs exist, or with `resume` have another configuration; or the data are missing or have no classes.
-        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     positive, negative = folder / POSITIVE, folder / NEGATIVE
     for path in (positive, negative):

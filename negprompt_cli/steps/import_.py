@@ -21,10 +21,8 @@ def run_import(bench: Workbench, out: Path, *, checkpoint: Path, classes: Path, 
 
     Args:
         bench: its configuration names the model the contexts were learned for.
-        out: the artifact to write.
         checkpoint: a CoOp, LoCoOp or official NegPrompt checkpoint.
         classes: class names in label order, in any form that `class_list` reads.
-        overwrite: whether `out` may be replaced.
 
     Raises:
         UsageError: `out` exists, or the checkpoint is refused or does not fit the model or the class names.

@@ -94,7 +94,6 @@ def run_report(
         bench: its model serves the runs that were made with the same one.
         sources: run folders, evaluation documents, files of scores of an evaluation, or one file of rows of `score`.
         out: the folder to write.
-        options: options of the report.
         overwrite: whether an existing report may be replaced.
 
     Returns:
@@ -103,7 +102,6 @@ def run_report(
     Raises:
         UsageError: a run is not evaluated, its artifact has changed, data are missing, a file has no scores, or an option is
             wrong.
-        NegPromptError: an image is broken, or the disk is full.
     """
     for form in options.formats:
         if form not in FORMATS:

@@ -198,7 +198,6 @@ def run_reproduce(
         run: the folder for all files; reproduction.json is written into it.
         configure: returns the configuration of a preset with keys set.
         overwrite: run all jobs again; otherwise finished work is skipped.
-        progress: receives messages.
 
     Raises:
         UsageError: data are missing (the message names all of them), or an output was made with other settings.

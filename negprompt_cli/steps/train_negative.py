@@ -18,16 +18,12 @@ def run_train_negative(
     """Train negative contexts, and write `out`, its configuration and its epochs.
 
     Args:
-        bench: the configuration, with its model and data.
-        out: the artifact to write.
         positive: a positive artifact, or None for untrained positives.
-        overwrite: whether `out` may be replaced.
         resume: resume from the checkpoint next to `out`, if there is one; a finished `out` is not changed.
 
     Raises:
         UsageError: `out` exists; the positives are missing, or belong to another model or other classes; the data are
             missing; or the checkpoint to resume has another configuration, other positives or other data.
-        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     config, progress = bench.config, bench.progress
     if resume and positive:

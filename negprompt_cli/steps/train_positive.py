@@ -14,15 +14,11 @@ def run_train_positive(bench: Workbench, out: Path, *, overwrite: bool, resume: 
     """Train the positive context, and write `out`, its configuration and its epochs.
 
     Args:
-        bench: the configuration, with its model and data.
-        out: the artifact to write.
-        overwrite: whether `out` may be replaced.
         resume: resume from the checkpoint next to `out`, if there is one; a finished `out` is not changed.
 
     Raises:
         UsageError: `out` exists, the data are missing or have no classes, a name is too long, or the checkpoint to resume
             has another configuration or other data.
-        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with claimed(out):
         resumable = Resumable("positive", bench.config, out, progress=bench.progress)

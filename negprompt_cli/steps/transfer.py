@@ -52,11 +52,9 @@ def run_transfer(
 
     Args:
         bench: the configuration; its model must be the artifact's. The artifact keeps the configuration it was trained with.
-        out: the artifact to write.
         artifact: it must have negatives.
         names: the new classes.
         extend: keep the artifact's classes, before the new ones.
-        overwrite: whether `out` may be replaced.
 
     Raises:
         UsageError: `out` exists; the artifact is missing, cannot be transferred or belongs to another model; or a name is
@@ -169,14 +167,11 @@ def run_extend(
 
     Args:
         bench: the configuration; its data are the artifact's training data.
-        out: the artifact to write.
         artifact: it must have negatives and shared contexts.
         images: SPECs of images of the new classes, and optionally of old ones.
-        overwrite: whether `out` may be replaced.
 
     Raises:
         UsageError: as `run_transfer`, or images are missing, there is no new class, or a class has no held-out images.
-        NegPromptError: an image is broken, the model cannot be loaded, or the disk is full.
     """
     with making(out, overwrite=overwrite):
         source = _source(bench, artifact)

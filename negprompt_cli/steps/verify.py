@@ -119,7 +119,6 @@ def run_verify(
         retrain: train again, without the feature cache and without writing files, and compare.
         changes: dotted keys of the recorded configuration with their values here: the places of the data and the model, and
             the device.
-        progress: receives messages.
 
     Raises:
         UsageError: there is no valid artifact at `path`, or something that `changes` names does not exist.

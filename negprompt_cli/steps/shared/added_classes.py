@@ -58,7 +58,6 @@ def find_added_classes(bench: Workbench, source: Prompts, specs: Sequence[Spec])
 
     Raises:
         UsageError: images are missing, there is no new class, or a class has no held-out images.
-        NegPromptError: a file cannot be read.
     """
     known = len(source.classes)
     given = [_class_images(bench, spec, "eval") for spec in specs]

@@ -129,11 +129,7 @@ def coop_checkpoint(prompts: Prompts) -> dict[str, Any]:
 
 
 def write_coop(prompts: Prompts, path: Path) -> None:
-    """Write `coop_checkpoint`.
-
-    Raises:
-        NegPromptError: the file cannot be written.
-    """
+    """Write `coop_checkpoint`."""
     buffer = io.BytesIO()
     torch.save(coop_checkpoint(prompts), buffer)
     atomic_write_bytes(path, buffer.getvalue())

@@ -30,7 +30,6 @@ def with_corrections(bench: Workbench, images: ImageSet) -> ImageSet:
 
     Raises:
         UsageError: the folder has no record of sorting, or a class that the images do not have.
-        NegPromptError: a file cannot be read.
     """
     found = bench.corrections
     if found is None:

@@ -35,7 +35,6 @@ def extend_prompts(bench: Workbench, source: Prompts, images: Sequence[Spec]) ->
     Raises:
         UsageError: images are missing, there is no new class, a class has no held-out images, or a name is too long for the
             text tower.
-        NegPromptError: an image is broken.
     """
     found = find_added_classes(bench, source, images)
     names = [c.name for c in found.classes]

@@ -14,11 +14,7 @@ BINS = 40
 
 
 def draw_histograms(measured: Measured, path: Path, *, scores: Sequence[str]) -> Path:
-    """Draw the densities of ID images and of every OOD set for some scores; the suffix of `path` names the format.
-
-    Raises:
-        NegPromptError: the file cannot be written.
-    """
+    """Draw the densities of ID images and of every OOD set for some scores; the suffix of `path` names the format."""
     # The object interface needs no display and does not touch pyplot's global state.
     from matplotlib.figure import Figure
 

@@ -252,7 +252,6 @@ def carry_over(bench: Workbench, source: Prompts, classes: tuple[ClassLabel, ...
     """The contexts of an artifact for other class names, with the ID statistics adapted to these names.
 
     Args:
-        bench: the model of `source`.
         source: prompts with negatives and shared contexts.
         classes: the other classes.
 

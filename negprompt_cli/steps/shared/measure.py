@@ -93,7 +93,6 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     """Score the ID and OOD images of the workbench's configuration with an artifact.
 
     Args:
-        bench: model and configuration.
         artifact: any prompt artifact.
         keep_features: whether the image sets keep their features, which take most of the memory, after scoring.
 

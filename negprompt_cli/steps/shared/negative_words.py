@@ -55,7 +55,6 @@ def choose_words(
     """Choose negative words.
 
     Args:
-        bench: model and configuration.
         prompts: the artifact whose classes are ID.
         classes: (K, F) zero-shot features of the class names.
         choices: names in `CHOICES`.

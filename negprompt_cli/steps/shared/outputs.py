@@ -58,7 +58,6 @@ def write_training(learned: Learned, out: Path, *, overwrite: bool) -> TrainingR
     """Write a learned artifact, with its configuration and its epochs next to it.
 
     Raises:
-        NegPromptError: a file cannot be written.
         UsageError: the artifact exists and `overwrite` is false.
     """
     prompts = save_prompts(learned.prompts, out, overwrite=overwrite)

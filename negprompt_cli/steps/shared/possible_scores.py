@@ -20,7 +20,6 @@ def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...]
     """The names of the scores that can be computed, and the reasons for the others by name; reports these.
 
     Args:
-        bench: model and configuration.
         prompts: the artifact; neither prompts nor images are encoded.
     """
     reasons: dict[str, str | None] = {need: why(bench, prompts) for need, why in _WHY_NOT.items()}

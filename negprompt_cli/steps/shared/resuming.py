@@ -59,10 +59,8 @@ class Resumable:
 
     Args:
         stage: 'positive' or 'negative'.
-        config: the resolved configuration.
         out: the artifact that the training writes.
         positives: stage 2's positive artifact; None for untrained positives, and for stage 1.
-        progress: receives messages.
         clock: returns seconds, for the time between checkpoints.
     """
 

@@ -26,11 +26,7 @@ def check_score_file(path: Path, *, overwrite: bool) -> None:
 
 
 def save_scores(path: Path, measured: Sequence[Measured]) -> None:
-    """Write one row per image and artifact; `check_score_file` checks the path.
-
-    Raises:
-        NegPromptError: the file cannot be written.
-    """
+    """Write one row per image and artifact; `check_score_file` checks the path."""
     kinds = {**dict.fromkeys(COLUMNS, str), "seed": int, **dict.fromkeys(measured[0].scores, float)}
     write_table(path, form_of(path), kinds, (row for one in measured for row in image_rows(one)))
 

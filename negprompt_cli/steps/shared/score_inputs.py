@@ -30,7 +30,6 @@ def make_score_inputs(
     """Encode an artifact's prompts, and the other inputs that the scores need.
 
     Args:
-        bench: model and configuration.
         prompts: an artifact of the model.
         scores: names of the scores.
         template: the zero-shot template; None for the configured one.

@@ -149,9 +149,6 @@ def write_score_page(path: Path, rows: PageRows, judged: Judged, *, title: str, 
         judged: how they were judged.
         title: the heading.
         rules: how image files are read, for thumbnails.
-
-    Raises:
-        NegPromptError: the page cannot be written.
     """
     atomic_write_text(path, render("score", title=title, **page_values(rows, judged, rules)))
 

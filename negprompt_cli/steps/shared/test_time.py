@@ -36,7 +36,6 @@ def stream_scores(bench: Workbench, bank: ScoreInputs, id_set: EncodedSet, ood: 
     """Score a stream of ID and OOD images in every configured order; empty if no test-time score is configured.
 
     Args:
-        bench: model and configuration.
         bank: the inputs of scores, with zero-shot features and words.
         id_set: ID images.
         ood: OOD images.

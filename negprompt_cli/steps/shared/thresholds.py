@@ -69,7 +69,6 @@ def held_out_accuracy(bench: Workbench, prompts: Prompts) -> HeldOut:
 
     Raises:
         UsageError: there are no such images, or their classes do not match.
-        NegPromptError: an image is broken.
     """
     images = match_classes(held_out_images(bench), prompts.classes)
     encoded = bench.encode(images)
@@ -103,11 +102,9 @@ def calibrate_prompts(bench: Workbench, prompts: Prompts, options: CalibrateOpti
     Args:
         bench: the configuration; its data are held-out ID images of the prompts' classes.
         prompts: prompts of the loaded model; their threshold, if they have one, is ignored.
-        options: options of the choice.
 
     Raises:
         UsageError: there are too few images, classes do not match, or the score cannot be computed.
-        NegPromptError: an image is broken.
     """
     spec = bench.config.data.spec
     # Without this, a calibrated score would use its old threshold.
@@ -134,12 +131,10 @@ def calibrate_on(
         bench: the model, and the temperature and template of the score.
         prompts: prompts without a threshold.
         images: held-out ID images with labels that index the prompts' classes; at least as many as `require_enough` needs.
-        options: options of the choice.
         data: name of the images.
 
     Raises:
         UsageError: there are too few images, or the score cannot be computed.
-        NegPromptError: an image is broken.
     """
     scorer = make_scorer(bench, prompts, score=options.score or default_score(prompts))
     encoded = bench.encode(images)
@@ -174,7 +169,6 @@ def calibrate_scorer(
     Args:
         scorer: the scorer that judged them.
         judged: their scores and predictions.
-        options: options of the choice.
         data: name of the images.
         files_sha256: digest of the list of image files; empty for features without files.
 

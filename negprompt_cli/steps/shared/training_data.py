@@ -24,7 +24,6 @@ def find_training_images(bench: Workbench, known: tuple[ClassLabel, ...] | None 
     """Find the training images of the configured ID data, training classes, shots and corrections; opens no image.
 
     Args:
-        bench: the workbench.
         known: classes of the positive artifact, to which the images' classes are matched; None without one.
 
     Raises:
@@ -59,7 +58,6 @@ def positive_data(bench: Workbench) -> TrainingData:
 
     Raises:
         UsageError: there are no such data, a class has no images, or a name is too long for the text tower.
-        NegPromptError: an image is broken, or the model cannot be loaded.
     """
     images = find_training_images(bench)
     context = start_context(bench, len(images.classes)).shape[-2]
@@ -70,12 +68,10 @@ def negative_data(bench: Workbench, source: ArtifactFile | None) -> tuple[Traini
     """The training data of stage 2, and its positives.
 
     Args:
-        bench: the workbench.
         source: a positive artifact, or None for untrained positives.
 
     Raises:
         UsageError: there are no such data, a name is too long, or the positives belong to another model or other classes.
-        NegPromptError: an image is broken, or the model cannot be loaded.
     """
     images = find_training_images(bench, source.prompts.classes if source else None)
     clip = bench.clip
@@ -96,7 +92,6 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, 
     """Features of the training images on the training device.
 
     Args:
-        bench: the workbench.
         images: images with classes.
         context: number of context vectors before the class names.
         patches: whether to compute patch features too.
@@ -104,7 +99,6 @@ def encode_training_images(bench: Workbench, images: ImageSet, *, context: int, 
     Raises:
         UsageError: a name is too long for that context (checked before any image is read), or the model has no patch
             features.
-        NegPromptError: an image is broken, or the model cannot be loaded.
     """
     clip = bench.clip
     tokenize_prompts([c.name for c in images.classes], clip.tokenizer, clip.plan, context=context)

@@ -20,7 +20,6 @@ def training_images(bench: Workbench, prompts: Prompts, scores: Sequence[str]) -
     """The artifact's training images, not encoded yet, and the workbench that found them.
 
     Args:
-        bench: model and configuration.
         prompts: the artifact.
         scores: names of the scores that need them, for messages.
 

@@ -20,7 +20,6 @@ class WordPairs:
     """Maps places (n, 2) of a class name and a word to the L2-normalised features (n, D) of "<name> and <word>".
 
     Args:
-        bench: the model at hand.
         names: the class names.
         words: the words.
         template: the zero-shot template or ensemble.

@@ -26,11 +26,7 @@ def check_words_file(path: Path, scores: Sequence[str], *, overwrite: bool) -> N
 
 
 def save_words(path: Path, measured: Sequence[Measured]) -> None:
-    """Write the words of every choice, in the order of the scores.
-
-    Raises:
-        NegPromptError: the file cannot be written.
-    """
+    """Write the words of every choice, in the order of the scores."""
     lines = [csv_line(COLUMNS)]
     for one in measured:
         # Test-time scores have the words of neglabel; scores that share words have them under the first one's name.

@@ -106,7 +106,6 @@ class Workbench:
     """Devices, model and data of one configuration, each loaded when it is first used.
 
     Args:
-        config: the resolved configuration.
         progress: receives messages about what is loaded and found.
         clip: the configured model if it is already loaded; it is used unchanged, on its own device.
         remember: keep the features of whole image sets in memory, for several artifacts on the same images.
