@@ -242,29 +242,23 @@ class Training:
     )
 
 
-class _Command(TyperCommand):
-    """A command whose help page does not name Python types."""
+class _WithoutTypes:
+    """A command, or a group of commands, whose help page does not name Python types."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters of the page."""
-        return _without_types(super().get_params(ctx))
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if isinstance(parameter, TyperArgument):  # its metavar is its name
+                vars(parameter)["display_type_rich"] = lambda ctx: None
+            elif parameter.name == "help":
+                parameter.metavar = ""
+        return parameters
 
 
-class _Group(TyperGroup):
-    """The same for a group of commands."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters of the page."""
-        return _without_types(super().get_params(ctx))
+class _Command(_WithoutTypes, TyperCommand): ...
 
 
-def _without_types(parameters: list[Any]) -> list[Any]:
-    for parameter in parameters:
-        if isinstance(parameter, TyperArgument):  # its metavar is its name
-            vars(parameter)["display_type_rich"] = lambda ctx: None
-        elif parameter.name == "help":
-            parameter.metavar = ""
-    return parameters
+class _Group(_WithoutTypes, TyperGroup): ...
 
 
 def group(name: str) -> typer.Typer:

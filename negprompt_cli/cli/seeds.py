@@ -1,16 +1,12 @@
 """`--seeds 1,2,3`: one command for several seeds, its printed results, and the options it excludes. Imports no torch."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from negprompt_cli import schemas
-from negprompt_cli.cli.console import Talk
 from negprompt_cli.cli.options import Common, option, split_commas
-from negprompt_cli.cli.training import training_facts
 from negprompt_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from negprompt_cli.steps.shared.outputs import TrainingResult
+    pass
 
 SEEDS = option("Several seeds, e.g. 1,2,3, each in a folder <run>/seed-N.", metavar="SEEDS")
 
@@ -40,12 +36,3 @@ def parse_seeds(text: str | None, common: Common, **excluded: Any) -> tuple[int,
             f"--{given[0]} cannot be used with --seeds, which writes files with their usual names into <run>/seed-N/."
         )
     return seeds
-
-
-def print_training_seeds(talk: Talk, results: Sequence["TrainingResult"]) -> None:
-    """Print where the seeds' artifacts are, or one JSON document with --json."""
-    if talk.as_json:
-        talk.document({"schema": schemas.TRAINING_SEEDS, "seeds": [training_facts(result) for result in results]})
-    else:
-        for result in results:
-            talk.made(result.path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Training, option
-from negprompt_cli.cli.seeds import SEEDS, parse_seeds, print_training_seeds
-from negprompt_cli.cli.training import RESUME, print_training, resumable
+from negprompt_cli.cli.seeds import SEEDS, parse_seeds
+from negprompt_cli.cli.training import RESUME, print_trainings, resumable
 from negprompt_cli.data.results.runs import NEGATIVE, POSITIVE, ZERO_SHOT
 from negprompt_cli.loss_presets import LossName
 
@@ -62,17 +62,14 @@ def train_negative(
         source = each[many[0]]
     config = source.configure(asked, "model", "positive") if source else asked.config()
     start_processes(config)
+    from negprompt_cli.steps.seeds import train_negative_seeds
     from negprompt_cli.steps.shared.workbench import Workbench
     from negprompt_cli.steps.train_negative import run_train_negative
 
     bench, more = Workbench(config, talk), {"overwrite": common.overwrite, "resume": resume}
-    if many:
-        from negprompt_cli.steps.seeds import train_negative_seeds
-
-        with resumable():
-            results = train_negative_seeds(bench, folder, positives=each, **more)
-        print_training_seeds(talk, results)
-        return
     with resumable():
-        result = run_train_negative(bench, out or folder / NEGATIVE, positive=source, **more)
-    print_training(talk, result)
+        if many:
+            results = train_negative_seeds(bench, folder, positives=each, **more)
+        else:
+            results = [run_train_negative(bench, out or folder / NEGATIVE, positive=source, **more)]
+    print_trainings(talk, results, several=bool(many))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from negprompt_cli.cli.launch import start_processes
 from negprompt_cli.cli.options import Common, Training, option
-from negprompt_cli.cli.seeds import SEEDS, parse_seeds, print_training_seeds
-from negprompt_cli.cli.training import RESUME, print_training, resumable
+from negprompt_cli.cli.seeds import SEEDS, parse_seeds
+from negprompt_cli.cli.training import RESUME, print_trainings, resumable
 from negprompt_cli.data.results.runs import POSITIVE
 from negprompt_cli.errors import UsageError
 
@@ -50,19 +50,15 @@ def train_positive(
     start_processes(config)
     talk = common.talk()
     many = parse_seeds(seeds, common, out=out)
+    from negprompt_cli.steps.seeds import train_positive_seeds
     from negprompt_cli.steps.shared.workbench import Workbench
+    from negprompt_cli.steps.train_positive import run_train_positive
 
     bench, folder = Workbench(config, talk), common.run_folder(asked)
     more = {"overwrite": common.overwrite, "resume": resume}
-    if many:
-        from negprompt_cli.steps.seeds import train_positive_seeds
-
-        with resumable():
-            results = train_positive_seeds(bench, folder, seeds=many, **more)
-        print_training_seeds(talk, results)
-        return
-    from negprompt_cli.steps.train_positive import run_train_positive
-
     with resumable():
-        result = run_train_positive(bench, out or folder / POSITIVE, **more)
-    print_training(talk, result)
+        if many:
+            results = train_positive_seeds(bench, folder, seeds=many, **more)
+        else:
+            results = [run_train_positive(bench, out or folder / POSITIVE, **more)]
+    print_trainings(talk, results, several=bool(many))

@@ -79,7 +79,7 @@ def _terminate(_signal: int, _frame: Any) -> NoReturn:
     raise _Terminated
 
 
-def training_facts(result: "TrainingResult") -> dict[str, Any]:
+def _training_facts(result: "TrainingResult") -> dict[str, Any]:
     """A training as JSON values."""
     prompts = result.prompts
     return {
@@ -95,8 +95,25 @@ def training_facts(result: "TrainingResult") -> dict[str, Any]:
     }
 
 
-def print_training(talk: Talk, result: "TrainingResult") -> None:
-    """Print a summary on stderr; on stdout the JSON document with --json, or the path with -q."""
+def print_trainings(talk: Talk, results: Sequence["TrainingResult"], *, several: bool) -> None:
+    """Print a summary of one training, or where the artifacts of several seeds are; one JSON document with --json.
+
+    Args:
+        talk: prints.
+        results: one training, or one for each seed of --seeds.
+        several: whether there was --seeds.
+    """
+    if not several:
+        _print_training(talk, results[0])
+        return
+    if talk.as_json:
+        talk.document({"schema": schemas.TRAINING_SEEDS, "seeds": [_training_facts(result) for result in results]})
+    else:
+        for result in results:
+            talk.made(result.path)
+
+
+def _print_training(talk: Talk, result: "TrainingResult") -> None:
     prompts, last = result.prompts, result.prompts.training[-1]
     rows = [
         ("classes", str(len(prompts.classes))),
@@ -109,4 +126,4 @@ def print_training(talk: Talk, result: "TrainingResult") -> None:
         rows.insert(2, ("negatives per class", str(prompts.negatives_per_class)))
         rows.insert(3, ("loss preset", prompts.config.negative.loss.name))
     talk.facts(f"{last.stage.capitalize()} prompts", rows)
-    talk.result(result.path, {"schema": schemas.TRAINING, **training_facts(result)})
+    talk.result(result.path, {"schema": schemas.TRAINING, **_training_facts(result)})

@@ -63,6 +63,15 @@ class Comparison:
     paired_with: str | None = None
 
     @property
+    def labels(self) -> list[str]:
+        """The headings of the columns that name a line."""
+        return ["run", "score"] if len(self.differing) > 1 else ["score"]
+
+    def label(self, line: Line) -> list[str]:
+        """The name of a line, in these columns."""
+        return [getattr(line, heading) for heading in self.labels]
+
+    @property
     def differing_names(self) -> list[str]:
         """Names of the facts that differ."""
         return list(next(iter(self.differing.values())))
@@ -111,14 +120,13 @@ def figures_table(comparison: Comparison, *, facts: bool = True) -> tuple[list[s
         comparison: the comparison.
         facts: whether there are columns for the facts that differ between the runs.
     """
-    several = len(comparison.differing) > 1
     names = comparison.differing_names if facts else []
-    labels = [*(["run"] if several else []), "score", *names]
+    labels = [*comparison.labels, *names]
     mine = [[line.cells.get(name) for name in comparison.sets] for line in comparison.lines]
     figures = figure_cells(mine, fpr=comparison.fpr_key, intervals=False)
     rows: list[list[Cell]] = []
     for line, cells in zip(comparison.lines, figures, strict=True):
-        named = [*([line.run] if several else []), line.score, *(line.facts[name] for name in names)]
+        named = [*comparison.label(line), *(line.facts[name] for name in names)]
         own = [] if comparison.accuracy else [_accuracy(line)]
         rows.append([*map(cell, (*named, *own)), *cells])
     return [*labels, *([] if comparison.accuracy else ["ID acc."]), *comparison.sets], rows, len(labels)
@@ -128,16 +136,12 @@ def streams_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cel
     """Scores that learn from the test images, as title, header and rows; None if there are none."""
     if not comparison.streams:
         return None
-    several = len(comparison.differing) > 1
-    rows = [
-        [*map(cell, [*([line.run] if several else []), line.score]), *_stream_cells(comparison, line)]
-        for line in comparison.streams
-    ]
+    rows = [[*map(cell, comparison.label(line)), *_stream_cells(comparison, line)] for line in comparison.streams]
     title = (
         f"{STREAMS}: AUROC / FPR95, per cent, mean ± standard deviation over orders of the images. Do not compare them with "
         "the scores above"
     )
-    return title, [*(["run"] if several else []), "score", *comparison.sets], rows
+    return title, [*comparison.labels, *comparison.sets], rows
 
 
 def _stream_cells(comparison: Comparison, line: Line) -> list[Cell]:
@@ -187,14 +191,14 @@ def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]
     ]
     if not found:
         return None
-    several, sets = len(comparison.differing) > 1, ood is None
+    sets = ood is None
     # One baseline for all is in the title.
     own = comparison.paired_with is None and len({versus.baseline for _, _, versus in found}) > 1
-    header = ["run"] * several + ["score"] + ["OOD set"] * sets + ["against"] * own + ["AUROC", "p", "FPR95"]
+    header = comparison.labels + ["OOD set"] * sets + ["against"] * own + ["AUROC", "p", "FPR95"]
     rows = []
     for line, name, versus in found:
         gap = getattr(versus, comparison.fpr_key)
-        labels = [line.run] * several + [line.score] + [name] * sets + [versus.baseline] * own
+        labels = comparison.label(line) + [name] * sets + [versus.baseline] * own
         rows.append([cell(text) for text in (*labels, versus.auroc.text(), versus.auroc.p_text(), gap.text())])
     over = "" if sets else ", mean over the OOD sets"
     baseline = "each run's best baseline" if own else f"{found[0][2].baseline}, the best baseline here,"

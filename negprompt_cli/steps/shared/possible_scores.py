@@ -1,6 +1,6 @@
 """The scores that can be computed here, for the name `all`, and why the others cannot be computed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from negprompt_cli.data.results.artifacts import Prompts
@@ -22,7 +22,7 @@ def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...]
     Args:
         prompts: the artifact; neither prompts nor images are encoded.
     """
-    reasons: dict[str, str | None] = {need: why(bench, prompts) for need, why in _WHY_NOT.items()}
+    reasons = _reasons(bench, prompts)
     classes = len(prompts.classes)
     left_out: dict[str, str] = {}
     for name in score_names():
@@ -42,41 +42,28 @@ def possible_scores(bench: Workbench, prompts: Prompts) -> tuple[tuple[str, ...]
     return tuple(name for name in score_names() if name not in left_out), left_out
 
 
-def _no_negatives(bench: Workbench, prompts: Prompts) -> str | None:
-    return "the artifact has only positive prompts" if prompts.negative is None else None
-
-
-def _no_words(choice: str, bench: Workbench, prompts: Prompts) -> str | None:
-    reason = _refusal(lambda: check_choice(bench.config.evaluate, prompts, choice))
-    return _no_training_images(bench, prompts) if reason is None and choice == "words_by_images" else reason
-
-
-def _no_training_images(bench: Workbench, prompts: Prompts) -> str | None:
+def _reasons(bench: Workbench, prompts: Prompts) -> dict[str, str | None]:
+    """Why each thing that some scores need is missing here; None if it is not."""
     asking = [name for name in score_names() if "train_features" in find_score(name).requires]
-    return _refusal(lambda: training_images(bench, prompts, asking))
-
-
-def _no_local_features(bench: Workbench, prompts: Prompts) -> str | None:
-    reason = why_no_local_features(bench.clip.model)
-    return f"{bench.clip.identity.name} has no local (patch) features, because {reason}" if reason else None
+    no_images = _refusal(partial(training_images, bench, prompts, asking))
+    no_words = {choice: _refusal(partial(check_choice, bench.config.evaluate, prompts, choice)) for choice in CHOICES}
+    local = why_no_local_features(bench.clip.model)
+    return {
+        "negatives": "the artifact has only positive prompts" if prompts.negative is None else None,
+        **no_words,
+        "words_by_images": no_words["words_by_images"] or no_images,
+        "train_features": no_images,
+        "local_features": local and f"{bench.clip.identity.name} has no local (patch) features, because {local}",
+        "pair_features": (
+            "it encodes up to 25 texts for each image, which takes long, so it is computed only where it is named"
+        ),
+    }
 
 
 def _refusal(look: Callable[[], object]) -> str | None:
-    """The first line of the error that `look` raises, or None."""
+    """The message of the error that `look` raises, or None."""
     try:
         look()
     except UsageError as error:
         return str(error)
     return None
-
-
-_WHY_NOT: Mapping[str, Callable[[Workbench, Prompts], str | None]] = {
-    "negatives": _no_negatives,
-    **{choice: partial(_no_words, choice) for choice in CHOICES},
-    "train_features": _no_training_images,
-    "local_features": _no_local_features,
-    "pair_features": lambda bench, prompts: (
-        "it encodes up to 25 texts for each image, which takes long, so it is computed only where it is named"
-    ),
-}
-"""What some scores need, and the functions that return why it is missing here."""
