@@ -1,5 +1,6 @@
 """Fixtures that many tests share: the real assets where they are, and tiny random models where they are not needed."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 # How long an example takes says something about what else the machine does.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
+
+# As the command line has it: what is imported lives as long as the tests.
+gc.set_threshold(5_000)
 
 # The models of the tests are so small that a second thread only gets in the way.
 torch.set_num_threads(1)

@@ -56,6 +56,7 @@ def test_from_images_to_a_detector_that_is_kept(
 
     # Fit on ten classes.
     model = ["--model", f"local-dir:{lite_clip_folder}"]
+    model += [f"--set={stage}.schedule.epochs=10" for stage in ("positive", "negative")]
     fitted = told("fit", "photos", *model, "--run", "runs/photos", "--acceptance", 0.9)
     assert len(fitted["classes"]) == 10
     assert (fitted["training"]["images"], fitted["held_out"]["images"]) == (10 * TRAIN, 10 * HELD_OUT)
