@@ -20,7 +20,7 @@ from negprompt_cli.data.sets.catalogue import built_in, load_catalogue
 from negprompt_cli.data.sets.classnames import ClassLabel, label_classes
 from negprompt_cli.data.sets.filekinds import LeftOut, merged
 from negprompt_cli.data.sets.imagepaths import ImagePaths
-from negprompt_cli.data.sets.layouts import Role, Source, found_instead
+from negprompt_cli.data.sets.layouts import ROLES, Role, Source, found_instead
 from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.naming import name_numbered, read_class_names
 from negprompt_cli.data.sets.packed import container_size, is_item
@@ -154,10 +154,9 @@ def load_image_set(
         facts: dict[str, Any] = {"spec": parsed.text, "role": role, "reasons": left_out.by_reason()}
         decisions.append(Decision("files-left-out", f"left out: {left}", facts))
     if source.halve:
-        part = "training" if role == "train" else "evaluation"
         said = (
             f"{parsed.base} has no separate training and evaluation images, so each class is split in half, "
-            f"deterministically. The {part} half has {len(paths)} images."
+            f"deterministically. {len(paths)} are {ROLES[role]}."
         )
         facts = {"spec": parsed.text, "role": role, "images": len(paths), "share": 0.5, "seed": SPLIT_SEED}
         decisions.append(Decision("split", said, facts))
@@ -212,7 +211,7 @@ def _missing_images(
         return []
     has = {key: left_out[key].text(beside=True) for key in empty if key in left_out}
     named = [f"{key} (has {has[key]})" if has.get(key) else key for key in empty]
-    said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no images for {role}: {some_of(named)}"
+    said = f"{len(empty)} of {len(keys)} classes of {spec.text} have no {ROLES[role]}: {some_of(named)}"
     if role == "train":
         raise EmptyClasses(f"{said}. Add images, remove the empty folders, or select the other classes with '#'.")
     return [

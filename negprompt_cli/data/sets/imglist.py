@@ -16,7 +16,7 @@ from negprompt_cli.data.sets.classnames import class_label, imagenet_wnids, is_w
 from negprompt_cli.data.sets.filekinds import LeftOut, system_part
 from negprompt_cli.data.sets.image_list import read_image_list
 from negprompt_cli.data.sets.image_records import ImageList, Line
-from negprompt_cli.data.sets.layouts import Role, Source
+from negprompt_cli.data.sets.layouts import ROLES, Role, Source
 from negprompt_cli.data.sets.list_places import one_path, place_images
 from negprompt_cli.data.sets.matching import Known, clean, fold
 from negprompt_cli.data.sets.naming import names_by_label
@@ -91,7 +91,7 @@ def listed_source(
     left_out = LeftOut()
     chosen = list(_of_role(listed, role, left_out))
     if not chosen:
-        raise UsageError(f"{file} lists no image for {role}: all {len(listed.lines)} images are labelled OOD.")
+        raise UsageError(f"{file} lists no {ROLES[role]}: all {len(listed.lines)} images are labelled OOD.")
     chosen, apart, said = _part_of_role(listed, chosen, role, kind)
     decisions += said
     folder, chosen, said = place(chosen)
@@ -102,7 +102,7 @@ def listed_source(
     layout = layout or f"list {file} of images below {folder}"
     count = len(listed.lines) - sum(left_out.counts.values())
     if len(chosen) < count:
-        text = f"{file} lists {count} images; {len(chosen)} are for {role}"
+        text = f"{file} lists {count} images; {len(chosen)} of them are {ROLES[role]}"
         facts = {"file": str(file), "listed": count, "used": len(chosen), "role": role}
         decisions.append(Decision("files-left-out", text, facts))
     keyed = _key_labels(file, chosen, class_names, index_keys)
@@ -112,7 +112,7 @@ def listed_source(
         if listed.unclear:
             fault += f" {listed.unclear}"
         elif len(bare) == len(chosen):
-            fault = f"None of the {len(chosen)} images of {file} for {role} has a class."
+            fault = f"None of the {len(chosen)} {ROLES[role]} of {file} has a class."
         elif class_names is not None and not bare:
             numbers = sorted({line.label for line in chosen if line.label is not None})
             fault = f"{class_names} has no names for the labels of {file}, which are {some_of(numbers)}."
@@ -343,9 +343,9 @@ def _part_of_role(
     if role == "ood" and evaluation is None:
         return lines, True, []
     if part is None or not counts[part]:
-        raise UsageError(f"{file} has no images for {role}: its parts are {some_of(sorted(counts))}.")
+        raise UsageError(f"{file} has no {ROLES[role]}: its parts are {some_of(sorted(counts))}.")
     counted = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    text = f"{file} names the parts of its images ({counted}); {role} uses {part}."
+    text = f"{file} names the parts of its images ({counted}); the {ROLES[role]} are those of {part}."
     facts = {"file": str(file), "parts": dict(counts), "role": role, "part": part}
     return [line for line in lines if line.part == part], True, [Decision("split", text, facts)]
 

@@ -7,7 +7,7 @@ time, so memory does not grow with the number of images. The order is by code po
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,8 @@ from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.wording import some_of
 
 Role = Literal["train", "eval", "ood"]
+ROLES: Mapping[Role, str] = {"train": "training images", "eval": "evaluation images", "ood": "OOD images"}
+"""How messages call the images of each role."""
 
 _STEP_INTO = ("images", "ILSVRC/Data/CLS-LOC")
 _EVALUATION: tuple[Part, ...] = ("val", "test")

@@ -1,7 +1,7 @@
 """What every step needs and should load only once: devices, the model, image sets and their features."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shar
 from negprompt_cli.data.encoding.text_features import text_features
 from negprompt_cli.data.results.corrections import Corrections, find_corrections
 from negprompt_cli.data.sets.imagesets import ImageSet, Role, load_image_set
+from negprompt_cli.data.sets.layouts import ROLES
 from negprompt_cli.data.sets.spec import Spec, parse_spec, user_path
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip
@@ -34,10 +35,6 @@ from negprompt_cli.steps.shared.templates import encode_zero_shot
 
 MAX_AUTO_BYTES = 3 << 30
 """Largest memory of 'auto' for text activations on a CPU: enough for 1000 classes x 2 on a ViT-B/16 without recomputing."""
-
-
-ROLES: Mapping[Role, str] = {"train": "Training images", "eval": "Evaluation images", "ood": "OOD images"}
-"""Names of the roles of image sets in messages."""
 
 
 class _Machine:
@@ -200,7 +197,7 @@ class Workbench:
             catalogue=Path(data.catalogue) if data.catalogue else None,
         )
         count = f"{len(images)} images" + (f" of {len(images.classes)} classes" if images.classes else "")
-        self.progress.say(f"{ROLES[role]}: {images.name}, {count} ({images.layout})")
+        self.progress.say(f"{ROLES[role][0].upper()}{ROLES[role][1:]}: {images.name}, {count} ({images.layout})")
         for decision in images.decisions:
             self.decide(decision)
         self._sets[spec, role] = images

@@ -179,7 +179,7 @@ def test_parts_of_coops_split_files(tmp_path: Path) -> None:
         "part": "test",
     }
     only = write(tmp_path / "only.json", json.dumps({"train": entries}).encode())
-    with pytest.raises(UsageError, match="no images for eval"):
+    with pytest.raises(UsageError, match="no evaluation images"):
         load(only, "eval")
 
 

@@ -171,7 +171,7 @@ def test_a_plain_list_takes_folders_as_classes_or_has_none(tmp_path: Path) -> No
     assert [c.key for c in load(folders, "train").classes] == ["cat", "dog"]
     flat = write(tmp_path / "b.txt", b"flat1.jpg\ndog/1.jpg\n")
     assert load(flat, "ood").labels.tolist() == [-1, -1]
-    with pytest.raises(UsageError, match=r"None of the 2 images of .* has a class"):
+    with pytest.raises(UsageError, match=r"None of the 2 training images of .* has a class"):
         load(flat, "train")
 
 
@@ -181,7 +181,7 @@ def test_ood_labels_choose_the_images_of_a_role(tmp_path: Path) -> None:
     assert relatives(load(file).paths, tmp_path) == ["cat/1.jpg", "dog/1.jpg"]
     assert relatives(load(file, "ood").paths, tmp_path) == ["x/1.jpg", "y/1.jpg"]
     only = write(tmp_path / "only-val.txt", b"x/1.jpg -1\n")
-    with pytest.raises(UsageError, match="lists no image for eval"):
+    with pytest.raises(UsageError, match="lists no evaluation images"):
         load(only)
 
 

@@ -93,7 +93,7 @@ def test_foldered_imagenet(layout: str, foldered: Path, tmp_path: Path) -> None:
     assert images.layout.startswith(f"{layout.split(',')[0].split(' in ')[0]} layout: ")
     train = load_image_set("imagenet#0,1,999", role="train", data_root=tmp_path)
     assert [path.parent.name for path in train.paths] == [WNIDS[0], WNIDS[1], WNIDS[999]]
-    with pytest.raises(UsageError, match="997 of 1000 classes of imagenet have no images"):
+    with pytest.raises(UsageError, match="997 of 1000 classes of imagenet have no training images"):
         load_image_set("imagenet", role="train", data_root=tmp_path)
 
 

@@ -253,7 +253,7 @@ def test_columns_of_datasets_of_hugging_face(tmp_path: Path) -> None:
         listed(saved("none", label=(labels, names)))
     unlabelled = saved("unlabelled", image=(of_files, datasets.Image()), label=([-1] * 4, names))
     assert not loaded(unlabelled, "ood").classes
-    with pytest.raises(UsageError, match=r"None of the 4 images of .* for eval has a class"):
+    with pytest.raises(UsageError, match=r"None of the 4 evaluation images of .* has a class"):
         loaded(unlabelled, "eval")
 
 
