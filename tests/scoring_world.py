@@ -13,7 +13,7 @@ from negprompt_cli.cli import app
 from negprompt_cli.config import ModelConfig, load_config
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.results.artifacts import Calibration, Prompts, save_prompts
-from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.demo.model import unpack_model
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute

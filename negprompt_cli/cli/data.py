@@ -104,7 +104,7 @@ def check(
     if listing and listing.exists():
         raise UsageError(f"{listing} exists. Choose another file with --listing.")
     from negprompt_cli.data.prepare.check import check_data
-    from negprompt_cli.data.sets.imagesets import split_specs
+    from negprompt_cli.data.sets.spec import split_specs
 
     talk = common.talk()
     # The check of files reports broken images.

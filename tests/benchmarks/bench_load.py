@@ -25,7 +25,7 @@ from negprompt_cli.config import Config, ModelConfig
 from negprompt_cli.data.encoding.feature_cache import FeatureStore, StoreKey, image_keys
 from negprompt_cli.data.encoding.models import load_clip
 from negprompt_cli.data.results.artifacts import Prompts, save_prompts
-from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.clip import Clip
 from negprompt_cli.engine.devices import choose_compute
 from negprompt_cli.progress import Silent

@@ -29,7 +29,7 @@ from negprompt_cli.config import Config, parse_config
 from negprompt_cli.data.files.atomic import atomic_write_bytes
 from negprompt_cli.data.results.checkpoints import content_digest
 from negprompt_cli.data.results.provenance import versions
-from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import UsageError, first_fault, first_line

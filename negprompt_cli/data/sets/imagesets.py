@@ -24,26 +24,11 @@ from negprompt_cli.data.sets.layouts import ROLES, Role, Source, found_instead
 from negprompt_cli.data.sets.matching import fold
 from negprompt_cli.data.sets.naming import name_numbered, read_class_names
 from negprompt_cli.data.sets.packed import container_size, is_item
-from negprompt_cli.data.sets.sources import class_name_file, find_source, path_name
+from negprompt_cli.data.sets.sources import class_name_file, find_source
 from negprompt_cli.data.sets.spec import Spec, parse_spec, select_indices, split_specs
 from negprompt_cli.decisions import Decision
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.wording import some_of
-
-__all__ = [
-    "ClassLabel",
-    "EmptyClasses",
-    "ImageSet",
-    "Role",
-    "class_places",
-    "default_ood",
-    "files_digest",
-    "joined",
-    "load_image_set",
-    "match_classes",
-    "path_name",
-    "split_specs",
-]
 
 SPLIT_SEED = 0
 """Seed of the split in half. It is fixed, so that an evaluation with another seed never uses a training image."""

@@ -8,23 +8,24 @@ import numpy as np
 from negprompt_cli.data.sets.classnames import class_label
 from negprompt_cli.data.sets.imagesets import SPLIT_SEED, ImageSet, NothingHeldOut
 from negprompt_cli.data.sets.sampling import half
-from negprompt_cli.data.sets.spec import parse_spec, user_path
+from negprompt_cli.data.sets.spec import Spec, user_path
 from negprompt_cli.decisions import Decision
 
 
-def one_class(images: ImageSet, role: Literal["train", "eval"]) -> ImageSet:
+def one_class(images: ImageSet, spec: Spec, role: Literal["train", "eval"]) -> ImageSet:
     """Return half of the images of an unlabelled set, as one class with the name of its folder or list.
 
     The halves are the same as if the images were a class folder.
 
     Args:
         images: images without classes.
+        spec: their SPEC.
         role: the half to return.
 
     Raises:
         NothingHeldOut: the requested half is empty, because there is a single image.
     """
-    base = user_path(parse_spec(images.spec).base)
+    base = user_path(spec.base)
     key = base.stem if base.is_file() else base.resolve().name
     label = class_label(key)
     part = half(len(images), key, seed=SPLIT_SEED, first=role == "train")

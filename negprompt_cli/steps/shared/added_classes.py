@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negprompt_cli.data.results.artifacts import Prompts
+from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.data.sets.imagesets import (
-    ClassLabel,
     ImageSet,
     class_places,
     files_digest,
@@ -102,7 +102,7 @@ def _class_images(bench: Workbench, spec: Spec, role: Literal["train", "eval"]) 
     listed = load_image_set(spec, role="ood", limit=data.limit, seed=bench.config.seed, **where)  # type: ignore[arg-type]
     if listed.classes:
         return bench.image_set(spec, role)
-    images = one_class(listed, role)
+    images = one_class(listed, spec, role)
     for decision in images.decisions:
         bench.decide(decision)
     return images

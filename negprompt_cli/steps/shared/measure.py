@@ -11,8 +11,8 @@ from torch import Tensor
 
 from negprompt_cli.data.encoding.features import EncodedSet
 from negprompt_cli.data.results.artifacts import Prompts, check_model
-from negprompt_cli.data.sets.imagesets import ImageSet, classes_without_data, default_ood, match_classes, split_specs
-from negprompt_cli.data.sets.spec import Spec
+from negprompt_cli.data.sets.imagesets import ImageSet, classes_without_data, default_ood, match_classes
+from negprompt_cli.data.sets.spec import Spec, split_specs
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.scores import check_scores, constant_scores, find_score
 from negprompt_cli.engine.scores.compute import ScoreTable, compute_scores

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.judgement import Judgements
 from negprompt_cli.engine.metrics.conformal import thresholds_of
 from negprompt_cli.steps.shared.scorer import Scorer

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from negprompt_cli.data.results.artifacts import Prompts, check_model
-from negprompt_cli.data.sets.imagesets import ClassLabel, ImageSet, files_digest, match_classes
+from negprompt_cli.data.sets.classnames import ClassLabel
+from negprompt_cli.data.sets.imagesets import ImageSet, files_digest, match_classes
 from negprompt_cli.data.sets.sampling import select_train_classes
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.prompt_learners.tokens import tokenize_prompts

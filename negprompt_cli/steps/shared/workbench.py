@@ -21,8 +21,8 @@ from negprompt_cli.data.encoding.pixels import rules_decisions
 from negprompt_cli.data.encoding.shared_model import agree_on_compute, load_shared
 from negprompt_cli.data.encoding.text_features import text_features
 from negprompt_cli.data.results.corrections import Corrections, find_corrections
-from negprompt_cli.data.sets.imagesets import ImageSet, Role, load_image_set
-from negprompt_cli.data.sets.layouts import ROLES
+from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set
+from negprompt_cli.data.sets.layouts import ROLES, Role
 from negprompt_cli.data.sets.spec import Spec, parse_spec, user_path
 from negprompt_cli.decisions import Decision
 from negprompt_cli.engine.clip import Clip

@@ -23,7 +23,7 @@ from negprompt_cli.data.results.artifacts import (
     load_prompts,
     save_prompts,
 )
-from negprompt_cli.data.sets.imagesets import ClassLabel
+from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.engine.model_identity import ModelIdentity
 from negprompt_cli.engine.scores.id_statistics import IdStatistics
 from negprompt_cli.errors import NegPromptError, UsageError

@@ -7,7 +7,7 @@ from data_trees import ranges_by_hand, write, write_catalogue
 
 from negprompt_cli.data.prepare.listing import list_sets
 from negprompt_cli.data.sets.catalogue import built_in, load_catalogue, protocols
-from negprompt_cli.data.sets.imagesets import split_specs
+from negprompt_cli.data.sets.spec import split_specs
 from negprompt_cli.errors import UsageError
 
 NAMES = [

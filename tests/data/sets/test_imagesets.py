@@ -13,15 +13,9 @@ from data_trees import ASSETS, class_tree, jpeg, needs_assets, relatives, write,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from negprompt_cli.data.sets.classnames import ClassLabel
 from negprompt_cli.data.sets.imagepaths import ImagePaths
-from negprompt_cli.data.sets.imagesets import (
-    ClassLabel,
-    ImageSet,
-    default_ood,
-    files_digest,
-    load_image_set,
-    match_classes,
-)
+from negprompt_cli.data.sets.imagesets import ImageSet, default_ood, files_digest, load_image_set, match_classes
 from negprompt_cli.data.sets.spec import parse_spec
 from negprompt_cli.errors import NegPromptError, UsageError
 
