@@ -106,29 +106,19 @@ def listed_source(
         facts = {"file": str(file), "listed": count, "used": len(chosen), "role": role}
         decisions.append(Decision("files-left-out", text, facts))
     keyed = _key_labels(file, chosen, class_names, index_keys)
-    if keyed is None and role != "ood":
-        fault = f"{file} does not name its classes."
-        bare = [line.path for line in chosen if _tag(line) is None]
-        if listed.unclear:
-            fault += f" {listed.unclear}"
-        elif len(bare) == len(chosen):
-            fault = f"None of the {len(chosen)} {ROLES[role]} of {file} has a class."
-        elif class_names is not None and not bare:
-            numbers = sorted({line.label for line in chosen if line.label is not None})
-            fault = f"{class_names} has no names for the labels of {file}, which are {some_of(numbers)}."
-        elif bare:
-            fault += f" The first image without a label is {bare[0][:200]!r}."
-        raise UsageError(
-            f"{fault} Put the images of each class into a separate folder, or name the classes in a file.",
-            remedy="class-names",
-        )
-    halve = role != "ood" and not apart and kind is None
     if keyed is None:
+        if role != "ood":
+            raise _without_classes(listed, chosen, role, class_names)
         paths = sorted({line.path for line in chosen})
-        why = f"{file} has no class labels"
-        decided = tuple(decisions)
         return Source(
-            folder, (), lambda _: paths, layout, {}, decisions=decided, no_classes=why, left_out={"": left_out}
+            folder,
+            (),
+            lambda _: paths,
+            layout,
+            {},
+            decisions=tuple(decisions),
+            no_classes=f"{file} has no class labels",
+            left_out={"": left_out},
         )
     by_class: dict[str, set[str]] = {}
     for key, line in zip(keyed.keys, chosen, strict=True):
@@ -140,11 +130,28 @@ def listed_source(
         lambda key: sorted(by_class.get(key, ())),
         f"{layout}, classes by {keyed.kind}",
         keyed.names,
-        halve=halve,
+        halve=role != "ood" and not apart and kind is None,
         decisions=(*decisions, *keyed.decisions),
         named_by=keyed.named_by,
         left_out={"": left_out},
     )
+
+
+def _without_classes(listed: ImageList, chosen: Sequence[Line], role: Role, class_names: Path | None) -> UsageError:
+    """Make the error for a list whose images have no classes."""
+    bare = [line.path for line in chosen if _tag(line) is None]
+    fault = f"{listed.source} does not name its classes."
+    if listed.unclear:
+        fault += f" {listed.unclear}"
+    elif len(bare) == len(chosen):
+        fault = f"None of the {len(chosen)} {ROLES[role]} of {listed.source} has a class."
+    elif class_names is not None and not bare:
+        numbers = sorted({line.label for line in chosen if line.label is not None})
+        fault = f"{class_names} has no names for the labels of {listed.source}, which are {some_of(numbers)}."
+    elif bare:
+        fault += f" The first image without a label is {bare[0][:200]!r}."
+    advice = "Put the images of each class into a separate folder, or name the classes in a file."
+    return UsageError(f"{fault} {advice}", remedy="class-names")
 
 
 def list_part(file: Path) -> Literal["train", "eval"] | None:
