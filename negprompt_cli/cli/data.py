@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from negprompt_cli.data.prepare.check import Report
     from negprompt_cli.data.sets.imagesets import ImageSet
     from negprompt_cli.data.sets.layouts import Role
-    from negprompt_cli.data.sets.spec import Spec
     from negprompt_cli.steps.data_check import FeatureReport
 
 data_app = group("data")
@@ -103,7 +102,8 @@ def check(
         )
     if listing and listing.exists():
         raise UsageError(f"{listing} exists. Choose another file with --listing.")
-    from negprompt_cli.data.prepare.check import check_data
+    from negprompt_cli.data.prepare.check import check_data, image_parts
+    from negprompt_cli.data.sets.imagesets import load_image_set
     from negprompt_cli.data.sets.spec import split_specs
 
     talk = common.talk()
@@ -122,17 +122,20 @@ def check(
     )
     more: FeatureReport | None = None
     if near_duplicates or label_errors:
-        more = _features(
-            config,
-            talk,
-            spec,
-            ood_specs,
-            places,
-            limit=limit,
+        from negprompt_cli.steps.data_check import check_features, write_listing
+        from negprompt_cli.steps.shared.workbench import Workbench
+
+        own = {name: place for name, place in places.items() if name != "class_names"}
+        more = check_features(
+            Workbench(config, talk),
+            image_parts(spec, limit=limit, **places),
+            [load_image_set(other, role="ood", **own).limited(limit, seed=0) for other in ood_specs],
             similarity=similarity if near_duplicates else None,
             labels=label_errors,
-            listing=listing,
         )
+        if listing:
+            write_listing(more, listing)
+            talk.say(f"{listing} lists all of them.")
         report = replace(report, findings=(*report.findings, *more.findings))
     if common.json:
         document = {"schema": schemas.DATA_CHECK, "clean": not report.problems, **asdict(report)}
@@ -142,56 +145,32 @@ def check(
         }
         typer.echo(json.dumps(document, indent=1))
     else:
-        parts = [
-            [p.role, str(p.images), "-" if p.expected_images is None else str(p.expected_images), str(p.classes)]
-            for p in report.parts
-        ]
-        talk.line(report.layout)
-        talk.table(report.spec, ["part", "images", "expected", "classes"], parts)
-        for text in _names(report):
-            talk.line(text)
-        for finding in report.findings:
-            text = f"{finding.level}: {finding.kind}: {finding.message}"
-            if common.quiet and finding.level == "problem":
-                talk.warn(text)
-            talk.line(text)
-            for item in finding.items[:SHOWN]:
-                talk.line(f"  {item}")
-            if len(finding.items) > SHOWN:
-                talk.line(f"  and {len(finding.items) - SHOWN} more (--json lists all)")
-        verdict = f"{len(report.problems)} problems" if report.problems else "no problems"
-        talk.line(f"{report.spec}: {verdict}, {report.decoded} images decoded")
+        _print_report(talk, report, quiet=common.quiet)
     if report.problems:
         raise typer.Exit(1)
 
 
-def _features(
-    config: "Config",
-    talk: "Talk",
-    spec: str,
-    ood: "list[Spec]",
-    places: dict[str, Any],
-    *,
-    limit: int | None,
-    similarity: float | None,
-    labels: bool,
-    listing: Path | None,
-) -> "FeatureReport":
-    """Check the image features."""
-    from negprompt_cli.data.prepare.check import image_parts
-    from negprompt_cli.data.sets.imagesets import load_image_set
-    from negprompt_cli.steps.data_check import check_features, write_listing
-    from negprompt_cli.steps.shared.workbench import Workbench
-
-    bench = Workbench(config, talk)
-    parts = image_parts(spec, limit=limit, **places)
-    own = {name: place for name, place in places.items() if name != "class_names"}
-    others = [load_image_set(other, role="ood", **own).limited(limit, seed=0) for other in ood]
-    found = check_features(bench, parts, others, similarity=similarity, labels=labels)
-    if listing:
-        write_listing(found, listing)
-        talk.say(f"{listing} lists all of them.")
-    return found
+def _print_report(talk: "Talk", report: "Report", *, quiet: bool) -> None:
+    """Print a check for people; with -q only problems, as warnings."""
+    parts = [
+        [p.role, str(p.images), "-" if p.expected_images is None else str(p.expected_images), str(p.classes)]
+        for p in report.parts
+    ]
+    talk.line(report.layout)
+    talk.table(report.spec, ["part", "images", "expected", "classes"], parts)
+    for text in _names(report):
+        talk.line(text)
+    for finding in report.findings:
+        text = f"{finding.level}: {finding.kind}: {finding.message}"
+        if quiet and finding.level == "problem":
+            talk.warn(text)
+        talk.line(text)
+        for item in finding.items[:SHOWN]:
+            talk.line(f"  {item}")
+        if len(finding.items) > SHOWN:
+            talk.line(f"  and {len(finding.items) - SHOWN} more (--json lists all)")
+    verdict = f"{len(report.problems)} problems" if report.problems else "no problems"
+    talk.line(f"{report.spec}: {verdict}, {report.decoded} images decoded")
 
 
 def _names(report: "Report") -> list[str]:

@@ -131,19 +131,52 @@ def plan_experiment(experiment: Experiment, run: Path, configure: Configure) -> 
         configure: returns the configuration of a preset with keys set.
     """
     planned: list[Planned] = []
-    learned: dict[str, _Learned] = {}
+    learned: dict[str, dict[str, Path]] = {}
     for b, benchmark in enumerate(experiment.benchmarks, start=1):
         for t, task in enumerate(benchmark.tasks, start=1):
             folder = run / f"{b}.{t}-{file_name(default_run_folder(task.id).name)}"
             first = task.learned_on not in learned
-            if first:
-                learned[task.learned_on] = _plan_learning(experiment, task.learned_on, folder, configure)
-            prompts = learned[task.learned_on]
-            evaluations, scoring = _plan_scoring(task, folder, prompts.prompts, configure)
+            prompts = learned.setdefault(task.learned_on, {})
+            jobs = _stage_1(experiment, task, folder, configure) if first else []
+            evaluations = {}
             # Each preset is evaluated directly after its training.
-            jobs = [*prompts.common, *(job for p in PRESETS for job in (*prompts.jobs[p], scoring[p]))]
-            planned.append(Planned(benchmark, task, tuple(jobs) if first else tuple(scoring.values()), evaluations))
+            for preset in PRESETS:
+                if first:
+                    jobs += _stage_2(experiment, task, folder, preset, configure)
+                    prompts[preset] = jobs[-1].out
+                scores = ["negprompt", *(BASELINES.values() if preset == PRESETS[0] else ())]
+                asked = {"data.spec": task.id, "evaluate.ood": list(task.ood), "evaluate.scores": scores}
+                evaluations[preset] = folder / f"evaluation-{preset}.json"
+                jobs.append(Job("evaluate", evaluations[preset], configure(None, asked), prompts[preset]))
+            planned.append(Planned(benchmark, task, tuple(jobs), evaluations))
     return planned
+
+
+def _trained(experiment: Experiment, task: EvaluationTask) -> dict[str, Any]:
+    """The settings of both stages. The paper's stage 1 is CoOp, which has no anchor."""
+    return {"data.spec": task.learned_on, "data.train_classes": experiment.train_classes, "positive.loss": "coop"}
+
+
+def _stage_1(experiment: Experiment, task: EvaluationTask, folder: Path, configure: Configure) -> list[Job]:
+    """The jobs for all loss presets: stage 1 and, if only some classes are trained on, the list of all."""
+    positive = folder / POSITIVE
+    jobs = [Job("train-positive", positive, configure(None, _trained(experiment, task)))]
+    if experiment.train_classes != "all":
+        whole = configure(None, {"data.spec": task.learned_on})
+        jobs.append(Job("data classes", class_list(positive), whole))
+    return jobs
+
+
+def _stage_2(
+    experiment: Experiment, task: EvaluationTask, folder: Path, preset: str, configure: Configure
+) -> list[Job]:
+    """The jobs of one loss preset: stage 2 and, if only some classes are trained on, the transfer to all."""
+    negative = folder / f"negative-{preset}.safetensors"
+    jobs = [Job("train-negative", negative, configure(preset, _trained(experiment, task)), folder / POSITIVE)]
+    if experiment.train_classes != "all":
+        whole = configure(None, {"data.spec": task.learned_on})
+        jobs.append(Job("transfer", folder / f"transfer-{preset}.safetensors", whole, negative))
+    return jobs
 
 
 def present(planned: Sequence[Planned], bench: Workbench) -> list[Planned]:
@@ -303,47 +336,6 @@ def run_job(job: Job, bench: Workbench, *, overwrite: bool) -> None:
 def class_list(artifact: Path) -> Path:
     """The class list written beside a transferred artifact."""
     return artifact.with_name("classes.txt")
-
-
-@dataclass(frozen=True)
-class _Learned:
-    """The training on one data set: jobs for all loss presets, jobs of each preset, and the prompts to evaluate."""
-
-    common: tuple[Job, ...]
-    jobs: dict[str, tuple[Job, ...]]
-    prompts: dict[str, Path]
-
-
-def _plan_learning(experiment: Experiment, spec: str, folder: Path, configure: Configure) -> _Learned:
-    whole = {"data.spec": spec}
-    # The paper's stage 1 is CoOp, which has no anchor.
-    trained = {**whole, "data.train_classes": experiment.train_classes, "positive.loss": "coop"}
-    positive = folder / POSITIVE
-    common = [Job("train-positive", positive, configure(None, trained))]
-    if experiment.train_classes != "all":
-        common.append(Job("data classes", class_list(positive), configure(None, whole)))
-    jobs, prompts = {}, {}
-    for preset in PRESETS:
-        prompts[preset] = folder / f"negative-{preset}.safetensors"
-        mine = [Job("train-negative", prompts[preset], configure(preset, trained), positive)]
-        if experiment.train_classes != "all":
-            learned, prompts[preset] = prompts[preset], folder / f"transfer-{preset}.safetensors"
-            mine.append(Job("transfer", prompts[preset], configure(None, whole), learned))
-        jobs[preset] = tuple(mine)
-    return _Learned(tuple(common), jobs, prompts)
-
-
-def _plan_scoring(
-    task: EvaluationTask, folder: Path, prompts: Mapping[str, Path], configure: Configure
-) -> tuple[dict[str, Path], dict[str, Job]]:
-    """The evaluation file of each loss preset, and the job that writes it."""
-    evaluations, jobs = {}, {}
-    for preset in PRESETS:
-        scores = ["negprompt", *(BASELINES.values() if preset == PRESETS[0] else ())]
-        asked = {"data.spec": task.id, "evaluate.ood": list(task.ood), "evaluate.scores": scores}
-        evaluations[preset] = folder / f"evaluation-{preset}.json"
-        jobs[preset] = Job("evaluate", evaluations[preset], configure(None, asked), prompts[preset])
-    return evaluations, jobs
 
 
 def estimates(planned: Sequence[Planned], bench: Workbench) -> list[str]:
