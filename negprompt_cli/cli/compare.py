@@ -63,12 +63,8 @@ def compare(
     else:
         columns, rows, names = texts.figures_table(comparison, facts=False)
         text = table_text(texts.caption(comparison), columns, rows, labels=names)
-        if (streams := texts.streams_table(comparison)) is not None:
-            text += "\n" + table_text(*streams, labels=names)
-        if (gaps := texts.gaps_table(comparison)) is not None:
-            text += "\n" + table_text(*gaps, labels=len(gaps[1]) - 3)
-        if (others := texts.published_table(comparison)) is not None:
-            text += "\n" + table_text(*others)
+        for title, columns, rows, labels in texts.more_tables(comparison):
+            text += "\n" + table_text(title, columns, rows, labels=labels)
         text += "\n"
         for remark in (*texts.differences(comparison), *texts.remarks(comparison)):
             text += f"{hanging('', remark)}\n"

@@ -211,6 +211,17 @@ def gaps_table(comparison: Comparison) -> tuple[str, list[str], list[list[Cell]]
     return title, header, rows
 
 
+def more_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[Cell]], int | None]]:
+    """The tables below the first: title, header, rows, and the number of columns that name a row, if it is known."""
+    gaps = gaps_table(comparison)
+    found = [
+        (streams_table(comparison), len(comparison.labels)),
+        (gaps, len(gaps[1]) - 3 if gaps else None),
+        (published_table(comparison), None),
+    ]
+    return [(*table, labels) for table, labels in found if table]
+
+
 def to_csv(comparison: Comparison) -> str:
     """One line per run, score and OOD set with every metric as a fraction, and then published figures."""
     buffer = io.StringIO()
@@ -260,10 +271,8 @@ def to_markdown(comparison: Comparison) -> str:
     """Markdown tables, with the caption above the first and the notes below the last."""
     header, rows, _ = figures_table(comparison)
     parts = [caption(comparison), _markdown(header, rows)]
-    for more in (streams_table(comparison), gaps_table(comparison), published_table(comparison)):
-        if more is not None:
-            title, header, rows = more
-            parts += [f"{title}:", _markdown(header, rows)]
+    for title, header, rows, _ in more_tables(comparison):
+        parts += [f"{title}:", _markdown(header, rows)]
     return "\n\n".join([*parts, *remarks(comparison)]) + "\n"
 
 

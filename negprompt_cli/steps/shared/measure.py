@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from negprompt_cli.data.encoding.features import EncodedSet
 from negprompt_cli.data.results.artifacts import Prompts, check_model
@@ -153,14 +153,14 @@ def measure(bench: Workbench, artifact: ArtifactFile, *, keep_features: bool = T
     needed = [*names, *(["neglabel"] if config.evaluate.test_time else [])]
     bank = make_score_inputs(bench, prompts, needed, on_words=words.append)
     check_scores(names, bank, has_local_features=True)
-    spread = _Spread(bench, prompts, names, templates)
-    id_set = _score(bench, id_images, bank, names, spread)
+    by_template = _template_inputs(bench, prompts, names, templates)
+    id_set = _score(bench, id_images, bank, names, by_template)
     if (id_set.encoded.labels < 0).any():
         raise UsageError(f"{config.data.spec}: ID images need classes, but these have none ({id_images.layout}).")
     ood_sets: list[Scored] = []
     streams: list[StreamScores] = []
     for images in ood_images:
-        scored = _score(bench, images, bank, names, spread)
+        scored = _score(bench, images, bank, names, by_template)
         streams += stream_scores(bench, bank, id_set.encoded, scored.encoded)
         ood_sets.append(scored if keep_features else scored.without_features())
     id_set = id_set if keep_features else id_set.without_features()
@@ -200,59 +200,47 @@ def _varying(bench: Workbench, names: tuple[str, ...], classes: int) -> tuple[st
     return tuple(name for name in names if name not in constant)
 
 
-class _Spread:
-    """Zero-shot scores with each template alone; each template is encoded once.
+def _template_inputs(
+    bench: Workbench, prompts: Prompts, names: Sequence[str], templates: Sequence[str]
+) -> dict[str, ScoreInputs]:
+    """The inputs of the scores of zero-shot prompts alone, with each template.
 
     Raises:
         UsageError: templates were given, but no score uses zero-shot prompts alone.
     """
-
-    def __init__(self, bench: Workbench, prompts: Prompts, names: Sequence[str], templates: Sequence[str]) -> None:
-        # Scores with words are excluded: their words would have to be chosen again for each template.
-        self._names = [n for n in names if {"zero_shot"} == set(find_score(n).requires)]
-        if templates and not self._names:
-            raise UsageError(
-                f"None of the scores {', '.join(names)} uses zero-shot prompts, so other templates have no effect.",
-                remedy="zero-shot-scores",
-            )
-        self._settings = bench.config.evaluate
-        self._banks = {t: make_score_inputs(bench, prompts, self._names, template=t) for t in templates}
-
-    def tables(self, features: Tensor) -> dict[str, ScoreTable]:
-        """The scores of images by template."""
-        settings = self._settings
-        return {
-            template: compute_scores(
-                features, bank, self._names, temperature=settings.temperature, options=score_options(settings)
-            )
-            for template, bank in self._banks.items()
-        }
+    if templates and not _zero_shot(names):
+        raise UsageError(
+            f"None of the scores {', '.join(names)} uses zero-shot prompts, so other templates have no effect.",
+            remedy="zero-shot-scores",
+        )
+    return {text: make_score_inputs(bench, prompts, _zero_shot(names), template=text) for text in templates}
 
 
-def _score(bench: Workbench, images: ImageSet, bank: ScoreInputs, names: Sequence[str], spread: _Spread) -> Scored:
-    settings = bench.config.evaluate
+def _zero_shot(names: Sequence[str]) -> list[str]:
+    """The scores of zero-shot prompts alone. Words would have to be chosen again for each template."""
+    return [name for name in names if set(find_score(name).requires) == {"zero_shot"}]
+
+
+def _score(
+    bench: Workbench,
+    images: ImageSet,
+    bank: ScoreInputs,
+    names: Sequence[str],
+    by_template: Mapping[str, ScoreInputs],
+) -> Scored:
+    how: dict[str, Any] = {
+        "temperature": bench.config.evaluate.temperature,
+        "options": score_options(bench.config.evaluate),
+    }
     local = [name for name in names if "local_features" in find_score(name).requires]
     encoded = bench.encode(images)
-    table = compute_scores(
-        encoded.features.to(bench.clip.device),
-        bank,
-        [name for name in names if name not in local],
-        temperature=settings.temperature,
-        options=score_options(settings),
-    )
+    features = encoded.features.to(bench.clip.device)
+    table = compute_scores(features, bank, [name for name in names if name not in local], **how)
     if local:
-        more = local_scores(
-            bench,
-            encoded.images,
-            bank,
-            local,
-            temperature=settings.temperature,
-            options=score_options(settings),
-        )
-        merged = {**table.scores, **more}
+        merged = {**table.scores, **local_scores(bench, encoded.images, bank, local, **how)}
         table = replace(table, scores={name: merged[name] for name in names})
-    by_template = spread.tables(encoded.features.to(bench.clip.device))
-    return Scored(encoded, table, by_template)
+    tables = {text: compute_scores(features, inputs, _zero_shot(names), **how) for text, inputs in by_template.items()}
+    return Scored(encoded, table, tables)
 
 
 def _refuse_same_names(sets: Sequence[ImageSet]) -> None:
