@@ -20,7 +20,7 @@ from negprompt_cli.embeddings import EmbeddingDetector
 from negprompt_cli.engine.embedding_negatives import learn_offsets, negatives_of
 from negprompt_cli.engine.losses import NegativeLoss
 from negprompt_cli.engine.scores.compute import compute_scores
-from negprompt_cli.engine.scores.id_statistics import KAPPA, RUNNERS_UP, TERMS, IdStatistics
+from negprompt_cli.engine.scores.id_statistics import KAPPA, PRIOR_CLASSES, TERMS, IdStatistics
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.errors import NegPromptError, UsageError
 from negprompt_cli.steps.shared.measure import measure
@@ -63,11 +63,19 @@ def loop_score(f: Tensor, detector) -> float:
         for prompt, shift in zip(positives, shifts, strict=True)
     ]
     angles = [dot(moved, d) / math.sqrt(dot(moved, moved) * dot(d, d)) for d in directions]
-    runners = cosines[1 : 1 + RUNNERS_UP]
+    others = cosines[1:]
+    level = sum(others) / len(others)
+    squares = sum((cosine - level) ** 2 for cosine in others)
+    usual_variance = 0.0
+    for prompt in positives:
+        offset = [x - c for x, c in zip(prompt, center, strict=True)]
+        spread = dot(offset, [dot(offset, row) for row in statistics.covariance.double().tolist()])
+        usual_variance += (dot(offset, usual) ** 2 + spread) / (len(positives) - 1)
+    variance = (squares + PRIOR_CLASSES * usual_variance) / (len(positives) - 2 + PRIOR_CLASSES)
     values = {
         "b": cosines[0],
         "c": max(angles),
-        "g": cosines[0] - sum(runners) / len(runners),
+        "g": (cosines[0] - level) / math.sqrt(variance),
         "n": -sum(dot(prompt, image) for prompt in negatives) / len(negatives),
     }
     p, total = dot(center, image), 0.0
@@ -143,7 +151,7 @@ def test_images_move_their_class_and_do_not_count_for_themselves():
         return follow * sides[k] + sum(own) / (len(own) + KAPPA)
 
     expected = torch.stack([normalize(direction(k), dim=0) for k in range(4)])
-    torch.testing.assert_close(found.directions(positives).double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.view(positives).directions.double(), expected, atol=1e-5, rtol=0)
     c = [
         max(float(torch.cosine_similarity(f.double() - mean, direction(k, without=i), dim=0)) for k in range(4))
         for i, f in enumerate(images)

@@ -7,8 +7,14 @@ m + M_i is a typical image of class i:
     b     max_i <P_i, f>                      Is f similar to some class?
     b|p   b minus its regression on p         Is it more similar than usual for its p? Max-logit at slope 0; almost MCM at 1
     c     max_i cos(f - m, M_i)               Does it differ from m in the direction of some class?
-    g     b minus the mean of the next 88     Is one class clearly ahead? (LogitGap, NeurIPS 2025; all others if K < 89)
+    g     b among the other K - 1 cosines     Is one class clearly ahead of the others, in units of their spread?
     n|p   -<N, f> minus its regression on p   Is it unlike the negative prompts?
+
+g is b minus the mean of the other cosines of the same image, divided by their standard deviation. Speaker verification calls
+this test normalisation (Auckenthaler, Carey and Lloyd-Thomas, Digital Signal Processing 10, 2000). Few classes say little
+about the deviation, so its variance is joined by `PRIOR_CLASSES` times the variance of a typical image:
+g = (b - mean) / sqrt((S + 4 v) / (K - 2 + 4)), where S is the sum of the K - 1 squared differences from their mean, and v =
+sum_i (<P_i - P, m>^2 + (P_i - P)' C (P_i - P)) / (K - 1) with the covariance C of the residuals below.
 
 Each statistic is used as z = (x - slope * p - mean) / deviation with the mean and deviation of ID images. So no constant
 depends on how widely a model's cosines spread, on its logit scale, or on the number of classes.
@@ -35,12 +41,12 @@ No OOD image is used.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from negprompt_cli.engine.scores.row_sums import sum_of_highest
 from negprompt_cli.errors import UsageError
 
 TERMS = ("b", "b|p", "c", "g", "n|p")
@@ -48,8 +54,9 @@ TERMS = ("b", "b|p", "c", "g", "n|p")
 KAPPA = 4.0
 """Number of images that a prompt counts as much as. By the criterion, 0.5 to 8 differ by at most 0.1 AUROC. An estimate from
 variances gives 4.5 for the small CLIP and 1.5 for ViT-B/32."""
-RUNNERS_UP = 88
-"""Number of classes that g compares the best one with. By the criterion, 30, K/2 and sqrt(K) differ by at most 0.1 AUROC."""
+PRIOR_CLASSES = 4.0
+"""Number of classes that the variance v counts as much as in g. By the criterion 0 and 16 differ by at most 0.02 AUROC if
+there are 50 or more classes; with 8 and 16 classes 4 is better than both, by 0.15 to 0.6."""
 _N = TERMS.index("n|p")
 IMAGE_FOLDS, CLASS_FOLDS = 4, 2
 """Number of parts of the images and of the classes; one part at a time is left out when negatives are learned."""
@@ -61,6 +68,17 @@ _FLAT = 1e-6
 
 LearnNegatives = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A function of images (n, D), labels (n,) and positives (K, D) that returns negatives (K, p, D)."""
+
+
+class ClassView(NamedTuple):
+    """The classes as seen from the typical ID image: what c and g of an image are computed with."""
+
+    mean: Tensor
+    """(D,) m, the typical ID image."""
+    directions: Tensor
+    """(K, D) M_i, L2-normalised."""
+    variance: Tensor
+    """() v, the expected variance of an ID image's cosines with the K positives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,17 +202,19 @@ class IdStatistics:
         counts = labels.bincount(minlength=len(positives))[:, None]
         sums = torch.zeros_like(positives).index_add_(0, labels, beside)
         shifts = sums / (counts + KAPPA)
-        found = _raw(images, positives, negatives, mean, _directions(positives, a.mean(), shifts))
+        covariance = rest.T @ rest / (len(images) - 1)
+        view = _view(positives, mean, covariance, a.mean(), shifts)
+        found = _raw(images, positives, negatives, view)
         if "c" in found:
             others = a.mean() * offsets + (sums[labels] - beside) / (counts[labels] - 1 + KAPPA)
-            found["c"] = _c_without_own(images, labels, mean, _directions(positives, a.mean(), shifts), others)
+            found["c"] = _c_without_own(images, labels, view, others)
         terms = _standards(found)
         if bool(fresh.any()):
             terms[_N] = _standards({name: values[~fresh] for name, values in found.items()})[_N]
         terms[_N] = _shifted(terms[_N], held_out)
         return cls(
             mean=mean,
-            covariance=rest.T @ rest / (len(images) - 1),
+            covariance=covariance,
             follow_mean=a.mean(),
             follow_deviation=a.std(),
             center=positives.mean(0),
@@ -230,9 +250,9 @@ class IdStatistics:
         terms[_N] = _mixed(terms[_N], self.unseen, float((~same).float().mean()))
         return replace(self, mean=self._usual(new[0]), center=new[0].mean(0), shifts=shifts, terms=terms)
 
-    def directions(self, positives: Tensor) -> Tensor:
-        """(K, D) directions M_i, L2-normalised; the positives (K, D) must be those of these statistics."""
-        return _directions(positives, self.follow_mean, self.shifts)
+    def view(self, positives: Tensor) -> ClassView:
+        """The view of the classes whose positives (K, D) these statistics belong to."""
+        return _view(positives, self.mean, self.covariance, self.follow_mean, self.shifts)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "IdStatistics":
         """The same on another device and in another floating point type."""
@@ -257,7 +277,8 @@ class IdStatistics:
         noise = torch.where(shifts.any(1)[classes, None], z @ _root(residual), z @ _root(self.covariance))
         mean = self._usual(positives)
         images = normalize(mean + (a * (positives - positives.mean(0))[classes] + shifts[classes] + noise), dim=-1)
-        return _raw(images, positives, negatives, mean, _directions(positives, self.follow_mean, shifts))
+        view = _view(positives, mean, self.covariance, self.follow_mean, shifts)
+        return _raw(images, positives, negatives, view)
 
     def _held_out(
         self, images: Tensor, labels: Tensor, positives: Tensor, learn: LearnNegatives, fresh: Tensor, *, seed: int
@@ -328,9 +349,11 @@ def _mixed(row: Tensor, unseen: Tensor, share: float) -> Tensor:
     return torch.stack([slope, mean + share * shift * deviation, deviation * variance.sqrt()])
 
 
-def _directions(positives: Tensor, follow: Tensor, shifts: Tensor) -> Tensor:
-    """(K, D) directions M_i, L2-normalised; zeros for a class without a direction."""
-    return normalize(follow * (positives - positives.mean(0)) + shifts, dim=-1)
+def _view(positives: Tensor, mean: Tensor, covariance: Tensor, follow: Tensor, shifts: Tensor) -> ClassView:
+    """The view of the classes of positives (K, D); a direction is zero if neither prompt nor images give one."""
+    offsets = positives - positives.mean(0)
+    squares = (offsets @ mean).square() + ((offsets @ covariance) * offsets).sum(1)
+    return ClassView(mean, normalize(follow * offsets + shifts, dim=-1), squares.sum() / max(1, len(positives) - 1))
 
 
 def _root(covariance: Tensor) -> Tensor:
@@ -345,39 +368,41 @@ def _n(images: Tensor, negatives: Tensor) -> Tensor:
     return -(images @ negatives.mean((0, 1)))
 
 
-def _raw(images: Tensor, positives: Tensor, negatives: Tensor, mean: Tensor, directions: Tensor) -> dict[str, Tensor]:
+def _raw(images: Tensor, positives: Tensor, negatives: Tensor, view: ClassView) -> dict[str, Tensor]:
     """The statistics (N,) of images (N, D), not standardised; c and g need two classes."""
     cosines = images @ positives.T
     found = {"p": cosines.mean(1), "n": _n(images, negatives)}
-    return found | class_statistics(images, cosines, mean=mean, directions=directions)
+    return found | class_statistics(images, cosines, view)
 
 
-def class_statistics(images: Tensor, cosines: Tensor, *, mean: Tensor, directions: Tensor) -> dict[str, Tensor]:
+def class_statistics(images: Tensor, cosines: Tensor, view: ClassView) -> dict[str, Tensor]:
     """b, c and g of images.
 
     Args:
         images: (N, D).
         cosines: (N, K) with the positives.
-        mean: (D,) m, the typical ID image.
-        directions: (K, D) the classes' directions from m (`IdStatistics.directions`).
+        view: the classes as seen from the typical ID image (`IdStatistics.view`).
 
     Returns:
         (N,) each; only b if K is 1.
     """
-    k = len(directions)
+    k = len(view.directions)
     best = cosines.amax(1)
     found = {"b": best}
     if k > 1:
-        found["c"] = (normalize(images - mean, dim=1) @ directions.T).amax(1)
-        others = min(RUNNERS_UP, k - 1)
-        found["g"] = best - (sum_of_highest(cosines, others + 1, exact=cosines.dtype) - best) / others
+        found["c"] = (normalize(images - view.mean, dim=1) @ view.directions.T).amax(1)
+        mean = cosines.mean(1)
+        # The best cosine is taken out of the mean and the sum of squares of all cosines.
+        lead = (best - mean) * (k / (k - 1))
+        squares = torch.linalg.vector_norm(cosines - mean[:, None], dim=1).square() - lead * (best - mean)
+        found["g"] = lead / ((squares.clamp(min=0) + PRIOR_CLASSES * view.variance) / (k - 2 + PRIOR_CLASSES)).sqrt()
     return found
 
 
-def _c_without_own(images: Tensor, labels: Tensor, mean: Tensor, directions: Tensor, others: Tensor) -> Tensor:
+def _c_without_own(images: Tensor, labels: Tensor, view: ClassView, others: Tensor) -> Tensor:
     """(N,) c of training images (N, D); `others` (N, D) is M_i of each image's class without the image itself."""
-    moved = normalize(images - mean, dim=1)
-    cosines = moved @ directions.T
+    moved = normalize(images - view.mean, dim=1)
+    cosines = moved @ view.directions.T
     own = (moved * normalize(others, dim=1)).sum(1)
     return cosines.scatter(1, labels[:, None], own[:, None]).amax(1)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from negprompt_cli.engine.scores.gaussian import Gaussians, fit_gaussians
+from negprompt_cli.engine.scores.id_statistics import ClassView
 from negprompt_cli.engine.scores.options import ScoreOptions
 from negprompt_cli.engine.scores.row_sums import row_sums
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
@@ -49,11 +50,11 @@ class ScoringContext:
         return cast(Made, self._made[name])
 
     @cached_property
-    def class_directions(self) -> Tensor:
-        """(K, D) L2-normalised class directions, relative to the mean ID image (`IdStatistics.directions`)."""
+    def class_view(self) -> ClassView:
+        """The classes as seen from the typical ID image (`IdStatistics.view`)."""
         if self.bank.id_statistics is None:
-            raise ValueError("the directions of the classes need id_statistics")
-        return self.bank.id_statistics.directions(self.bank.positives)
+            raise ValueError("the view of the classes needs id_statistics")
+        return self.bank.id_statistics.view(self.bank.positives)
 
     @cached_property
     def mean_negative(self) -> Tensor:

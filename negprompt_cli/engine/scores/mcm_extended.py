@@ -39,7 +39,7 @@ def default_score(block: ImageBlock, statistics: IdStatistics) -> Tensor:
     """Return (B,) scores of the default form, at most 0."""
     exact = block.setup.exact
     cosines = block.cosines("positives")
-    found = class_statistics(block.features, cosines, mean=statistics.mean, directions=block.setup.class_directions)
+    found = class_statistics(block.features, cosines, block.setup.class_view)
     found["n"] = -(block.features @ block.setup.mean_negative)
     p = cosines.mean(1)
     total = torch.zeros_like(p, dtype=exact)
