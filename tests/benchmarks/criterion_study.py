@@ -2,6 +2,7 @@
 
     python tests/benchmarks/criterion_study.py                          the ten problems of the shared assets
     python tests/benchmarks/criterion_study.py mine.safetensors ...     your own features
+    python tests/benchmarks/criterion_study.py --classes 16             four random draws of 16 classes of each problem
 
 Your own file must have `text` (K, D), `images` (N, D) and `labels` (N,), and may have `logit_scale` (). The shared assets
 are real OpenAI ViT-B/32 features (four problems), those of a small CLIP (two), and the latter moved into a cone like that of
@@ -28,6 +29,7 @@ from negprompt_cli.engine.criterion import SIDES, Criterion, Learn, mean_of, mea
 from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.engine.scores.id_statistics import TERMS
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
+from negprompt_cli.errors import UsageError
 from negprompt_cli.steps.shared.embedding_learning import learn_embeddings
 from negprompt_cli.steps.shared.self_check import learner_of_parts
 
@@ -50,6 +52,17 @@ def own_problems(paths: Sequence[Path]) -> Iterator[Problem]:
         scale = float(found.get("logit_scale", torch.tensor(100.0)))
         text, images = (normalize(found[key].float(), dim=1) for key in ("text", "images"))
         yield path.stem, text, images, found["labels"].long(), scale
+
+
+def draws_of(problem: Problem, classes: int) -> Iterator[Problem]:
+    """Yield four problems of as many random classes."""
+    name, text, images, labels, scale = problem
+    for draw in range(4):
+        kept = torch.randperm(len(text), generator=torch.Generator().manual_seed(draw))[:classes].sort().values
+        place = torch.full((len(text),), -1)
+        place[kept] = torch.arange(len(kept))
+        own = place[labels] >= 0
+        yield f"{name}, draw {draw}", text[kept], images[own], place[labels[own]], scale
 
 
 def study(problem: Problem, config: Config) -> dict[str, Criterion]:
@@ -78,10 +91,16 @@ def study(problem: Problem, config: Config) -> dict[str, Criterion]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("features", nargs="*", type=Path)
-    paths = parser.parse_args().features
+    parser.add_argument("--classes", type=int, help="draw this number of classes of each problem, four times")
+    args = parser.parse_args()
     found: dict[str, list[Criterion]] = {}
-    for problem in own_problems(paths) if paths else shared_problems():
-        rows = study(problem, Config())
+    whole = own_problems(args.features) if args.features else shared_problems()
+    for problem in (small for one in whole for small in (draws_of(one, args.classes) if args.classes else [one])):
+        try:
+            rows = study(problem, Config())
+        except UsageError as error:
+            print(f"{problem[0]} is left out: {error}")
+            continue
         print(problem[0], *(f"{name} {_text(rows['negprompt'], name)}" for name in ("negprompt", *SIMPLE)), sep="; ")
         for name, criterion in rows.items():
             found.setdefault(name, []).append(criterion)
