@@ -1,6 +1,7 @@
 """Corrections by hand: what was moved is trained on, and nothing else of a folder of sorted images is."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 from scoring_world import run, write_images, write_photos
 
 from negprompt_cli.data.results.artifacts import load_prompts
-from negprompt_cli.data.results.corrections import RECORD, find_corrections
+from negprompt_cli.data.results.corrections import RECORD, SortedImage, find_corrections, read_sorted, record_sorted
 from negprompt_cli.data.sets.imagesets import load_image_set
 from negprompt_cli.engine.clip import Clip
+from negprompt_cli.errors import UsageError
 
 ON = ["--device", "cpu", "--workers", 0, "--image-batch", 64]
 FAST = ["--set", "positive.schedule.epochs=2", "--set", "negative.schedule.epochs=2", "--shots", 0]
@@ -57,6 +59,16 @@ def test_moved_images_are_told_from_those_that_stayed(world: Path, tmp_path: Pat
     assert found.corrected == {"blue_triangle": [added], "green_square": [copy], "red_circle": [moved]}
     assert (found.moved_to_ood, found.untouched) == ([rejected], 9)
     assert found.detector is not None and found.detector[0] == world / "run/negative.safetensors"
+
+
+def test_a_record_has_any_file_name_and_no_other_lines(tmp_path: Path):
+    image = SortedImage("ood", "ab", os.fsdecode(b"caf\xe9.png"), threshold=0.5)
+    record_sorted(tmp_path, [image])
+    assert read_sorted(tmp_path) == [image]
+    for line in ("[]", '{"folder": "ood"}', '{"folder": "ood", "sha256": "ab", "path": "", "more": 1}', "[" * 100_000):
+        (tmp_path / RECORD).write_text(line)
+        with pytest.raises(UsageError, match="line 1 is not a record of sorting"):
+            read_sorted(tmp_path)
 
 
 def test_corrected_images_and_no_others_are_trained_on(world: Path, clip: Clip, tmp_path: Path):

@@ -15,27 +15,25 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from negprompt_cli.data.files.digest import file_sha256
 from negprompt_cli.data.sets.filekinds import LeftOut
 from negprompt_cli.data.sets.layouts import list_entries, list_images
-from negprompt_cli.errors import NegPromptError, UsageError, first_fault
+from negprompt_cli.errors import NegPromptError, UsageError
 
 RECORD = "sorted.jsonl"
 
 
-class SortedImage(BaseModel):
+@dataclass(frozen=True)
+class SortedImage:
     """A line of the record: an image that a detector put into `folder` ("ood" or "id/<class>").
 
     `detector`: path of the detector's file; `detector_sha256`: its digest; both are empty if there was no file. `threshold`:
     the one that decided; None if a false discovery rate did.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     folder: str
     sha256: str
     path: str
@@ -53,7 +51,7 @@ def record_sorted(into: Path, images: Iterable[SortedImage]) -> None:
     try:
         into.mkdir(parents=True, exist_ok=True)
         with (into / RECORD).open("a", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(image.model_dump())}\n" for image in images)
+            file.writelines(f"{json.dumps(asdict(image))}\n" for image in images)
     except OSError as error:
         raise NegPromptError(
             f"Cannot write {into / RECORD}: {error.strerror or error}. Choose another folder."
@@ -72,11 +70,9 @@ def read_sorted(folder: Path) -> list[SortedImage]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    found.append(SortedImage.model_validate_json(line))
-                except ValidationError as error:
-                    raise UsageError(
-                        f"{path}, line {number}: {first_fault(error)}. It is not a record of sorting."
-                    ) from None
+                    found.append(SortedImage(**json.loads(line)))
+                except (TypeError, ValueError, RecursionError):
+                    raise UsageError(f"{path}, line {number} is not a record of sorting.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UsageError(
