@@ -237,7 +237,7 @@ def _judged(batches: Iterable[list[Row]], task: Task, *, stop_on_error: bool) ->
 
 def _unknown(paths: Iterable[Path], known: KnownPaths, summary: ScoreSummary) -> Iterator[Path]:
     for path in paths:
-        if str(path) in known:
+        if known.take(str(path)):
             summary.known += 1
         else:
             yield path

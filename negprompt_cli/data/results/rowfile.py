@@ -96,7 +96,7 @@ class TextSink:
 
 
 class KnownPaths:
-    """The paths for which a file already has rows.
+    """The paths for which a file already has rows, each as often as it has rows.
 
     Args:
         paths: the paths of its rows.
@@ -105,15 +105,20 @@ class KnownPaths:
 
     def __init__(self, paths: Iterable[str] = (), *, written: Callable[[str], str] = str) -> None:
         self._written = written
-        self._digests = np.sort(np.fromiter((_digest(written(path)) for path in paths), dtype=np.uint64))
+        digests = np.fromiter((_digest(written(path)) for path in paths), dtype=np.uint64)
+        self._digests, self._left = np.unique(digests, return_counts=True)
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return int(self._left.sum())
 
-    def __contains__(self, path: str) -> bool:
-        digest = _digest(self._written(path))
-        place = int(np.searchsorted(self._digests, np.uint64(digest)))
-        return place < len(self._digests) and int(self._digests[place]) == digest
+    def take(self, path: str) -> bool:
+        """Whether a row of this path is left, which then counts as used: a list may have a path several times."""
+        digest = np.uint64(_digest(self._written(path)))
+        place = int(np.searchsorted(self._digests, digest))
+        found = place < len(self._digests) and bool(self._digests[place] == digest) and bool(self._left[place])
+        if found:
+            self._left[place] -= 1
+        return found
 
 
 @dataclass
