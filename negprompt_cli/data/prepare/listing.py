@@ -1,9 +1,9 @@
 """The catalogue as a table: known sets, their places on disk, and their sizes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from negprompt_cli.data.sets.catalogue import Catalogue, Entry
+from negprompt_cli.data.sets.catalogue import Catalogue
 from negprompt_cli.data.sets.imagesets import ImageSet, load_image_set
 from negprompt_cli.data.sets.layouts import Role
 from negprompt_cli.data.sets.sources import locate
@@ -49,46 +49,38 @@ def list_sets(sets: Catalogue, data_root: Path, *, catalogue: Path | None = None
             tries = (locate(name, role, data_root, sets) for role in _ROLES)
             layout = next((text for text in tries if text), "")
         found[name] = layout
-        row = _published(name, entry, layout)
+        whole = entry.comes_with or (entry.subset.of if entry.subset else None)
+        counts = (entry.images.train, entry.images.eval, entry.classes)
         if count:
-            row = _counted(row, data_root, catalogue)
-        rows.append(row)
+            counts = _counts(name, data_root, catalogue) if layout else (None, None, None)
+        rows.append(
+            Row(
+                name=name,
+                here=bool(layout),
+                layout=layout,
+                how="download" if entry.download else f"with {whole}" if whole else "by hand",
+                train=counts[0],
+                eval=counts[1],
+                classes=counts[2],
+                **entry.model_dump(include={"title", "licence", "citation", "notes"}),
+            )
+        )
     return rows
 
 
-def _published(name: str, entry: Entry, layout: str) -> Row:
-    whole = entry.comes_with or (entry.subset.of if entry.subset else None)
-    how = "download" if entry.download else f"with {whole}" if whole else "by hand"
-    return Row(
-        name=name,
-        title=entry.title,
-        here=bool(layout),
-        layout=layout,
-        how=how,
-        train=entry.images.train,
-        eval=entry.images.eval,
-        classes=entry.classes,
-        licence=entry.licence,
-        citation=entry.citation,
-        notes=entry.notes,
-    )
-
-
-def _counted(row: Row, data_root: Path, catalogue: Path | None) -> Row:
-    """Return the row with counts of the images on disk instead of the published ones."""
+def _counts(name: str, data_root: Path, catalogue: Path | None) -> tuple[int | None, int | None, int | None]:
+    """Count the training images, evaluation images and classes on disk; None for what is not there."""
 
     def load(role: Role) -> ImageSet | None:
         try:
-            return load_image_set(row.name, role=role, data_root=data_root, catalogue=catalogue)
+            return load_image_set(name, role=role, data_root=data_root, catalogue=catalogue)
         except UsageError:
             return None
 
-    train = load("train") if row.here else None
-    evaluation = (load("eval") or load("ood")) if row.here else None
+    train, evaluation = load("train"), load("eval") or load("ood")
     sizes = [len(images.classes) for images in (evaluation, train) if images]
-    return replace(
-        row,
-        train=len(train) if train else None,
-        eval=len(evaluation) if evaluation else None,
-        classes=next((size for size in sizes if size), None),
+    return (
+        len(train) if train else None,
+        len(evaluation) if evaluation else None,
+        next((size for size in sizes if size), None),
     )
