@@ -105,7 +105,7 @@ def write_broken(folder: Path) -> list[Path]:
     data = good.read_bytes()
     (jpeg,) = write_images(folder / "source", 1, suffix=".jpg")
     photo = jpeg.read_bytes()
-    bomb = Image.new("1", (30_000, 30_000))
+    bomb = Image.new("1", (14_000, 14_000))
     bomb.save(folder / "bomb.png")
     contents = {
         "empty.png": b"",

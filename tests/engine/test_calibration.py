@@ -21,23 +21,15 @@ SCORES = st.lists(st.integers(-40, 40).map(lambda i: i / 8), min_size=60, max_si
 
 
 @given(SCORES, SCORES, SHARES)
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_the_threshold_is_the_one_behind_fpr(id_scores: list[float], ood_scores: list[float], acceptance: float):
     if images_needed(acceptance) > len(id_scores):
         return
     made = choose_threshold(id_scores, acceptance=acceptance)
     accepted = np.asarray(ood_scores) >= made.value
     assert accepted.mean() == fpr_at_recall(acceptance_curve(id_scores, ood_scores), acceptance)
-
-
-@given(SCORES, SHARES)
-@settings(max_examples=150)
-def test_it_says_how_many_it_accepts(scores: list[float], acceptance: float):
-    if images_needed(acceptance) > len(scores):
-        return
-    made = choose_threshold(scores, acceptance=acceptance)
-    assert made.value == accepting_threshold(scores, acceptance)
-    assert made.accepted == (np.asarray(scores) >= made.value).sum()
+    assert made.value == accepting_threshold(id_scores, acceptance)
+    assert made.accepted == (np.asarray(id_scores) >= made.value).sum()
 
 
 @given(st.lists(st.integers(-40, 40), min_size=1, max_size=60), SHARES)
@@ -62,9 +54,9 @@ def test_interval_is_the_quantiles_of_beta(m: int, n: int, confidence: float):
 def test_the_interval_holds_the_true_acceptance_as_often_as_it_says():
     # Uniform scores: a threshold t accepts exactly the share 1 - t of all images there could be.
     generator = np.random.default_rng(0)
-    drawn = [choose_threshold(generator.random(200), acceptance=0.9, confidence=0.9) for _ in range(1500)]
+    drawn = [choose_threshold(generator.random(200), acceptance=0.9, confidence=0.9) for _ in range(600)]
     held = np.mean([made.low <= 1 - made.value <= made.high for made in drawn])
-    assert 0.89 <= held <= 0.96
+    assert 0.88 <= held <= 0.96
 
 
 @pytest.mark.parametrize("acceptance", [0.5, 0.8, 0.9, 0.95, 0.99, 0.999])

@@ -90,24 +90,24 @@ def test_thresholds_by_class_accept_the_share_in_each_class():
 def test_a_verdict_calls_as_many_unshifted_deliveries_shifted_as_it_may():
     generator = np.random.default_rng(3)
     wrong = []
-    for _ in range(1500):
+    for _ in range(500):
         calibration = generator.normal(size=120)
         threshold = choose_threshold(calibration, acceptance=0.95).value
         wrong.append(batch_verdict(generator.normal(size=80), calibration, threshold, level=0.1).shifted)
     # Both tests are discrete and overlap, so the rate is below the level; the margin is four standard errors.
-    assert 0.02 < np.mean(wrong) < 0.1 + 4 * math.sqrt(0.1 * 0.9 / 1500)
+    assert 0.02 < np.mean(wrong) < 0.1 + 4 * math.sqrt(0.1 * 0.9 / 500)
 
 
 def test_the_count_of_rejected_images_has_the_distribution_that_the_test_assumes():
     generator = np.random.default_rng(4)
     p = []
-    for _ in range(3000):
+    for _ in range(1000):
         calibration = generator.exponential(size=60)
         threshold = choose_threshold(calibration, acceptance=0.9).value
         p.append(batch_verdict(generator.exponential(size=200), calibration, threshold).rejected_p)
     for level in (0.05, 0.25, 0.5):
         # A p-value of a discrete count is at most as often below a level as the level says.
-        assert np.mean(np.array(p) <= level) < level + 4 * math.sqrt(level * (1 - level) / 3000)
+        assert np.mean(np.array(p) <= level) < level + 4 * math.sqrt(level * (1 - level) / 1000)
     assert np.mean(np.array(p) <= 0.5) > 0.4
 
 
