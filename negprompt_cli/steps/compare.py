@@ -66,14 +66,7 @@ def compare_runs(
     chosen = [name for name in names if scores is None or name in scores]
     lines = tuple(_lines(chosen, labels, documents, [{key: mine[key] for key in differing} for mine in facts]))
     streams = tuple(
-        Line(
-            run=label,
-            score=score,
-            accuracy=None,
-            accuracy_std=None,
-            facts={key: mine[key] for key in differing},
-            cells={row.ood: row for row in document.test_time if row.score == score},
-        )
+        _line(label, score, document, {key: mine[key] for key in differing}, accuracy=False)
         for label, document, mine in zip(labels, documents, facts, strict=True)
         for score in _streams(document)
         if score in chosen
@@ -136,26 +129,24 @@ def _lines(
         first = documents[having[0]]
         if len(having) > 1 and all(_same_figures(score, first, documents[i]) for i in having[1:]):
             shared.add(score)
-            accuracies = {documents[i].id.accuracy for i in having}
-            yield Line(
-                run=ALL_RUNS if len(having) == len(documents) else ", ".join(labels[i] for i in having),
-                score=score,
-                accuracy=first.id.accuracy if len(accuracies) == 1 else None,
-                accuracy_std=first.id.accuracy_std if len(accuracies) == 1 else None,
-                facts=dict.fromkeys(facts[0], "-"),
-                cells={row.ood: row for row in first.rows if row.score == score},
-            )
+            name = ALL_RUNS if len(having) == len(documents) else ", ".join(labels[i] for i in having)
+            same_accuracy = len({documents[i].id.accuracy for i in having}) == 1
+            yield _line(name, score, first, dict.fromkeys(facts[0], "-"), accuracy=same_accuracy)
     for label, document, mine in zip(labels, documents, facts, strict=True):
         for score in document.scores:
             if score in scores and score not in shared:
-                yield Line(
-                    run=label,
-                    score=score,
-                    accuracy=document.id.accuracy,
-                    accuracy_std=document.id.accuracy_std,
-                    facts=mine,
-                    cells={row.ood: row for row in document.rows if row.score == score},
-                )
+                yield _line(label, score, document, mine)
+
+
+def _line(run: str, score: str, document: EvaluationDocument, facts: dict[str, str], *, accuracy: bool = True) -> Line:
+    return Line(
+        run=run,
+        score=score,
+        accuracy=document.id.accuracy if accuracy else None,
+        accuracy_std=document.id.accuracy_std if accuracy else None,
+        facts=facts,
+        cells={row.ood: row for row in (*document.rows, *document.test_time) if row.score == score},
+    )
 
 
 def _streams(document: EvaluationDocument) -> list[str]:
