@@ -186,8 +186,8 @@ def _train(clip: Clip, given: dict[str, Path]) -> None:
             "compute.workers": 0,
             "compute.image_batch": 4,
             "compute.memory": "256KiB",
-            "positive.schedule.epochs": 3,
-            "negative.schedule.epochs": 3,
+            "positive.schedule.epochs": 2,
+            "negative.schedule.epochs": 2,
         }
     )
     work = Workbench(config, Silent(), clip=clip)

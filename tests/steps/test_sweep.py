@@ -122,7 +122,7 @@ def _run(world: World, run: Path, grid: Grid, *, overwrite: bool = False) -> tup
     progress = Recorder()
 
     def configure(keys):
-        flags = {"negative.schedule.epochs": 1, **keys}
+        flags = {"positive.schedule.epochs": 1, "negative.schedule.epochs": 1, **keys}
         return load_config(flags={**flags, "compute.workers": 0, "data.shots": 3})
 
     bench = workbench(configure({}), world.clip, progress)
