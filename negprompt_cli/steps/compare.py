@@ -99,7 +99,8 @@ def _of_files(
 ) -> Comparison:
     if len(files) < len(runs):
         other = next(run for run in runs if run not in files)
-        raise UsageError(f"{files[0]} is a file of scores and {other} is an evaluation. Compare files of one kind.")
+        found = "is none" if other.exists() else "does not exist"
+        raise UsageError(f"{files[0]} is a file of scores and {other} {found}. Compare files of one kind.")
     if wrong := [path for path in files if not is_score_file(path)]:
         raise UsageError(
             f"{wrong[0]} is not a file of an evaluation's scores, which has a row for each ID and OOD image."

@@ -97,8 +97,9 @@ def test_other_images_and_other_kinds_of_files_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"data sets differ.*noise, fog.*noise, mist"):
         compare_runs([a, write(tmp_path / "c.csv", {0: renamed})])
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(UsageError, match="is an evaluation"):
-        compare_runs([a, tmp_path / "run.json"])
+    for other, told in (("run.json", "is none"), ("missing.csv", "does not exist")):
+        with pytest.raises(UsageError, match=f"{other} {told}"):
+            compare_runs([a, tmp_path / other])
     (tmp_path / "rows.csv").write_text("path,score\nx,1\n")
     with pytest.raises(UsageError, match="is not a file of an evaluation's scores"):
         compare_runs([a, tmp_path / "rows.csv"])

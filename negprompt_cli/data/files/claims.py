@@ -79,7 +79,8 @@ def _locked(lock: Path, path: Path) -> int | None:
             return None
         with suppress(OSError):
             if os.fstat(descriptor).st_ino == lock.stat().st_ino:
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                with suppress(OSError):  # Without the name on a full disk: the lock is held all the same.
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return descriptor
         os.close(descriptor)

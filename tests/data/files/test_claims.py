@@ -1,5 +1,6 @@
 """One command at a time makes a file: a second one is refused, and what a killed one left behind stops nobody."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -51,6 +52,20 @@ def test_within_one_process_too(tmp_path: Path):
         pass
     with claimed(tmp_path / "a"):
         pass
+
+
+def test_a_full_disk_is_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with (
+        claimed(tmp_path / "a"),
+        pytest.raises(UsageError, match="another process is writing"),
+        claimed(tmp_path / "a"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_made_for_nothing_are_removed(tmp_path: Path):
