@@ -235,6 +235,8 @@ def inline_svg(figure: Figure, key: str, alt: str) -> str:
     text = buffer.getvalue().decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # As wide as the page, up to the width at which letters are as large as those of the page.
+    text = re.sub(r' width="([\d.]+pt)" height="[\d.]+pt"', r' style="max-width: calc(1.15 * \1)"', text, count=1)
     # HTML needs no namespaces for SVG.
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)

@@ -105,13 +105,12 @@ class Gallery:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures under a title, with one legend for all. `large`: whether they are as wide as the page."""
+    """Pictures under a title, with one legend for all."""
 
     title: str
     note: str
     pictures: list[Picture]
     marks: Sequence[Mark]
-    large: bool = False
 
 
 @dataclass(frozen=True)

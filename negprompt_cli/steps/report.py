@@ -19,6 +19,7 @@ from negprompt_cli.config import Config, PixelsConfig, load_config
 from negprompt_cli.data.files.atomic import atomic_write_text
 from negprompt_cli.data.results.evaluations import EvaluationDocument, below_chance, evaluation_path, load_evaluation
 from negprompt_cli.data.results.rowfile import read_rows
+from negprompt_cli.engine.metrics.detection import area_under_roc
 from negprompt_cli.engine.scores import find_score
 from negprompt_cli.errors import UsageError, did_you_mean
 from negprompt_cli.report.page import Section, Table, render_page
@@ -56,6 +57,8 @@ from negprompt_cli.wording import Cell, percent
 
 FORMATS = ("png", "svg", "pdf")
 PAGE = "index.html"
+SAME_AUROC = 0.002
+"""Largest difference between a recorded AUROC and one computed again, perhaps on another device."""
 STREAMS_TITLE = "Test-time scores: these scores see the test stream"
 
 
@@ -100,8 +103,8 @@ def run_report(
         The path of the page.
 
     Raises:
-        UsageError: a run is not evaluated, its artifact has changed, data are missing, a file has no scores, or an option is
-            wrong.
+        UsageError: a run is not evaluated, its artifact or scores have changed, data are missing, a file has no scores, or
+            an option is wrong.
     """
     for form in options.formats:
         if form not in FORMATS:
@@ -200,6 +203,7 @@ def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, 
     """The section of one run; writes its pictures."""
     measured = measure(bench, run.artifact)
     document, sets, rules = run.document, of_measured(measured), measured.prompts.config.model.pixels
+    _check_recorded(run, sets)
     facts = [
         ("ID images", f"{document.id.name}: {document.id.images} images of {document.id.classes} classes"),
         ("ID accuracy", f"{percent(document.id.accuracy)} %"),
@@ -240,6 +244,23 @@ def _run_section(run: _Run, key: str, bench: Workbench, options: ReportOptions, 
         caught=caught_gallery(measured, sets, rules),
         facts=facts,
     )
+
+
+def _check_recorded(run: _Run, sets: ScoredSets) -> None:
+    """Check that scores computed again are the recorded ones; with several seeds only their means are recorded.
+
+    Raises:
+        UsageError: an AUROC differs, so the page would contradict itself.
+    """
+    for score in () if run.document.seeds else sets.scores:
+        for ood in sets.ood_sets:
+            recorded, again = run.document.row(score, ood.name), area_under_roc(sets.curve(score, ood))
+            if recorded is not None and abs(recorded.auroc - again) > SAME_AUROC:
+                raise UsageError(
+                    f"{run.label} has an AUROC of {percent(recorded.auroc)} % for {score} on {ood.name}, but it is "
+                    f"{percent(again)} % now, because the images or this version's score differ. Evaluate it again, then "
+                    "report."
+                )
 
 
 def _table_section(path: Path, label: str, key: str, options: ReportOptions, drawer: Drawer) -> Section:

@@ -139,6 +139,10 @@ def test_an_artifact_that_has_changed_since_is_refused(world, tmp_path):
     with pytest.raises(UsageError, match="has changed since"):
         report(world, [run], tmp_path / "report")
     assert not (tmp_path / "report").exists()
+    auroc = load_evaluation(world.run / "evaluation.json").row("mcm", "noise").auroc
+    (run / "evaluation.json").write_text(text.replace(f'"auroc": {auroc}', f'"auroc": {auroc - 0.003}'))
+    with pytest.raises(UsageError, match=r"AUROC of .* Evaluate it again"):
+        report(world, [run], tmp_path / "report")
     (run / "evaluation.config.yaml").unlink()
     with pytest.raises(UsageError, match=r"evaluation\.config\.yaml"):
         report(world, [run], tmp_path / "report")

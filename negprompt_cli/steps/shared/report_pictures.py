@@ -160,7 +160,7 @@ def map_pictures(measured: Measured, sets: ScoredSets, kind: MapKind, seed: int,
         f"{method} (the paper's Figure 4), with at most {MAP_IMAGES} points of each kind. The mean ID image is subtracted "
         "from images, and the mean positive prompt from prompts."
     )
-    return PictureGroup("Map", note, [drawer.keep("map", "", alt, figure)], figures.cloud_marks(clouds), large=True)
+    return PictureGroup("Map", note, [drawer.keep("map", "", alt, figure)], figures.cloud_marks(clouds))
 
 
 def _clouds(measured: Measured, sets: ScoredSets, kind: MapKind, seed: int) -> list[figures.Cloud]:
