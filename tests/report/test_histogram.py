@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from negprompt_cli.report.histogram import Bins, make_bins, outline
+from negprompt_cli.report.histogram import Bins, draw, make_bins, outline
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -44,3 +44,13 @@ def test_bars_are_as_high_as_their_counts():
     path = outline(bins, bins.count([0.0, 0.0, 0.0, 1.0]))
     heights = sorted({100 - float(part.split()[1]) for part in path.removesuffix("Z").split("L")[1:]})
     assert heights == pytest.approx([0, 100 / 3, 100], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"), [(-21.1, 0.7, "-20 -15 -10 -5 0"), (0.2511, 0.2589, "0.252 0.254 0.256 0.258")]
+)
+def test_ticks_are_round_numbers(low: float, high: float, texts: str):
+    bins = make_bins(np.linspace(low, high, 1000), None)
+    ticks = draw(bins, bins.count([low]), alt="", decided=False).ticks
+    assert [text for _, text in ticks] == texts.split()
+    assert [place for place, _ in ticks] == pytest.approx([bins.place(float(text)) / 10 for _, text in ticks])

@@ -302,6 +302,17 @@ def test_a_picture_in_a_page_takes_its_colours_and_keeps_its_names_to_itself():
     assert used <= names[0]
 
 
+def test_names_on_a_map_cover_neither_each_other_nor_a_prompt():
+    points = np.array([[0.0, 0.0], [0.3, 0.1], [5.0, 5.0]])
+    names = [(f"a rather long name {i}", (float(x), float(y))) for i, (x, y) in enumerate(points[:2])]
+    clouds = [figures.Cloud("ID", "id", points, names), figures.Cloud("negatives", "negative", np.array([[0.2, 0.5]]))]
+    drawn = figures.feature_map("map", clouds)
+    one, other = (note.get_window_extent() for note in drawn.axes[0].texts)
+    assert not one.overlaps(other)
+    x, y = drawn.axes[0].transData.transform([0.2, 0.5])
+    assert not one.contains(x, y) and not other.contains(x, y)
+
+
 def test_thinned_curves_keep_their_shape():
     generator = np.random.default_rng(0)
     curve = acceptance_curve(generator.normal(1, 1, 30_000), generator.normal(0, 1, 30_000))
