@@ -46,7 +46,9 @@ from negprompt_cli.engine.prompt_learners.training import Features
 from negprompt_cli.engine.scores.compute import compute_scores
 from negprompt_cli.engine.scores.score_inputs import ScoreInputs
 from negprompt_cli.loss_presets import POSITIVE_PRESETS
+from negprompt_cli.progress import Silent
 from negprompt_cli.steps.shared.learning import TrainingData, learn_negative, learn_positive
+from negprompt_cli.steps.shared.workbench import Workbench
 
 CLASSES = 40
 SIDE, PATCH, GRID = 60, 10, 6
@@ -101,15 +103,15 @@ def judge(
     assert data.patches is not None
     found: dict[tuple[str, str], list[Figures]] = {}
     for seed in seeds:
-        config = load_config(flags={"positive.loss": loss, "seed": seed})
+        bench = Workbench(load_config(flags={"positive.loss": loss, "seed": seed}), Silent(), clip=clip)
         for problem in problems(text, data.images, data.labels, seed=seed, draws=1, directions=1):
             # A unit vector is nearest to itself.
             kept, learn = ((a @ b.T).argmax(1) for a, b in ((problem.positives, text), (problem.images, data.images)))
             features = Features(problem.images, problem.labels, data.patches[learn])
             part = TrainingData(features, tuple(classes[i] for i in kept), "")
-            positive = learn_positive(clip, part, config, budget=BUDGET).prompts
-            learned = learn_negative(clip, part, config, positive, budget=BUDGET).prompts
-            encoder = clip.prompt_encoder(part.names, context=learned.positive.shape[-2], budget=BUDGET)
+            positive = learn_positive(bench, part).prompts
+            learned = learn_negative(bench, part, positive).prompts
+            encoder = clip.prompt_encoder(part.names, context=learned.positive.shape[-2], budget=bench.budget)
             assert learned.negative is not None
             with torch.no_grad():
                 positives, negatives = encoder(learned.positive)[0], encoder(learned.negative).transpose(0, 1)
