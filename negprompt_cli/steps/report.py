@@ -155,14 +155,13 @@ def _find(path: Path, label: str, options: ReportOptions) -> _Run:
     if options.data_root:
         flags["data.root"] = options.data_root
     recorded = document.seeds[0] if document.seeds else document.prompts
-    prompts = Path(recorded.path)
-    if not prompts.is_file():
-        # A run folder that was moved still has its artifact.
-        parent = path.parent / f"seed-{recorded.seed}" if document.seeds else path.parent
-        prompts = parent / prompts.name
-    artifact = ArtifactFile(prompts)
-    if artifact.prompts.sha256 != recorded.sha256:
-        raise UsageError(f"{prompts} has changed since {path} was written. Evaluate it again, then report.")
+    recorded_path = Path(recorded.path)
+    # A run folder that was moved still has its artifact, and another file may now be at the recorded path.
+    beside = (path.parent / f"seed-{recorded.seed}" if document.seeds else path.parent) / recorded_path.name
+    found = [file for file in (recorded_path, beside) if file.is_file()] or [beside]
+    artifact = next((a for a in map(ArtifactFile, found) if a.prompts.sha256 == recorded.sha256), None)
+    if artifact is None:
+        raise UsageError(f"{found[0]} has changed since {path} was written. Evaluate it again, then report.")
     scores = document.scores
     for name in (*(options.scores or ()), *([options.score] if options.score else ())):
         if name not in scores:
