@@ -106,8 +106,10 @@ class Talk:
             _print_plain(text)
 
     def warn(self, text: str) -> None:
-        """Print a warning on stderr, even if `quiet`."""
-        _print_plain(f"warning: {text}", style="yellow")
+        """Print a warning on stderr, even if `quiet`, unless it was printed before."""
+        if (line := f"warning: {text}") not in self._said:
+            self._said.add(line)
+            _print_plain(line, style="yellow")
 
     def decide(self, decision: Decision) -> None:
         """Print a decision on stderr, once, and keep it for the document."""
