@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
             classes=(),
             root=Path(folder),
             layout="benchmark",
-            notes=(),
+            decisions=(),
         )
         options = EncodeOptions(batch_size=args.image_batch, workers=args.image_workers, cache=False)
         pixels = torch.randn(batch, 3, 224, 224)

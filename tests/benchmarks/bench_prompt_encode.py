@@ -49,6 +49,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         contexts = start.to(device, copy=True).requires_grad_()
         features = encoder(contexts)
         (features * weights).sum().backward()
+        assert contexts.grad is not None
         return features.detach(), contexts.grad
 
     def reference() -> tuple[Tensor, Tensor]:
@@ -87,6 +88,7 @@ def full_length(
         features = normalize(encode_spliced(model, full, tokens, contexts, chosen), dim=-1)
         (features * weights[:, first : first + group]).sum().backward()
         parts.append(features.detach())
+    assert contexts.grad is not None
     return torch.cat(parts, dim=1), contexts.grad
 
 
@@ -99,6 +101,7 @@ def _double_error(model: nn.Module, plan: TowerPlan, tokens: PromptTokens, start
     features = PromptEncoder(model, plan, tokens, device=torch.device("cpu"))(mine)
     (features * weights).sum().backward()
     expected, gradient = full_length(model, plan, tokens, theirs, weights)
+    assert mine.grad is not None
     return max(
         float((features.detach() - expected).abs().max()), float((mine.grad - gradient).norm() / gradient.norm())
     )

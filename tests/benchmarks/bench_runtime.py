@@ -4,6 +4,7 @@ Models are the real small CLIP, which must be beside the checkout, and architect
 """
 
 import argparse
+from typing import Any
 
 import torch
 from harness import SHARED, Row, Skip, take_turns
@@ -37,7 +38,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
 def compare(name: str, args: argparse.Namespace) -> Row:
     clip = model(name)
     by_onnx = run_by_onnx(clip, keep=False)
-    size = clip.model.visual.image_size
+    visual: Any = clip.model.visual
+    size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     pixels = torch.randn(args.runtime_batch, 3, height, width, generator=torch.Generator().manual_seed(0))
     turns = take_turns(

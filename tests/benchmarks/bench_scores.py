@@ -6,6 +6,7 @@ these alone. The product includes the prompts and words that the scores use; the
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 import torch
 from harness import Row, take_turns, text_of
@@ -45,13 +46,14 @@ def measure(args: argparse.Namespace) -> list[Row]:
     positives, negatives = unit(classes), unit(classes, args.score_negatives)
     labels = torch.arange(1000, device=device) % classes
     statistics = IdStatistics.measure(features[:1000], labels, positives, negatives, lambda *_: negatives, seed=0)
+    words: dict[str, Any] = {name: unit(args.score_words) for name in WORDS}
     bank = ScoreInputs(
         positives,
         negatives,
         unit(classes),
         logit_scale=100.0,
         id_statistics=statistics,
-        **{name: unit(args.score_words) for name in WORDS},
+        **words,
         train_features=features[:1000],
         train_labels=labels,
     )
@@ -61,8 +63,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
     def against_product(what: str, names: tuple[str, ...], *, target: float | None) -> Row:
         needed = {need for name in names for need in find_score(name).requires} | {"positives"}
         images = features[: args.word_images] if needed & set(WORDS) else features
-        absent = set(GROUPS) - needed
-        own = replace(bank, **dict.fromkeys(absent))
+        absent: dict[str, Any] = dict.fromkeys(set(GROUPS) - needed)
+        own = replace(bank, **absent)
         groups = [bank.rows(group).T for group in GROUPS if group in needed]
         columns = sum(group.shape[1] for group in groups)
         rows = max(1, block_bytes // (4 * columns))

@@ -6,6 +6,7 @@ positives again, but that time is not counted. The package's side is a step of S
 """
 
 import argparse
+from typing import Any
 
 import torch
 from bench_prompt_encode import full_length
@@ -59,9 +60,11 @@ def measure(args: argparse.Namespace) -> list[Row]:
             )
         )
 
+    encode_image: Any = model.encode_image
+
     def official() -> None:
         with torch.no_grad():
-            model.encode_image(pixels)
+            encode_image(pixels)
         full_length(model, plan, tokens, start.clone().requires_grad_(), weights)
 
     turns = take_turns(ours, official, repeats=args.step_repeats, device=device)

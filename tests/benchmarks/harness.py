@@ -81,7 +81,8 @@ def vit_b16(device: torch.device) -> nn.Module:
     import open_clip
 
     torch.manual_seed(0)
-    return open_clip.create_model("ViT-B-16").eval().requires_grad_(False).to(device)
+    model: nn.Module = open_clip.create_model("ViT-B-16").eval().requires_grad_(False).to(device)
+    return model
 
 
 def imagenet_names(count: int) -> list[str]:

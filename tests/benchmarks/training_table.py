@@ -248,7 +248,7 @@ def own_tower(clip: Clip, *, steps: int, layers: int, width: int, heads: int) ->
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-    whole = open_clip.CLIP(**small.MODEL_CFG | {"text_cfg": text})
+    whole: torch.nn.Module = open_clip.CLIP(**small.MODEL_CFG | {"text_cfg": text})
     state = {name: value for name, value in model.state_dict().items() if name != "attn_mask"}
     for name, rows in (("token_embedding.weight", vocabulary), ("positional_embedding", torch.arange(positions))):
         full = torch.zeros_like(whole.state_dict()[name])

@@ -405,7 +405,7 @@ def test_the_command(pets: Path, made: LeftOut, tmp_path: Path) -> None:
     done = run("pets#0-5", "--data-root", pets.parent, "--into", tmp_path / "a", "--kinds", "near,drawn", "--seed", 3)
     assert done.exit_code == 0, done.stderr
     assert done.stdout == ""
-    assert done.stderr.endswith(f"\n{tmp_path / 'a'}\n")
+    assert done.stderr.endswith(f"\nWrote {tmp_path / 'a'}\n")
     assert "4 classes are kept and 2 are left out. Images: train 24, val 8, near 16, drawn 150." in done.stderr
     assert f'a: {{"id": "{tmp_path / "a" / "id"}", "ood": [' in done.stderr
     whole = run(pets, "--into", tmp_path / "b", "--json")
